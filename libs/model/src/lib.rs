@@ -1,0 +1,22 @@
+//! The domain's types: names, the fleet, observations, verdicts, route tables and reports, parsed and validated.
+//!
+//! This crate must not know sockets, files, clocks, the bus or how a decision is reached.
+#![forbid(unsafe_code)]
+
+pub mod fleet;
+pub mod health;
+pub mod name;
+pub mod observation;
+pub mod overrides;
+pub mod report;
+pub mod routes;
+pub mod time;
+pub mod unit;
+pub mod verdict;
+pub mod version;
+
+pub use name::{
+    ClusterName, EdgeName, HolderName, ListenerName, NetworkName, ProberName, RegionName, ServiceName,
+};
+pub use time::Timestamp;
+pub use version::{Epoch, Revision};

@@ -1,0 +1,98 @@
+//! What one prober saw of one endpoint.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterName, Timestamp, fleet::Address, health::CheckId};
+
+/// The key of an observation in a prober's table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Target {
+    /// The cluster that the endpoint belongs to.
+    pub cluster: ClusterName,
+    /// The endpoint.
+    pub endpoint: Address,
+    /// The check it was probed with.
+    pub check: CheckId,
+}
+
+/// What a prober knows of a [`Target`]: the last outcome and how often in a row it was seen.
+///
+/// A prober publishes an observation only when it changes. `streak` stops at the larger of the check's `rise` and
+/// `fall`, so a steady endpoint publishes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// The last probe's outcome.
+    pub outcome: Outcome,
+    /// How many probes in a row had this kind of outcome (pass or fail), at least 1.
+    pub streak: u16,
+}
+
+/// How a probe ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The endpoint answered as expected.
+    Pass,
+    /// It did not.
+    Fail(Failure),
+}
+
+/// Why a probe, or a real request, failed at an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Failure {
+    /// The connection was refused.
+    ConnectRefused,
+    /// No connection within the timeout.
+    ConnectTimeout,
+    /// The connection could not be made for another reason (no route, name not found).
+    ConnectError,
+    /// The TLS handshake failed, or the peer was not who it should be.
+    Tls,
+    /// The connection was closed or reset before an answer.
+    Reset,
+    /// No answer within the timeout.
+    NoAnswer,
+    /// An answer with a status that does not pass.
+    Status(u16),
+    /// An answer with the wrong body, or none that the protocol allows.
+    BadAnswer,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::ConnectRefused => f.write_str("connection refused"),
+            Failure::ConnectTimeout => f.write_str("connection timed out"),
+            Failure::ConnectError => f.write_str("no connection"),
+            Failure::Tls => f.write_str("TLS failed"),
+            Failure::Reset => f.write_str("connection reset"),
+            Failure::NoAnswer => f.write_str("no answer in time"),
+            Failure::Status(status) => write!(f, "status {status}"),
+            Failure::BadAnswer => f.write_str("unexpected answer"),
+        }
+    }
+}
+
+/// Why a prober looked. Travels beside a change of observations, never in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Signal {
+    /// The probe was due.
+    Schedule,
+    /// An edge suspected the endpoint.
+    Suspicion {
+        /// When the first real request failed there.
+        first_failure_at: Timestamp,
+    },
+}
+
+/// What a prober says about a published change of its observations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservationCause {
+    /// Why the prober looked.
+    pub signal: Signal,
+    /// When the first probe of the run that changed the observation began.
+    pub probed_at: Timestamp,
+    /// When the change was published.
+    pub observed_at: Timestamp,
+}

@@ -1,0 +1,64 @@
+//! Overrides: an operator's word against the computed routes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterName, EdgeName, RegionName, ServiceName, Timestamp};
+
+/// One override. Its key in the bucket is [`OverrideKind::key`], so that a second one of the same thing replaces the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Override {
+    /// What is overridden.
+    pub kind: OverrideKind,
+    /// Who said so.
+    pub author: String,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// Until when; absent: until it is taken back.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What an override does.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverrideKind {
+    /// A cluster gets no new traffic while anything else may serve.
+    DrainCluster(ClusterName),
+    /// An edge answers outside balancers that it is not ready, and closes its connections gracefully.
+    DrainEdge(EdgeName),
+    /// No cluster of the region gets new traffic while anything else may serve.
+    EvacuateRegion(RegionName),
+    /// All of a service's traffic goes to one cluster first.
+    ForceRoute {
+        /// The service.
+        service: ServiceName,
+        /// Where it goes.
+        cluster: ClusterName,
+    },
+}
+
+impl OverrideKind {
+    /// The override's key in the bucket.
+    pub fn key(&self) -> String {
+        match self {
+            OverrideKind::DrainCluster(name) => format!("drain.cluster.{name}"),
+            OverrideKind::DrainEdge(name) => format!("drain.edge.{name}"),
+            OverrideKind::EvacuateRegion(name) => format!("evacuate.region.{name}"),
+            OverrideKind::ForceRoute { service, .. } => format!("force.service.{service}"),
+        }
+    }
+}
+
+impl fmt::Display for OverrideKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OverrideKind::DrainCluster(name) => write!(f, "drain of cluster {name}"),
+            OverrideKind::DrainEdge(name) => write!(f, "drain of edge {name}"),
+            OverrideKind::EvacuateRegion(name) => write!(f, "evacuation of region {name}"),
+            OverrideKind::ForceRoute { service, cluster } => write!(f, "{service} forced to {cluster}"),
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The `health-prober` binary.
+fn main() {}

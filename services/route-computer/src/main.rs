@@ -1,0 +1,2 @@
+//! The `route-computer` binary.
+fn main() {}
