@@ -1,0 +1,57 @@
+//! Where edges accept users' connections.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::CertificateFiles;
+
+/// A socket that edges accept users' connections on. Travels in the route table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// The address and port to bind; port 0 takes a free one.
+    pub bind: SocketAddr,
+    /// What is spoken.
+    pub protocol: ListenerProtocol,
+    /// What a client may ask of it.
+    pub limits: ListenerLimits,
+}
+
+/// What is spoken on a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ListenerProtocol {
+    /// HTTP/1.1, and HTTP/2 by prior knowledge.
+    Http,
+    /// TLS, then HTTP/2 or HTTP/1.1 by ALPN.
+    Https {
+        /// Chosen by SNI; the first one is the default. Never empty.
+        certificates: Vec<CertificateFiles>,
+    },
+}
+
+/// Limits of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerLimits {
+    /// The largest request head (request line and headers), in bytes.
+    pub head_bytes: u32,
+    /// The most header fields in a request.
+    pub header_count: u16,
+    /// How long a client may take to send a whole request head, or a TLS handshake.
+    pub head_timeout: Duration,
+    /// How long a client may be idle between requests, or send nothing of a body that is waited for.
+    pub idle_timeout: Duration,
+    /// The most connections at once for the whole edge on this listener.
+    pub max_connections: u32,
+}
+
+impl Default for ListenerLimits {
+    fn default() -> Self {
+        ListenerLimits {
+            head_bytes: 64 * 1024,
+            header_count: 100,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            max_connections: 100_000,
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! How the endpoints of a cluster are spoken to.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::SpiffeId;
+
+/// How the endpoints of a cluster are spoken to. Travels in the route table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// The HTTP version.
+    pub protocol: UpstreamProtocol,
+    /// TLS; absent: plain text.
+    pub tls: Option<UpstreamTls>,
+    /// How long an idle connection is kept, when the origin does not say less by `Keep-Alive: timeout`.
+    pub idle_timeout: Duration,
+    /// How long a connection may take to be made, TLS included.
+    pub connect_timeout: Duration,
+    /// Requests under way to the cluster from one edge, above which further ones go elsewhere or get 503.
+    pub max_requests: u32,
+}
+
+/// The HTTP version spoken to a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// With TLS what ALPN picks, else HTTP/1.1.
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, with prior knowledge where there is no TLS.
+    Http2,
+}
+
+/// TLS towards a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UpstreamTls {
+    /// The name asked for by SNI and checked; absent: the endpoint's own host.
+    pub server_name: Option<String>,
+    /// PEM file with the authorities that are trusted; absent: the system's.
+    pub ca: Option<PathBuf>,
+    /// The SPIFFE ID that the peer's certificate must carry; then no DNS name is checked.
+    pub identity: Option<SpiffeId>,
+    /// The certificate that the edge shows.
+    pub client_certificate: Option<CertificateFiles>,
+}
+
+/// A certificate and its key, as PEM files on the machine of the service that uses them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CertificateFiles {
+    /// The certificate chain, leaf first.
+    pub chain: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
