@@ -1,0 +1,257 @@
+//! The chunked transfer coding (RFC 9112, section 7.1), decoded strictly.
+
+use std::ops::Range;
+
+use crate::{Fields, request::has_bare_line_ending};
+
+/// The most bytes of a chunk's head (size and extensions) and of all trailers together.
+const LINE_LIMIT: usize = 4096;
+const TRAILER_LIMIT: usize = 16 * 1024;
+
+/// Decodes a chunked body piece by piece. It holds no data: the caller's buffer does.
+#[derive(Debug, Clone, Default)]
+pub struct ChunkDecoder {
+    state: State,
+    /// What follows the last chunk.
+    trailers: Fields,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+enum State {
+    #[default]
+    Head,
+    Data(u64),
+    DataEnd,
+    Trailers,
+    Done,
+}
+
+/// One step of decoding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decoded {
+    /// More input is needed; `consumed` bytes of this one are done with.
+    NeedMore {
+        /// Bytes at the start of the input that are done with.
+        consumed: usize,
+    },
+    /// Body data.
+    Data {
+        /// Where in the input it is. All before its end is done with after it was used.
+        range: Range<usize>,
+    },
+    /// The body has ended.
+    End {
+        /// Bytes at the start of the input that belong to the body; the rest is the next message's.
+        consumed: usize,
+    },
+}
+
+/// Why a chunked body is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChunkError {
+    /// A size that is not a plain hexadecimal number below 2^60, or a line not ended by CR LF.
+    #[error("malformed chunk size")]
+    Size,
+    /// Something else than CR LF after a chunk's data.
+    #[error("chunk data not followed by CR LF")]
+    DataEnd,
+    /// Trailer fields that are malformed or too large.
+    #[error("malformed trailers")]
+    Trailers,
+}
+
+impl ChunkDecoder {
+    /// A decoder at the start of a body.
+    pub fn new() -> ChunkDecoder {
+        ChunkDecoder::default()
+    }
+
+    /// The trailer fields, once the body has ended.
+    pub fn take_trailers(&mut self) -> Fields {
+        std::mem::take(&mut self.trailers)
+    }
+
+    /// Whether the body has ended.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// Decodes the next piece of `input`, which begins where the last step's consumption ended.
+    ///
+    /// # Errors
+    /// When the coding is malformed; the connection cannot be used any more then.
+    pub fn decode(&mut self, input: &[u8]) -> Result<Decoded, ChunkError> {
+        let mut at = 0;
+        loop {
+            let rest = &input[at..];
+            match self.state {
+                State::Head => {
+                    let Some(line_end) = rest.iter().position(|byte| *byte == b'\n') else {
+                        return if rest.len() > LINE_LIMIT || !plausible_head(rest) {
+                            Err(ChunkError::Size)
+                        } else {
+                            Ok(Decoded::NeedMore { consumed: at })
+                        };
+                    };
+                    if line_end > LINE_LIMIT {
+                        return Err(ChunkError::Size);
+                    }
+                    let size = parse_head(&rest[..line_end])?;
+                    at += line_end + 1;
+                    self.state = if size == 0 { State::Trailers } else { State::Data(size) };
+                }
+                State::Data(_) if rest.is_empty() => return Ok(Decoded::NeedMore { consumed: at }),
+                State::Data(left) => {
+                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+                    let left = left - take as u64;
+                    self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+                    return Ok(Decoded::Data { range: at..at + take });
+                }
+                State::DataEnd => match rest {
+                    [b'\r', b'\n', ..] => {
+                        at += 2;
+                        self.state = State::Head;
+                    }
+                    [] | [b'\r'] => return Ok(Decoded::NeedMore { consumed: at }),
+                    _ => return Err(ChunkError::DataEnd),
+                },
+                State::Trailers => return self.trailers(at, rest),
+                State::Done => return Ok(Decoded::End { consumed: at }),
+            }
+        }
+    }
+
+    fn trailers(&mut self, at: usize, rest: &[u8]) -> Result<Decoded, ChunkError> {
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        match httparse::parse_headers(rest, &mut headers) {
+            Ok(httparse::Status::Complete((length, fields))) => {
+                if length > TRAILER_LIMIT || has_bare_line_ending(&rest[..length]) {
+                    return Err(ChunkError::Trailers);
+                }
+                for field in fields {
+                    self.trailers.push(field.name.as_bytes(), field.value);
+                }
+                self.state = State::Done;
+                Ok(Decoded::End { consumed: at + length })
+            }
+            Ok(httparse::Status::Partial) if rest.len() <= TRAILER_LIMIT => {
+                Ok(Decoded::NeedMore { consumed: at })
+            }
+            _ => Err(ChunkError::Trailers),
+        }
+    }
+}
+
+/// Whether an incomplete line can still become a chunk head, so that garbage is refused before a whole line of it came.
+fn plausible_head(part: &[u8]) -> bool {
+    part.first().is_none_or(u8::is_ascii_hexdigit)
+}
+
+/// Parses `size[;extensions]CR`. Extensions are dropped.
+fn parse_head(line: &[u8]) -> Result<u64, ChunkError> {
+    let line = line.strip_suffix(b"\r").ok_or(ChunkError::Size)?;
+    let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
+    let (size, extension) = line.split_at(digits);
+    // White space before an extension is what some readers take and others do not; a lone CR likewise.
+    let extension_ok = match extension {
+        [] => true,
+        [b';', rest @ ..] => rest.iter().all(|byte| *byte == b'\t' || (*byte >= 0x20 && *byte != 0x7f)),
+        _ => false,
+    };
+    if size.is_empty() || size.len() > 15 || !extension_ok {
+        return Err(ChunkError::Size);
+    }
+    let text = std::str::from_utf8(size).map_err(|_| ChunkError::Size)?;
+    u64::from_str_radix(text, 16).map_err(|_| ChunkError::Size)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Feeds `wire` in pieces of `step` bytes and returns the data and how much of the wire the body took.
+    fn decode_all(wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<usize>), ChunkError> {
+        let mut decoder = ChunkDecoder::new();
+        let (mut data, mut buffer, mut taken, mut fed) = (Vec::new(), Vec::new(), 0, 0);
+        loop {
+            match decoder.decode(&buffer)? {
+                Decoded::Data { range } => {
+                    data.extend_from_slice(&buffer[range.clone()]);
+                    buffer.drain(..range.end);
+                    taken += range.end;
+                }
+                Decoded::End { consumed } => return Ok((data, Some(taken + consumed))),
+                Decoded::NeedMore { consumed } => {
+                    buffer.drain(..consumed);
+                    taken += consumed;
+                    if fed == wire.len() {
+                        return Ok((data, None));
+                    }
+                    let next = (fed + step).min(wire.len());
+                    buffer.extend_from_slice(&wire[fed..next]);
+                    fed = next;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn malformed_chunks_are_refused() {
+        let bad: [&[u8]; 14] = [
+            b"g\r\n",
+            b"\r\n",
+            b"-1\r\n",
+            b"+1\r\n",
+            b"0x1\r\n",
+            b"1 \r\n",
+            b" 1\r\n",
+            b"1\n",
+            b"1;a\rb\r\n",
+            b"1\r\nab",
+            b"1\r\na\n",
+            b"1000000000000000\r\n",
+            b"0\r\nX : a\r\n\r\n",
+            b"0\r\nX: a\n\r\n",
+        ];
+        for wire in bad {
+            assert!(decode_all(wire, 1).is_err(), "{:?}", String::from_utf8_lossy(wire));
+            assert!(decode_all(wire, 100).is_err(), "{:?}", String::from_utf8_lossy(wire));
+        }
+        let endless = [b"1;".to_vec(), vec![b'a'; 10_000]].concat();
+        assert!(decode_all(&endless, 100).is_err());
+    }
+
+    #[test]
+    fn trailers_are_kept() {
+        let mut decoder = ChunkDecoder::new();
+        let wire = b"0\r\nGrpc-Status: 0\r\n\r\nGET";
+        assert_eq!(decoder.decode(wire), Ok(Decoded::End { consumed: wire.len() - 3 }));
+        assert_eq!(decoder.take_trailers().get(b"grpc-status"), Some(&b"0"[..]));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded_however_it_is_cut(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 0..8),
+            step in 1usize..50,
+        ) {
+            let mut wire = Vec::new();
+            for chunk in &chunks {
+                crate::write_chunk_head(&mut wire, chunk.len());
+                wire.extend_from_slice(chunk);
+                wire.extend_from_slice(b"\r\n");
+            }
+            wire.extend_from_slice(crate::LAST_CHUNK);
+            let length = wire.len();
+            wire.extend_from_slice(b"GET / HTTP/1.1");
+            prop_assert_eq!(decode_all(&wire, step), Ok((chunks.concat(), Some(length))));
+        }
+
+        #[test]
+        fn any_bytes_decode_or_fail_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), step in 1usize..20) {
+            let _ = decode_all(&bytes, step);
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! Request heads.
+
+use std::mem::MaybeUninit;
+
+use crate::{
+    Fields, Framing, MAX_FIELDS,
+    framing::{Declared, FramingError, declared},
+};
+
+/// The version of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    #[default]
+    Http11,
+}
+
+/// A request method.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Method {
+    /// GET.
+    #[default]
+    Get,
+    /// HEAD.
+    Head,
+    /// POST.
+    Post,
+    /// PUT.
+    Put,
+    /// DELETE.
+    Delete,
+    /// OPTIONS.
+    Options,
+    /// PATCH.
+    Patch,
+    /// TRACE.
+    Trace,
+    /// CONNECT.
+    Connect,
+    /// Any other token.
+    Other(Box<str>),
+}
+
+impl Method {
+    /// The method as on the wire.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+            Method::Options => "OPTIONS",
+            Method::Patch => "PATCH",
+            Method::Trace => "TRACE",
+            Method::Connect => "CONNECT",
+            Method::Other(token) => token,
+        }
+    }
+
+    /// Whether doing it twice is the same as doing it once (RFC 9110, section 9.2.2).
+    pub fn is_idempotent(&self) -> bool {
+        match self {
+            Method::Get | Method::Head | Method::Put | Method::Delete | Method::Options | Method::Trace => {
+                true
+            }
+            Method::Post | Method::Patch | Method::Connect | Method::Other(_) => false,
+        }
+    }
+}
+
+impl From<&str> for Method {
+    fn from(token: &str) -> Method {
+        match token {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "POST" => Method::Post,
+            "PUT" => Method::Put,
+            "DELETE" => Method::Delete,
+            "OPTIONS" => Method::Options,
+            "PATCH" => Method::Patch,
+            "TRACE" => Method::Trace,
+            "CONNECT" => Method::Connect,
+            other => Method::Other(other.into()),
+        }
+    }
+}
+
+/// A request head. Its memory is reused by the next parse.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// Path and query, beginning with `/`, or `*`. The scheme and authority of an absolute target are taken off.
+    pub target: String,
+    /// The host asked for, with its port if it has one, as sent: of the target where that is absolute, else of `host`.
+    pub host: String,
+    /// The version.
+    pub version: Version,
+    /// All fields but `host`.
+    pub fields: Fields,
+}
+
+/// What a request head may measure.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of the whole head, request line included.
+    pub head_bytes: usize,
+    /// Header fields; [`MAX_FIELDS`] at most.
+    pub fields: usize,
+}
+
+/// Why a request head is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// It is not HTTP/1.x.
+    #[error("malformed request line")]
+    RequestLine,
+    /// A version other than 1.0 and 1.1.
+    #[error("HTTP version not supported")]
+    Version,
+    /// A field name, or something between name and colon, that is not allowed; folded lines are among these.
+    #[error("malformed header field")]
+    Field,
+    /// A line that ends with LF alone, or holds a lone CR.
+    #[error("bare line feed in the head")]
+    BareLineFeed,
+    /// Longer than [`Limits::head_bytes`].
+    #[error("request head too large")]
+    TooLarge,
+    /// More fields than [`Limits::fields`].
+    #[error("too many header fields")]
+    TooManyFields,
+    /// The target has a form that the method does not take.
+    #[error("malformed request target")]
+    Target,
+    /// No `host`, several, or one that is not a host.
+    #[error("missing, repeated or malformed host")]
+    Host,
+    /// Both `content-length` and `transfer-encoding`.
+    #[error("both content-length and transfer-encoding")]
+    AmbiguousLength,
+    /// `content-length` more than once.
+    #[error("repeated content-length")]
+    RepeatedLength,
+    /// A `content-length` that is not a number.
+    #[error("malformed content-length")]
+    BadLength,
+    /// `transfer-encoding` in HTTP/1.0.
+    #[error("transfer-encoding in HTTP/1.0")]
+    CodingInHttp10,
+    /// A transfer coding other than `chunked` alone.
+    #[error("transfer coding not supported")]
+    UnknownCoding,
+}
+
+impl ParseError {
+    /// The status that answers it.
+    pub fn status(self) -> u16 {
+        match self {
+            ParseError::TooLarge | ParseError::TooManyFields => 431,
+            ParseError::Version => 505,
+            ParseError::UnknownCoding => 501,
+            ParseError::RequestLine
+            | ParseError::Field
+            | ParseError::BareLineFeed
+            | ParseError::Target
+            | ParseError::Host
+            | ParseError::AmbiguousLength
+            | ParseError::RepeatedLength
+            | ParseError::BadLength
+            | ParseError::CodingInHttp10 => 400,
+        }
+    }
+}
+
+/// Parses the request head at the start of `input` into `request`.
+///
+/// Returns the head's length in bytes and the body's framing, or nothing while the head is incomplete.
+///
+/// # Errors
+/// When the head is malformed, ambiguous or over a limit; an incomplete one is refused as soon as that is certain.
+pub fn parse_request(
+    input: &[u8],
+    limits: Limits,
+    request: &mut Request,
+) -> Result<Option<(usize, Framing)>, ParseError> {
+    let mut headers = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; MAX_FIELDS];
+    let allowed = limits.fields.min(MAX_FIELDS);
+    let mut parsed = httparse::Request::new(&mut []);
+    let length = match parsed.parse_with_uninit_headers(input, &mut headers[..allowed]) {
+        Ok(httparse::Status::Complete(length)) if length <= limits.head_bytes => length,
+        Ok(httparse::Status::Partial) if input.len() < limits.head_bytes => return Ok(None),
+        Ok(_) => return Err(ParseError::TooLarge),
+        Err(error) => return Err(from_httparse(error)),
+    };
+    if has_bare_line_ending(&input[..length]) {
+        return Err(ParseError::BareLineFeed);
+    }
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(ParseError::RequestLine);
+    };
+    request.method = Method::from(method);
+    request.version = if version == 0 { Version::Http10 } else { Version::Http11 };
+    request.fields.clear();
+    request.host.clear();
+    let mut hosts = 0;
+    for header in parsed.headers.iter() {
+        if header.name.eq_ignore_ascii_case("host") {
+            hosts += 1;
+            request.host.push_str(std::str::from_utf8(header.value).map_err(|_| ParseError::Host)?);
+        } else {
+            request.fields.push(header.name.as_bytes(), header.value);
+        }
+    }
+    if hosts > 1 || (hosts == 0 && request.version == Version::Http11) || !valid_host(&request.host) {
+        return Err(ParseError::Host);
+    }
+    take_target(target, request)?;
+    let framing = request_framing(request)?;
+    Ok(Some((length, framing)))
+}
+
+fn request_framing(request: &Request) -> Result<Framing, ParseError> {
+    match declared(&request.fields) {
+        Ok(Declared::Nothing | Declared::Length(0)) => Ok(Framing::Empty),
+        Ok(Declared::Length(length)) => Ok(Framing::Length(length)),
+        Ok(Declared::Chunked) if request.version == Version::Http10 => Err(ParseError::CodingInHttp10),
+        Ok(Declared::Chunked) => Ok(Framing::Chunked),
+        Err(FramingError::Both) => Err(ParseError::AmbiguousLength),
+        Err(FramingError::BadLength) => Err(ParseError::BadLength),
+        Err(FramingError::RepeatedLength) => Err(ParseError::RepeatedLength),
+        // With a length beside it, an odd coding is the older smuggling trick, not a missing feature.
+        Err(FramingError::UnknownCoding) if request.fields.get(b"content-length").is_some() => {
+            Err(ParseError::AmbiguousLength)
+        }
+        Err(FramingError::UnknownCoding) => Err(ParseError::UnknownCoding),
+    }
+}
+
+fn take_target(target: &str, request: &mut Request) -> Result<(), ParseError> {
+    request.target.clear();
+    if target.starts_with('/') || (target == "*" && request.method == Method::Options) {
+        if !valid_target(target) {
+            return Err(ParseError::Target);
+        }
+        request.target.push_str(target);
+        return Ok(());
+    }
+    if request.method == Method::Connect {
+        request.target.push_str(target);
+        return Ok(());
+    }
+    // Absolute form: its authority stands above the host field (RFC 9112, section 3.2.2).
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| {
+            target.get(..scheme.len()).filter(|s| s.eq_ignore_ascii_case(scheme)).map(|s| &target[s.len()..])
+        })
+        .ok_or(ParseError::Target)?;
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if authority.is_empty() || !valid_host(authority) || !valid_target(path) {
+        return Err(ParseError::Target);
+    }
+    authority.clone_into(&mut request.host);
+    if !path.starts_with('/') {
+        request.target.push('/');
+    }
+    request.target.push_str(path);
+    Ok(())
+}
+
+/// Whether a path and query can be forwarded: visible ASCII or UTF-8 as clients send it, no fragment.
+pub fn valid_target(target: &str) -> bool {
+    target.bytes().all(|byte| byte > 0x20 && byte != 0x7f && byte != b'#')
+}
+
+/// Whether `host` holds only what a host with a port may hold. An empty one is valid on the wire (RFC 9112, 3.2).
+fn valid_host(host: &str) -> bool {
+    host.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%'))
+}
+
+/// Whether a line of the head ends with LF alone. (httparse refuses a lone CR by itself.)
+pub(crate) fn has_bare_line_ending(head: &[u8]) -> bool {
+    let mut previous = 0;
+    head.iter().any(|byte| {
+        let bare = *byte == b'\n' && previous != b'\r';
+        previous = *byte;
+        bare
+    })
+}
+
+fn from_httparse(error: httparse::Error) -> ParseError {
+    match error {
+        httparse::Error::TooManyHeaders => ParseError::TooManyFields,
+        httparse::Error::Version => ParseError::Version,
+        httparse::Error::HeaderName | httparse::Error::HeaderValue => ParseError::Field,
+        httparse::Error::NewLine => ParseError::BareLineFeed,
+        httparse::Error::Token | httparse::Error::Status => ParseError::RequestLine,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { head_bytes: 1024, fields: 20 };
+
+    fn parse(text: &str) -> Result<Option<(usize, Framing)>, ParseError> {
+        parse_request(text.as_bytes(), LIMITS, &mut Request::default())
+    }
+
+    #[test]
+    fn an_ordinary_request_is_taken_apart() {
+        let mut request = Request::default();
+        let text = "POST /a?b=1 HTTP/1.1\r\nHost: shop.example.com:8080\r\nContent-Length: 3\r\n\r\nabc";
+        let parsed = parse_request(text.as_bytes(), LIMITS, &mut request);
+        assert_eq!(parsed, Ok(Some((text.len() - 3, Framing::Length(3)))));
+        assert_eq!((request.target.as_str(), request.host.as_str()), ("/a?b=1", "shop.example.com:8080"));
+        assert_eq!(request.fields.get(b"host"), None);
+    }
+
+    #[test]
+    fn ambiguous_requests_are_refused() {
+        let cases = [
+            ("Content-Length: 3\r\nTransfer-Encoding: chunked", ParseError::AmbiguousLength),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 3", ParseError::AmbiguousLength),
+            ("Transfer-Encoding: xchunked\r\nContent-Length: 3", ParseError::AmbiguousLength),
+            ("Content-Length: 3\r\nContent-Length: 4", ParseError::RepeatedLength),
+            ("Content-Length: 3, 4", ParseError::BadLength),
+            ("Content-Length: +3", ParseError::BadLength),
+            ("Content-Length: -1", ParseError::BadLength),
+            ("Content-Length:", ParseError::BadLength),
+            ("Content-Length: 99999999999999999999", ParseError::BadLength),
+            ("Content-Length : 3", ParseError::Field),
+            ("X: a\r\n folded", ParseError::Field),
+            (" X: a", ParseError::Field),
+            ("X: a\nY: b", ParseError::BareLineFeed),
+            ("X: a\rb", ParseError::Field),
+            ("X: a\0b", ParseError::Field),
+            ("Transfer-Encoding: gzip, chunked", ParseError::UnknownCoding),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", ParseError::UnknownCoding),
+            ("Host: b", ParseError::Host),
+        ];
+        for (field, expected) in cases {
+            let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
+            assert_eq!(parse(&text), Err(expected), "{field:?}");
+        }
+        assert_eq!(parse("GET / HTTP/1.1\r\n\r\n"), Err(ParseError::Host));
+        assert_eq!(parse("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n"), Err(ParseError::Host));
+        assert_eq!(
+            parse("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            Err(ParseError::CodingInHttp10)
+        );
+    }
+
+    #[test]
+    fn an_absolute_target_stands_above_the_host_field() {
+        let mut request = Request::default();
+        let text = "GET HTTP://b.example?x HTTP/1.1\r\nHost: a.example\r\n\r\n";
+        parse_request(text.as_bytes(), LIMITS, &mut request).unwrap();
+        assert_eq!((request.target.as_str(), request.host.as_str()), ("/?x", "b.example"));
+        assert_eq!(parse("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n"), Err(ParseError::Target));
+        assert_eq!(parse("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n"), Err(ParseError::Target));
+    }
+
+    #[test]
+    fn limits_hold_before_the_head_is_complete() {
+        let text = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(2000));
+        assert_eq!(parse(&text), Err(ParseError::TooLarge));
+        let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: a\r\n".repeat(20));
+        assert_eq!(parse(&text), Err(ParseError::TooManyFields));
+        assert_eq!(parse("GET / HTTP/1.1\r\nHost: a\r\n"), Ok(None));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_parse_or_fail_without_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
+            let _ = parse_request(&bytes, LIMITS, &mut Request::default());
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Response heads.
+
+use std::mem::MaybeUninit;
+
+use crate::{
+    Fields, Framing, MAX_FIELDS, Method, Version,
+    framing::{Declared, declared},
+};
+
+/// A response head. Its memory is reused by the next parse.
+#[derive(Debug, Clone, Default)]
+pub struct Response {
+    /// The status, 100 to 999.
+    pub status: u16,
+    /// The version.
+    pub version: Version,
+    /// All fields.
+    pub fields: Fields,
+}
+
+/// Why a response head is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ResponseError {
+    /// It is not an HTTP/1.x response.
+    #[error("malformed response head")]
+    Malformed,
+    /// The head is longer than the limit or has too many fields.
+    #[error("response head too large")]
+    TooLarge,
+    /// The body's length is ambiguous or its coding unknown.
+    #[error("ambiguous response length")]
+    Framing,
+}
+
+/// Parses the response head at the start of `input`, which answers a request with `method`, into `response`.
+///
+/// Returns the head's length in bytes and the body's framing, or nothing while the head is incomplete.
+///
+/// # Errors
+/// When the head is malformed, ambiguous or longer than `head_bytes`.
+pub fn parse_response(
+    input: &[u8],
+    head_bytes: usize,
+    method: &Method,
+    response: &mut Response,
+) -> Result<Option<(usize, Framing)>, ResponseError> {
+    let mut headers = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let length = match config.parse_response_with_uninit_headers(&mut parsed, input, &mut headers) {
+        Ok(httparse::Status::Complete(length)) if length <= head_bytes => length,
+        Ok(httparse::Status::Partial) if input.len() < head_bytes => return Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(ResponseError::TooLarge),
+        Err(_) => return Err(ResponseError::Malformed),
+    };
+    let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
+        return Err(ResponseError::Malformed);
+    };
+    if status < 100 {
+        return Err(ResponseError::Malformed);
+    }
+    response.status = status;
+    response.version = if version == 0 { Version::Http10 } else { Version::Http11 };
+    response.fields.clear();
+    for header in parsed.headers.iter() {
+        response.fields.push(header.name.as_bytes(), header.value);
+    }
+    let framing = if *method == Method::Head || status < 200 || status == 204 || status == 304 {
+        Framing::Empty
+    } else {
+        match declared(&response.fields).map_err(|_| ResponseError::Framing)? {
+            Declared::Length(0) => Framing::Empty,
+            Declared::Length(length) => Framing::Length(length),
+            Declared::Chunked => Framing::Chunked,
+            Declared::Nothing => Framing::UntilClose,
+        }
+    };
+    Ok(Some((length, framing)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framing(method: &Method, text: &str) -> Result<Option<Framing>, ResponseError> {
+        parse_response(text.as_bytes(), 1024, method, &mut Response::default()).map(|p| p.map(|(_, f)| f))
+    }
+
+    #[test]
+    fn the_body_ends_where_the_method_status_and_fields_say() {
+        let get = |text| framing(&Method::Get, text);
+        assert_eq!(get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"), Ok(Some(Framing::Length(5))));
+        assert_eq!(get("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), Ok(Some(Framing::Chunked)));
+        assert_eq!(get("HTTP/1.1 200 OK\r\n\r\n"), Ok(Some(Framing::UntilClose)));
+        assert_eq!(get("HTTP/1.1 304 X\r\nContent-Length: 5\r\n\r\n"), Ok(Some(Framing::Empty)));
+        assert_eq!(get("HTTP/1.1 204 X\r\n\r\n"), Ok(Some(Framing::Empty)));
+        assert_eq!(
+            framing(&Method::Head, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+            Ok(Some(Framing::Empty))
+        );
+        assert_eq!(get("HTTP/1.1 200 OK\r\nContent-Le"), Ok(None));
+        assert_eq!(
+            get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            Err(ResponseError::Framing)
+        );
+    }
+}
