@@ -1,6 +1,7 @@
 //! The fleet: what exists, as parsed from the fleet file. Every name in it refers to something in it.
 
 mod address;
+mod file;
 mod listener;
 mod route;
 mod upstream;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     address::{Address, HostPattern, SpiffeId},
+    file::{FleetError, FleetErrors, STARTER, schema},
     listener::{Listener, ListenerLimits, ListenerProtocol},
     route::{Action, Hedge, Policy, Preference, Route, RouteMatch},
     upstream::{CertificateFiles, Upstream, UpstreamProtocol, UpstreamTls},

@@ -1,0 +1,124 @@
+//! What is wrong with a fleet file, for people and for programs.
+
+use std::{error::Error, fmt};
+
+use serde::Serialize;
+
+use super::tree::Span;
+
+/// One thing that is wrong with a fleet file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct FleetError {
+    /// The line, from 1.
+    pub line: u32,
+    /// The column in characters, from 1.
+    pub column: u32,
+    /// How many characters it spans, at least 1.
+    pub width: u32,
+    /// The field: `services.shop.clusters[1]`; empty for the whole file.
+    pub path: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What would be right.
+    pub help: Option<String>,
+}
+
+impl FleetError {
+    pub(super) fn new(span: Span, path: &str, problem: String, help: Option<String>) -> FleetError {
+        let Span { line, column, width } = span;
+        FleetError { line, column, width, path: path.to_owned(), problem, help }
+    }
+}
+
+impl fmt::Display for FleetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}: ", self.line, self.column)?;
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.problem)?;
+        match &self.help {
+            Some(help) => write!(f, " ({help})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// All that is wrong with a fleet file, in the order of the file. `Display` is a report with the lines in question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetErrors {
+    file_name: String,
+    /// Each error with the text of its line.
+    errors: Vec<(FleetError, String)>,
+}
+
+impl FleetErrors {
+    pub(super) fn new(file_name: &str, text: &str, mut errors: Vec<FleetError>) -> FleetErrors {
+        errors.sort();
+        // What an alias repeats is said once for each place that has another path, and once only for the same one.
+        errors.dedup();
+        let lines: Vec<&str> = text.lines().collect();
+        let line_of = |error: &FleetError| {
+            lines.get(error.line.saturating_sub(1) as usize).map_or_else(String::new, |l| (*l).to_owned())
+        };
+        let errors = errors.into_iter().map(|error| (error.clone(), line_of(&error))).collect();
+        FleetErrors { file_name: file_name.to_owned(), errors }
+    }
+
+    /// The errors, in the order of the file.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &FleetError> {
+        self.errors.iter().map(|(error, _)| error)
+    }
+
+    /// The name of the file, as it was given to `Fleet::parse`.
+    pub fn file_name(&self) -> &str {
+        &self.file_name
+    }
+}
+
+impl fmt::Display for FleetErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last_line = self.iter().map(|error| error.line).max().unwrap_or(0);
+        let gutter = last_line.to_string().len();
+        for (error, source) in &self.errors {
+            writeln!(f, "error: {}", error.problem)?;
+            write!(f, "{:gutter$}--> {}:{}:{}", "", self.file_name, error.line, error.column)?;
+            if error.path.is_empty() {
+                writeln!(f)?;
+            } else {
+                writeln!(f, " ({})", error.path)?;
+            }
+            let (before, marked) = window(source, error.column, error.width);
+            writeln!(f, "{:gutter$} |", "")?;
+            writeln!(f, "{:gutter$} | {}", error.line, marked.text)?;
+            writeln!(f, "{:gutter$} | {:before$}{}", "", "", "^".repeat(marked.carets))?;
+            if let Some(help) = &error.help {
+                writeln!(f, "{:gutter$} = help: {help}", "")?;
+            }
+            writeln!(f)?;
+        }
+        let count = self.errors.len();
+        write!(f, "{count} error{} in {}", if count == 1 { "" } else { "s" }, self.file_name)
+    }
+}
+
+impl Error for FleetErrors {}
+
+struct Marked {
+    text: String,
+    carets: usize,
+}
+
+/// The part of a line around `column` that fits a screen, and how many characters of it stand before `column`.
+fn window(line: &str, column: u32, width: u32) -> (usize, Marked) {
+    const MOST: usize = 100;
+    const CONTEXT: usize = 40;
+    let at = column.saturating_sub(1) as usize;
+    let start = if at + width as usize > MOST { at.saturating_sub(CONTEXT) } else { 0 };
+    // Tabs become blanks, so that the caret stands where it should.
+    let shown: String =
+        line.chars().skip(start).take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let before = at - start;
+    let room = shown.chars().count().saturating_sub(before).max(1);
+    (before, Marked { text: shown, carets: (width as usize).clamp(1, room) })
+}

@@ -1,0 +1,276 @@
+//! Every field of the fleet file, once: the walk refuses what is not here, and the schema is made from it.
+
+/// A map with fixed fields.
+pub(super) struct Record {
+    /// What it is, with its article.
+    pub name: &'static str,
+    pub fields: &'static [Field],
+}
+
+/// A field of a record.
+pub(super) struct Field {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub required: bool,
+    /// One sentence for editors.
+    pub doc: &'static str,
+}
+
+/// What a field may hold.
+pub(super) enum Kind {
+    Text,
+    /// The name of something; see `crate::name`.
+    Name,
+    /// An address with a port.
+    Address,
+    Boolean,
+    True,
+    Integer(u64, u64),
+    /// Latitude and longitude.
+    Location,
+    Duration,
+    Size,
+    Percent,
+    Word(&'static [&'static str]),
+    List(&'static Kind),
+    /// A list with at least one item, each once.
+    Set(&'static Kind),
+    /// A map from names.
+    Names(&'static Kind),
+    /// A map from any text to text.
+    Texts,
+    Record(&'static Record),
+    /// One of these.
+    Any(&'static [Kind]),
+}
+
+const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Field {
+    Field { name, kind, required: true, doc }
+}
+
+const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Field {
+    Field { name, kind, required: false, doc }
+}
+
+pub(super) static FLEET: Record = Record {
+    name: "the fleet",
+    fields: &[
+        required("regions", Kind::Names(&Kind::Record(&REGION)), "Failure domains, at least one."),
+        optional("clusters", Kind::Names(&Kind::Record(&CLUSTER)), "Workload clusters."),
+        optional("edges", Kind::Names(&Kind::Record(&EDGE)), "Edge proxies."),
+        optional("listeners", Kind::Names(&Kind::Record(&LISTENER)), "What edges listen on."),
+        optional("services", Kind::Names(&Kind::Record(&SERVICE)), "What edges forward."),
+    ],
+};
+
+pub(super) static REGION: Record = Record {
+    name: "a region",
+    fields: &[
+        optional("location", Kind::Location, "Latitude and longitude in degrees, for what is nearest."),
+        optional(
+            "latency",
+            Kind::Names(&Kind::Duration),
+            "One-way latencies to other regions; where there is one, it stands before distance.",
+        ),
+    ],
+};
+
+pub(super) static CLUSTER: Record = Record {
+    name: "a cluster",
+    fields: &[
+        required("region", Kind::Name, "The region it runs in."),
+        required(
+            "endpoints",
+            Kind::Set(&Kind::Any(&[Kind::Address, Kind::Record(&ENDPOINT)])),
+            "The addresses of its ingress gateway.",
+        ),
+        optional("protocol", Kind::Word(&["auto", "http1", "http2"]), "The HTTP version spoken to it; auto."),
+        optional(
+            "tls",
+            Kind::Any(&[Kind::Boolean, Kind::Record(&TLS)]),
+            "TLS towards it; none without this and `identity`.",
+        ),
+        optional("identity", Kind::Text, "The SPIFFE ID that its certificate must carry; implies TLS."),
+        optional(
+            "idle_timeout",
+            Kind::Duration,
+            "How long an idle connection is kept; 4s, which is below what common origins use.",
+        ),
+        optional(
+            "connect_timeout",
+            Kind::Duration,
+            "How long a connection may take to be made, TLS included; 1s.",
+        ),
+        optional(
+            "max_requests",
+            Kind::Integer(1, u32::MAX as u64),
+            "Requests under way to it from one edge; 10000.",
+        ),
+        optional("capacity", Kind::Integer(1, u32::MAX as u64), "Requests per second that it can take."),
+    ],
+};
+
+pub(super) static ENDPOINT: Record = Record {
+    name: "an endpoint",
+    fields: &[
+        required("address", Kind::Address, "Its host and port."),
+        optional("network", Kind::Name, "The network it is on; internet."),
+    ],
+};
+
+pub(super) static TLS: Record = Record {
+    name: "the TLS of a cluster",
+    fields: &[
+        optional("server_name", Kind::Text, "The name asked for and checked; the endpoint's host."),
+        optional("ca", Kind::Text, "PEM file with the authorities that are trusted; the system's."),
+        optional(
+            "client_certificate",
+            Kind::Record(&CERTIFICATE),
+            "The certificate that edges and probers show.",
+        ),
+    ],
+};
+
+pub(super) static CERTIFICATE: Record = Record {
+    name: "a certificate",
+    fields: &[
+        required("chain", Kind::Text, "PEM file with the certificate chain, leaf first."),
+        required("key", Kind::Text, "PEM file with the private key."),
+    ],
+};
+
+pub(super) static EDGE: Record = Record {
+    name: "an edge",
+    fields: &[
+        required("region", Kind::Name, "The region it runs in."),
+        optional("address", Kind::Text, "The IP address that users reach it by, for DNS and status."),
+        required("listeners", Kind::Set(&Kind::Name), "What it listens on."),
+        optional("networks", Kind::Set(&Kind::Name), "All the networks it is on; internet."),
+    ],
+};
+
+pub(super) static LISTENER: Record = Record {
+    name: "a listener",
+    fields: &[
+        required("bind", Kind::Text, "The IP address and port to listen on; port 0 takes a free one."),
+        required("protocol", Kind::Word(&["http", "https"]), "What is spoken."),
+        optional(
+            "certificates",
+            Kind::List(&Kind::Record(&CERTIFICATE)),
+            "For https: chosen by SNI, the first one is the default.",
+        ),
+        optional("limits", Kind::Record(&LIMITS), "What a client may ask of it."),
+    ],
+};
+
+pub(super) static LIMITS: Record = Record {
+    name: "the limits of a listener",
+    fields: &[
+        optional("head_bytes", Kind::Size, "The largest request head; 64KiB."),
+        optional("header_count", Kind::Integer(1, 10_000), "The most header fields in a request; 100."),
+        optional(
+            "head_timeout",
+            Kind::Duration,
+            "The time to send a request head or do a TLS handshake; 10s.",
+        ),
+        optional("idle_timeout", Kind::Duration, "The time that a client may be silent; 75s."),
+        optional(
+            "max_connections",
+            Kind::Integer(1, u32::MAX as u64),
+            "The most connections at once; 100000.",
+        ),
+    ],
+};
+
+pub(super) static SERVICE: Record = Record {
+    name: "a service",
+    fields: &[
+        required(
+            "hosts",
+            Kind::Set(&Kind::Text),
+            "Hosts it answers for: shop.example.com, *.example.com or *.",
+        ),
+        required("clusters", CLUSTERS, "Where its requests go."),
+        optional("health", Kind::Record(&HEALTH), "How its clusters' health is asked for; a TCP connection."),
+        optional("retry", Kind::Record(&RETRY), "How a request is tried again."),
+        optional("timeout", Kind::Duration, "The time until the response head, all tries included; 15s."),
+        optional(
+            "priority",
+            Kind::Integer(0, 255),
+            "Who is shed last when nobody has room: 0, the default, is the most important.",
+        ),
+        optional("max_request_body", Kind::Size, "The largest request body; no limit."),
+        optional("routes", Kind::List(&Kind::Record(&ROUTE)), "Exceptions to all this, tried in order."),
+    ],
+};
+
+const CLUSTERS: Kind = Kind::Any(&[Kind::Set(&Kind::Name), Kind::Record(&NEAREST), Kind::Record(&WEIGHTS)]);
+
+pub(super) static NEAREST: Record = Record {
+    name: "a choice by nearness",
+    fields: &[required("nearest", Kind::Set(&Kind::Name), "These, the nearest to the edge's region first.")],
+};
+
+pub(super) static WEIGHTS: Record = Record {
+    name: "a choice by weight",
+    fields: &[required(
+        "weights",
+        Kind::Names(&Kind::Integer(0, 1000)),
+        "Shares of the requests; what has 0 is a fallback.",
+    )],
+};
+
+pub(super) static HEALTH: Record = Record {
+    name: "a health check",
+    fields: &[
+        optional("path", Kind::Text, "Asks with GET for this path."),
+        optional("host", Kind::Text, "The host header for `path`; the endpoint's address."),
+        optional(
+            "expect_status",
+            Kind::Set(&Kind::Any(&[Kind::Integer(100, 599), Kind::Text])),
+            "For `path`: statuses that pass, such as 200 or 200-299; 200-299.",
+        ),
+        optional("expect_body", Kind::Text, "For `path`: text that the first 64 KiB of the body hold."),
+        optional(
+            "grpc",
+            Kind::Any(&[Kind::True, Kind::Text]),
+            "Asks by the gRPC health protocol: a service's name, or true for the whole server.",
+        ),
+        optional("tcp", Kind::True, "A connection is enough; the default."),
+        optional("interval", Kind::Duration, "The time between two probes; 250ms."),
+        optional(
+            "timeout",
+            Kind::Duration,
+            "The time a probe may take; 200ms or four fifths of the interval, if that is less.",
+        ),
+        optional("unhealthy_after", Kind::Integer(1, 1000), "Failures in a row until it is down; 2."),
+        optional("healthy_after", Kind::Integer(1, 1000), "Passes in a row until it is up again; 3."),
+    ],
+};
+
+pub(super) static RETRY: Record = Record {
+    name: "a retry policy",
+    fields: &[
+        optional("attempts", Kind::Integer(0, 10), "Tries beyond the first; 2."),
+        optional("per_try_timeout", Kind::Duration, "The time for one try until the response head; none."),
+        optional(
+            "hedge_after",
+            Kind::Any(&[Kind::Word(&["auto", "off"]), Kind::Duration]),
+            "When a repeatable request without an answer is also sent elsewhere; auto.",
+        ),
+        optional("budget", Kind::Percent, "Retries and hedges, as a share of requests; 20%."),
+    ],
+};
+
+pub(super) static ROUTE: Record = Record {
+    name: "a route",
+    fields: &[
+        optional("path_prefix", Kind::Text, "Requests for this path or below it, by whole segments."),
+        optional("path", Kind::Text, "Requests for exactly this path."),
+        optional("methods", Kind::Set(&Kind::Text), "Requests with one of these methods."),
+        optional("headers", Kind::Texts, "Requests that have each of these headers with this value."),
+        optional("clusters", CLUSTERS, "Where they go; as the service's."),
+        optional("timeout", Kind::Duration, "As the service's, for this route."),
+        optional("retry", Kind::Record(&RETRY), "What is not given is as the service has it."),
+    ],
+};

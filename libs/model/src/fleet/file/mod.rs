@@ -1,0 +1,90 @@
+//! The fleet file: YAML text to a [`Fleet`], with every error at once.
+//!
+//! The text becomes a tree whose nodes know their place ([`tree`]); the tree is walked by hand ([`walk`]), so that a
+//! mistake in one field hides none in another. What fields there are stands once, in [`fields`]: the walk refuses what
+//! is not there, and the JSON Schema for editors is made from it.
+
+mod clusters;
+mod edges;
+mod error;
+mod fields;
+mod health;
+mod routes;
+mod scalar;
+mod schema;
+mod services;
+mod tree;
+mod values;
+mod walk;
+
+use self::walk::{Names, Walk};
+pub use self::{
+    error::{FleetError, FleetErrors},
+    schema::schema,
+};
+use super::Fleet;
+
+/// A commented fleet file to start from: two origins on 127.0.0.1:9001 and 127.0.0.1:9002 behind an edge that listens
+/// on 127.0.0.1:8080.
+pub const STARTER: &str = include_str!("starter.yaml");
+
+impl Fleet {
+    /// The fleet that the YAML `text` describes. `file_name` is only shown in errors.
+    ///
+    /// Paths of certificates stay as they are written: they are relative to the working directory of the service that
+    /// opens them.
+    ///
+    /// # Errors
+    /// All that is wrong with the text, each with its place. A syntax error stands alone, because what follows it can't
+    /// be trusted.
+    ///
+    /// ```
+    /// use tidegate_model::fleet::Fleet;
+    ///
+    /// let errors = Fleet::parse("regions: { eu: {} }\nclusters: { a: { regoin: eu, endpoints: [] } }", "fleet.yaml").unwrap_err();
+    /// let places: Vec<_> = errors.iter().map(|e| (e.line, e.column, e.path.as_str())).collect();
+    /// assert_eq!(places, [(2, 13, "clusters.a"), (2, 18, "clusters.a.regoin"), (2, 41, "clusters.a.endpoints")]);
+    /// ```
+    pub fn parse(text: &str, file_name: &str) -> Result<Fleet, FleetErrors> {
+        let (fleet, errors) = match tree::parse(text) {
+            Ok(root) => {
+                let mut walk = Walk::new(Names::declared(&root));
+                let fleet = read(&mut walk, &root);
+                (fleet, walk.into_errors())
+            }
+            Err(error) => (None, vec![error]),
+        };
+        match fleet {
+            Some(fleet) if errors.is_empty() => Ok(fleet),
+            _ => Err(FleetErrors::new(file_name, text, errors)),
+        }
+    }
+}
+
+fn read(walk: &mut Walk, root: &tree::Node) -> Option<Fleet> {
+    let mut fields = walk.record(root, root.span, &fields::FLEET)?;
+    let regions = walk.required(&mut fields, "regions", |w, node, _| w.map(node, edges::region)).value();
+    if regions.as_ref().is_some_and(std::collections::BTreeMap::is_empty) {
+        walk.error(root.span, "there is no region", Some("a fleet has at least one region".to_owned()));
+    }
+    let clusters =
+        walk.optional(&mut fields, "clusters", |w, node, _| w.map(node, clusters::cluster)).or_default();
+    let listeners =
+        walk.optional(&mut fields, "listeners", |w, node, _| w.map(node, edges::listener)).or_default();
+    let edges = walk
+        .optional(&mut fields, "edges", |w, node, _| {
+            w.map(node, |w, n, name, at| edges::edge(w, n, name, at, &listeners))
+        })
+        .or_default();
+    let mut seen = services::Seen::default();
+    let services = walk
+        .optional(&mut fields, "services", |w, node, _| {
+            w.map(node, |w, n, name, at| services::service(w, n, name, at, &clusters, &mut seen))
+        })
+        .or_default();
+    fields.finish();
+    Some(Fleet { regions: regions?, clusters, edges, listeners, services })
+}
+
+#[cfg(test)]
+mod tests;

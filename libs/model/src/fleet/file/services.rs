@@ -1,0 +1,147 @@
+//! Services, and where their requests go.
+
+use std::collections::BTreeMap;
+
+use super::{
+    fields,
+    health::{Health, health},
+    routes, scalar,
+    tree::{Node, Span, Value},
+    walk::Walk,
+};
+use crate::{
+    ClusterName, ServiceName,
+    fleet::{Cluster, HostPattern, Policy, Preference, Service, UpstreamProtocol},
+    unit::Weight,
+};
+
+/// Hosts that earlier services answer for.
+#[derive(Default)]
+pub(super) struct Seen {
+    hosts: BTreeMap<HostPattern, ServiceName>,
+}
+
+pub(super) fn service(
+    walk: &mut Walk,
+    node: &Node,
+    name: &ServiceName,
+    at: Span,
+    clusters: &BTreeMap<ClusterName, Cluster>,
+    seen: &mut Seen,
+) -> Option<Service> {
+    let mut fields = walk.record(node, at, &fields::SERVICE)?;
+    let hosts = walk.required(&mut fields, "hosts", |w, node, _| hosts(w, node, name, seen)).value();
+    let preference = walk.required(&mut fields, "clusters", |w, node, _| preference(w, node)).value();
+    let Health { check, grpc_at } = walk.optional(&mut fields, "health", health).or_default();
+    let retry = walk.optional(&mut fields, "retry", routes::retry).or_default();
+    let timeout =
+        walk.optional(&mut fields, "timeout", |w, node, _| w.parsed(node, "a time", scalar::duration));
+    let priority = walk
+        .optional(&mut fields, "priority", |w, node, _| w.integer(node, 0..=255))
+        .value()
+        .and_then(|number| u8::try_from(number).ok())
+        .unwrap_or(0);
+    let max_request_body = walk
+        .optional(&mut fields, "max_request_body", |w, node, _| w.parsed(node, "a size", scalar::size))
+        .value();
+    let policy = routes::policy(walk, &Policy::default(), &retry, &timeout);
+    let routes = walk
+        .optional(&mut fields, "routes", |w, node, _| routes::routes(w, node, preference.as_ref(), &policy))
+        .or_default();
+    fields.finish();
+
+    let service = Service {
+        hosts: hosts?,
+        health: check,
+        priority,
+        max_request_body,
+        default: crate::fleet::Action { clusters: preference?, policy },
+        routes,
+    };
+    if let Some(span) = grpc_at {
+        refuse_grpc_over_http1(walk, span, &service, clusters);
+    }
+    Some(service)
+}
+
+fn refuse_grpc_over_http1(
+    walk: &mut Walk,
+    span: Span,
+    service: &Service,
+    clusters: &BTreeMap<ClusterName, Cluster>,
+) {
+    let http1 = |name: &&ClusterName| {
+        clusters.get(*name).is_some_and(|cluster| cluster.upstream.protocol == UpstreamProtocol::Http1)
+    };
+    if let Some(name) = service.actions().flat_map(|action| action.clusters.clusters()).find(http1) {
+        let help = Some("`protocol: http2` there, or another check here".to_owned());
+        walk.error(span, format!("gRPC needs HTTP/2, and the cluster {name} has `protocol: http1`"), help);
+    }
+}
+
+fn hosts(walk: &mut Walk, node: &Node, service: &ServiceName, seen: &mut Seen) -> Option<Vec<HostPattern>> {
+    let listed = walk.set(node, "host", |w, node| w.parsed(node, "a host", str::parse::<HostPattern>))?;
+    for (host, at) in &listed {
+        let other = seen.hosts.entry(host.clone()).or_insert_with(|| service.clone());
+        if other != service {
+            walk.error_at(*at, format!("the service {other} answers for the host {host} already"), None);
+        }
+    }
+    Some(listed.into_iter().map(|(host, _)| host).collect())
+}
+
+/// A list in its order, `{ nearest: […] }` or `{ weights: {…} }`.
+pub(super) fn preference(walk: &mut Walk, node: &Node) -> Option<Preference> {
+    let Value::Map(entries) = &node.value else {
+        return names(walk, node).map(Preference::Ordered);
+    };
+    let by_weight = entries.iter().any(|entry| entry.key == "weights");
+    if by_weight && entries.iter().any(|entry| entry.key == "nearest") {
+        walk.error(node.span, "clusters are chosen by nearness or by weight, not both", None);
+        return None;
+    }
+    if by_weight {
+        let mut fields = walk.record(node, node.span, &fields::WEIGHTS)?;
+        let weights = walk.required(&mut fields, "weights", |w, node, _| weights(w, node)).value();
+        fields.finish();
+        weights.map(Preference::Weighted)
+    } else {
+        let mut fields = walk.record(node, node.span, &fields::NEAREST)?;
+        let nearest = walk.required(&mut fields, "nearest", |w, node, _| nearest(w, node)).value();
+        fields.finish();
+        nearest.map(Preference::Nearest)
+    }
+}
+
+fn names(walk: &mut Walk, node: &Node) -> Option<Vec<ClusterName>> {
+    let listed = walk.set(node, "cluster", |w, node| {
+        w.reference::<ClusterName>(node, "cluster", |names| &names.clusters)
+    })?;
+    Some(listed.into_iter().map(|(name, _)| name).collect())
+}
+
+fn nearest(walk: &mut Walk, node: &Node) -> Option<Vec<ClusterName>> {
+    if let Value::Scalar { text, .. } = &node.value
+        && text == "auto"
+    {
+        let help = Some("list them: { nearest: [us-east-1, eu-west-1] }".to_owned());
+        walk.error(node.span, "no cluster announces its hosts yet, so `auto` can't find any", help);
+        return None;
+    }
+    names(walk, node)
+}
+
+fn weights(walk: &mut Walk, node: &Node) -> Option<BTreeMap<ClusterName, Weight>> {
+    let weights = walk.map(node, |w, node, cluster: &ClusterName, at| {
+        w.known(cluster.as_str(), at, "cluster", |names| &names.clusters);
+        let number = w.integer(node, 0..=u64::from(Weight::MAX.get()))?;
+        u16::try_from(number).ok().and_then(Weight::new)
+    })?;
+    let all_read = matches!(&node.value, Value::Map(entries) if entries.len() == weights.len());
+    if all_read && weights.values().all(|weight| weight.get() == 0) || matches!(&node.value, Value::Null) {
+        let help = Some("at least one cluster needs a weight above 0".to_owned());
+        walk.error(node.span, "these weights send no request anywhere", help);
+        return None;
+    }
+    Some(weights)
+}
