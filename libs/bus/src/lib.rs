@@ -1,1 +1,34 @@
-//! .
+//! The bus between services: messages, reports, buckets, the replicated table and the lease, over NATS and in process.
+//!
+//! This crate must not know what a message means: no verdicts, no routing, no settings files, no telemetry library.
+#![forbid(unsafe_code)]
+
+pub mod bucket;
+pub mod clock;
+pub mod codec;
+pub mod error;
+pub mod fleet;
+pub mod lease;
+pub mod overrides;
+pub mod report;
+pub mod subjects;
+pub mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+mod backoff;
+mod bus;
+mod memory;
+mod message;
+mod nats;
+mod pattern;
+mod state;
+mod trace;
+mod wire;
+
+pub use bus::Bus;
+pub use error::BusError;
+pub use message::{Message, Subscription};
+pub use nats::{Credentials, NatsSettings, NatsTls};
+pub use state::BusState;
+pub use trace::TraceContext;

@@ -1,0 +1,193 @@
+//! Key-value buckets: small entries with compare-and-swap, and blobs larger than a message.
+//!
+//! Nobody is told of a change: whoever needs to know looks once a second, and is nudged by a message.
+
+mod blob;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    BusError,
+    memory::store::{Expected, MemoryStore},
+    nats::{NatsBus, store::NatsStore},
+};
+
+pub use blob::{BlobHead, Place};
+
+/// A key-value bucket. It is made (history 1, file storage) when it is missing, also after a server lost its data.
+///
+/// A key is made of letters, digits and `-_=/`, in tokens between dots. Every call ends within two seconds. Clones
+/// share what is known of the bucket.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    name: Arc<str>,
+    store: Store,
+}
+
+#[derive(Debug, Clone)]
+enum Store {
+    Nats(Arc<NatsStore>),
+    Memory(Arc<MemoryStore>),
+}
+
+/// An entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Grows with each write to the bucket; starts again when a server lost its data.
+    pub revision: u64,
+    /// The value.
+    pub value: Bytes,
+}
+
+/// Differs from an earlier one when anything in a bucket was written or deleted since, or the bucket made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// When the bucket was made; differs when its data was lost.
+    pub created: u64,
+    /// The last write's revision.
+    pub last_revision: u64,
+}
+
+impl Bucket {
+    /// How long a call may take.
+    pub const LIMIT: Duration = crate::nats::store::LIMIT;
+
+    pub(crate) fn nats(bus: Arc<NatsBus>, name: &str) -> Bucket {
+        Bucket { name: name.into(), store: Store::Nats(Arc::new(NatsStore::new(bus, name))) }
+    }
+
+    pub(crate) fn memory(store: Arc<MemoryStore>, name: &str) -> Bucket {
+        Bucket { name: name.into(), store: Store::Memory(store) }
+    }
+
+    /// The bucket's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// An entry, or nothing when there is none.
+    ///
+    /// # Errors
+    /// When the bus is away or does not answer in time.
+    pub async fn get(&self, key: &str) -> Result<Option<Entry>, BusError> {
+        self.check(key)?;
+        match &self.store {
+            Store::Nats(nats) => nats.get(key).await,
+            Store::Memory(memory) => Ok(memory.get(key)),
+        }
+    }
+
+    /// Writes an entry, whatever was there. Returns its revision.
+    ///
+    /// # Errors
+    /// When the bus is away or does not answer in time, or the value is larger than a message.
+    pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, BusError> {
+        self.write(key, value, Expected::Any).await
+    }
+
+    /// Writes an entry where there is none. Returns its revision.
+    ///
+    /// # Errors
+    /// [`BusError::Conflict`] when there is one; else as for [`Bucket::put`].
+    pub async fn create(&self, key: &str, value: Bytes) -> Result<u64, BusError> {
+        self.write(key, value, Expected::Nothing).await
+    }
+
+    /// Replaces the entry of revision `expected`. Returns its new revision.
+    ///
+    /// # Errors
+    /// [`BusError::Conflict`] when the entry is not of that revision; else as for [`Bucket::put`]. After
+    /// [`BusError::TimedOut`] it may have been replaced or not.
+    pub async fn update(&self, key: &str, value: Bytes, expected: u64) -> Result<u64, BusError> {
+        self.write(key, value, Expected::Revision(expected)).await
+    }
+
+    /// Deletes an entry. It is no error when there is none.
+    ///
+    /// # Errors
+    /// When the bus is away or does not answer in time.
+    pub async fn delete(&self, key: &str) -> Result<(), BusError> {
+        self.check(key)?;
+        match &self.store {
+            Store::Nats(nats) => nats.delete(key).await,
+            Store::Memory(memory) => {
+                memory.delete(key);
+                Ok(())
+            }
+        }
+    }
+
+    /// All entries by key, one read after the other: an entry written meanwhile may be old or new. Blobs' parts are
+    /// entries, too.
+    ///
+    /// # Errors
+    /// When the bus is away or does not answer in time.
+    pub async fn list(&self) -> Result<Vec<(String, Entry)>, BusError> {
+        let mut entries = Vec::new();
+        for key in self.keys(None).await? {
+            if let Some(entry) = self.get(&key).await? {
+                entries.push((key, entry));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The bucket's stamp, to see cheaply whether anything has changed.
+    ///
+    /// # Errors
+    /// When the bus is away or does not answer in time.
+    pub async fn stamp(&self) -> Result<Stamp, BusError> {
+        match &self.store {
+            Store::Nats(nats) => nats.stamp().await,
+            Store::Memory(memory) => Ok(memory.stamp()),
+        }
+    }
+
+    async fn write(&self, key: &str, value: Bytes, expected: Expected) -> Result<u64, BusError> {
+        self.check(key)?;
+        match &self.store {
+            Store::Nats(nats) => nats.write(key, value, expected).await,
+            Store::Memory(memory) => memory
+                .write(key, value, expected)
+                .ok_or_else(|| BusError::Conflict { bucket: self.name.to_string(), key: key.to_owned() }),
+        }
+    }
+
+    /// Keys `<prefix>.…`, or all; deleted ones may be among them.
+    async fn keys(&self, prefix: Option<&str>) -> Result<Vec<String>, BusError> {
+        match &self.store {
+            Store::Nats(nats) => nats.keys(prefix).await,
+            Store::Memory(memory) => {
+                Ok(memory.keys(&prefix.map(|prefix| format!("{prefix}.")).unwrap_or_default()))
+            }
+        }
+    }
+
+    /// Removes every key `<prefix>.…`.
+    async fn delete_below(&self, prefix: &str) -> Result<(), BusError> {
+        match &self.store {
+            Store::Nats(nats) => nats.delete_below(prefix).await,
+            Store::Memory(memory) => {
+                memory.delete_below(&format!("{prefix}."));
+                Ok(())
+            }
+        }
+    }
+
+    fn check(&self, key: &str) -> Result<(), BusError> {
+        let token = |token: &str| {
+            !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_=/".contains(&b))
+        };
+        if key.split('.').all(token) {
+            return Ok(());
+        }
+        Err(BusError::Bucket {
+            bucket: self.name.to_string(),
+            operation: "use of a key",
+            reason: format!("{key:?} is not a key"),
+        })
+    }
+}

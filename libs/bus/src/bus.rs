@@ -1,0 +1,243 @@
+//! The bus itself: one face over NATS and the in-process bus.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    BusError, BusState, Message, NatsSettings, Subscription, TraceContext,
+    bucket::Bucket,
+    memory::MemoryBus,
+    message::Part,
+    nats::NatsBus,
+    pattern::{is_pattern, is_subject},
+};
+
+/// The bytes of a message that are left for headers.
+const HEADER_ROOM: usize = 4096;
+/// The largest part of a reply, even where the server takes larger messages: so that small messages get between them.
+const MAX_PART: usize = 512 * 1024;
+/// The most parts that a reply may have.
+const MAX_PARTS: u32 = 4096;
+
+/// A connection to the bus. Clones share it; it ends when the last one is dropped.
+#[derive(Debug, Clone)]
+pub struct Bus(Link);
+
+#[derive(Debug, Clone)]
+enum Link {
+    Nats(Arc<NatsBus>),
+    Memory(Arc<MemoryBus>),
+}
+
+impl Bus {
+    /// A bus over NATS. Does not wait for a server: while none is there, the bus is away ([`Bus::state`]) and tries
+    /// again without end.
+    ///
+    /// # Errors
+    /// When the settings are wrong: no server, a bad address, credentials that can't be read.
+    pub async fn connect(settings: NatsSettings) -> Result<Bus, BusError> {
+        Ok(Bus(Link::Nats(Arc::new(NatsBus::connect(settings).await?))))
+    }
+
+    /// A bus within this process, with nothing lost on the way.
+    pub fn in_process() -> Bus {
+        Bus(Link::Memory(Arc::new(MemoryBus::new())))
+    }
+
+    /// Whether the bus is there, and since when not.
+    pub fn state(&self) -> BusState {
+        *self.watch_state().borrow()
+    }
+
+    /// The bus's state as it changes.
+    pub fn watch_state(&self) -> watch::Receiver<BusState> {
+        match &self.0 {
+            Link::Nats(nats) => nats.watch_state(),
+            Link::Memory(memory) => memory.watch_state(),
+        }
+    }
+
+    /// Waits until the bus is there, or `limit` has passed. Says whether it is.
+    pub async fn ready(&self, limit: Duration) -> bool {
+        let mut state = self.watch_state();
+        let connected = state.wait_for(BusState::connected);
+        matches!(tokio::time::timeout(limit, connected).await, Ok(Ok(_)))
+    }
+
+    /// Messages that this process lost because a subscription was not read in time.
+    pub fn lost_messages(&self) -> u64 {
+        match &self.0 {
+            Link::Nats(nats) => nats.lost_messages(),
+            Link::Memory(memory) => memory.lost_messages(),
+        }
+    }
+
+    /// The largest body that one message can have, in bytes.
+    pub fn max_body(&self) -> usize {
+        let limit = match &self.0 {
+            Link::Nats(nats) => nats.max_payload(),
+            Link::Memory(memory) => memory.max_payload(),
+        };
+        limit.saturating_sub(HEADER_ROOM).max(1)
+    }
+
+    /// Publishes a message to whoever listens now.
+    ///
+    /// # Errors
+    /// When the bus is away (then nothing is kept for later: what is repeated or repaired is worth more than what is
+    /// late), or the message is too large.
+    pub async fn publish(
+        &self,
+        subject: &str,
+        trace: Option<&TraceContext>,
+        body: Bytes,
+    ) -> Result<(), BusError> {
+        if !is_subject(subject) {
+            return Err(BusError::Subject(subject.to_owned()));
+        }
+        self.send(subject, None, trace, None, body).await
+    }
+
+    /// Subscribes to a subject, or to many by the wildcards `*` (one token) and `>` (all further tokens).
+    ///
+    /// # Errors
+    /// When the pattern is not one, or the bus is closed.
+    pub async fn subscribe(&self, pattern: &str) -> Result<Subscription, BusError> {
+        if !is_pattern(pattern) {
+            return Err(BusError::Subject(pattern.to_owned()));
+        }
+        match &self.0 {
+            Link::Nats(nats) => nats.subscribe(pattern).await,
+            Link::Memory(memory) => Ok(memory.subscribe(pattern)),
+        }
+    }
+
+    /// Asks whoever listens on `subject`, and returns the first complete answer, which may be larger than a message.
+    ///
+    /// # Errors
+    /// When the bus is away, nobody listens, or no complete answer came within `limit`.
+    pub async fn request(&self, subject: &str, body: Bytes, limit: Duration) -> Result<Bytes, BusError> {
+        if !is_subject(subject) {
+            return Err(BusError::Subject(subject.to_owned()));
+        }
+        let inbox = format!("_INBOX.tidegate.{:032x}", rand::random::<u128>());
+        let mut replies = self.subscribe(&inbox).await?;
+        let answered = async {
+            self.send(subject, Some(&inbox), None, None, body).await?;
+            let mut replies_by_id: Vec<(u64, Vec<Option<Bytes>>)> = Vec::new();
+            loop {
+                let message = replies.next().await.ok_or(BusError::Closed)?;
+                if message.no_responder {
+                    return Err(BusError::NoResponder(subject.to_owned()));
+                }
+                let part = message.part.unwrap_or(Part { reply: 0, index: 0, count: 1 });
+                if let Some(whole) = add_part(&mut replies_by_id, part, message.body) {
+                    return Ok(whole);
+                }
+            }
+        };
+        tokio::time::timeout(limit, answered)
+            .await
+            .unwrap_or_else(|_| Err(BusError::TimedOut { what: format!("a request on {subject}"), limit }))
+    }
+
+    /// Answers a request, in as many messages as it takes. A message that was no request is left alone.
+    ///
+    /// # Errors
+    /// When the bus is away.
+    pub async fn reply(&self, request: &Message, body: Bytes) -> Result<(), BusError> {
+        let Some(to) = &request.reply else { return Ok(()) };
+        let size = self.max_body().min(MAX_PART);
+        let count = u32::try_from(body.len().div_ceil(size).max(1)).unwrap_or(u32::MAX);
+        if count > MAX_PARTS {
+            let limit = size * MAX_PARTS as usize;
+            return Err(BusError::TooLarge { subject: to.clone(), size: body.len(), limit });
+        }
+        let reply = rand::random();
+        for index in 0..count {
+            let start = index as usize * size;
+            let part = body.slice(start..body.len().min(start + size));
+            self.send(to, None, None, Some(Part { reply, index, count }), part).await?;
+        }
+        Ok(())
+    }
+
+    /// A key-value bucket, made on first use when it is missing.
+    pub fn bucket(&self, name: &str) -> Bucket {
+        match &self.0 {
+            Link::Nats(nats) => Bucket::nats(nats.clone(), name),
+            Link::Memory(memory) => Bucket::memory(memory.bucket(name), name),
+        }
+    }
+
+    async fn send(
+        &self,
+        subject: &str,
+        reply: Option<&str>,
+        trace: Option<&TraceContext>,
+        part: Option<Part>,
+        body: Bytes,
+    ) -> Result<(), BusError> {
+        let limit = self.max_body();
+        if body.len() > limit {
+            return Err(BusError::TooLarge { subject: subject.to_owned(), size: body.len(), limit });
+        }
+        match &self.0 {
+            Link::Nats(nats) => nats.send(subject, reply, trace, part, body).await,
+            Link::Memory(memory) => memory.send(subject, reply, trace, part, body),
+        }
+    }
+}
+
+/// Adds a part of one of several replies, and returns that reply when it is whole.
+fn add_part(replies: &mut Vec<(u64, Vec<Option<Bytes>>)>, part: Part, body: Bytes) -> Option<Bytes> {
+    if part.count > MAX_PARTS {
+        return None;
+    }
+    let at = replies.iter().position(|(id, _)| *id == part.reply).unwrap_or_else(|| {
+        replies.push((part.reply, vec![None; part.count as usize]));
+        replies.len() - 1
+    });
+    let parts = &mut replies[at].1;
+    *parts.get_mut(part.index as usize)? = Some(body);
+    if parts.len() == 1 {
+        return parts[0].take();
+    }
+    if parts.iter().any(Option::is_none) {
+        return None;
+    }
+    let mut whole = BytesMut::with_capacity(parts.iter().flatten().map(Bytes::len).sum());
+    parts.iter().flatten().for_each(|part| whole.extend_from_slice(part));
+    Some(whole.freeze())
+}
+
+/// A time limit around a call, with its name in the error.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    what: impl Fn() -> String,
+    call: impl Future<Output = Result<T, BusError>>,
+) -> Result<T, BusError> {
+    let deadline = Instant::now() + limit;
+    tokio::time::timeout_at(deadline, call)
+        .await
+        .unwrap_or_else(|_| Err(BusError::TimedOut { what: what(), limit }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_two_replies_are_not_mixed() {
+        let mut replies = Vec::new();
+        let mut add = |reply, index, count, body: &'static str| {
+            add_part(&mut replies, Part { reply, index, count }, Bytes::from_static(body.as_bytes()))
+        };
+        assert_eq!(add(1, 1, 2, "b"), None);
+        assert_eq!(add(2, 0, 2, "x"), None);
+        assert_eq!(add(1, 1, 2, "b"), None, "a doubled part does not make a whole");
+        assert_eq!(add(1, 0, 2, "a"), Some(Bytes::from_static(b"ab")));
+    }
+}

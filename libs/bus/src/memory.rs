@@ -1,0 +1,110 @@
+//! The bus within one process: the same promises as over NATS, without the losses.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    BusError, BusState, Message, Subscription, TraceContext, clock,
+    memory::store::MemoryStore,
+    message::{Inner, Part},
+    pattern::covers,
+};
+
+pub(crate) mod store;
+
+/// As much as a NATS server takes by default, so that what works here works there.
+const MAX_PAYLOAD: usize = 1 << 20;
+/// Messages that a subscription holds; more are lost, and counted.
+const CAPACITY: usize = 8192;
+
+#[derive(Debug)]
+pub(crate) struct MemoryBus {
+    subscriptions: Mutex<Vec<(String, mpsc::Sender<Message>)>>,
+    buckets: Mutex<BTreeMap<String, Arc<MemoryStore>>>,
+    lost: AtomicU64,
+    state: watch::Sender<BusState>,
+}
+
+impl MemoryBus {
+    pub(crate) fn new() -> MemoryBus {
+        MemoryBus {
+            subscriptions: Mutex::default(),
+            buckets: Mutex::default(),
+            lost: AtomicU64::new(0),
+            state: watch::Sender::new(BusState { away_since: None, reconnects: 0 }),
+        }
+    }
+
+    pub(crate) fn watch_state(&self) -> watch::Receiver<BusState> {
+        self.state.subscribe()
+    }
+
+    pub(crate) fn lost_messages(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn max_payload(&self) -> usize {
+        MAX_PAYLOAD
+    }
+
+    pub(crate) fn subscribe(&self, pattern: &str) -> Subscription {
+        let (sender, receiver) = mpsc::channel(CAPACITY);
+        lock(&self.subscriptions).push((pattern.to_owned(), sender));
+        Subscription(Inner::Memory(receiver))
+    }
+
+    pub(crate) fn bucket(&self, name: &str) -> Arc<MemoryStore> {
+        lock(&self.buckets).entry(name.to_owned()).or_default().clone()
+    }
+
+    pub(crate) fn send(
+        &self,
+        subject: &str,
+        reply: Option<&str>,
+        trace: Option<&TraceContext>,
+        part: Option<Part>,
+        body: Bytes,
+    ) -> Result<(), BusError> {
+        let message = Message {
+            subject: subject.to_owned(),
+            body,
+            trace: trace.cloned(),
+            received_at: clock::now(),
+            reply: reply.map(str::to_owned),
+            part,
+            no_responder: false,
+        };
+        let mut heard = false;
+        lock(&self.subscriptions).retain(|(pattern, sender)| {
+            if !covers(pattern, subject) {
+                return !sender.is_closed();
+            }
+            match sender.try_send(message.clone()) {
+                Ok(()) => heard = true,
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    heard = true;
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => return false,
+            }
+            true
+        });
+        match reply {
+            Some(_) if !heard => Err(BusError::NoResponder(subject.to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Nothing that holds these locks can panic half-way through a change.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,316 @@
+//! The bus over NATS: the connection.
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{ConnectOptions, Event, HeaderMap, HeaderValue, ServerAddr, connection::State, jetstream};
+use bytes::Bytes;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use crate::{
+    BusError, BusState, Subscription, TraceContext, backoff,
+    bus::within,
+    message::{Inner, PART, Part},
+    trace::{TRACEPARENT, TRACESTATE},
+};
+
+pub(crate) mod store;
+
+/// How long a publication may wait for room in the client's queue.
+const SEND_LIMIT: Duration = Duration::from_secs(2);
+/// A server that says nothing for three of these is taken for dead.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const MAX_RETRY: Duration = Duration::from_secs(2);
+/// Events may be lost in the client when many come at once; its state is looked at this often besides.
+const STATE_CHECK: Duration = Duration::from_millis(500);
+
+/// How to reach NATS.
+#[derive(Debug, Clone)]
+pub struct NatsSettings {
+    /// The servers' addresses, at least one: `nats://host:port` or `tls://host:port`. One is taken at random, another
+    /// when it fails.
+    pub servers: Vec<String>,
+    /// The name of this connection, shown by the server.
+    pub name: String,
+    /// How this client proves who it is.
+    pub credentials: Credentials,
+    /// TLS; absent: plain text, unless an address says `tls://`.
+    pub tls: Option<NatsTls>,
+    /// Messages that a subscription holds before the newest are lost.
+    pub subscription_capacity: usize,
+    /// Copies of a bucket that this process makes (1, 3 or 5); has no effect on buckets that exist.
+    pub bucket_replicas: usize,
+}
+
+impl NatsSettings {
+    /// Settings for `servers` without credentials.
+    pub fn new(servers: impl IntoIterator<Item = impl Into<String>>, name: &str) -> NatsSettings {
+        NatsSettings {
+            servers: servers.into_iter().map(Into::into).collect(),
+            name: name.to_owned(),
+            credentials: Credentials::None,
+            tls: None,
+            subscription_capacity: 8192,
+            bucket_replicas: 1,
+        }
+    }
+}
+
+/// TLS towards NATS. The certificates of the file are read when a connection is made.
+#[derive(Debug, Clone, Default)]
+pub struct NatsTls {
+    /// PEM file with the authorities that are trusted besides the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM files with the certificate and key that are shown to the server.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// How a client proves who it is. `Debug` shows no secret.
+#[derive(Clone, Default)]
+pub enum Credentials {
+    /// Not at all.
+    #[default]
+    None,
+    /// A `.creds` file with a JWT and an NKEY seed.
+    File(PathBuf),
+    /// A user's name and password.
+    Password {
+        /// The name.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// A token.
+    Token(String),
+    /// An NKEY seed.
+    NkeySeed(String),
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Credentials::None => f.write_str("None"),
+            Credentials::File(path) => write!(f, "File({})", path.display()),
+            Credentials::Password { user, .. } => write!(f, "Password({user})"),
+            Credentials::Token(_) => f.write_str("Token"),
+            Credentials::NkeySeed(_) => f.write_str("NkeySeed"),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct NatsBus {
+    client: async_nats::Client,
+    pub(crate) jetstream: jetstream::Context,
+    pub(crate) bucket_replicas: usize,
+    lost: Arc<AtomicU64>,
+    state: watch::Receiver<BusState>,
+    monitor: JoinHandle<()>,
+}
+
+impl NatsBus {
+    pub(crate) async fn connect(settings: NatsSettings) -> Result<NatsBus, BusError> {
+        if settings.servers.is_empty() {
+            return Err(BusError::NoServer);
+        }
+        let parse = |address: &String| {
+            address
+                .parse::<ServerAddr>()
+                .map_err(|error| BusError::Address { address: address.clone(), reason: error.to_string() })
+        };
+        let servers = settings.servers.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let lost = Arc::new(AtomicU64::new(0));
+        let changed = Arc::new(Notify::new());
+        let (events_lost, events_changed) = (lost.clone(), changed.clone());
+        let options = with_credentials(ConnectOptions::new(), settings.credentials).await?;
+        let options = with_tls(options, settings.tls)
+            .name(&settings.name)
+            .retry_on_initial_connect()
+            .connection_timeout(CONNECT_TIMEOUT)
+            .request_timeout(Some(store::LIMIT))
+            .ping_interval(PING_INTERVAL)
+            .subscription_capacity(settings.subscription_capacity)
+            .reconnect_delay_callback(|attempts| {
+                // The first attempt is spread too: a server's death is seen by all its clients at once.
+                backoff::delay(u32::try_from(attempts).unwrap_or(u32::MAX), FIRST_RETRY / 2, MAX_RETRY)
+            })
+            .event_callback(move |event| {
+                match event {
+                    Event::SlowConsumer(_) => _ = events_lost.fetch_add(1, Ordering::Relaxed),
+                    Event::ServerError(error) => tracing::warn!(%error, "the bus server refused something"),
+                    Event::ClientError(error) => tracing::debug!(%error, "the bus client had an error"),
+                    Event::Connected | Event::Disconnected | Event::Closed => events_changed.notify_one(),
+                    Event::LameDuckMode | Event::Draining => {}
+                }
+                std::future::ready(())
+            });
+        // With `retry_on_initial_connect` nothing is waited for; what can fail is the addresses.
+        let client = options.connect(servers).await.map_err(|error| BusError::Address {
+            address: settings.servers.join(","),
+            reason: error.to_string(),
+        })?;
+        let (sender, state) = watch::channel(BusState { away_since: Some(Instant::now()), reconnects: 0 });
+        let monitor = tokio::spawn(watch_connection(client.clone(), changed, sender));
+        let jetstream = jetstream::new(client.clone());
+        Ok(NatsBus { client, jetstream, bucket_replicas: settings.bucket_replicas, lost, state, monitor })
+    }
+
+    pub(crate) fn watch_state(&self) -> watch::Receiver<BusState> {
+        self.state.clone()
+    }
+
+    pub(crate) fn lost_messages(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn max_payload(&self) -> usize {
+        self.client.max_payload()
+    }
+
+    /// Fails when there is no connection now.
+    pub(crate) fn check_connected(&self) -> Result<(), BusError> {
+        if self.client.connection_state() == State::Connected {
+            return Ok(());
+        }
+        Err(BusError::Away(self.state.borrow().away_for().unwrap_or_default()))
+    }
+
+    pub(crate) async fn subscribe(&self, pattern: &str) -> Result<Subscription, BusError> {
+        let subscribed = async {
+            match self.client.subscribe(pattern.to_owned()).await {
+                Ok(subscriber) => Ok(Subscription(Inner::Nats(subscriber))),
+                Err(error) if error.kind() == async_nats::SubscribeErrorKind::InvalidSubject => {
+                    Err(BusError::Subject(pattern.to_owned()))
+                }
+                Err(_) => Err(BusError::Closed),
+            }
+        };
+        within(SEND_LIMIT, || format!("subscribing to {pattern}"), subscribed).await
+    }
+
+    pub(crate) async fn send(
+        &self,
+        subject: &str,
+        reply: Option<&str>,
+        trace: Option<&TraceContext>,
+        part: Option<Part>,
+        body: Bytes,
+    ) -> Result<(), BusError> {
+        self.check_connected()?;
+        let size = body.len();
+        let headers = headers(trace, part);
+        let (to, reply) = (subject.to_owned(), reply.map(str::to_owned));
+        let sent = async {
+            let sent = match (reply, headers) {
+                (Some(reply), Some(h)) => {
+                    self.client.publish_with_reply_and_headers(to, reply, h, body).await
+                }
+                (Some(reply), None) => self.client.publish_with_reply(to, reply, body).await,
+                (None, Some(headers)) => self.client.publish_with_headers(to, headers, body).await,
+                (None, None) => self.client.publish(to, body).await,
+            };
+            sent.map_err(|error| match error.kind() {
+                async_nats::PublishErrorKind::MaxPayloadExceeded => {
+                    BusError::TooLarge { subject: subject.to_owned(), size, limit: self.max_payload() }
+                }
+                async_nats::PublishErrorKind::InvalidSubject => BusError::Subject(subject.to_owned()),
+                async_nats::PublishErrorKind::Send => BusError::Closed,
+            })
+        };
+        within(SEND_LIMIT, || format!("publishing to {subject}"), sent).await
+    }
+}
+
+impl Drop for NatsBus {
+    fn drop(&mut self) {
+        self.monitor.abort();
+    }
+}
+
+fn headers(trace: Option<&TraceContext>, part: Option<Part>) -> Option<HeaderMap> {
+    if trace.is_none() && part.is_none() {
+        return None;
+    }
+    let mut headers = HeaderMap::new();
+    let mut set = |name: &'static str, value: &str| {
+        // What can't be a header's value (a line break in it) is left out.
+        if let Ok(value) = value.parse::<HeaderValue>() {
+            headers.insert(name, value);
+        }
+    };
+    if let Some(trace) = trace {
+        set(TRACEPARENT, &trace.traceparent);
+        if let Some(state) = &trace.tracestate {
+            set(TRACESTATE, state);
+        }
+    }
+    if let Some(part) = part {
+        set(PART, &part.to_header());
+    }
+    Some(headers)
+}
+
+async fn with_credentials(
+    options: ConnectOptions,
+    credentials: Credentials,
+) -> Result<ConnectOptions, BusError> {
+    Ok(match credentials {
+        Credentials::None => options,
+        Credentials::Password { user, password } => options.user_and_password(user, password),
+        Credentials::Token(token) => options.token(token),
+        Credentials::NkeySeed(seed) => options.nkey(seed),
+        Credentials::File(path) => options
+            .credentials_file(&path)
+            .await
+            .map_err(|error| BusError::Credentials(format!("{}: {error}", path.display())))?,
+    })
+}
+
+fn with_tls(options: ConnectOptions, tls: Option<NatsTls>) -> ConnectOptions {
+    let Some(tls) = tls else { return options };
+    let options = options.require_tls(true);
+    let options = match tls.ca {
+        Some(ca) => options.add_root_certificates(ca),
+        None => options,
+    };
+    match tls.client_certificate {
+        Some((chain, key)) => options.add_client_certificate(chain, key),
+        None => options,
+    }
+}
+
+/// Keeps the state that others watch.
+async fn watch_connection(client: async_nats::Client, changed: Arc<Notify>, state: watch::Sender<BusState>) {
+    loop {
+        let connected = client.connection_state() == State::Connected;
+        let connects = client.statistics().connects.load(Ordering::Relaxed);
+        state.send_if_modified(|state| {
+            let before = *state;
+            state.reconnects = connects.saturating_sub(1);
+            // A connection that was lost and made again between two looks has been away, too.
+            state.away_since =
+                if connected { None } else { state.away_since.or_else(|| Some(Instant::now())) };
+            if before.connected() != connected {
+                match before.away_for() {
+                    Some(away) => tracing::info!(?away, reconnects = state.reconnects, "the bus is there"),
+                    None => tracing::warn!("the bus is away"),
+                }
+            }
+            before != *state
+        });
+        _ = tokio::time::timeout(STATE_CHECK, changed.notified()).await;
+    }
+}

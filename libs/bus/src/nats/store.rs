@@ -1,0 +1,195 @@
+//! A key-value bucket in JetStream.
+//!
+//! Without watchers: each is a consumer on the server, and `Store::keys` makes one too. Keys are listed from the
+//! stream's subjects instead.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::jetstream::{
+    self,
+    kv::{CreateErrorKind, Operation, Store, UpdateErrorKind},
+};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use tokio::sync::Mutex;
+
+use super::NatsBus;
+use crate::{
+    BusError,
+    bucket::{Entry, Stamp},
+    bus::within,
+    memory::store::Expected,
+};
+
+/// How long a call may take.
+pub(crate) const LIMIT: Duration = Duration::from_secs(2);
+
+/// A bucket, made when it is missing.
+#[derive(Debug)]
+pub(crate) struct NatsStore {
+    bus: Arc<NatsBus>,
+    name: String,
+    /// The bucket as it was last found. Held over an await on purpose: of many calls at once one looks it up.
+    found: Mutex<Option<Store>>,
+}
+
+/// How one try of a call ended.
+enum Failure {
+    /// The bucket answered: no.
+    Conflict,
+    /// Anything else, a missing bucket among it.
+    Other(String),
+}
+
+impl NatsStore {
+    pub(crate) fn new(bus: Arc<NatsBus>, name: &str) -> NatsStore {
+        NatsStore { bus, name: name.to_owned(), found: Mutex::new(None) }
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Entry>, BusError> {
+        self.call("get", key, |store: Store| async move {
+            let entry = store.entry(key).await.map_err(|error| Failure::Other(full(&error)))?;
+            Ok(entry
+                .filter(|entry| entry.operation == Operation::Put)
+                .map(|entry| Entry { revision: entry.revision, value: entry.value }))
+        })
+        .await
+    }
+
+    pub(crate) async fn write(&self, key: &str, value: Bytes, expected: Expected) -> Result<u64, BusError> {
+        let limit = self.bus.max_payload();
+        if value.len() > limit {
+            let subject = format!("$KV.{}.{key}", self.name);
+            return Err(BusError::TooLarge { subject, size: value.len(), limit });
+        }
+        let value = &value;
+        self.call("write", key, |store: Store| async move {
+            let value = value.clone();
+            match expected {
+                Expected::Any => store.put(key, value).await.map_err(|error| Failure::Other(full(&error))),
+                Expected::Nothing => store.create(key, value).await.map_err(|error| match error.kind() {
+                    CreateErrorKind::AlreadyExists => Failure::Conflict,
+                    _ => Failure::Other(full(&error)),
+                }),
+                Expected::Revision(revision) => {
+                    store.update(key, value, revision).await.map_err(|error| match error.kind() {
+                        UpdateErrorKind::WrongLastRevision => Failure::Conflict,
+                        _ => Failure::Other(full(&error)),
+                    })
+                }
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn delete(&self, key: &str) -> Result<(), BusError> {
+        self.call("delete", key, |store: Store| async move {
+            store.purge(key).await.map_err(|error| Failure::Other(full(&error)))
+        })
+        .await
+    }
+
+    /// Removes every key `<prefix>.…` without a trace.
+    pub(crate) async fn delete_below(&self, prefix: &str) -> Result<(), BusError> {
+        self.call("delete", prefix, |store: Store| async move {
+            let filter = format!("{}{prefix}.>", store.prefix);
+            store.stream.purge().filter(filter).await.map_err(|error| Failure::Other(full(&error)))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Keys `<prefix>.…`, or all; deleted ones among them.
+    pub(crate) async fn keys(&self, prefix: Option<&str>) -> Result<Vec<String>, BusError> {
+        self.call("list", prefix.unwrap_or(">"), |store: Store| async move {
+            let filter = match prefix {
+                Some(prefix) => format!("{}{prefix}.>", store.prefix),
+                None => format!("{}>", store.prefix),
+            };
+            let listed = async {
+                let subjects = store.stream.info_with_subjects(filter).await?;
+                subjects.try_collect::<Vec<_>>().await
+            };
+            let subjects = listed.await.map_err(|error| Failure::Other(full(&error)))?;
+            let key = |(subject, _): (String, usize)| subject.strip_prefix(&store.prefix).map(str::to_owned);
+            let mut keys: Vec<String> = subjects.into_iter().filter_map(key).collect();
+            keys.sort_unstable();
+            Ok(keys)
+        })
+        .await
+    }
+
+    pub(crate) async fn stamp(&self) -> Result<Stamp, BusError> {
+        self.call("look", "its state", |store: Store| async move {
+            let info = store.stream.get_info().await.map_err(|error| Failure::Other(full(&error)))?;
+            let created = u64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default();
+            Ok(Stamp { created, last_revision: info.state.last_sequence })
+        })
+        .await
+    }
+
+    /// Tries a call; when it fails for any reason but a conflict, finds or makes the bucket again and tries once more.
+    async fn call<T, Try: Future<Output = Result<T, Failure>>>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        try_once: impl Fn(Store) -> Try,
+    ) -> Result<T, BusError> {
+        self.bus.check_connected()?;
+        let conflict = || BusError::Conflict { bucket: self.name.clone(), key: key.to_owned() };
+        let tried = async {
+            if let Some(store) = self.found.lock().await.clone() {
+                match try_once(store).await {
+                    Ok(value) => return Ok(value),
+                    Err(Failure::Conflict) => return Err(conflict()),
+                    Err(Failure::Other(_)) => {}
+                }
+            }
+            let store = self.find_or_make().await?;
+            try_once(store).await.map_err(|failure| match failure {
+                Failure::Conflict => conflict(),
+                Failure::Other(reason) => BusError::Bucket { bucket: self.name.clone(), operation, reason },
+            })
+        };
+        within(LIMIT, || format!("{operation} of {key} in bucket {}", self.name), tried).await
+    }
+
+    async fn find_or_make(&self) -> Result<Store, BusError> {
+        let mut found = self.found.lock().await;
+        *found = None;
+        let context = &self.bus.jetstream;
+        let store = match context.get_key_value(&self.name).await {
+            Ok(store) => store,
+            Err(_) => context
+                .create_key_value(jetstream::kv::Config {
+                    bucket: self.name.clone(),
+                    history: 1,
+                    storage: jetstream::stream::StorageType::File,
+                    num_replicas: self.bus.bucket_replicas,
+                    ..Default::default()
+                })
+                .await
+                .map_err(|error| BusError::Bucket {
+                    bucket: self.name.clone(),
+                    operation: "making it",
+                    reason: full(&error),
+                })?,
+        };
+        *found = Some(store.clone());
+        Ok(store)
+    }
+}
+
+/// An error with its causes, which this client's errors keep to themselves.
+fn full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

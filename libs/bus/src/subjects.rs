@@ -1,0 +1,100 @@
+//! Every subject and bucket of Tidegate, in one place. Names can't hold dots, so a subject can be taken apart again.
+
+use tidegate_model::{ClusterName, EdgeName, ProberName, RegionName};
+
+/// Nudge: the fleet in its bucket was changed.
+pub const FLEET: &str = "tidegate.v1.fleet";
+/// Nudge: the overrides in their bucket were changed.
+pub const OVERRIDES: &str = "tidegate.v1.overrides";
+/// Every prober's table.
+pub const ALL_PROBES: &str = "tidegate.v1.probe.*.*";
+/// Every region's table of routes.
+pub const ALL_ROUTES: &str = "tidegate.v1.routes.*";
+/// What every edge applied.
+pub const ALL_APPLIED: &str = "tidegate.v1.applied.*.*";
+/// What every edge forwarded.
+pub const ALL_LOAD: &str = "tidegate.v1.load.*.*";
+/// Every suspicion.
+pub const ALL_SUSPICIONS: &str = "tidegate.v1.suspect.*.*";
+
+/// Bucket of the fleet file.
+pub const FLEET_BUCKET: &str = "tidegate-fleet";
+/// Bucket of the regions' last tables of routes; the key is [`routes_key`].
+pub const ROUTES_BUCKET: &str = "tidegate-routes";
+/// Bucket of the overrides.
+pub const OVERRIDES_BUCKET: &str = "tidegate-overrides";
+/// Bucket of the regions' leases; the key is the region.
+pub const LEASE_BUCKET: &str = "tidegate-lease";
+
+/// A prober's table of observations.
+pub fn probe(region: &RegionName, prober: &ProberName) -> String {
+    format!("tidegate.v1.probe.{region}.{prober}")
+}
+
+/// The region and the prober of a subject made by [`probe`].
+pub fn parse_probe(subject: &str) -> Option<(RegionName, ProberName)> {
+    let (region, prober) = subject.strip_prefix("tidegate.v1.probe.")?.split_once('.')?;
+    Some((region.parse().ok()?, prober.parse().ok()?))
+}
+
+/// A region's table of routes.
+pub fn routes(region: &RegionName) -> String {
+    format!("tidegate.v1.routes.{region}")
+}
+
+/// The region of a subject made by [`routes`].
+pub fn parse_routes(subject: &str) -> Option<RegionName> {
+    subject.strip_prefix("tidegate.v1.routes.")?.parse().ok()
+}
+
+/// The key of a region's table in [`ROUTES_BUCKET`].
+pub fn routes_key(region: &RegionName) -> String {
+    region.to_string()
+}
+
+/// What an edge applied.
+pub fn applied(region: &RegionName, edge: &EdgeName) -> String {
+    format!("tidegate.v1.applied.{region}.{edge}")
+}
+
+/// What every edge of a region applied.
+pub fn applied_in(region: &RegionName) -> String {
+    format!("tidegate.v1.applied.{region}.*")
+}
+
+/// What an edge forwarded.
+pub fn load(region: &RegionName, edge: &EdgeName) -> String {
+    format!("tidegate.v1.load.{region}.{edge}")
+}
+
+/// A suspicion by an edge of `region` (the edge's own) against an endpoint of `cluster`.
+pub fn suspect(region: &RegionName, cluster: &ClusterName) -> String {
+    format!("tidegate.v1.suspect.{region}.{cluster}")
+}
+
+/// Where a table's snapshot is asked for.
+pub fn snapshot(table: &str) -> String {
+    format!("{table}.snapshot")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pattern::covers;
+
+    #[test]
+    fn a_subject_can_be_taken_apart_again() {
+        let (region, prober) = ("eu-west".parse().unwrap(), "prober-1".parse().unwrap());
+        let subject = probe(&region, &prober);
+        assert_eq!(parse_probe(&subject), Some((region.clone(), prober)));
+        assert_eq!(parse_routes(&routes(&region)), Some(region));
+    }
+
+    #[test]
+    fn requests_for_snapshots_are_not_taken_for_tables() {
+        // A prober may be called `snapshot`.
+        let subject = probe(&"eu".parse().unwrap(), &"snapshot".parse().unwrap());
+        assert!(covers(ALL_PROBES, &subject));
+        assert!(!covers(ALL_PROBES, &snapshot(&subject)));
+    }
+}

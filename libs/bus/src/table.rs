@@ -1,0 +1,22 @@
+//! The replicated table: one owner, many replicas that equal it.
+//!
+//! The owner publishes each change at once as a [delta](Delta) and once a second a [heartbeat](Heartbeat), and has a
+//! full [snapshot](Snapshot) for who asks. Deltas make it fast; heartbeats and snapshots make it right: whatever was
+//! lost, doubled or reordered, a replica equals its owner one heartbeat (and, where it differs, one snapshot) later.
+//!
+//! The rules are in [`OwnerCore`] and [`ReplicaCore`], which do no I/O and hold entries as bytes: a digest is that of
+//! what the owner wrote, whatever version wrote it. [`Owner`] and [`Replica`] bring them to the bus, with types.
+
+mod content;
+mod feed;
+mod fetch;
+mod owner;
+mod owner_core;
+mod replica;
+mod replica_core;
+
+pub use content::{Change, Delta, Heartbeat, Origin, Position, Snapshot, Summary};
+pub use owner::{Owner, OwnerOptions, Published, SnapshotStore};
+pub use owner_core::OwnerCore;
+pub use replica::{Replica, ReplicaOptions, ReplicaStats, Replicas, Seed, TableUpdate, Update};
+pub use replica_core::{ReplicaCore, Step};

@@ -1,0 +1,44 @@
+//! Fetching a snapshot: from the owner, else from the bucket where it left one.
+
+use std::time::Duration;
+
+use tidegate_model::Epoch;
+
+use super::{
+    content::{Origin, Snapshot, SnapshotRequest},
+    owner::SnapshotStore,
+};
+use crate::{
+    Bus, BusError, clock,
+    codec::{self, open},
+    subjects,
+};
+
+/// How long the owner may take. A table of 64 MiB takes less on a slow link.
+const OWNER_LIMIT: Duration = Duration::from_secs(1);
+
+/// A snapshot of the table `subject`, of the epoch `at_least` when its owner answers, else the last one stored.
+pub(crate) async fn fetch(
+    bus: &Bus,
+    subject: &str,
+    at_least: Epoch,
+    store: Option<&SnapshotStore>,
+) -> Result<Snapshot, BusError> {
+    let request = codec::encode(&SnapshotRequest { at_least });
+    let unanswered = match bus.request(&subjects::snapshot(subject), request, OWNER_LIMIT).await {
+        Ok(body) => return read(&body),
+        Err(error) => error,
+    };
+    let Some(store) = store else { return Err(unanswered) };
+    match store.bucket.get_blob(&store.key).await? {
+        Some((_, body)) => read(&body),
+        None => Err(unanswered),
+    }
+}
+
+fn read(body: &[u8]) -> Result<Snapshot, BusError> {
+    let (schema, _) = open(body)?;
+    let mut snapshot: Snapshot = codec::decode(body)?;
+    snapshot.origin = Origin { schema, trace: None, received_at: clock::now() };
+    Ok(snapshot)
+}

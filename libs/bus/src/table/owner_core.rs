@@ -1,0 +1,111 @@
+//! The owner's rules: changes in, deltas out.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tidegate_model::{Epoch, Revision};
+
+use super::content::{Change, Delta, Heartbeat, Origin, Position, Snapshot, Summary, entry_hash};
+
+/// A table as its owner has it.
+#[derive(Debug, Clone)]
+pub struct OwnerCore {
+    position: Position,
+    entries: BTreeMap<Bytes, Bytes>,
+    content: Summary,
+}
+
+impl OwnerCore {
+    /// A table of `entries` at the beginning of a reign. `revision` is where it begins: at least that of the content
+    /// that it goes on from, so that revisions grow for those who watch them.
+    pub fn new(
+        epoch: Epoch,
+        revision: Revision,
+        entries: impl IntoIterator<Item = (Bytes, Bytes)>,
+    ) -> OwnerCore {
+        let entries: BTreeMap<Bytes, Bytes> = entries.into_iter().collect();
+        let mut content = Summary::default();
+        entries.iter().for_each(|(key, value)| content.add(entry_hash(key, value)));
+        OwnerCore { position: Position { epoch, revision }, entries, content }
+    }
+
+    /// Where the table stands.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// What its content comes down to.
+    pub fn content(&self) -> Summary {
+        self.content
+    }
+
+    /// Makes changes, of one key the last, and returns what to publish; nothing when nothing changed.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>, meta: Bytes) -> Option<Delta> {
+        let last: BTreeMap<Bytes, Option<Bytes>> =
+            changes.into_iter().map(|change| (change.key, change.value)).collect();
+        let before = self.content;
+        let mut changed = Vec::new();
+        for (key, value) in last {
+            if self.entries.get(&key) == value.as_ref() {
+                continue;
+            }
+            let old = match &value {
+                Some(value) => {
+                    self.content.add(entry_hash(&key, value));
+                    self.entries.insert(key.clone(), value.clone())
+                }
+                None => self.entries.remove(&key),
+            };
+            if let Some(old) = old {
+                self.content.remove(entry_hash(&key, &old));
+            }
+            changed.push(Change { key, value });
+        }
+        if changed.is_empty() {
+            return None;
+        }
+        self.position.revision.0 += 1;
+        let (position, after) = (self.position, self.content);
+        Some(Delta { position, before, after, changes: changed, meta, origin: Origin::default() })
+    }
+
+    /// What to say once a second.
+    pub fn heartbeat(&self) -> Heartbeat {
+        Heartbeat { position: self.position, content: self.content }
+    }
+
+    /// What to give to who asks.
+    pub fn snapshot(&self) -> Snapshot {
+        let entries = self.entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        Snapshot { position: self.position, entries, origin: Origin::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(key: &'static str, value: &'static str) -> Change {
+        Change { key: Bytes::from(key), value: Some(Bytes::from(value)) }
+    }
+
+    #[test]
+    fn a_change_to_what_is_there_already_publishes_nothing() {
+        let mut owner = OwnerCore::new(Epoch(1), Revision(0), [(Bytes::from("a"), Bytes::from("1"))]);
+        let delta = owner.apply([set("a", "1"), Change { key: Bytes::from("b"), value: None }], Bytes::new());
+        assert_eq!(delta, None);
+        assert_eq!(owner.position().revision, Revision(0));
+    }
+
+    #[test]
+    fn of_several_changes_of_one_key_the_last_one_counts() {
+        let mut owner = OwnerCore::new(Epoch(1), Revision(7), []);
+        let delta = owner.apply([set("a", "1"), set("a", "2")], Bytes::new()).unwrap();
+        assert_eq!(delta.changes, [set("a", "2")]);
+        assert_eq!(delta.position.revision, Revision(8));
+        assert_eq!(
+            delta.after,
+            OwnerCore::new(Epoch(9), Revision(9), [(Bytes::from("a"), Bytes::from("2"))]).content()
+        );
+    }
+}

@@ -1,0 +1,388 @@
+//! Replicas on the bus: of one table, or of all tables that a pattern covers.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tidegate_model::{Epoch, Revision, Timestamp};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    content::{Origin, Position, Snapshot},
+    feed::Feed,
+    fetch::fetch,
+    owner::SnapshotStore,
+};
+use crate::{
+    Bus, BusError, BusState, Message, Subscription, TraceContext,
+    codec::{self, Wire, encode_part},
+};
+
+/// Updates that wait for whoever takes them. When it is full the replica waits too, its subscription loses messages,
+/// and the next heartbeat repairs what they held.
+const CAPACITY: usize = 256;
+
+/// What happened to a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Update<K, V> {
+    /// The whole content, in place of what was there.
+    Snapshot {
+        /// The owner's epoch.
+        epoch: Epoch,
+        /// The table's revision.
+        revision: Revision,
+        /// All entries.
+        entries: Vec<(K, V)>,
+        /// When it was received.
+        received_at: Timestamp,
+    },
+    /// Changes to the content.
+    Delta {
+        /// The owner's epoch.
+        epoch: Epoch,
+        /// The table's revision after the changes.
+        revision: Revision,
+        /// New values; nothing: the key goes.
+        changes: Vec<(K, Option<V>)>,
+        /// What the owner said beside them.
+        meta: Bytes,
+        /// The trace that the publication belongs to.
+        trace: Option<TraceContext>,
+        /// When it was received.
+        received_at: Timestamp,
+    },
+    /// The owner is alive. The content is what it was, but may now be known as that of another epoch or revision: a new
+    /// owner took over with the same content.
+    Heartbeat {
+        /// The epoch of the content here.
+        epoch: Epoch,
+        /// The revision of the content here.
+        revision: Revision,
+        /// Whether that is the owner's latest; otherwise a snapshot is on its way.
+        current: bool,
+        /// When it was received.
+        received_at: Timestamp,
+    },
+    /// An owner of an older epoch spoke, and was not listened to.
+    Refused {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+}
+
+/// What happened to one of many tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TableUpdate<K, V> {
+    /// Something happened to the table of this subject.
+    Update(String, Update<K, V>),
+    /// Nothing was heard of this table for long: it counts as gone.
+    Gone(String),
+}
+
+/// Last-known content to begin with.
+#[derive(Debug, Clone)]
+pub struct Seed<K, V> {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its revision.
+    pub revision: Revision,
+    /// Its entries.
+    pub entries: Vec<(K, V)>,
+}
+
+/// How a replica behaves.
+#[derive(Debug, Clone)]
+pub struct ReplicaOptions<K, V> {
+    /// Where to look for a snapshot when no owner answers.
+    pub store: Option<SnapshotStore>,
+    /// What it has already.
+    pub seed: Option<Seed<K, V>>,
+}
+
+impl<K, V> Default for ReplicaOptions<K, V> {
+    fn default() -> Self {
+        ReplicaOptions { store: None, seed: None }
+    }
+}
+
+/// What a replica did, as counters since its start.
+#[derive(Debug, Default)]
+pub struct ReplicaStats {
+    /// Deltas that were applied.
+    pub deltas: AtomicU64,
+    /// Snapshots that were applied.
+    pub snapshots: AtomicU64,
+    /// Messages of older epochs that were refused.
+    pub refused: AtomicU64,
+    /// Fetches that brought nothing.
+    pub failed_fetches: AtomicU64,
+    /// Messages and snapshots that could not be read.
+    pub unreadable: AtomicU64,
+}
+
+/// The replica of one table. Dropping it ends it.
+#[derive(Debug)]
+pub struct Replica(Handle);
+
+/// The replicas of all tables of a pattern. Dropping it ends them.
+#[derive(Debug)]
+pub struct Replicas(Handle);
+
+#[derive(Debug)]
+struct Handle {
+    stop: CancellationToken,
+    stats: Arc<ReplicaStats>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Replica {
+    /// Follows the table `subject`. The first update is a snapshot, unless there is a seed that is still right.
+    ///
+    /// # Errors
+    /// When the bus is closed or `subject` is not one. That the bus is away is no error.
+    pub async fn start<K: Wire, V: Wire>(
+        bus: Bus,
+        subject: &str,
+        options: ReplicaOptions<K, V>,
+    ) -> Result<(Replica, mpsc::Receiver<Update<K, V>>), BusError> {
+        let (sender, receiver) = mpsc::channel(CAPACITY);
+        let mut follower = Follower::new(bus, subject, Sink::One(sender), options.store, None).await?;
+        let seed = options.seed.map(|seed| Snapshot {
+            position: Position { epoch: seed.epoch, revision: seed.revision },
+            entries: seed.entries.iter().map(|(k, v)| (encode_part(k), encode_part(v))).collect(),
+            origin: Origin { schema: codec::SCHEMA_VERSION, ..Origin::default() },
+        });
+        follower.feeds.insert(subject.to_owned(), Feed::new(seed.as_ref()));
+        Ok((Replica(follower.spawn()), receiver))
+    }
+
+    /// What it did so far.
+    pub fn stats(&self) -> &Arc<ReplicaStats> {
+        &self.0.stats
+    }
+
+    /// Ends it and waits for the end.
+    pub async fn stop(self) {
+        self.0.stop().await;
+    }
+}
+
+impl Replicas {
+    /// Follows every table whose subject `pattern` covers, from the first that is heard of it until nothing was heard
+    /// for `silence`.
+    ///
+    /// # Errors
+    /// When the bus is closed or `pattern` is not one. That the bus is away is no error.
+    pub async fn start<K: Wire, V: Wire>(
+        bus: Bus,
+        pattern: &str,
+        silence: Duration,
+    ) -> Result<(Replicas, mpsc::Receiver<TableUpdate<K, V>>), BusError> {
+        let (sender, receiver) = mpsc::channel(CAPACITY);
+        let follower = Follower::new(bus, pattern, Sink::Many(sender), None, Some(silence)).await?;
+        Ok((Replicas(follower.spawn()), receiver))
+    }
+
+    /// What they did so far.
+    pub fn stats(&self) -> &Arc<ReplicaStats> {
+        &self.0.stats
+    }
+
+    /// Ends them and waits for the end.
+    pub async fn stop(self) {
+        self.0.stop().await;
+    }
+}
+
+impl Handle {
+    async fn stop(mut self) {
+        self.stop.cancel();
+        if let Some(task) = self.task.take() {
+            _ = task.await;
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+enum Sink<K, V> {
+    One(mpsc::Sender<Update<K, V>>),
+    Many(mpsc::Sender<TableUpdate<K, V>>),
+}
+
+type Fetched = (String, Result<Snapshot, BusError>);
+
+struct Follower<K, V> {
+    bus: Bus,
+    state: watch::Receiver<BusState>,
+    messages: Subscription,
+    feeds: HashMap<String, Feed<K, V>>,
+    fetches: FuturesUnordered<BoxFuture<'static, Fetched>>,
+    sink: Sink<K, V>,
+    store: Option<SnapshotStore>,
+    /// After how long a table counts as gone; absent: never, and there is one.
+    silence: Option<Duration>,
+    stats: Arc<ReplicaStats>,
+}
+
+/// Nobody takes the updates any more.
+struct Unheard;
+
+impl<K: Wire, V: Wire> Follower<K, V> {
+    async fn new(
+        bus: Bus,
+        pattern: &str,
+        sink: Sink<K, V>,
+        store: Option<SnapshotStore>,
+        silence: Option<Duration>,
+    ) -> Result<Self, BusError> {
+        Ok(Follower {
+            messages: bus.subscribe(pattern).await?,
+            state: bus.watch_state(),
+            bus,
+            feeds: HashMap::new(),
+            fetches: FuturesUnordered::new(),
+            sink,
+            store,
+            silence,
+            stats: Arc::default(),
+        })
+    }
+
+    fn spawn(self) -> Handle {
+        let (stop, stats) = (CancellationToken::new(), self.stats.clone());
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                _ = self.run() => {}
+            }
+        });
+        Handle { stop, stats, task: Some(task) }
+    }
+
+    async fn run(mut self) -> Result<(), Unheard> {
+        loop {
+            let due = self.next_due();
+            let timer = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                message = self.messages.next() => match message {
+                    Some(message) => self.message(message).await?,
+                    None => return Ok(()),
+                },
+                Some((subject, fetched)) = self.fetches.next() => self.fetched(subject, fetched).await?,
+                () = timer => self.on_time().await?,
+                Ok(()) = self.state.changed() => {
+                    if self.state.borrow_and_update().connected() {
+                        self.feeds.values_mut().for_each(Feed::reconnected);
+                    }
+                }
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let fetches = self.feeds.values().filter_map(|feed| feed.fetch_at);
+        let silences =
+            self.silence.and_then(|silence| self.feeds.values().map(|f| f.heard_at + silence).min());
+        fetches.chain(silences).min()
+    }
+
+    async fn message(&mut self, message: Message) -> Result<(), Unheard> {
+        let subject = message.subject.clone();
+        let feed = self.feeds.entry(subject.clone()).or_insert_with(|| Feed::new(None));
+        match feed.message(message) {
+            Ok(updates) => self.give(&subject, updates).await,
+            Err(error) => {
+                self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(table = %subject, %error, "a table's message cannot be read");
+                Ok(())
+            }
+        }
+    }
+
+    async fn fetched(&mut self, subject: String, fetched: Result<Snapshot, BusError>) -> Result<(), Unheard> {
+        let Some(feed) = self.feeds.get_mut(&subject) else { return Ok(()) };
+        if let Err(error) = &fetched {
+            self.stats.failed_fetches.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(table = %subject, %error, "no snapshot could be had");
+        }
+        match feed.fetched(fetched.ok()) {
+            Ok(updates) => self.give(&subject, updates).await,
+            Err(error) => {
+                self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(table = %subject, %error, "a snapshot cannot be read");
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts the fetches that are due, and lets silent tables go.
+    async fn on_time(&mut self) -> Result<(), Unheard> {
+        let now = Instant::now();
+        for (subject, feed) in &mut self.feeds {
+            if feed.fetch_at.is_some_and(|at| at <= now) {
+                feed.fetch_at = None;
+                feed.fetching = true;
+                let (bus, subject, store) = (self.bus.clone(), subject.clone(), self.store.clone());
+                let at_least = feed.core.fence();
+                self.fetches.push(Box::pin(async move {
+                    let fetched = fetch(&bus, &subject, at_least, store.as_ref()).await;
+                    (subject, fetched)
+                }));
+            }
+        }
+        let Some(silence) = self.silence else { return Ok(()) };
+        let silent = self.feeds.iter().filter(|(_, feed)| feed.heard_at + silence <= now);
+        for subject in silent.map(|(subject, _)| subject.clone()).collect::<Vec<_>>() {
+            self.feeds.remove(&subject);
+            if let Sink::Many(sender) = &self.sink {
+                sender.send(TableUpdate::Gone(subject)).await.map_err(|_| Unheard)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn give(&mut self, subject: &str, updates: Vec<Update<K, V>>) -> Result<(), Unheard> {
+        for update in updates {
+            match &update {
+                Update::Delta { .. } => self.stats.deltas.fetch_add(1, Ordering::Relaxed),
+                Update::Snapshot { .. } => self.stats.snapshots.fetch_add(1, Ordering::Relaxed),
+                Update::Refused { .. } => self.stats.refused.fetch_add(1, Ordering::Relaxed),
+                Update::Heartbeat { .. } => 0,
+            };
+            let given = match &self.sink {
+                Sink::One(sender) => sender.send(update).await.is_ok(),
+                Sink::Many(sender) => {
+                    sender.send(TableUpdate::Update(subject.to_owned(), update)).await.is_ok()
+                }
+            };
+            if !given {
+                return Err(Unheard);
+            }
+        }
+        Ok(())
+    }
+}
