@@ -1,0 +1,311 @@
+//! How much is asked for: by service and region, from the reports of all edges.
+//!
+//! Two figures are kept. *Measured* demand is the sum of the edges' last reports. *Settled* demand is what shares follow:
+//! it becomes what was measured only when a share would be wrong by more than the tolerance, or a cluster would get more
+//! than its capacity. So steady demand gives steady shares, however it wobbles. Which settled demand is in force depends
+//! on when it last mattered, and on nothing else.
+//!
+//! A service's demand is that of its default action: edges do not report it by route.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use tidegate_model::{EdgeName, RegionName, ServiceName, Timestamp, report::Load};
+
+use crate::{
+    atlas::{Atlas, RegionId, ServiceId},
+    settings::Settings,
+};
+
+/// The highest rate that is believed of one edge: sums of such never overflow.
+const HIGHEST_RATE: u64 = 1_000_000_000_000;
+
+#[derive(Debug)]
+struct Report {
+    at: Timestamp,
+    /// Thousandths of requests per second.
+    rates: BTreeMap<ServiceName, u64>,
+}
+
+/// Demand by service and region.
+#[derive(Debug, Default)]
+pub(crate) struct Demand {
+    reports: BTreeMap<RegionName, BTreeMap<EdgeName, Report>>,
+    /// No report expires before.
+    expiry: Option<Timestamp>,
+    regions: usize,
+    /// Thousandths of requests per second; by service, then region.
+    measured: Vec<u64>,
+    settled: Vec<u64>,
+    /// Services whose measured demand changed since it was last looked at, and when the first of them did.
+    moved: BTreeSet<ServiceId>,
+    moved_at: Timestamp,
+}
+
+impl Demand {
+    /// Takes a report, which replaces the edge's last one.
+    pub(crate) fn report(&mut self, load: Load, settings: &Settings, atlas: Option<&Atlas>, now: Timestamp) {
+        let interval_ms = u64::from(load.interval_ms.max(1));
+        let rates = load
+            .demand
+            .into_iter()
+            .map(|(service, count)| (service, (u64::from(count) * 1_000_000 / interval_ms).min(HIGHEST_RATE)))
+            .collect();
+        let report = Report { at: now, rates };
+        let edges = self.reports.entry(load.region.clone()).or_default();
+        // After such a gap, edges that did not come back with this one may have to go at once.
+        let gap = edges
+            .values()
+            .map(|other| other.at)
+            .max()
+            .is_some_and(|newest| newest.plus(grace(settings)) <= now);
+        let expiry = if gap { now } else { now.plus(settings.load_expires_after) };
+        let before = edges.insert(load.edge.clone(), report).map(|before| before.rates).unwrap_or_default();
+        self.expiry = Some(self.expiry.map_or(expiry, |sooner| sooner.min(expiry)));
+        if let Some(atlas) = atlas {
+            let after = self.reports[&load.region][&load.edge].rates.clone();
+            self.count(&load.region, &before, &after, atlas, now);
+        }
+    }
+
+    /// Counts anew by the numbers of `atlas`, carrying over what was settled from `before`.
+    pub(crate) fn renumber(&mut self, before: Option<&Atlas>, atlas: &Atlas, now: Timestamp) {
+        let size = atlas.services().len() * atlas.regions().len();
+        let old_settled = std::mem::replace(&mut self.settled, vec![0; size]);
+        let old_regions = std::mem::replace(&mut self.regions, atlas.regions().len());
+        self.measured = vec![0; size];
+        self.moved = BTreeSet::new();
+        if let Some(before) = before {
+            for (service, facts) in before.services() {
+                for (region, name) in before.regions() {
+                    let (new_service, new_region) = (atlas.service_id(&facts.name), atlas.region_id(name));
+                    if let (Some(new_service), Some(new_region)) = (new_service, new_region) {
+                        let at = self.at(new_service, new_region);
+                        self.settled[at] = old_settled[service.index() * old_regions + region.index()];
+                    }
+                }
+            }
+        }
+        let rates: Vec<(RegionName, BTreeMap<ServiceName, u64>)> = self
+            .reports
+            .iter()
+            .flat_map(|(region, edges)| edges.values().map(|report| (region.clone(), report.rates.clone())))
+            .collect();
+        for (region, rates) in rates {
+            self.count(&region, &BTreeMap::new(), &rates, atlas, now);
+        }
+    }
+
+    /// Forgets the reports that are too old to count at `now`.
+    pub(crate) fn advance(&mut self, settings: &Settings, atlas: Option<&Atlas>, now: Timestamp) {
+        if self.expiry.is_none_or(|expiry| expiry > now) {
+            return;
+        }
+        self.expiry = None;
+        let mut expired = Vec::new();
+        for (region, edges) in &mut self.reports {
+            let newest = edges.values().map(|report| report.at).max().unwrap_or(now);
+            edges.retain(|_, report| {
+                let expiry = expires_at(report.at, newest, settings);
+                if expiry <= now {
+                    expired.push((region.clone(), std::mem::take(&mut report.rates)));
+                    return false;
+                }
+                self.expiry = Some(self.expiry.map_or(expiry, |sooner| sooner.min(expiry)));
+                true
+            });
+        }
+        self.reports.retain(|_, edges| !edges.is_empty());
+        if let Some(atlas) = atlas {
+            for (region, rates) in expired {
+                self.count(&region, &rates, &BTreeMap::new(), atlas, now);
+            }
+        }
+    }
+
+    /// When demand is to be looked at next, because it moved or a report may expire.
+    pub(crate) fn next_deadline(&self, settings: &Settings) -> Option<Timestamp> {
+        let moved = (!self.moved.is_empty()).then(|| next_look(self.moved_at, settings.demand_interval));
+        [self.expiry, moved].into_iter().flatten().min()
+    }
+
+    /// The services whose demand moved, when it is time to look.
+    pub(crate) fn take_moved(&mut self, settings: &Settings, now: Timestamp) -> BTreeSet<ServiceId> {
+        if self.moved.is_empty() || next_look(self.moved_at, settings.demand_interval) > now {
+            return BTreeSet::new();
+        }
+        std::mem::take(&mut self.moved)
+    }
+
+    pub(crate) fn measured(&self, service: ServiceId, region: RegionId) -> u64 {
+        self.measured[self.at(service, region)]
+    }
+
+    pub(crate) fn settled(&self, service: ServiceId, region: RegionId) -> u64 {
+        self.settled[self.at(service, region)]
+    }
+
+    /// Lets shares follow what is measured of a service.
+    pub(crate) fn settle(&mut self, service: ServiceId) {
+        let range = service.index() * self.regions..(service.index() + 1) * self.regions;
+        self.settled[range.clone()].copy_from_slice(&self.measured[range]);
+    }
+
+    fn at(&self, service: ServiceId, region: RegionId) -> usize {
+        service.index() * self.regions + region.index()
+    }
+
+    /// Counts what a report says in place of what was said `before`.
+    fn count(
+        &mut self,
+        region: &RegionName,
+        before: &BTreeMap<ServiceName, u64>,
+        after: &BTreeMap<ServiceName, u64>,
+        atlas: &Atlas,
+        now: Timestamp,
+    ) {
+        let Some(region) = atlas.region_id(region) else { return };
+        for name in before.keys().chain(after.keys().filter(|name| !before.contains_key(*name))) {
+            let rate = |rates: &BTreeMap<ServiceName, u64>| rates.get(name).copied().unwrap_or(0);
+            let (before, after) = (rate(before), rate(after));
+            if let Some(service) = atlas.service_id(name)
+                && before != after
+            {
+                let at = self.at(service, region);
+                self.measured[at] = self.measured[at] + after - before;
+                if self.moved.is_empty() {
+                    self.moved_at = now;
+                }
+                self.moved.insert(service);
+            }
+        }
+    }
+}
+
+/// An edge that is silent while others of its region go on is gone, and its users are with the others. When all of a
+/// region are silent it is their word that does not get here, not their requests.
+fn expires_at(at: Timestamp, newest: Timestamp, settings: &Settings) -> Timestamp {
+    let alone = newest < at.plus(grace(settings));
+    at.plus(if alone {
+        settings.load_held_for.max(settings.load_expires_after)
+    } else {
+        settings.load_expires_after
+    })
+}
+
+/// How much longer others must report before an edge counts as gone rather than its whole region as silent.
+fn grace(settings: &Settings) -> Duration {
+    settings.load_expires_after / 2
+}
+
+/// The first multiple of `interval` after `moved_at`: replicas look at the same moments.
+fn next_look(moved_at: Timestamp, interval: Duration) -> Timestamp {
+    let interval = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX).max(1);
+    Timestamp((moved_at.0 / interval + 1).saturating_mul(interval))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tidegate_model::fleet::{Fleet, Region};
+
+    use super::*;
+    use crate::build;
+
+    fn atlas() -> Atlas {
+        let mut fleet = Fleet::default();
+        fleet.regions.insert("us".parse().unwrap(), Region::default());
+        let a = build::cluster("us", 0, None);
+        fleet.clusters.insert("a".parse().unwrap(), a);
+        fleet.services.insert("shop".parse().unwrap(), build::ordered(&["a"]));
+        Atlas::new(Arc::new(fleet), &"us".parse().unwrap())
+    }
+
+    fn load(edge: &str, count: u32) -> Load {
+        Load {
+            edge: edge.parse().unwrap(),
+            region: "us".parse().unwrap(),
+            interval_ms: 1000,
+            demand: BTreeMap::from([("shop".parse().unwrap(), count)]),
+            clusters: BTreeMap::new(),
+        }
+    }
+
+    fn seconds(seconds: u64) -> Timestamp {
+        Timestamp(seconds * 1_000_000)
+    }
+
+    struct Fixture {
+        settings: Settings,
+        atlas: Atlas,
+        demand: Demand,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let (atlas, mut demand) = (atlas(), Demand::default());
+            demand.renumber(None, &atlas, seconds(0));
+            Fixture { settings: Settings::new("us".parse().unwrap()), atlas, demand }
+        }
+
+        fn report(&mut self, edge: &str, count: u32, at: u64) {
+            self.demand.advance(&self.settings, Some(&self.atlas), seconds(at));
+            self.demand.report(load(edge, count), &self.settings, Some(&self.atlas), seconds(at));
+        }
+
+        fn rate(&mut self, at: u64) -> u64 {
+            self.demand.advance(&self.settings, Some(&self.atlas), seconds(at));
+            let service = self.atlas.service_id(&"shop".parse().unwrap()).unwrap();
+            self.demand.measured(service, self.atlas.home) / 1000
+        }
+    }
+
+    #[test]
+    fn demand_is_the_sum_of_the_edges_last_reports() {
+        let mut f = Fixture::new();
+        f.report("e1", 100, 1);
+        f.report("e2", 50, 1);
+        f.report("e1", 70, 2);
+        assert_eq!(f.rate(2), 120);
+    }
+
+    #[test]
+    fn an_edge_that_falls_silent_beside_others_no_longer_counts() {
+        let mut f = Fixture::new();
+        f.report("e1", 100, 0);
+        for second in 0..10 {
+            f.report("e2", 50, second);
+        }
+        assert_eq!((f.rate(9), f.rate(10)), (150, 50));
+    }
+
+    #[test]
+    fn the_demand_of_a_region_that_falls_silent_as_a_whole_is_held_for_a_while() {
+        let mut f = Fixture::new();
+        f.report("e1", 100, 0);
+        f.report("e2", 50, 1);
+        assert_eq!((f.rate(59), f.rate(60), f.rate(61)), (150, 50, 0));
+    }
+
+    #[test]
+    fn an_edge_that_does_not_come_back_with_the_others_is_gone() {
+        let mut f = Fixture::new();
+        f.report("e1", 100, 0);
+        f.report("e2", 50, 1);
+        f.report("e2", 60, 30);
+        assert_eq!(f.rate(30), 60);
+    }
+
+    #[test]
+    fn it_is_looked_at_on_moments_that_all_replicas_share() {
+        let mut f = Fixture::new();
+        f.demand.report(load("e1", 1), &f.settings, Some(&f.atlas), Timestamp(1_200_000));
+        f.demand.report(load("e2", 1), &f.settings, Some(&f.atlas), Timestamp(1_700_000));
+        assert_eq!(f.demand.next_deadline(&f.settings), Some(seconds(2)));
+        assert_eq!(f.demand.take_moved(&f.settings, Timestamp(1_999_999)).len(), 0);
+        assert_eq!(f.demand.take_moved(&f.settings, seconds(2)).len(), 1);
+    }
+}

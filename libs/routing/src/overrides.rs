@@ -1,0 +1,127 @@
+//! The overrides that are in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidegate_model::{
+    ClusterName, EdgeName, RegionName, ServiceName, Timestamp,
+    overrides::{Override, OverrideKind},
+};
+
+/// Overrides by what they are about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Overrides {
+    clusters: BTreeMap<ClusterName, Override>,
+    regions: BTreeMap<RegionName, Override>,
+    edges: BTreeMap<EdgeName, Override>,
+    forces: BTreeMap<ServiceName, (ClusterName, Override)>,
+}
+
+/// What is different between two sets of overrides.
+#[derive(Debug, Default)]
+pub(crate) struct OverrideChanges {
+    pub(crate) clusters: BTreeSet<ClusterName>,
+    pub(crate) regions: BTreeSet<RegionName>,
+    pub(crate) edges: BTreeSet<EdgeName>,
+    pub(crate) services: BTreeSet<ServiceName>,
+    /// One sentence for each.
+    pub(crate) sentences: Vec<String>,
+}
+
+impl Overrides {
+    /// Those of `all` that are in force at `now`. The keys of the bucket don't matter: each override says what it is.
+    pub(crate) fn in_force(all: impl IntoIterator<Item = Override>, now: Timestamp) -> Overrides {
+        let mut overrides = Overrides::default();
+        for item in all {
+            if item.expires_at.is_some_and(|end| end <= now) {
+                continue;
+            }
+            match item.kind.clone() {
+                OverrideKind::DrainCluster(name) => keep_latest(&mut overrides.clusters, name, item),
+                OverrideKind::EvacuateRegion(name) => keep_latest(&mut overrides.regions, name, item),
+                OverrideKind::DrainEdge(name) => keep_latest(&mut overrides.edges, name, item),
+                OverrideKind::ForceRoute { service, cluster } => {
+                    let before = overrides.forces.get(&service);
+                    if before.is_none_or(|(_, before)| before.created_at <= item.created_at) {
+                        overrides.forces.insert(service, (cluster, item));
+                    }
+                }
+            }
+        }
+        overrides
+    }
+
+    /// Those that are still in force at `now`.
+    pub(crate) fn at(&self, now: Timestamp) -> Overrides {
+        Overrides::in_force(self.all().cloned(), now)
+    }
+
+    /// When one of them ends next.
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        self.all().filter_map(|item| item.expires_at).min()
+    }
+
+    /// Why the cluster must not get new traffic, if so.
+    pub(crate) fn drain(&self, cluster: &ClusterName, region: &RegionName) -> Option<&Override> {
+        self.clusters.get(cluster).or_else(|| self.regions.get(region))
+    }
+
+    /// Why the edge should drain, if so.
+    pub(crate) fn edge(&self, edge: &EdgeName) -> Option<&Override> {
+        self.edges.get(edge)
+    }
+
+    /// Where all of a service's traffic should go.
+    pub(crate) fn force(&self, service: &ServiceName) -> Option<&(ClusterName, Override)> {
+        self.forces.get(service)
+    }
+
+    /// What differs in `after`.
+    pub(crate) fn changes(&self, after: &Overrides) -> OverrideChanges {
+        let mut sentences = Vec::new();
+        OverrideChanges {
+            clusters: differing(&self.clusters, &after.clusters, |item| item, &mut sentences),
+            regions: differing(&self.regions, &after.regions, |item| item, &mut sentences),
+            edges: differing(&self.edges, &after.edges, |item| item, &mut sentences),
+            services: differing(&self.forces, &after.forces, |(_, item)| item, &mut sentences),
+            sentences,
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Override> {
+        let drains = self.clusters.values().chain(self.regions.values()).chain(self.edges.values());
+        drains.chain(self.forces.values().map(|(_, item)| item))
+    }
+}
+
+/// An override as words: what, by whom, why.
+pub(crate) fn sentence(item: &Override) -> String {
+    match item.reason.as_str() {
+        "" => format!("{} by {}", item.kind, item.author),
+        reason => format!("{} by {}: {reason}", item.kind, item.author),
+    }
+}
+
+fn keep_latest<K: Ord>(into: &mut BTreeMap<K, Override>, key: K, item: Override) {
+    if into.get(&key).is_none_or(|before| before.created_at <= item.created_at) {
+        into.insert(key, item);
+    }
+}
+
+fn differing<K: Ord + Clone, V: PartialEq>(
+    before: &BTreeMap<K, V>,
+    after: &BTreeMap<K, V>,
+    item: impl Fn(&V) -> &Override,
+    sentences: &mut Vec<String>,
+) -> BTreeSet<K> {
+    let keys: BTreeSet<&K> = before.keys().chain(after.keys()).collect();
+    let mut differ = BTreeSet::new();
+    for key in keys {
+        match (before.get(key), after.get(key)) {
+            (Some(before), None) => sentences.push(format!("end of {}", sentence(item(before)))),
+            (before, Some(after)) if before != Some(after) => sentences.push(sentence(item(after))),
+            (_, _) => continue,
+        }
+        differ.insert(key.clone());
+    }
+    differ
+}

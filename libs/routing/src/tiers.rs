@@ -1,0 +1,217 @@
+//! A plan and its shares as an entry of the route table, with the reason in words.
+
+use tidegate_model::{
+    fleet::Preference,
+    overrides::Override,
+    routes::{ActionTiers, Tier},
+    verdict::Verdict,
+};
+
+use crate::{
+    atlas::{Atlas, ClusterFacts, ClusterId},
+    capacity::Placement,
+    overrides::{self, Overrides},
+    plan::{Facts, Plan},
+    ramp,
+};
+
+/// How many clusters a reason speaks of one by one.
+const CLUSTERS_NAMED: usize = 3;
+
+/// What the reason is made of, beside plan and placement.
+pub(crate) struct Circumstances<'a> {
+    pub(crate) atlas: &'a Atlas,
+    pub(crate) preference: &'a Preference,
+    /// The candidates in the order of preference.
+    pub(crate) candidates: Vec<(ClusterId, Facts)>,
+    pub(crate) overrides: &'a Overrides,
+    pub(crate) force: Option<(ClusterId, &'a Override)>,
+}
+
+/// The tiers: first those who share the traffic, then the rest of the plan, group by group.
+pub(crate) fn tiers(plan: &Plan, placement: &Placement, why: &Circumstances<'_>) -> ActionTiers {
+    let mut tiers = Vec::new();
+    let first: Vec<(ClusterId, u64)> = plan
+        .members
+        .iter()
+        .zip(&placement.placed)
+        .filter(|(_, placed)| **placed > 0)
+        .map(|(member, placed)| (member.cluster, *placed))
+        .collect();
+    let first = shares(&first);
+    let taken = |cluster: ClusterId| first.iter().any(|(other, share)| *other == cluster && *share > 0);
+    for group in plan.members.chunk_by(|a, b| a.group == b.group) {
+        let rest: Vec<(ClusterId, u64)> = group
+            .iter()
+            .filter(|member| !taken(member.cluster))
+            .map(|member| (member.cluster, u64::from(member.weight.max(1))))
+            .collect();
+        if !rest.is_empty() {
+            tiers.push(tier(&shares(&rest), why.atlas));
+        }
+    }
+    let first: Vec<(ClusterId, u16)> = first.into_iter().filter(|(_, share)| *share > 0).collect();
+    if !first.is_empty() {
+        tiers.insert(0, tier(&first, why.atlas));
+    }
+    let shed_permille = permille(placement.unplaced(), placement.demand);
+    ActionTiers {
+        reason: reason(plan, placement, &first, shed_permille, why),
+        tiers,
+        shed_permille,
+        fail_open: plan.fail_open,
+    }
+}
+
+/// `part` of `whole` in thousandths, rounded to the nearest.
+pub(crate) fn permille(part: u64, whole: u64) -> u16 {
+    if whole == 0 {
+        return 0;
+    }
+    // Part is at most whole, so this is at most 1000.
+    ((u128::from(part) * 1000 + u128::from(whole) / 2) / u128::from(whole)) as u16
+}
+
+/// Amounts as shares that add up to 1000 (to 50,000 where many share), by largest remainders.
+fn shares(amounts: &[(ClusterId, u64)]) -> Vec<(ClusterId, u16)> {
+    let whole: u64 = if amounts.len() <= 32 { 1000 } else { 50_000 };
+    let sum: u128 = amounts.iter().map(|(_, amount)| u128::from(*amount)).sum();
+    if sum == 0 {
+        return amounts.iter().map(|(cluster, _)| (*cluster, 1)).collect();
+    }
+    // A part of `whole`, which fits.
+    let exact = |amount: u64| u128::from(amount) * u128::from(whole);
+    let mut shares: Vec<(ClusterId, u16)> =
+        amounts.iter().map(|(cluster, amount)| (*cluster, (exact(*amount) / sum) as u16)).collect();
+    let given: u64 = shares.iter().map(|(_, share)| u64::from(*share)).sum();
+    let mut by_remainder: Vec<usize> = (0..amounts.len()).collect();
+    by_remainder.sort_by_key(|at| (std::cmp::Reverse(exact(amounts[*at].1) % sum), *at));
+    for at in by_remainder.into_iter().take((whole - given) as usize) {
+        shares[at].1 += 1;
+    }
+    shares
+}
+
+/// A tier in which at least one share is above zero.
+fn tier(shares: &[(ClusterId, u16)], atlas: &Atlas) -> Tier {
+    Tier {
+        shares: shares
+            .iter()
+            .map(|(cluster, share)| (atlas.cluster(*cluster).name.clone(), *share))
+            .collect(),
+    }
+}
+
+fn reason(
+    plan: &Plan,
+    placement: &Placement,
+    first: &[(ClusterId, u16)],
+    shed_permille: u16,
+    why: &Circumstances<'_>,
+) -> String {
+    let name = |cluster: ClusterId| why.atlas.cluster(cluster).name.as_str();
+    let order = match why.preference {
+        Preference::Ordered(_) => "in the listed order".to_owned(),
+        Preference::Nearest(_) => format!("nearest to {} first", why.atlas.region(why.atlas.home)),
+        Preference::Weighted(_) => "by weight".to_owned(),
+    };
+    if plan.members.is_empty() {
+        return "no cluster is configured".to_owned();
+    }
+    if plan.fail_open {
+        return format!("everything is down, so all is tried, {order}");
+    }
+    let serving: Vec<&str> = first.iter().map(|(cluster, _)| name(*cluster)).collect();
+    let mut sentences = match serving.as_slice() {
+        [] => vec![format!("{order}: nobody has room")],
+        [one] => vec![format!("{order}: {one} serves")],
+        several => vec![format!("{order}: {} serve", list(several))],
+    };
+    if let Some((_, force)) = why.force {
+        sentences.push(overrides::sentence(force));
+    }
+    let notes: Vec<String> = why
+        .candidates
+        .iter()
+        .filter_map(|(cluster, facts)| note(*cluster, *facts, plan, placement, why))
+        .collect();
+    sentences.extend(notes.iter().take(CLUSTERS_NAMED).cloned());
+    if notes.len() > CLUSTERS_NAMED {
+        sentences.push(format!("and {} more that don't serve in full", notes.len() - CLUSTERS_NAMED));
+    }
+    if shed_permille > 0 {
+        sentences.push("nobody has room for the rest".to_owned());
+    }
+    sentences.join("; ")
+}
+
+/// What keeps a cluster from its full part, if anything does.
+fn note(
+    cluster: ClusterId,
+    facts: Facts,
+    plan: &Plan,
+    placement: &Placement,
+    why: &Circumstances<'_>,
+) -> Option<String> {
+    let ClusterFacts { name, region, .. } = why.atlas.cluster(cluster);
+    let forced = why.force.is_some_and(|(forced, _)| forced == cluster);
+    if !forced && let Some(drain) = why.overrides.drain(name, why.atlas.region(*region)) {
+        return Some(overrides::sentence(drain));
+    }
+    match facts.standing.verdict {
+        Verdict::Down | Verdict::PathDown if facts.standing.held_out => {
+            return Some(format!("{name} flaps and is held out"));
+        }
+        Verdict::Down | Verdict::PathDown => return Some(format!("{name} is {}", facts.standing.verdict)),
+        Verdict::Unknown => return Some(format!("nothing is known of {name}")),
+        Verdict::Up => {}
+    }
+    let place = plan.members[..placement.placed.len()].iter().position(|member| member.cluster == cluster)?;
+    if plan.members[place].ramp < ramp::WHOLE {
+        return Some(format!("{name} is back and gets more step by step"));
+    }
+    // Somebody behind it, or nobody, serves what it has no room for.
+    let group = plan.members[place].group;
+    let behind = plan.members.iter().zip(&placement.placed).any(|(m, placed)| m.group > group && *placed > 0);
+    let full_beside = placement.counted && (behind || placement.unplaced() > 0);
+    let slow_beside =
+        plan.members[..placement.placed.len()].iter().any(|m| m.group == group && m.ramp < ramp::WHOLE);
+    (full_beside && !slow_beside).then(|| format!("{name} has no room for more"))
+}
+
+fn list(names: &[&str]) -> String {
+    match names.len() {
+        0 => String::new(),
+        1..=CLUSTERS_NAMED => {
+            let (last, others) = (names[names.len() - 1], &names[..names.len() - 1]);
+            if others.is_empty() { last.to_owned() } else { format!("{} and {last}", others.join(", ")) }
+        }
+        more => format!("{} and {} more", names[..CLUSTERS_NAMED].join(", "), more - CLUSTERS_NAMED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn amounts(amounts: &[u64]) -> Vec<u16> {
+        let amounts: Vec<_> =
+            amounts.iter().enumerate().map(|(at, amount)| (ClusterId::numbered(at), *amount)).collect();
+        shares(&amounts).into_iter().map(|(_, share)| share).collect()
+    }
+
+    #[test]
+    fn shares_add_up_to_the_whole() {
+        assert_eq!(amounts(&[1, 1, 1]), [334, 333, 333]);
+        assert_eq!(amounts(&[600, 400]), [600, 400]);
+        assert_eq!(amounts(&[0, 0]), [1, 1]);
+        assert_eq!(amounts(&[7; 100]), [500; 100]);
+    }
+
+    #[test]
+    fn a_long_list_is_cut() {
+        assert_eq!(list(&["a"]), "a");
+        assert_eq!(list(&["a", "b", "c"]), "a, b and c");
+        assert_eq!(list(&["a", "b", "c", "d", "e"]), "a, b, c and 2 more");
+    }
+}

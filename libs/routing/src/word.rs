@@ -1,0 +1,235 @@
+//! What one prober's stream of observations says of one endpoint: rise and fall, then damping.
+//!
+//! A word depends on its own prober's stream and the times in it alone, never on how the streams of several probers are
+//! interleaved. That is why damping is here, and not at the cluster.
+
+use tidegate_model::{
+    Timestamp,
+    health::HealthCheck,
+    observation::{Failure, Observation, Outcome},
+};
+
+use crate::settings::Damping;
+
+/// How often in a row an outcome must be seen before it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Thresholds {
+    fall: u16,
+    rise: u16,
+}
+
+impl Thresholds {
+    pub(crate) fn of(check: &HealthCheck) -> Thresholds {
+        Thresholds { fall: check.unhealthy_after, rise: check.healthy_after }
+    }
+}
+
+/// What the prober concludes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// It has seen too little, or the fleet does not know the check yet.
+    Undecided,
+    /// The endpoint passes; since when, where it had failed before.
+    Passing { recovered_at: Option<Timestamp> },
+    /// It passes again, but flapped before: not believed until then.
+    HeldOut { failure: Failure, until: Timestamp },
+    /// It fails: how it did when it began to. Later failures of other kinds don't change this, so that an endpoint that
+    /// is refused now and times out then does not change the table each time.
+    Failing { failure: Failure },
+}
+
+/// One prober's word on one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Word {
+    last: Observation,
+    judgement: Judgement,
+    /// Failures that are not forgiven.
+    flaps: u32,
+    /// Since when it passes; of meaning only while it does.
+    passing_since: Timestamp,
+}
+
+impl Word {
+    pub(crate) fn new(
+        observation: Observation,
+        thresholds: Option<Thresholds>,
+        damping: &Damping,
+        now: Timestamp,
+    ) -> Word {
+        let mut word =
+            Word { last: observation, judgement: Judgement::Undecided, flaps: 0, passing_since: now };
+        word.judge(thresholds, damping, now);
+        word
+    }
+
+    pub(crate) fn judgement(&self) -> &Judgement {
+        &self.judgement
+    }
+
+    /// Takes the next observation of the stream.
+    pub(crate) fn hear(
+        &mut self,
+        observation: Observation,
+        thresholds: Option<Thresholds>,
+        damping: &Damping,
+        now: Timestamp,
+    ) {
+        self.last = observation;
+        self.judge(thresholds, damping, now);
+    }
+
+    /// Judges the last observation; nothing happens while the check is not known.
+    pub(crate) fn judge(&mut self, thresholds: Option<Thresholds>, damping: &Damping, now: Timestamp) {
+        let Some(Thresholds { fall, rise }) = thresholds else { return };
+        match (&self.last.outcome, &self.judgement) {
+            (Outcome::Pass, Judgement::Undecided) => {
+                self.judgement = Judgement::Passing { recovered_at: None };
+                self.passing_since = now;
+            }
+            (Outcome::Pass, Judgement::Failing { failure }) if self.last.streak >= rise => {
+                let hold = damping.hold(self.flaps);
+                self.passing_since = now.plus(hold);
+                self.judgement = if hold.is_zero() {
+                    Judgement::Passing { recovered_at: Some(now) }
+                } else {
+                    Judgement::HeldOut { failure: failure.clone(), until: now.plus(hold) }
+                };
+            }
+            (
+                Outcome::Fail(failure),
+                Judgement::Undecided | Judgement::Passing { .. } | Judgement::HeldOut { .. },
+            ) if self.last.streak >= fall => {
+                let forgiven =
+                    now.since(self.passing_since).as_micros() / damping.forgiven_after.as_micros().max(1);
+                let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+                self.flaps = self.flaps.saturating_sub(forgiven).saturating_add(1);
+                self.judgement = Judgement::Failing { failure: failure.clone() };
+            }
+            // In between it stays what it was.
+            (
+                Outcome::Pass,
+                Judgement::Passing { .. } | Judgement::HeldOut { .. } | Judgement::Failing { .. },
+            )
+            | (
+                Outcome::Fail(_),
+                Judgement::Undecided
+                | Judgement::Passing { .. }
+                | Judgement::HeldOut { .. }
+                | Judgement::Failing { .. },
+            ) => {}
+        }
+    }
+
+    /// When it stops being held out.
+    pub(crate) fn held_until(&self) -> Option<Timestamp> {
+        match self.judgement {
+            Judgement::HeldOut { until, .. } => Some(until),
+            Judgement::Undecided | Judgement::Passing { .. } | Judgement::Failing { .. } => None,
+        }
+    }
+
+    /// Ends the hold, as of the moment it was to end.
+    pub(crate) fn release(&mut self) {
+        if let Some(until) = self.held_until() {
+            self.judgement = Judgement::Passing { recovered_at: Some(until) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const CHECK: Option<Thresholds> = Some(Thresholds { fall: 2, rise: 3 });
+
+    fn pass(streak: u16) -> Observation {
+        Observation { outcome: Outcome::Pass, streak }
+    }
+
+    fn fail(streak: u16) -> Observation {
+        Observation { outcome: Outcome::Fail(Failure::ConnectRefused), streak }
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp(seconds * 1_000_000)
+    }
+
+    fn heard(stream: &[Observation]) -> Word {
+        let damping = Damping::default();
+        let mut word = Word::new(stream[0].clone(), CHECK, &damping, at(0));
+        for observation in &stream[1..] {
+            word.hear(observation.clone(), CHECK, &damping, at(0));
+        }
+        word
+    }
+
+    fn flap(word: &mut Word, seconds: u64) {
+        let damping = Damping::default();
+        word.hear(fail(2), CHECK, &damping, at(seconds));
+        word.hear(pass(3), CHECK, &damping, at(seconds));
+    }
+
+    #[test]
+    fn a_first_pass_is_believed_at_once() {
+        assert_eq!(heard(&[pass(1)]).judgement, Judgement::Passing { recovered_at: None });
+    }
+
+    #[test]
+    fn a_single_failure_changes_nothing() {
+        assert_eq!(heard(&[pass(3), fail(1)]).judgement, Judgement::Passing { recovered_at: None });
+        assert_eq!(heard(&[fail(1)]).judgement, Judgement::Undecided);
+    }
+
+    #[test]
+    fn an_endpoint_that_failed_must_pass_three_times() {
+        let failing = Judgement::Failing { failure: Failure::ConnectRefused };
+        assert_eq!(heard(&[pass(3), fail(1), fail(2)]).judgement, failing);
+        assert_eq!(heard(&[fail(2), pass(1), pass(2)]).judgement, failing);
+        assert_eq!(heard(&[fail(2), pass(3)]).judgement, Judgement::Passing { recovered_at: Some(at(0)) });
+    }
+
+    #[test]
+    fn returns_after_the_first_are_held_twice_as_long_each_time() {
+        let mut word = heard(&[pass(1)]);
+        flap(&mut word, 0);
+        assert_eq!(word.held_until(), None);
+        flap(&mut word, 10);
+        assert_eq!(word.held_until(), Some(at(15)));
+        flap(&mut word, 12);
+        assert_eq!(word.held_until(), Some(at(22)));
+        word.release();
+        assert_eq!(word.judgement, Judgement::Passing { recovered_at: Some(at(22)) });
+    }
+
+    #[test]
+    fn flaps_are_forgiven_while_it_passes() {
+        let mut word = heard(&[pass(1)]);
+        flap(&mut word, 0);
+        flap(&mut word, 10);
+        word.release();
+        flap(&mut word, 15 + 2 * 60);
+        assert_eq!(word.held_until(), None);
+    }
+
+    #[test]
+    fn a_check_that_becomes_known_later_is_judged_by_the_last_observation() {
+        let damping = Damping::default();
+        let mut word = Word::new(fail(2), None, &damping, at(0));
+        assert_eq!(word.judgement, Judgement::Undecided);
+        word.judge(CHECK, &damping, at(1));
+        assert_eq!(word.judgement, Judgement::Failing { failure: Failure::ConnectRefused });
+    }
+
+    #[test]
+    fn no_hold_where_damping_is_off() {
+        let damping = Damping { first_hold: Duration::ZERO, ..Damping::default() };
+        let mut word = Word::new(pass(1), CHECK, &damping, at(0));
+        for second in 1..5 {
+            word.hear(fail(2), CHECK, &damping, at(second));
+            word.hear(pass(3), CHECK, &damping, at(second));
+        }
+        assert_eq!(word.judgement, Judgement::Passing { recovered_at: Some(at(4)) });
+    }
+}
