@@ -1,1 +1,167 @@
-//! .
+//! The lease of a region: which route-computer publishes, and its epoch.
+//!
+//! An entry in the bucket `tidegate-lease`, renewed by compare-and-swap while its holder lives. Whoever sees it
+//! unchanged for its duration, by its own clock, takes it over. So there may be a short time in which an old holder
+//! still believes in its lease; the epoch makes that harmless: what comes from the older one is refused.
+//!
+//! # Why the entry's revision is not the epoch
+//! A server that lost its data counts revisions from 1 again, and every replica would refuse the new holder's tables as
+//! those of an older epoch. So the epoch is one more than the largest of: that of the lease before, and any that was
+//! [heard](Lease::hear) of in use (edges report the epoch that they serve). It grows as long as one edge lives.
+
+mod core;
+mod record;
+
+use std::time::Duration;
+
+use tidegate_model::{Epoch, HolderName};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{BusError, bucket::Bucket};
+
+pub use self::core::{LeaseAction, LeaseCore, LeaseState};
+pub use record::LeaseRecord;
+
+/// How long a lease holds without being renewed.
+pub const LEASE_DURATION: Duration = Duration::from_secs(2);
+
+/// A candidate for a lease, at work until it is stopped. Dropping it gives nothing back: others wait for the duration.
+#[derive(Debug)]
+pub struct Lease {
+    state: watch::Receiver<LeaseState>,
+    heard: mpsc::Sender<Epoch>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Lease {
+    /// Begins to seek the lease `key` for `holder`, whose name must be nobody else's.
+    pub fn start(bucket: Bucket, key: &str, holder: HolderName, duration: Duration) -> Lease {
+        let core = LeaseCore::new(holder, duration);
+        let (sender, state) = watch::channel(LeaseState::Standby);
+        // Epochs are heard once a second from each edge; one that is lost is heard again.
+        let (heard, epochs) = mpsc::channel(64);
+        let stop = CancellationToken::new();
+        let keeper = Keeper { bucket, key: key.to_owned(), core, state: sender };
+        let task = tokio::spawn(keeper.run(duration, epochs, stop.clone()));
+        Lease { state, heard, stop, task: Some(task) }
+    }
+
+    /// Whether this candidate holds the lease, as it changes.
+    pub fn state(&self) -> watch::Receiver<LeaseState> {
+        self.state.clone()
+    }
+
+    /// Notes an epoch that somebody serves. When it is larger than the own one, the lease is taken anew with a larger.
+    pub fn hear(&self, epoch: Epoch) {
+        _ = self.heard.try_send(epoch);
+    }
+
+    /// Stops, and gives the lease back where it is held, so that another can take it at once.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if let Some(task) = self.task.take() {
+            _ = task.await;
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+}
+
+struct Keeper {
+    bucket: Bucket,
+    key: String,
+    core: LeaseCore,
+    state: watch::Sender<LeaseState>,
+}
+
+impl Keeper {
+    async fn run(mut self, duration: Duration, mut epochs: mpsc::Receiver<Epoch>, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(duration / 4);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let uncertain_at = self.core.uncertain_at();
+            let uncertain = async {
+                match uncertain_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = tick.tick() => self.round(duration).await,
+                () = uncertain => {}
+                Some(epoch) = epochs.recv() => {
+                    if self.core.hear(epoch) {
+                        self.round(duration).await;
+                    }
+                }
+            }
+            self.tell();
+        }
+        if let Some((record, expected)) = self.core.release() {
+            self.tell();
+            let written = self.bucket.update(&self.key, record.to_bytes(), expected);
+            if let Ok(Err(error)) | Err(error) = timed(duration, written).await.map_err(|()| BusError::Closed)
+            {
+                tracing::debug!(lease = %self.key, %error, "the lease was not given back");
+            }
+        }
+    }
+
+    /// Looks at the lease, where it is not held, and does what is to be done.
+    async fn round(&mut self, duration: Duration) {
+        if !self.core.holds() {
+            match timed(duration / 2, self.bucket.get(&self.key)).await {
+                Ok(Ok(entry)) => {
+                    let seen = entry.map(|entry| (entry.revision, LeaseRecord::from_bytes(&entry.value)));
+                    self.core.seen(seen, Instant::now());
+                }
+                _ => return,
+            }
+        }
+        let sent_at = Instant::now();
+        let written = match self.core.next(sent_at) {
+            LeaseAction::Wait => return,
+            LeaseAction::Create(record) => {
+                timed(duration / 2, self.bucket.create(&self.key, record.to_bytes())).await
+            }
+            LeaseAction::Replace(record, expected) => {
+                timed(duration / 2, self.bucket.update(&self.key, record.to_bytes(), expected)).await
+            }
+        };
+        match written {
+            Ok(Ok(revision)) => self.core.written(revision, sent_at),
+            Ok(Err(error)) if error.is_conflict() => self.core.contradicted(),
+            // It may have been written or not: the next round finds out.
+            Ok(Err(_)) | Err(()) => self.core.unanswered(),
+        }
+    }
+
+    fn tell(&self) {
+        let state = self.core.state(Instant::now());
+        self.state.send_if_modified(|before| {
+            let changed = *before != state;
+            if changed {
+                tracing::info!(lease = %self.key, holder = %self.core.holder(), ?state, "the lease changed");
+            }
+            *before = state;
+            changed
+        });
+    }
+}
+
+async fn timed<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T, ()> {
+    tokio::time::timeout(limit, call).await.map_err(|_| ())
+}

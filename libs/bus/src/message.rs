@@ -87,7 +87,9 @@ impl Subscription {
 
 impl From<async_nats::Message> for Message {
     fn from(message: async_nats::Message) -> Message {
-        let header = |name: &str| message.headers.as_ref().and_then(|h| h.get(name)).map(|v| v.as_str());
+        let header = |name: &str| {
+            message.headers.as_ref().and_then(|h| h.get(name)).map(async_nats::HeaderValue::as_str)
+        };
         Message {
             trace: header(TRACEPARENT).and_then(|parent| TraceContext::new(parent, header(TRACESTATE))),
             part: header(PART).and_then(Part::parse),

@@ -1,4 +1,5 @@
 //! What both buses promise.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::time::Duration;
 

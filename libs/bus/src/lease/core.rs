@@ -1,0 +1,227 @@
+//! The lease's rules, without I/O. Time is passed in; it is this process's monotonic clock and never leaves it.
+
+use std::time::Duration;
+
+use tidegate_model::{Epoch, HolderName};
+use tokio::time::Instant;
+
+use super::record::LeaseRecord;
+
+/// Whether a candidate holds the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseState {
+    /// It does, and nobody else can.
+    Leader {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// It did, could not renew it in time, and has not heard that another does. It may go on publishing: when another
+    /// has taken over, replicas refuse this epoch.
+    Uncertain {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// It does not.
+    Standby,
+}
+
+impl LeaseState {
+    /// The epoch to publish with; nothing on standby.
+    pub fn epoch(self) -> Option<Epoch> {
+        match self {
+            LeaseState::Leader { epoch } | LeaseState::Uncertain { epoch } => Some(epoch),
+            LeaseState::Standby => None,
+        }
+    }
+}
+
+/// What to do with the lease's entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseAction {
+    /// Nothing for now.
+    Wait,
+    /// Create it.
+    Create(LeaseRecord),
+    /// Replace the entry of this revision.
+    Replace(LeaseRecord, u64),
+}
+
+/// A candidate.
+#[derive(Debug)]
+pub struct LeaseCore {
+    holder: HolderName,
+    instance: u64,
+    duration: Duration,
+    role: Role,
+    /// The largest epoch known from any source.
+    highest: Epoch,
+    beat: u64,
+    /// The write that was decided and not answered for yet.
+    pending: Option<LeaseRecord>,
+}
+
+#[derive(Debug)]
+enum Role {
+    /// What it last saw; absent: it has not looked since it gave up hope of its own entry.
+    Standby(Option<Seen>),
+    Holder {
+        epoch: Epoch,
+        revision: u64,
+        /// When the renewal that succeeded last was sent.
+        renewed_at: Instant,
+        /// A renewal got no answer: its entry may be one revision on.
+        doubtful: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Seen {
+    /// Absent: there is no entry.
+    entry: Option<(u64, Option<LeaseRecord>)>,
+    /// Since when it has been so.
+    since: Instant,
+}
+
+impl LeaseCore {
+    /// A candidate of this name that holds nothing.
+    pub fn new(holder: HolderName, duration: Duration) -> LeaseCore {
+        let (instance, role) = (rand::random(), Role::Standby(None));
+        LeaseCore { holder, instance, duration, role, highest: Epoch(0), beat: 0, pending: None }
+    }
+
+    /// The candidate's name.
+    pub fn holder(&self) -> &HolderName {
+        &self.holder
+    }
+
+    /// Whether it can renew without looking first.
+    pub fn holds(&self) -> bool {
+        matches!(self.role, Role::Holder { doubtful: false, .. })
+    }
+
+    /// Whether it holds the lease.
+    pub fn state(&self, now: Instant) -> LeaseState {
+        match self.role {
+            Role::Standby(_) => LeaseState::Standby,
+            Role::Holder { epoch, renewed_at, .. } if now < renewed_at + self.certain_for() => {
+                LeaseState::Leader { epoch }
+            }
+            Role::Holder { epoch, .. } => LeaseState::Uncertain { epoch },
+        }
+    }
+
+    /// When the state changes by time alone.
+    pub fn uncertain_at(&self) -> Option<Instant> {
+        match self.role {
+            Role::Holder { renewed_at, .. } => {
+                Some(renewed_at + self.certain_for()).filter(|at| *at > Instant::now())
+            }
+            Role::Standby(_) => None,
+        }
+    }
+
+    /// Others count the duration from when they saw the last renewal, which is after it was sent; a quarter is left for
+    /// clocks that run differently.
+    fn certain_for(&self) -> Duration {
+        self.duration * 3 / 4
+    }
+
+    /// Notes an epoch in use. Says whether that calls for a new epoch of its own.
+    pub fn hear(&mut self, epoch: Epoch) -> bool {
+        self.highest = self.highest.max(epoch);
+        matches!(self.role, Role::Holder { epoch: own, .. } if epoch > own)
+    }
+
+    /// Notes what the bucket holds now: a revision and, where it can be read, a record; or no entry.
+    pub fn seen(&mut self, entry: Option<(u64, Option<LeaseRecord>)>, now: Instant) {
+        if let Some((_, Some(record))) = &entry {
+            self.highest = self.highest.max(record.epoch);
+        }
+        match &mut self.role {
+            Role::Holder { epoch, revision, doubtful, .. } => match &entry {
+                // The renewal that got no answer was written after all.
+                Some((there, Some(record)))
+                    if record.instance == self.instance && record.holder.is_some() =>
+                {
+                    *epoch = record.epoch;
+                    *revision = *there;
+                    *doubtful = false;
+                }
+                _ => self.role = Role::Standby(Some(Seen { entry, since: now })),
+            },
+            Role::Standby(Some(before)) if before.entry == entry => {}
+            Role::Standby(before) => *before = Some(Seen { entry, since: now }),
+        }
+    }
+
+    /// What to do now.
+    pub fn next(&mut self, now: Instant) -> LeaseAction {
+        let action = match &self.role {
+            Role::Holder { epoch, revision, .. } => {
+                let epoch = if self.highest > *epoch { self.after_highest() } else { *epoch };
+                LeaseAction::Replace(self.record(epoch), *revision)
+            }
+            Role::Standby(None) => LeaseAction::Wait,
+            Role::Standby(Some(Seen { entry: None, .. })) => {
+                LeaseAction::Create(self.record(self.after_highest()))
+            }
+            Role::Standby(Some(Seen { entry: Some((revision, record)), since })) => {
+                let given_back = record.as_ref().is_some_and(|record| record.holder.is_none());
+                // One's own, from a write that got no answer.
+                let own = record.as_ref().is_some_and(|record| record.instance == self.instance);
+                if given_back || own || now.duration_since(*since) >= self.duration {
+                    LeaseAction::Replace(self.record(self.after_highest()), *revision)
+                } else {
+                    LeaseAction::Wait
+                }
+            }
+        };
+        self.pending = match &action {
+            LeaseAction::Wait => None,
+            LeaseAction::Create(record) | LeaseAction::Replace(record, _) => Some(record.clone()),
+        };
+        self.beat += 1;
+        action
+    }
+
+    /// The write that [`LeaseCore::next`] decided, sent at `sent_at`, made this revision.
+    pub fn written(&mut self, revision: u64, sent_at: Instant) {
+        if let Some(record) = self.pending.take() {
+            self.highest = self.highest.max(record.epoch);
+            self.role = Role::Holder { epoch: record.epoch, revision, renewed_at: sent_at, doubtful: false };
+        }
+    }
+
+    /// The write was refused: the entry is another.
+    pub fn contradicted(&mut self) {
+        self.pending = None;
+        match &mut self.role {
+            // After a write without an answer the entry may be its own, of a later revision: look.
+            Role::Holder { doubtful, .. } if !*doubtful => *doubtful = true,
+            Role::Holder { .. } | Role::Standby(_) => self.role = Role::Standby(None),
+        }
+    }
+
+    /// Nobody knows whether the write was made.
+    pub fn unanswered(&mut self) {
+        self.pending = None;
+        if let Role::Holder { doubtful, .. } = &mut self.role {
+            *doubtful = true;
+        }
+    }
+
+    /// Gives up. Returns the entry that gives the lease back, and the revision to replace, where it is held.
+    pub fn release(&mut self) -> Option<(LeaseRecord, u64)> {
+        let Role::Holder { epoch, revision, .. } = self.role else { return None };
+        self.role = Role::Standby(None);
+        Some((LeaseRecord { holder: None, ..self.record(epoch) }, revision))
+    }
+
+    fn after_highest(&self) -> Epoch {
+        Epoch(self.highest.0 + 1)
+    }
+
+    fn record(&self, epoch: Epoch) -> LeaseRecord {
+        LeaseRecord { holder: Some(self.holder.clone()), instance: self.instance, epoch, beat: self.beat }
+    }
+}
