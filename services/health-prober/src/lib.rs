@@ -1,1 +1,6 @@
-//! .
+//! The health-prober: probes every endpoint of the fleet and publishes what it sees.
+//!
+//! This crate must not know verdicts, routes or edges: what an observation means is for others.
+#![forbid(unsafe_code)]
+
+pub mod core;

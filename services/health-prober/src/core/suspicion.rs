@@ -1,0 +1,81 @@
+//! How often suspicions make a prober look.
+
+use std::time::Duration;
+
+/// Limits looks at one target because of suspicions: at most one each `gap`, which doubles up to the check's interval
+/// while nothing comes of them, and is back at its least once something does or when nobody suspected for long.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    least: Duration,
+    most: Duration,
+    gap: Duration,
+    last: Option<Duration>,
+}
+
+/// Quiet times, in the longest gaps, after which earlier false suspicions are forgotten.
+const FORGET_AFTER: u32 = 10;
+
+impl Throttle {
+    pub fn new(least: Duration, interval: Duration) -> Throttle {
+        Throttle { least, most: interval.max(least), gap: least, last: None }
+    }
+
+    /// Whether to look now; if so, the gap begins.
+    pub fn admit(&mut self, now: Duration) -> bool {
+        if let Some(last) = self.last {
+            let quiet = now.saturating_sub(last);
+            if quiet < self.gap {
+                return false;
+            }
+            if quiet >= self.most * FORGET_AFTER {
+                self.gap = self.least;
+            }
+        }
+        self.last = Some(now);
+        // Taken back by `confirm`: what comes of this look is not known yet.
+        self.gap = (self.gap * 2).min(self.most);
+        true
+    }
+
+    /// Something came of a look: the next one may come as soon as at first.
+    pub fn confirm(&mut self) {
+        self.gap = self.least;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// When looks are admitted, with a suspicion each 10 ms until `until`.
+    fn admitted(throttle: &mut Throttle, from: u64, until: u64) -> Vec<u64> {
+        (from..until).step_by(10).filter(|now| throttle.admit(ms(*now))).collect()
+    }
+
+    #[test]
+    fn looks_become_rarer_up_to_the_interval_while_nothing_comes_of_them() {
+        let mut throttle = Throttle::new(ms(100), ms(500));
+        assert_eq!(admitted(&mut throttle, 0, 2200), [0, 200, 600, 1100, 1600, 2100]);
+    }
+
+    #[test]
+    fn what_came_true_is_looked_at_again_soon() {
+        let mut throttle = Throttle::new(ms(100), ms(500));
+        assert_eq!(admitted(&mut throttle, 0, 600), [0, 200]);
+        throttle.confirm();
+        assert_eq!(admitted(&mut throttle, 600, 700), [600]);
+        throttle.confirm();
+        assert_eq!(admitted(&mut throttle, 610, 800), [700]);
+    }
+
+    #[test]
+    fn false_suspicions_are_forgotten() {
+        let mut throttle = Throttle::new(ms(100), ms(500));
+        admitted(&mut throttle, 0, 3000);
+        assert_eq!(admitted(&mut throttle, 9000, 9300), [9000, 9200]);
+    }
+}
