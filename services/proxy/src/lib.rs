@@ -1,1 +1,12 @@
-//! .
+//! The edge proxy: takes users' requests and forwards them to the endpoints that the region's route table names.
+//!
+//! This crate must not know how a route is decided or how an endpoint is probed.
+
+mod balance;
+mod forward;
+mod metrics;
+mod table;
+mod tls;
+mod wellknown;
+mod wire;
+mod worker;

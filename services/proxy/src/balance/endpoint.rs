@@ -1,0 +1,152 @@
+//! A worker's view of clusters and endpoints: what is under way, what is idle, what failed.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
+
+use tidegate_model::{
+    ClusterName, RegionName,
+    fleet::{Address, Upstream},
+    health::CheckId,
+    observation::Failure,
+};
+use tokio::time::Instant;
+
+use super::{Outlier, WakeSet};
+use crate::{forward::Pool, metrics::ClusterCounters};
+
+/// A cluster, as one worker serves it.
+pub struct Cluster {
+    /// Its name.
+    pub name: ClusterName,
+    /// Its region.
+    pub region: RegionName,
+    /// How it is spoken to.
+    pub upstream: Upstream,
+    /// The TLS configuration towards it; `None` inside when `upstream.tls` cannot be used (its files are broken).
+    pub tls: Option<Arc<tidegate_tls::ClientTls>>,
+    /// Requests under way.
+    pub active: Cell<u32>,
+    /// Counters of this worker.
+    pub counters: Arc<ClusterCounters>,
+}
+
+impl Cluster {
+    /// Whether another request may be sent without going over the cluster's limit.
+    pub fn has_room(&self) -> bool {
+        self.active.get() < self.upstream.max_requests
+    }
+}
+
+/// An endpoint, as one worker serves it. It outlives changes of the table while its address and cluster stay.
+pub struct Endpoint {
+    /// Where it is.
+    pub address: Address,
+    /// Its cluster's name.
+    pub cluster: ClusterName,
+    /// Requests under way.
+    pub outstanding: Cell<u32>,
+    /// Connections.
+    pub pool: Pool,
+    /// What is held against it.
+    outlier: RefCell<Outlier>,
+    /// Checks by which it is down and silent: nothing that waits for it will be answered.
+    silent_for: RefCell<Vec<CheckId>>,
+    /// Requests that wait for it, woken when it falls silent.
+    waiting: WakeSet,
+}
+
+impl Endpoint {
+    /// An endpoint of which nothing is known.
+    pub fn new(address: Address, cluster: ClusterName) -> Rc<Endpoint> {
+        Rc::new(Endpoint {
+            address,
+            cluster,
+            outstanding: Cell::new(0),
+            pool: Pool::default(),
+            outlier: RefCell::default(),
+            silent_for: RefCell::default(),
+            waiting: WakeSet::default(),
+        })
+    }
+
+    /// Whether its own failures keep requests away at `now`.
+    pub fn is_ejected(&self, now: Instant) -> bool {
+        self.outlier.borrow().is_ejected(now)
+    }
+
+    /// It answered a request.
+    pub fn succeeded(&self) {
+        if !self.outlier.borrow().is_spotless() {
+            self.outlier.borrow_mut().succeeded();
+        }
+    }
+
+    /// It failed a request. Returns whether it is ejected by this.
+    pub fn failed(&self, failure: &Failure, now: Instant) -> bool {
+        self.outlier.borrow_mut().failed(failure, now)
+    }
+
+    /// Whether the verdict by `check` is that it is down and silent.
+    pub fn is_silent(&self, check: CheckId) -> bool {
+        let silent_for = self.silent_for.borrow();
+        !silent_for.is_empty() && silent_for.contains(&check)
+    }
+
+    /// Takes note of the verdict by `check`.
+    pub fn set_silent(&self, check: CheckId, silent: bool) {
+        let mut silent_for = self.silent_for.borrow_mut();
+        match (silent, silent_for.iter().position(|known| *known == check)) {
+            (true, None) => {
+                silent_for.push(check);
+                self.waiting.wake_all();
+            }
+            (false, Some(at)) => {
+                silent_for.swap_remove(at);
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+}
+
+/// A request under way at an endpoint; ends when dropped.
+pub struct InFlight {
+    /// The endpoint.
+    pub endpoint: Rc<Endpoint>,
+    /// Its cluster.
+    pub cluster: Rc<Cluster>,
+    waker: Cell<Option<usize>>,
+}
+
+impl InFlight {
+    /// Counts a request to `endpoint`.
+    pub fn new(endpoint: Rc<Endpoint>, cluster: Rc<Cluster>) -> InFlight {
+        endpoint.outstanding.set(endpoint.outstanding.get() + 1);
+        cluster.active.set(cluster.active.get() + 1);
+        InFlight { endpoint, cluster, waker: Cell::new(None) }
+    }
+
+    /// Has the task woken when the endpoint falls silent. A task's waker is registered once.
+    pub fn wake_when_silent(&self, cx: &std::task::Context<'_>) {
+        if self.waker.get().is_none() {
+            self.waker.set(Some(self.endpoint.waiting.insert(cx.waker().clone())));
+        }
+    }
+
+    /// The answer has begun: it is not waited for any more.
+    pub fn stop_waiting(&self) {
+        if let Some(key) = self.waker.take() {
+            self.endpoint.waiting.remove(key);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.stop_waiting();
+        self.endpoint.outstanding.set(self.endpoint.outstanding.get() - 1);
+        self.cluster.active.set(self.cluster.active.get() - 1);
+    }
+}

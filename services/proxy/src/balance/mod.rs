@@ -1,0 +1,15 @@
+//! Which endpoint takes a request: health, ejection, outstanding requests, budgets. Per worker, without locks.
+
+mod budget;
+mod endpoint;
+mod latency;
+mod outlier;
+mod pick;
+mod wakers;
+
+pub use budget::Budget;
+pub use endpoint::{Cluster, Endpoint, InFlight};
+pub use latency::Latency;
+pub use outlier::Outlier;
+pub use pick::{Candidates, Choice, Picked, TierView, pick};
+pub use wakers::WakeSet;

@@ -1,0 +1,145 @@
+//! Picks the endpoint of a try: tiers in order, clusters by share, endpoints by power of two choices.
+
+use std::rc::Rc;
+
+use rand::{Rng, RngExt as _};
+use tidegate_model::verdict::Verdict;
+use tokio::time::Instant;
+
+use super::{Cluster, Endpoint};
+
+/// The clusters of one failover priority.
+pub struct TierView {
+    /// Its clusters.
+    pub choices: Vec<Choice>,
+}
+
+/// A cluster within a tier.
+pub struct Choice {
+    /// Its share of the tier's requests, relative to the others'.
+    pub share: u32,
+    /// The cluster.
+    pub cluster: Rc<Cluster>,
+    /// Its endpoints with the verdict by the service's check.
+    pub endpoints: Vec<(Rc<Endpoint>, Verdict)>,
+}
+
+/// What a pick may choose from.
+#[derive(Clone, Copy)]
+pub struct Candidates<'a> {
+    /// The tiers, in order.
+    pub tiers: &'a [TierView],
+    /// Endpoints that failed this request already.
+    pub tried: &'a [Rc<Endpoint>],
+    /// Clusters to leave alone while another can take the request.
+    pub avoid: &'a [Rc<Cluster>],
+    /// The time, for ejections.
+    pub now: Instant,
+}
+
+/// Where a try goes.
+pub struct Picked<'a> {
+    /// The cluster and its tier.
+    pub cluster: &'a Rc<Cluster>,
+    /// The endpoint.
+    pub endpoint: &'a Rc<Endpoint>,
+    /// The tier's place, from 0.
+    pub tier: usize,
+}
+
+/// How much an endpoint may have against it to be picked.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Standard {
+    /// Up, not ejected, with room.
+    Good,
+    /// Ejected: better than nothing (Envoy's panic threshold has the same thought).
+    Ejected,
+    /// Down by the verdict: the last resort, since a verdict may be late.
+    Down,
+}
+
+/// Picks an endpoint that was not tried yet; nothing when there is none, or all clusters are at their limit.
+///
+/// Within a cluster the less loaded of two random endpoints is taken (Mitzenmacher, "The Power of Two Choices in
+/// Randomized Load Balancing", 2001).
+pub fn pick<'a>(from: Candidates<'a>, random: &mut impl Rng) -> Option<Picked<'a>> {
+    let mut by = |from: Candidates<'a>, standard| {
+        from.tiers.iter().enumerate().find_map(|(place, tier)| {
+            let (cluster, endpoint) = pick_in_tier(tier, from, standard, random)?;
+            Some(Picked { cluster, endpoint, tier: place })
+        })
+    };
+    if !from.avoid.is_empty() {
+        if let Some(picked) = by(from, Standard::Good) {
+            return Some(picked);
+        }
+    }
+    let anywhere = Candidates { avoid: &[], ..from };
+    [Standard::Good, Standard::Ejected, Standard::Down].into_iter().find_map(|standard| by(anywhere, standard))
+}
+
+fn pick_in_tier<'a>(
+    tier: &'a TierView,
+    from: Candidates<'a>,
+    standard: Standard,
+    random: &mut impl Rng,
+) -> Option<(&'a Rc<Cluster>, &'a Rc<Endpoint>)> {
+    let take = |choice: &'a Choice, random: &mut _| {
+        let avoided = from.avoid.iter().any(|avoided| Rc::ptr_eq(avoided, &choice.cluster));
+        if avoided || !choice.cluster.has_room() {
+            return None;
+        }
+        Some((&choice.cluster, pick_in_cluster(choice, from, standard, random)?))
+    };
+    if let [only] = tier.choices.as_slice() {
+        return take(only, random);
+    }
+    let total: u32 = tier.choices.iter().map(|choice| choice.share).sum();
+    let mut drawn = if total > 0 { random.random_range(0..total) } else { 0 };
+    let start = tier
+        .choices
+        .iter()
+        .position(|choice| {
+            let here = drawn < choice.share;
+            drawn = drawn.saturating_sub(choice.share);
+            here
+        })
+        .unwrap_or(0);
+    // The drawn cluster first; when it can't take the request, the others, those with a share before those without.
+    let (before, after) = tier.choices.split_at(start);
+    let others = || after[1..].iter().chain(before);
+    take(&after[0], random)
+        .or_else(|| others().filter(|choice| choice.share > 0).find_map(|choice| take(choice, random)))
+        .or_else(|| others().filter(|choice| choice.share == 0).find_map(|choice| take(choice, random)))
+}
+
+fn pick_in_cluster<'a>(
+    choice: &'a Choice,
+    from: Candidates<'_>,
+    standard: Standard,
+    random: &mut impl Rng,
+) -> Option<&'a Rc<Endpoint>> {
+    let fits = |(endpoint, verdict): &(Rc<Endpoint>, Verdict)| {
+        let down = matches!(verdict, Verdict::Down | Verdict::PathDown);
+        (standard >= Standard::Down || !down)
+            && (standard >= Standard::Ejected || !endpoint.is_ejected(from.now))
+            && !from.tried.iter().any(|tried| Rc::ptr_eq(tried, endpoint))
+    };
+    let count = choice.endpoints.len();
+    if count == 0 {
+        return None;
+    }
+    let first = random.random_range(0..count);
+    if count > 1 {
+        let second = (first + random.random_range(1..count)) % count;
+        let (a, b) = (&choice.endpoints[first], &choice.endpoints[second]);
+        match (fits(a), fits(b)) {
+            (true, true) if b.0.outstanding.get() < a.0.outstanding.get() => return Some(&b.0),
+            (true, _) => return Some(&a.0),
+            (false, true) => return Some(&b.0),
+            (false, false) => {}
+        }
+    }
+    // Neither of the two fits: any that does, from a random place on so that no endpoint is favoured.
+    (0..count).map(|step| &choice.endpoints[(first + step) % count]).find(|e| fits(e)).map(|(e, _)| e)
+}

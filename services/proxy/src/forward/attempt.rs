@@ -1,0 +1,218 @@
+//! One try of a request at one endpoint, until the head of its answer.
+
+use std::{cell::RefCell, future::poll_fn, task::Poll};
+
+use tidegate_http1::{Framing, Response};
+use tidegate_model::{fleet::UpstreamProtocol, observation::Failure};
+use tokio::time::Instant;
+
+use super::{
+    connect::{Connected, connect},
+    exchange::Exchange,
+    heads,
+    pool::Http2Conn,
+    upload::{Cursor, Upload},
+    upstream::{Sent, Upstream, failure_of},
+};
+use crate::{
+    balance::InFlight,
+    wire::{BodyError, Conn, Http2Writer},
+};
+
+/// An endpoint's answer, of which the head is here.
+pub struct Answer {
+    /// The request at the endpoint.
+    pub up: Upstream,
+    /// The head.
+    pub head: Response,
+    /// Counts the request as under way.
+    pub flight: InFlight,
+    /// How far the request's body was sent.
+    pub cursor: Cursor,
+    /// The tier of the cluster, from 0.
+    pub tier: usize,
+    /// When the try began.
+    pub began: Instant,
+}
+
+/// Why a try has no answer.
+pub enum TryError {
+    /// The endpoint failed.
+    Endpoint {
+        /// How.
+        failure: Failure,
+        /// Whether it may have acted on the request.
+        sent: Sent,
+        /// Whether a connection that had served before died without a word: no evidence against the endpoint.
+        died_idle: bool,
+    },
+    /// The client's body could not be read.
+    Client(BodyError),
+}
+
+/// Where and how a try is made.
+pub struct Try {
+    /// Counts it at its endpoint.
+    pub flight: InFlight,
+    /// The tier of the cluster, from 0.
+    pub tier: usize,
+    /// Whether only a new connection will do.
+    pub fresh: bool,
+}
+
+/// Sends the request to the try's endpoint and waits for the head of the answer.
+pub async fn attempt(
+    x: &Exchange<'_>,
+    this: Try,
+    upload: &RefCell<Upload<'_>>,
+) -> Result<Answer, TryError> {
+    let began = Instant::now();
+    let Try { flight, tier, fresh } = this;
+    flight.cluster.counters.attempts.add(1);
+    let mut up = open(x, &flight, fresh, upload).await?;
+    let mut head = Response::default();
+    let mut cursor = Cursor::default();
+    let mut broken = false;
+    let ended = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(Err(error)) = poll_upload(&mut up, upload, &mut cursor, &mut broken, cx) {
+                return Poll::Ready(Err(TryError::Client(error)));
+            }
+            match up.poll_head(&x.request.method, &mut head, cx) {
+                Poll::Ready(Ok(())) => match head.status {
+                    100 => upload.borrow_mut().let_continue(),
+                    101 if x.origin.upgrade.is_some() => return Poll::Ready(Ok(())),
+                    101 => return Poll::Ready(Err(endpoint_error(&up, Failure::BadAnswer, Sent::Maybe))),
+                    102..200 => upload.borrow_mut().down.send_interim(head.status, &head.fields),
+                    _ => return Poll::Ready(Ok(())),
+                },
+                Poll::Ready(Err((failure, sent))) => {
+                    return Poll::Ready(Err(endpoint_error(&up, failure, sent)));
+                }
+                Poll::Pending => break,
+            }
+        }
+        if flight.endpoint.is_silent(x.service.check) {
+            return Poll::Ready(Err(endpoint_error(&up, Failure::NoAnswer, up.sent())));
+        }
+        flight.wake_when_silent(cx);
+        Poll::Pending
+    })
+    .await;
+    flight.stop_waiting();
+    match ended {
+        Ok(()) => Ok(Answer { up, head, flight, cursor, tier, began }),
+        Err(error) => {
+            // What failed this request will not serve the next one.
+            if let (Upstream::Http2(up), TryError::Endpoint { .. }) = (&up, &error) {
+                flight.endpoint.pool.remove_http2(&up.conn);
+            }
+            Err(error)
+        }
+    }
+}
+
+fn endpoint_error(up: &Upstream, failure: Failure, sent: Sent) -> TryError {
+    let died_idle = matches!(up, Upstream::Http1(up) if up.died_idle()) && failure == Failure::Reset;
+    TryError::Endpoint { failure, sent, died_idle }
+}
+
+/// Moves the request's body on. When the endpoint takes no more of it, `broken` is set: it may still answer.
+pub fn poll_upload(
+    up: &mut Upstream,
+    upload: &RefCell<Upload<'_>>,
+    cursor: &mut Cursor,
+    broken: &mut bool,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<Result<(), BodyError>> {
+    while !cursor.ended && !*broken {
+        match up.poll_room(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => *broken = true,
+            Poll::Pending => return Poll::Pending,
+        }
+        match upload.borrow_mut().poll_next(cursor, cx) {
+            Poll::Ready(Ok(chunk)) => *broken |= up.push(chunk).is_err(),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => break,
+        }
+    }
+    if !*broken {
+        match up.poll_flush(cx) {
+            Poll::Ready(Ok(())) if cursor.ended => return Poll::Ready(Ok(())),
+            Poll::Ready(Ok(())) | Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(_)) => *broken = true,
+        }
+    }
+    Poll::Ready(Ok(()))
+}
+
+/// A connection with the request's head on its way.
+async fn open(
+    x: &Exchange<'_>,
+    flight: &InFlight,
+    fresh: bool,
+    upload: &RefCell<Upload<'_>>,
+) -> Result<Upstream, TryError> {
+    let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
+    let needs_http1 = x.origin.upgrade.is_some();
+    let unsent = |failure| TryError::Endpoint { failure, sent: Sent::Nothing, died_idle: false };
+    if !fresh {
+        if let Some(conn) = endpoint.pool.take(Instant::now(), !x.repeatable) {
+            return Ok(start_http1(x, conn, true, upload));
+        }
+        if cluster.upstream.protocol != UpstreamProtocol::Http1 && !needs_http1 {
+            if let Some(conn) = endpoint.pool.http2() {
+                match start_http2(x, conn, flight, upload).await {
+                    Err(TryError::Endpoint { sent: Sent::Nothing, .. }) => {}
+                    started => return started,
+                }
+            }
+        }
+    }
+    let silent = poll_fn(|cx| {
+        flight.wake_when_silent(cx);
+        if endpoint.is_silent(x.service.check) { Poll::Ready(()) } else { Poll::Pending }
+    });
+    let connected = tokio::select! {
+        biased;
+        connected = connect(x.worker, cluster, endpoint, needs_http1) => connected.map_err(unsent)?,
+        () = silent, if x.has_elsewhere => return Err(unsent(Failure::ConnectTimeout)),
+    };
+    match connected {
+        Connected::Http1(conn) => Ok(start_http1(x, conn, false, upload)),
+        Connected::Http2(conn) => start_http2(x, conn, flight, upload).await,
+    }
+}
+
+fn start_http1(x: &Exchange<'_>, mut conn: Conn, reused: bool, upload: &RefCell<Upload<'_>>) -> Upstream {
+    let expects_continue = upload.borrow().expects_continue();
+    let before = conn.total_written();
+    let writer =
+        heads::write_http1_request(conn.out(), x.request, x.origin, x.framing, expects_continue);
+    debug_assert_eq!(before, conn.total_written(), "a head is only queued here");
+    Upstream::http1(conn, reused, writer)
+}
+
+async fn start_http2(
+    x: &Exchange<'_>,
+    conn: Http2Conn,
+    flight: &InFlight,
+    upload: &RefCell<Upload<'_>>,
+) -> Result<Upstream, TryError> {
+    let failed = |error: &h2::Error| {
+        flight.endpoint.pool.remove_http2(&conn);
+        let (failure, _) = failure_of(error);
+        TryError::Endpoint { failure, sent: Sent::Nothing, died_idle: false }
+    };
+    let is_tls = flight.cluster.upstream.tls.is_some();
+    let head = heads::http2_request(x.request, x.origin, x.framing, is_tls)
+        .ok_or(TryError::Client(BodyError::Io(std::io::ErrorKind::InvalidData.into())))?;
+    // An HTTP/2 client does not tell interim answers, so the client is told to go on by us.
+    upload.borrow_mut().let_continue();
+    let mut send = conn.send.clone().ready().await.map_err(|error| failed(&error))?;
+    let bodiless = x.framing == Framing::Empty;
+    let (response, stream) = send.send_request(head, bodiless).map_err(|error| failed(&error))?;
+    let writer = (!bodiless).then(|| Http2Writer::new(stream));
+    Ok(Upstream::http2(conn, response, writer))
+}

@@ -1,0 +1,98 @@
+//! Makes connections to endpoints.
+
+use std::{io, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use tidegate_model::{
+    fleet::{Address, UpstreamProtocol},
+    observation::Failure,
+};
+use tokio::net::TcpStream;
+
+use super::pool::Http2Conn;
+use crate::{
+    balance::{Cluster, Endpoint},
+    wire::{Conn, Io},
+    worker::Worker,
+};
+
+/// The window that an upstream HTTP/2 stream may fill before it is read; a connection may fill four of them.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// A new connection.
+pub enum Connected {
+    /// HTTP/1.1.
+    Http1(Conn),
+    /// HTTP/2; it is in the endpoint's pool already.
+    Http2(Http2Conn),
+}
+
+/// Connects to `endpoint`, TLS and HTTP/2 preface included, within the cluster's connect timeout.
+///
+/// With `http1_only`, HTTP/2 is not offered: for upgrades.
+pub async fn connect(
+    worker: &Rc<Worker>,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    http1_only: bool,
+) -> Result<Connected, Failure> {
+    let connecting = handshake(worker, cluster, endpoint, http1_only);
+    match tokio::time::timeout(cluster.upstream.connect_timeout, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(Failure::ConnectTimeout),
+    }
+}
+
+async fn handshake(
+    worker: &Rc<Worker>,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    http1_only: bool,
+) -> Result<Connected, Failure> {
+    let stream = match &endpoint.address {
+        Address::Ip(address) => TcpStream::connect(address).await,
+        Address::Name { host, port } => TcpStream::connect((host.as_str(), *port)).await,
+    }
+    .map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => Failure::ConnectRefused,
+        io::ErrorKind::TimedOut => Failure::ConnectTimeout,
+        _ => Failure::ConnectError,
+    })?;
+    // Without this a request that is written in two parts waits for the peer's delayed acknowledgement.
+    stream.set_nodelay(true).map_err(|_| Failure::ConnectError)?;
+    cluster.counters.connects.add(1);
+    let mut http2 = cluster.upstream.protocol == UpstreamProtocol::Http2 && !http1_only;
+    let io = match &cluster.upstream.tls {
+        None => Io::Plain(stream),
+        Some(_) => {
+            let tls = cluster.tls.as_ref().ok_or(Failure::Tls)?;
+            let name = tls.server_name(&endpoint.address).map_err(|_| Failure::Tls)?;
+            let mut config = tls.config();
+            if http1_only {
+                let mut narrowed = (*config).clone();
+                narrowed.alpn_protocols = vec![tidegate_tls::HTTP1.to_vec()];
+                config = Arc::new(narrowed);
+            }
+            let stream = tokio_rustls::TlsConnector::from(config)
+                .connect(name, stream)
+                .await
+                .map_err(|_| Failure::Tls)?;
+            http2 |= stream.get_ref().1.alpn_protocol() == Some(tidegate_tls::HTTP2);
+            Io::Connected(Box::new(stream))
+        }
+    };
+    if !http2 {
+        return Ok(Connected::Http1(Conn::new(io)));
+    }
+    let (send, connection) = h2::client::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW * 4)
+        .max_header_list_size(64 * 1024)
+        .enable_push(false)
+        .handshake::<_, Bytes>(io)
+        .await
+        .map_err(|_| Failure::Reset)?;
+    let conn = endpoint.pool.put_http2(send);
+    worker.drive_http2(connection);
+    Ok(Connected::Http2(conn))
+}

@@ -1,0 +1,289 @@
+//! One request from its head to the end of its answer.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    net::IpAddr,
+    rc::Rc,
+    time::Duration,
+};
+
+use rand::RngExt as _;
+use tidegate_http1::{Framing, Method, Request, list_contains, write_field, write_status_line};
+use tidegate_model::{fleet::Policy, observation::Failure};
+use tokio::time::Instant;
+
+use super::{
+    Downstream, LocalReply,
+    attempt::Answer,
+    heads::{Origin, is_end_to_end},
+    relay::{Ended, relay},
+    tries::{Refusal, first_answer},
+    tunnel::tunnel,
+    upload::Upload,
+    upstream::Upstream,
+};
+use crate::{
+    table::{ActionView, ServiceView},
+    wellknown,
+    wire::{BodyError, Timer},
+    worker::Worker,
+};
+
+/// The client of a request.
+#[derive(Clone, Copy)]
+pub struct Client {
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether it came over TLS.
+    pub is_tls: bool,
+    /// How long it may take nothing of what waits for it.
+    pub stall: Duration,
+}
+
+/// What the connection is good for after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer was given whole.
+    Answered,
+    /// The answer was broken off, or the connection became a tunnel that has ended.
+    Broken,
+}
+
+/// A request and what was decided for it.
+pub struct Exchange<'a> {
+    /// The worker that serves it.
+    pub worker: &'a Rc<Worker>,
+    /// Its service.
+    pub service: &'a ServiceView,
+    /// Its action.
+    pub action: &'a ActionView,
+    /// Its policy.
+    pub policy: &'a Policy,
+    /// Its head.
+    pub request: &'a Request,
+    /// Its client.
+    pub origin: Origin<'a>,
+    /// Its body's framing.
+    pub framing: Framing,
+    /// Whether it may be sent twice.
+    pub repeatable: bool,
+    /// Whether more than one endpoint could take it.
+    pub has_elsewhere: bool,
+    /// When its head was read.
+    pub started: Instant,
+}
+
+/// Serves one request: finds its service, gets an answer and relays it.
+pub async fn handle(
+    worker: &Rc<Worker>,
+    client: Client,
+    request: &Request,
+    framing: Framing,
+    down: &mut Downstream,
+    timer: &mut Timer,
+) -> Outcome {
+    let started = Instant::now();
+    let mut id = [0; 32];
+    let request_id = request_id(request, &mut id, worker);
+    if let Some(reply) = wellknown::reply(worker, &request.target) {
+        return answer_ourselves(down, &reply, request_id).await;
+    }
+    let found = worker.table.borrow().find(request);
+    let Some((service, place)) = found else {
+        worker.counters.unrouted.add(1);
+        let reply = LocalReply::new(404, format!("no service here for host {:?}", request.host));
+        return answer_ourselves(down, &reply, request_id).await;
+    };
+    service.counters.requests.add(1);
+    service.budget.deposit();
+    let action = &service.actions[place];
+    let x = Exchange {
+        worker,
+        service: &service,
+        action,
+        policy: &action.policy,
+        request,
+        origin: Origin {
+            address: client.address,
+            is_tls: client.is_tls,
+            request_id,
+            upgrade: upgrade_of(request, framing, down),
+        },
+        framing,
+        repeatable: request.method.is_idempotent(),
+        has_elsewhere: action.endpoint_count > 1,
+        started,
+    };
+    let outcome = x.serve(down, client, timer).await;
+    service.counters.duration.record(started.elapsed());
+    outcome
+}
+
+impl Exchange<'_> {
+    async fn serve(&self, down: &mut Downstream, client: Client, timer: &mut Timer) -> Outcome {
+        if let Some(reply) = self.refusal_before_any_try() {
+            self.service.counters.count_status(reply.status);
+            return answer_ourselves(down, &reply, self.origin.request_id).await;
+        }
+        let expects_continue = self
+            .request
+            .fields
+            .get(b"expect")
+            .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        let most = self.service.max_request_body;
+        let upload = RefCell::new(Upload::new(down, expects_continue, most, self.started));
+        match first_answer(self, &upload, timer).await {
+            Ok(answer) => self.relay(answer, upload, client, timer).await,
+            Err(refusal) => {
+                let down = upload.into_inner().down;
+                let Some(reply) = self.reply_to(refusal) else {
+                    down.abort();
+                    return Outcome::Broken;
+                };
+                self.service.counters.count_status(reply.status);
+                answer_ourselves(down, &reply, self.origin.request_id).await
+            }
+        }
+    }
+
+    fn refusal_before_any_try(&self) -> Option<LocalReply> {
+        if matches!(self.request.method, Method::Connect) {
+            return Some(LocalReply::new(405, "CONNECT is not served").with("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
+        if let (Framing::Length(length), Some(most)) = (self.framing, self.service.max_request_body) {
+            if length > most {
+                return Some(too_large(most));
+            }
+        }
+        let shed = self.action.shed_permille;
+        if shed > 0 && self.worker.random.borrow_mut().random_range(0..1000) < shed {
+            self.service.counters.shed.add(1);
+            return Some(LocalReply::new(503, "over capacity, try again").with("retry-after", "1"));
+        }
+        None
+    }
+
+    async fn relay(
+        &self,
+        answer: Answer,
+        upload: RefCell<Upload<'_>>,
+        client: Client,
+        timer: &mut Timer,
+    ) -> Outcome {
+        let head = &answer.head;
+        self.service.counters.count_status(head.status);
+        if answer.tier > 0 {
+            self.service.counters.failed_over.add(1);
+        }
+        if head.status == 101 {
+            return self.tunnel(answer, upload.into_inner().down).await;
+        }
+        let framing = answer.up.framing();
+        {
+            let mut upload = upload.borrow_mut();
+            upload.forget_continue();
+            let body_read = upload.is_complete();
+            let sent = upload.down.send_head(head, framing, body_read, self.origin.request_id);
+            if sent.is_err() {
+                return Outcome::Broken;
+            }
+        }
+        let (cluster, endpoint) = (answer.flight.cluster.clone(), answer.flight.endpoint.clone());
+        match relay(answer, &upload, client.stall, timer).await {
+            Ended::Whole => Outcome::Answered,
+            Ended::EndpointFailed(error) => {
+                tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.address, %error, "answer broken off");
+                self.worker.endpoint_failed(&endpoint, &Failure::Reset, Instant::now());
+                self.service.counters.broken_off.add(1);
+                upload.into_inner().down.abort();
+                Outcome::Broken
+            }
+            Ended::ClientFailed => {
+                self.service.counters.client_gone.add(1);
+                upload.into_inner().down.abort();
+                Outcome::Broken
+            }
+        }
+    }
+
+    async fn tunnel(&self, answer: Answer, down: &mut Downstream) -> Outcome {
+        let Answer { up: Upstream::Http1(mut up), head, .. } = answer else { return Outcome::Broken };
+        let Downstream::Http1(down) = down else { return Outcome::Broken };
+        let out = down.conn.out();
+        write_status_line(out, 101);
+        for (name, value) in head.fields.iter().filter(|(name, _)| is_end_to_end(name)) {
+            write_field(out, name, value);
+        }
+        write_field(out, b"connection", b"upgrade");
+        if let Some(protocol) = head.fields.get(b"upgrade") {
+            write_field(out, b"upgrade", protocol);
+        }
+        out.extend_from_slice(b"\r\n");
+        self.worker.counters.tunnels.add(1);
+        if let Err(error) = tunnel(&mut down.conn, &mut up.conn).await {
+            tracing::debug!(%error, "tunnel broken off");
+        }
+        Outcome::Broken
+    }
+
+    /// What the client is told of a refusal; nothing when it cannot be told anything.
+    fn reply_to(&self, refusal: Refusal) -> Option<LocalReply> {
+        Some(match refusal {
+            Refusal::NoEndpoint => {
+                self.service.counters.no_endpoint.add(1);
+                LocalReply::new(503, "no cluster can take this request now").with("retry-after", "1")
+            }
+            Refusal::Failed(Failure::NoAnswer | Failure::ConnectTimeout) => {
+                LocalReply::new(504, "no answer from the cluster")
+            }
+            Refusal::Failed(failure) => LocalReply::new(502, format!("the cluster failed: {failure}")),
+            Refusal::Deadline => LocalReply::new(504, "no answer within the service's timeout"),
+            Refusal::Client(BodyError::TooLarge) => too_large(self.service.max_request_body.unwrap_or(0)),
+            Refusal::Client(BodyError::Malformed(error)) => LocalReply::new(400, error.to_string()),
+            Refusal::Client(BodyError::Io(_) | BodyError::Http2(_)) => {
+                self.service.counters.client_gone.add(1);
+                return None;
+            }
+        })
+    }
+}
+
+fn too_large(most: u64) -> LocalReply {
+    LocalReply::new(413, format!("the request's body is larger than {most} bytes"))
+}
+
+/// Gives an answer of our own.
+pub async fn answer_ourselves(down: &mut Downstream, reply: &LocalReply, request_id: &[u8]) -> Outcome {
+    if down.reply(reply, request_id).is_err() {
+        return Outcome::Broken;
+    }
+    let mut ended = false;
+    match poll_fn(|cx| down.poll_end(&mut ended, cx)).await {
+        Ok(()) => Outcome::Answered,
+        Err(_) => Outcome::Broken,
+    }
+}
+
+/// What a request wants its connection to become.
+fn upgrade_of<'a>(request: &'a Request, framing: Framing, down: &Downstream) -> Option<&'a [u8]> {
+    let asks = matches!(down, Downstream::Http1(down) if !down.is_http10)
+        && framing == Framing::Empty
+        && request.method == Method::Get
+        && request.fields.get_all(b"connection").any(|value| list_contains(value, b"upgrade"));
+    let protocol = request.fields.get(b"upgrade").filter(|_| asks)?;
+    // An upgrade to HTTP/2 is between us and the client, and obsolete (RFC 9113, section 3.1).
+    (!list_contains(protocol, b"h2c")).then_some(protocol)
+}
+
+/// The request's own id, or a new one.
+fn request_id<'a>(request: &'a Request, buffer: &'a mut [u8; 32], worker: &Worker) -> &'a [u8] {
+    if let Some(id) = request.fields.get(b"x-request-id") {
+        return id;
+    }
+    let number: u128 = worker.random.borrow_mut().random();
+    for (place, digit) in buffer.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (4 * place)) as usize & 15];
+    }
+    buffer
+}

@@ -1,0 +1,337 @@
+//! What is said to endpoints and clients: every head is written anew.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version as HttpVersion, header};
+use tidegate_http1::{
+    Fields, Framing, Method, Request, Response, list_contains, write_decimal, write_field,
+    write_request_line, write_status_line,
+};
+
+use crate::wire::{BodyError, BodyWriter, append};
+
+/// How we call ourselves in `via`.
+const VIA: &[u8] = b"1.1 tidegate";
+
+/// What a client's connection says beside its request.
+#[derive(Clone, Copy)]
+pub struct Origin<'a> {
+    /// The client's address.
+    pub address: IpAddr,
+    /// Whether it came over TLS.
+    pub is_tls: bool,
+    /// The request's id.
+    pub request_id: &'a [u8],
+    /// What the request wants to upgrade to.
+    pub upgrade: Option<&'a [u8]>,
+}
+
+/// How the answer's connection goes on.
+#[derive(Clone, Copy)]
+pub struct Answered<'a> {
+    /// Whether the client speaks HTTP/1.0.
+    pub is_http10: bool,
+    /// Whether the request was a HEAD.
+    pub is_head: bool,
+    /// Whether another request may follow.
+    pub keep_alive: bool,
+    /// The request's id.
+    pub request_id: &'a [u8],
+}
+
+/// How an answer's body is written.
+pub struct Told {
+    /// Its framing.
+    pub writer: BodyWriter,
+    /// Whether another request may follow.
+    pub keep_alive: bool,
+}
+
+/// Whether a field is for the final recipient and not for this connection (RFC 9110, section 7.6.1), and is not one
+/// that is written anew.
+pub fn is_end_to_end(name: &[u8]) -> bool {
+    !matches!(
+        name,
+        b"connection"
+            | b"keep-alive"
+            | b"proxy-connection"
+            | b"transfer-encoding"
+            | b"content-length"
+            | b"te"
+            | b"upgrade"
+            | b"http2-settings"
+    )
+}
+
+/// Fields that `connection` names: they are for this connection only.
+struct Nominated<'a>(Option<&'a Fields>);
+
+impl<'a> Nominated<'a> {
+    fn of(fields: &'a Fields) -> Nominated<'a> {
+        let names_more = fields.get_all(b"connection").any(|value| {
+            value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|token| {
+                !(token.eq_ignore_ascii_case(b"close")
+                    || token.eq_ignore_ascii_case(b"keep-alive")
+                    || token.eq_ignore_ascii_case(b"upgrade")
+                    || token.eq_ignore_ascii_case(b"te"))
+            })
+        });
+        Nominated(names_more.then_some(fields))
+    }
+
+    fn holds(&self, name: &[u8]) -> bool {
+        self.0.is_some_and(|fields| fields.get_all(b"connection").any(|value| list_contains(value, name)))
+    }
+}
+
+/// Calls `write` with each field of the request that goes to the endpoint, and those that we add.
+fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&[u8], &[u8])) {
+    let nominated = Nominated::of(&request.fields);
+    let mut forwarded_for = Vec::new();
+    let mut has_id = false;
+    for (name, value) in request.fields.iter() {
+        match name {
+            b"x-forwarded-for" => {
+                forwarded_for.extend_from_slice(value);
+                forwarded_for.extend_from_slice(b", ");
+            }
+            // The edge is where the outside begins: a client's own word for these is not passed on.
+            b"x-forwarded-proto" | b"x-forwarded-host" => {}
+            _ if !is_end_to_end(name) || nominated.holds(name) => {}
+            _ => {
+                has_id |= name == b"x-request-id";
+                write(name, value);
+            }
+        }
+    }
+    let mut text = [0_u8; 48];
+    forwarded_for.extend_from_slice(ip_text(origin.address, &mut text));
+    write(b"x-forwarded-for", &forwarded_for);
+    write(b"x-forwarded-proto", if origin.is_tls { b"https" } else { b"http" });
+    write(b"x-forwarded-host", request.host.as_bytes());
+    if !has_id {
+        write(b"x-request-id", origin.request_id);
+    }
+    write(b"via", VIA);
+}
+
+/// Writes an address without allocating.
+fn ip_text(address: IpAddr, text: &mut [u8; 48]) -> &[u8] {
+    use std::io::Write as _;
+    let mut rest = &mut text[..];
+    // 48 bytes hold any address, so this cannot fail; if it did, the field would be shorter.
+    let _fits = write!(rest, "{}", address.to_canonical());
+    let left = rest.len();
+    &text[..48 - left]
+}
+
+/// Writes a request's head for HTTP/1.1. `framing` is the body's.
+pub fn write_http1_request(
+    out: &mut Vec<u8>,
+    request: &Request,
+    origin: Origin<'_>,
+    framing: Framing,
+    expects_continue: bool,
+) -> BodyWriter {
+    write_request_line(out, request.method.as_str(), &request.target);
+    write_field(out, b"host", request.host.as_bytes());
+    request_fields(request, origin, |name, value| {
+        if name != b"expect" {
+            write_field(out, name, value);
+        }
+    });
+    if expects_continue {
+        write_field(out, b"expect", b"100-continue");
+    }
+    if let Some(protocol) = origin.upgrade {
+        write_field(out, b"connection", b"upgrade");
+        write_field(out, b"upgrade", protocol);
+    }
+    let writer = match framing {
+        // Some origins want to be told of an empty body (RFC 9110, section 8.6).
+        Framing::Empty => {
+            if matches!(request.method, Method::Post | Method::Put | Method::Patch) {
+                write_field(out, b"content-length", b"0");
+            }
+            BodyWriter::Plain
+        }
+        Framing::Length(length) => {
+            write_length(out, length);
+            BodyWriter::Plain
+        }
+        Framing::Chunked | Framing::UntilClose => {
+            write_field(out, b"transfer-encoding", b"chunked");
+            BodyWriter::Chunked
+        }
+    };
+    out.extend_from_slice(b"\r\n");
+    writer
+}
+
+fn write_length(out: &mut Vec<u8>, length: u64) {
+    out.extend_from_slice(b"content-length: ");
+    write_decimal(out, length);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A request's head for HTTP/2; nothing when its target or host cannot be one.
+pub fn http2_request(
+    request: &Request,
+    origin: Origin<'_>,
+    framing: Framing,
+    upstream_is_tls: bool,
+) -> Option<http::Request<()>> {
+    let uri = Uri::builder()
+        .scheme(if upstream_is_tls { "https" } else { "http" })
+        .authority(if request.host.is_empty() { "localhost" } else { request.host.as_str() })
+        .path_and_query(request.target.as_str())
+        .build()
+        .ok()?;
+    let mut head = http::Request::new(());
+    *head.method_mut() = http::Method::from_bytes(request.method.as_str().as_bytes()).ok()?;
+    *head.uri_mut() = uri;
+    *head.version_mut() = HttpVersion::HTTP_2;
+    let map = head.headers_mut();
+    request_fields(request, origin, |name, value| {
+        if name != b"expect" {
+            append(map, name, value);
+        }
+    });
+    if request.fields.get_all(b"te").any(|value| list_contains(value, b"trailers")) {
+        map.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Framing::Length(length) = framing {
+        map.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Some(head)
+}
+
+/// Writes the head of an answer for HTTP/1.x.
+pub fn write_http1_response(
+    out: &mut Vec<u8>,
+    answer: &Response,
+    framing: Framing,
+    told: Answered<'_>,
+) -> Told {
+    write_status_line(out, answer.status);
+    let nominated = Nominated::of(&answer.fields);
+    let (mut has_date, mut has_id) = (false, false);
+    for (name, value) in answer.fields.iter() {
+        if is_end_to_end(name) && !nominated.holds(name) {
+            has_date |= name == b"date";
+            has_id |= name == b"x-request-id";
+            write_field(out, name, value);
+        }
+    }
+    if !has_id {
+        write_field(out, b"x-request-id", told.request_id);
+    }
+    if !has_date {
+        write_field(out, b"date", crate::worker::http_date().as_bytes());
+    }
+    write_field(out, b"via", VIA);
+    let mut keep_alive = told.keep_alive;
+    let bodiless = answer.status == 204 || answer.status == 304;
+    let writer = match framing {
+        _ if told.is_head || bodiless => {
+            // The length that a GET would have: said on, not made up.
+            let length = answer.fields.get(b"content-length").filter(|v| v.iter().all(u8::is_ascii_digit));
+            if let Some(length) = length.filter(|_| answer.status != 204) {
+                write_field(out, b"content-length", length);
+            }
+            BodyWriter::Nothing
+        }
+        Framing::Empty => {
+            write_length(out, 0);
+            BodyWriter::Nothing
+        }
+        Framing::Length(length) => {
+            write_length(out, length);
+            BodyWriter::Plain
+        }
+        Framing::Chunked | Framing::UntilClose if told.is_http10 => {
+            keep_alive = false;
+            BodyWriter::Plain
+        }
+        Framing::Chunked | Framing::UntilClose => {
+            write_field(out, b"transfer-encoding", b"chunked");
+            BodyWriter::Chunked
+        }
+    };
+    if !keep_alive {
+        write_field(out, b"connection", b"close");
+    } else if told.is_http10 {
+        write_field(out, b"connection", b"keep-alive");
+    }
+    out.extend_from_slice(b"\r\n");
+    Told { writer, keep_alive }
+}
+
+/// The head of an answer for HTTP/2.
+pub fn http2_response(status: u16, fields: &Fields) -> Result<http::Response<()>, BodyError> {
+    let mut head = http::Response::new(());
+    *head.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    *head.version_mut() = HttpVersion::HTTP_2;
+    let nominated = Nominated::of(fields);
+    let map = head.headers_mut();
+    for (name, value) in fields.iter() {
+        if name == b"content-length" || (is_end_to_end(name) && !nominated.holds(name)) {
+            append(map, name, value);
+        }
+    }
+    Ok(head)
+}
+
+/// Adds what we say in every final answer over HTTP/2.
+pub fn add_response_fields(map: &mut HeaderMap, request_id: &[u8]) {
+    if !map.contains_key("x-request-id") {
+        append(map, b"x-request-id", request_id);
+    }
+    if !map.contains_key(header::DATE) {
+        append(map, b"date", crate::worker::http_date().as_bytes());
+    }
+    append(map, b"via", VIA);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin<'a>() -> Origin<'a> {
+        Origin { address: [192, 0, 2, 1].into(), is_tls: false, request_id: b"id", upgrade: None }
+    }
+
+    fn written(fields: &[(&str, &str)]) -> String {
+        let mut request = Request { target: "/".into(), host: "a.example".into(), ..Request::default() };
+        for (name, value) in fields {
+            request.fields.push(name.as_bytes(), value.as_bytes());
+        }
+        let mut out = Vec::new();
+        write_http1_request(&mut out, &request, origin(), Framing::Empty, false);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn fields_of_one_connection_are_not_forwarded() {
+        let text = written(&[
+            ("connection", "close, X-Secret"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("proxy-connection", "keep-alive"),
+            ("accept", "*/*"),
+        ]);
+        assert!(text.contains("accept: */*\r\n"), "{text}");
+        for gone in ["x-secret", "connection", "keep-alive", "te:"] {
+            assert!(!text.contains(gone), "{gone} in {text}");
+        }
+    }
+
+    #[test]
+    fn the_client_is_added_to_who_it_says_to_speak_for() {
+        let text = written(&[("x-forwarded-for", "198.51.100.7"), ("x-forwarded-proto", "https")]);
+        assert!(text.contains("x-forwarded-for: 198.51.100.7, 192.0.2.1\r\n"), "{text}");
+        assert!(text.contains("x-forwarded-proto: http\r\n"), "{text}");
+        assert!(!text.contains("https"), "{text}");
+    }
+}

@@ -1,0 +1,17 @@
+//! One request's way: where it goes, how often it is tried, what is relayed.
+
+mod attempt;
+mod connect;
+mod downstream;
+mod exchange;
+mod heads;
+mod pool;
+mod relay;
+mod tries;
+mod tunnel;
+mod upload;
+mod upstream;
+
+pub use downstream::{Downstream, Http1Down, Http2Down, LocalReply};
+pub use exchange::{Client, Outcome, answer_ourselves, handle};
+pub use pool::Pool;

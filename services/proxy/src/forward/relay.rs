@@ -1,0 +1,93 @@
+//! Relays an answer, and what is left of the request, with bounded memory in both directions.
+
+use std::{cell::RefCell, future::poll_fn, task::Poll, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    attempt::{Answer, poll_upload},
+    upload::Upload,
+};
+use crate::wire::{BodyError, Chunk, Timer};
+
+/// How a relay ended.
+pub enum Ended {
+    /// The answer was relayed whole.
+    Whole,
+    /// The endpoint broke off within its answer.
+    EndpointFailed(BodyError),
+    /// The client broke off, or took nothing for too long.
+    ClientFailed,
+}
+
+/// Relays until the answer has ended. `stall` is how long the client may take nothing of what waits for it.
+///
+/// The connection to the endpoint is given back when both directions have ended.
+pub async fn relay(
+    answer: Answer,
+    upload: &RefCell<Upload<'_>>,
+    stall: Duration,
+    timer: &mut Timer,
+) -> Ended {
+    let Answer { mut up, flight, mut cursor, .. } = answer;
+    let (mut broken, mut answered) = (false, false);
+    let mut moved_at = None;
+    let ended = poll_fn(|cx| {
+        if !cursor.ended && !broken {
+            if let Poll::Ready(Err(_)) = poll_upload(&mut up, upload, &mut cursor, &mut broken, cx) {
+                // The rest of the request will not come. The answer may be one that needs none of it.
+                broken = true;
+            }
+        } else if !broken {
+            // What was pushed may not be written whole yet.
+            broken = matches!(up.poll_flush(cx), Poll::Ready(Err(_)));
+        }
+        let mut upload = upload.borrow_mut();
+        let mut moved = false;
+        while !answered {
+            match upload.down.poll_room(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientFailed),
+                Poll::Pending => break,
+            }
+            match up.poll_body(cx) {
+                Poll::Ready(Ok(chunk)) => {
+                    moved = true;
+                    answered = matches!(chunk, Chunk::End(_));
+                    if upload.down.push(chunk).is_err() {
+                        return Poll::Ready(Ended::ClientFailed);
+                    }
+                    // A body that is known to be whole ends in the same write as its last data.
+                    if !answered && up.is_body_done() {
+                        continue;
+                    }
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Ended::EndpointFailed(error)),
+                Poll::Pending => break,
+            }
+        }
+        match upload.down.poll_flush(cx) {
+            Poll::Ready(Ok(())) if answered => return Poll::Ready(Ended::Whole),
+            Poll::Ready(Ok(())) => moved_at = None,
+            Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientFailed),
+            Poll::Pending => {
+                let now = Instant::now();
+                let since = *moved_at.get_or_insert(now);
+                if moved {
+                    moved_at = Some(now);
+                } else if timer.poll_until(since + stall, cx).is_ready() {
+                    return Poll::Ready(Ended::ClientFailed);
+                }
+            }
+        }
+        if upload.down.poll_gone(cx).is_ready() {
+            return Poll::Ready(Ended::ClientFailed);
+        }
+        Poll::Pending
+    })
+    .await;
+    if matches!(ended, Ended::Whole) {
+        up.finish(&flight, cursor.ended && !broken);
+    }
+    ended
+}

@@ -1,0 +1,326 @@
+//! Tries, retries and hedges: how one request gets one answer although endpoints fail.
+
+use std::{
+    cell::RefCell,
+    future::{Future as _, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use tidegate_model::{fleet::Hedge, observation::Failure};
+use tokio::time::Instant;
+
+use super::{
+    attempt::{Answer, Try, TryError, attempt},
+    exchange::Exchange,
+    upload::Upload,
+    upstream::Sent,
+};
+use crate::{
+    balance::{Candidates, Cluster, Endpoint, InFlight, pick},
+    wire::{BodyError, Timer},
+};
+
+/// When a hedge is sent while the service's usual time is unknown, and the least time at all.
+const HEDGE_UNKNOWN: Duration = Duration::from_millis(250);
+const HEDGE_LEAST: Duration = Duration::from_millis(50);
+/// How long a client that expects `100 Continue` is left waiting for the endpoint's word.
+const CONTINUE_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a request has no answer of an endpoint.
+pub enum Refusal {
+    /// There is no endpoint that could take it.
+    NoEndpoint,
+    /// The last try failed so.
+    Failed(Failure),
+    /// No answer within the service's timeout.
+    Deadline,
+    /// The client's body could not be read.
+    Client(BodyError),
+}
+
+/// A try under way.
+struct Running {
+    endpoint: Rc<Endpoint>,
+    cluster: Rc<Cluster>,
+    deadline: Option<Instant>,
+    is_hedge: bool,
+}
+
+/// What happened next.
+enum Event {
+    /// The try in this slot ended.
+    Ended(usize, Box<Result<Answer, TryError>>),
+    /// The next deadline has passed.
+    Time,
+}
+
+/// What was tried and what may still be.
+struct Tries<'a> {
+    x: &'a Exchange<'a>,
+    tried: Vec<Rc<Endpoint>>,
+    clusters: Vec<Rc<Cluster>>,
+    left: u8,
+    /// A reused connection may die once without costing a try.
+    idle_death_allowed: bool,
+    hedge_at: Option<Instant>,
+    running: [Option<Running>; 2],
+    /// An answer that only counts when no better one comes.
+    fallback: Option<Answer>,
+    last: Refusal,
+}
+
+/// Sends the request until an endpoint answers: retries at once elsewhere when a try fails and the request may be sent
+/// again, and hedges when no answer comes. Within the service's attempts, budget and timeout.
+pub async fn first_answer(
+    x: &Exchange<'_>,
+    upload: &RefCell<Upload<'_>>,
+    timer: &mut Timer,
+) -> Result<Answer, Refusal> {
+    let mut tries = Tries::new(x);
+    let first = tries.next_try(0, false, false).ok_or(Refusal::NoEndpoint)?;
+    let mut slots = [pin!(Some(attempt(x, first, upload))), pin!(None)];
+    loop {
+        let event = poll_fn(|cx| {
+            for (slot, running) in slots.iter_mut().enumerate() {
+                if let Some(future) = running.as_mut().as_pin_mut() {
+                    if let Poll::Ready(ended) = future.poll(cx) {
+                        return Poll::Ready(Event::Ended(slot, Box::new(ended)));
+                    }
+                }
+            }
+            timer.poll_until(tries.next_deadline(&upload.borrow()), cx).map(|()| Event::Time)
+        })
+        .await;
+        match event {
+            Event::Ended(slot, ended) => {
+                slots[slot].set(None);
+                let step = match *ended {
+                    Ok(answer) => tries.answered(slot, answer, upload),
+                    Err(TryError::Client(error)) => return Err(Refusal::Client(error)),
+                    Err(TryError::Endpoint { failure, sent, died_idle }) => {
+                        tries.failed(slot, failure, sent, died_idle, upload)
+                    }
+                };
+                match step {
+                    Step::Wait => {}
+                    Step::Try(next) => slots[slot].set(Some(attempt(x, next, upload))),
+                    Step::Done(result) => return *result,
+                }
+            }
+            Event::Time => {
+                for slot in tries.overdue() {
+                    slots[slot].set(None);
+                    match tries.failed(slot, Failure::NoAnswer, Sent::Maybe, false, upload) {
+                        Step::Wait => {}
+                        Step::Try(next) => slots[slot].set(Some(attempt(x, next, upload))),
+                        Step::Done(result) => return *result,
+                    }
+                }
+                if let Some((slot, next)) = tries.passed(upload)? {
+                    slots[slot].set(Some(attempt(x, next, upload)));
+                }
+            }
+        }
+    }
+}
+
+enum Step {
+    Wait,
+    Try(Try),
+    Done(Box<Result<Answer, Refusal>>),
+}
+
+impl<'a> Tries<'a> {
+    fn new(x: &'a Exchange<'a>) -> Tries<'a> {
+        let hedge_at = match x.policy.hedge {
+            Hedge::Off => None,
+            Hedge::After(delay) => Some(delay),
+            Hedge::Auto => {
+                Some(x.service.latency.p95().map_or(HEDGE_UNKNOWN, |p95| (p95 * 2).max(HEDGE_LEAST)))
+            }
+        };
+        Tries {
+            x,
+            tried: Vec::new(),
+            clusters: Vec::new(),
+            left: x.policy.attempts,
+            idle_death_allowed: true,
+            hedge_at: hedge_at.filter(|_| x.repeatable).map(|delay| x.started + delay),
+            running: [None, None],
+            fallback: None,
+            last: Refusal::NoEndpoint,
+        }
+    }
+
+    /// Picks where the next try goes. With `elsewhere`, clusters that were not tried are preferred.
+    fn next_try(&mut self, slot: usize, fresh: bool, elsewhere: bool) -> Option<Try> {
+        let from = Candidates {
+            tiers: &self.x.action.tiers,
+            tried: &self.tried,
+            avoid: if elsewhere { &self.clusters } else { &[] },
+            now: Instant::now(),
+        };
+        let picked = pick(from, &mut *self.x.worker.random.borrow_mut())?;
+        let (endpoint, cluster, tier) = (picked.endpoint.clone(), picked.cluster.clone(), picked.tier);
+        self.running[slot] = Some(Running {
+            endpoint: endpoint.clone(),
+            cluster: cluster.clone(),
+            deadline: self.x.policy.per_try_timeout.map(|limit| Instant::now() + limit),
+            is_hedge: slot == 1,
+        });
+        Some(Try { flight: InFlight::new(endpoint, cluster), tier, fresh })
+    }
+
+    /// When something is due if no try ends before.
+    fn next_deadline(&self, upload: &Upload<'_>) -> Instant {
+        let mut next = self.total_deadline(upload);
+        for running in self.running.iter().flatten() {
+            next = running.deadline.map_or(next, |deadline| deadline.min(next));
+        }
+        if upload.is_complete() {
+            next = self.hedge_at.map_or(next, |at| at.min(next));
+        }
+        if upload.expects_continue() {
+            next = next.min(self.x.started + CONTINUE_AFTER);
+        }
+        next
+    }
+
+    /// The whole time is counted from when the client last sent something: a long upload is not a slow answer.
+    fn total_deadline(&self, upload: &Upload<'_>) -> Instant {
+        upload.progress_at + self.x.policy.timeout
+    }
+
+    fn overdue(&self) -> impl Iterator<Item = usize> + use<> {
+        let now = Instant::now();
+        let late = |slot: &Option<Running>| slot.as_ref().and_then(|r| r.deadline).is_some_and(|at| at <= now);
+        let late = [late(&self.running[0]), late(&self.running[1])];
+        (0..2).filter(move |slot| late[*slot])
+    }
+
+    /// Deals with deadlines that have passed; may begin a hedge.
+    fn passed(&mut self, upload: &RefCell<Upload<'_>>) -> Result<Option<(usize, Try)>, Refusal> {
+        let now = Instant::now();
+        let mut upload = upload.borrow_mut();
+        if now >= self.total_deadline(&upload) {
+            for running in self.running.iter_mut().filter_map(Option::take) {
+                self.x.worker.endpoint_failed(&running.endpoint, &Failure::NoAnswer, self.x.started);
+            }
+            return Err(Refusal::Deadline);
+        }
+        if now >= self.x.started + CONTINUE_AFTER {
+            upload.let_continue();
+        }
+        if self.hedge_at.is_none_or(|at| now < at) || !upload.is_complete() {
+            return Ok(None);
+        }
+        self.hedge_at = None;
+        let Some(slot) = self.running.iter().position(Option::is_none) else { return Ok(None) };
+        let Some(waiting) = self.running.iter().flatten().next() else { return Ok(None) };
+        self.tried.push(waiting.endpoint.clone());
+        self.clusters.push(waiting.cluster.clone());
+        if !upload.can_replay() || !self.can_pick() || !self.x.service.budget.withdraw() {
+            return Ok(None);
+        }
+        Ok(self.next_try(slot, false, true).map(|next| {
+            self.x.service.counters.hedges.add(1);
+            (slot, next)
+        }))
+    }
+
+    fn can_pick(&self) -> bool {
+        let tiers = &self.x.action.tiers;
+        tiers.iter().flat_map(|tier| &tier.choices).flat_map(|choice| &choice.endpoints).any(|(endpoint, _)| {
+            !self.tried.iter().any(|tried| Rc::ptr_eq(tried, endpoint))
+        })
+    }
+
+    /// A try was answered.
+    fn answered(&mut self, slot: usize, answer: Answer, upload: &RefCell<Upload<'_>>) -> Step {
+        let running = self.running[slot].take();
+        let status = answer.head.status;
+        if !matches!(status, 502..=504) {
+            self.x.service.latency.record(answer.began.elapsed());
+            answer.flight.endpoint.succeeded();
+            if running.is_some_and(|r| r.is_hedge) {
+                self.x.service.counters.hedges_won.add(1);
+            }
+            // Whoever was asked before and has not answered yet was overtaken: evidence, though weak.
+            for slower in self.running.iter().flatten().filter(|r| !r.is_hedge) {
+                self.x.worker.endpoint_failed(&slower.endpoint, &Failure::NoAnswer, self.x.started);
+            }
+            return Step::Done(Box::new(Ok(answer)));
+        }
+        let failure = Failure::Status(status);
+        let (endpoint, cluster) = (answer.flight.endpoint.clone(), answer.flight.cluster.clone());
+        self.x.worker.endpoint_failed(&endpoint, &failure, answer.began);
+        self.tried.push(endpoint);
+        self.clusters.push(cluster);
+        self.fallback = Some(answer);
+        self.retry(slot, self.x.repeatable, false, upload)
+    }
+
+    /// A try failed.
+    fn failed(
+        &mut self,
+        slot: usize,
+        failure: Failure,
+        sent: Sent,
+        died_idle: bool,
+        upload: &RefCell<Upload<'_>>,
+    ) -> Step {
+        let Some(running) = self.running[slot].take() else { return Step::Wait };
+        let may_repeat = self.x.repeatable || sent == Sent::Nothing;
+        if died_idle {
+            self.x.worker.suspect(&running.endpoint, &failure);
+            if may_repeat && self.idle_death_allowed && upload.borrow().can_replay() {
+                self.idle_death_allowed = false;
+                self.last = Refusal::Failed(failure);
+                return self.next_try(slot, true, false).map_or_else(|| self.give_up(), Step::Try);
+            }
+        } else {
+            self.x.worker.endpoint_failed(&running.endpoint, &failure, self.x.started);
+        }
+        self.tried.push(running.endpoint);
+        self.clusters.push(running.cluster);
+        self.last = Refusal::Failed(failure);
+        self.retry(slot, may_repeat, false, upload)
+    }
+
+    /// Tries again elsewhere, if that may be.
+    fn retry(
+        &mut self,
+        slot: usize,
+        may_repeat: bool,
+        fresh: bool,
+        upload: &RefCell<Upload<'_>>,
+    ) -> Step {
+        if may_repeat && self.left > 0 && upload.borrow().can_replay() && self.can_pick() {
+            if self.x.service.budget.withdraw() {
+                self.left -= 1;
+                // A second failure in a cluster says that it is not the endpoint: the next try leaves the cluster.
+                let elsewhere = self.clusters.len() > 1;
+                if let Some(next) = self.next_try(slot, fresh, elsewhere) {
+                    self.x.service.counters.retries.add(1);
+                    return Step::Try(next);
+                }
+            } else {
+                self.x.service.counters.budget_exhausted.add(1);
+            }
+        }
+        self.give_up()
+    }
+
+    /// Nothing more is tried in this slot: the other may still answer.
+    fn give_up(&mut self) -> Step {
+        if self.running.iter().any(Option::is_some) {
+            return Step::Wait;
+        }
+        let last = std::mem::replace(&mut self.last, Refusal::NoEndpoint);
+        Step::Done(Box::new(self.fallback.take().ok_or(last)))
+    }
+}
+

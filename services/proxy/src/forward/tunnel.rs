@@ -1,0 +1,46 @@
+//! An upgraded connection: bytes in both directions, until both have ended.
+
+use std::{
+    future::poll_fn,
+    io,
+    task::{Context, Poll, ready},
+};
+
+use crate::wire::Conn;
+
+/// Relays bytes between `a` and `b` until both directions have ended or one fails.
+pub async fn tunnel(a: &mut Conn, b: &mut Conn) -> io::Result<()> {
+    let (mut a_done, mut b_done) = (false, false);
+    poll_fn(|cx| {
+        let forth = if a_done { Poll::Ready(Ok(())) } else { poll_copy(a, b, cx) };
+        a_done |= matches!(forth, Poll::Ready(Ok(())));
+        let back = if b_done { Poll::Ready(Ok(())) } else { poll_copy(b, a, cx) };
+        b_done |= matches!(back, Poll::Ready(Ok(())));
+        match (forth, back) {
+            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+            _ if a_done && b_done => Poll::Ready(Ok(())),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Copies until the end of `from`, which ends `to` as well.
+fn poll_copy(from: &mut Conn, to: &mut Conn, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    loop {
+        ready!(to.poll_room(cx))?;
+        if !from.read.is_empty() {
+            to.out().extend_from_slice(&from.read);
+            from.read.clear();
+        }
+        match from.poll_fill(cx) {
+            Poll::Ready(Ok(0)) => return to.poll_shutdown(cx),
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {
+                ready!(to.poll_flush(cx))?;
+                return Poll::Pending;
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! A request's body on its way to one or more tries.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tidegate_http1::Fields;
+use tokio::time::Instant;
+
+use super::Downstream;
+use crate::wire::{BodyError, Chunk};
+
+/// How much of a body is kept so that it can be sent again.
+pub const REPLAY_LIMIT: usize = 64 * 1024;
+
+/// The body of a request: what came so far, while it is little enough to be sent again, and where the rest comes from.
+pub struct Upload<'a> {
+    /// The client.
+    pub down: &'a mut Downstream,
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    /// Chunks of which nothing is kept any more; then only one try can read on.
+    dropped: usize,
+    end: Option<Fields>,
+    total: u64,
+    most: u64,
+    /// Whether the client waits for `100 Continue` before it sends.
+    expects_continue: bool,
+    /// When data last came from the client.
+    pub progress_at: Instant,
+}
+
+/// How far one try has read a body.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cursor {
+    next: usize,
+    /// Whether the end was given to this try.
+    pub ended: bool,
+}
+
+impl<'a> Upload<'a> {
+    /// The body that `down` has yet to send, at most `most` bytes.
+    pub fn new(down: &'a mut Downstream, expects_continue: bool, most: Option<u64>, now: Instant) -> Upload<'a> {
+        let end = down.has_no_body().then(Fields::new);
+        Upload {
+            expects_continue: expects_continue && end.is_none(),
+            down,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            dropped: 0,
+            end,
+            total: 0,
+            most: most.unwrap_or(u64::MAX),
+            progress_at: now,
+        }
+    }
+
+    /// Whether a try can begin at the start of the body.
+    pub fn can_replay(&self) -> bool {
+        self.dropped == 0
+    }
+
+    /// Whether the whole body is here (or there is none).
+    pub fn is_complete(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Whether there is no body at all.
+    pub fn is_empty(&self) -> bool {
+        self.end.is_some() && self.kept.is_empty() && self.dropped == 0
+    }
+
+    /// Whether the client waits for `100 Continue`.
+    pub fn expects_continue(&self) -> bool {
+        self.expects_continue
+    }
+
+    /// Tells the client to send its body, if it waits for that.
+    pub fn let_continue(&mut self) {
+        if std::mem::take(&mut self.expects_continue) {
+            self.down.send_interim(100, &Fields::new());
+        }
+    }
+
+    /// The answer begins before the client was told to send its body: it will not be told any more.
+    pub fn forget_continue(&mut self) {
+        self.expects_continue = false;
+    }
+
+    /// The next piece for the try at `cursor`.
+    pub fn poll_next(
+        &mut self,
+        cursor: &mut Cursor,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Chunk, BodyError>> {
+        if let Some(data) = self.kept.get(cursor.next) {
+            cursor.next += 1;
+            return Poll::Ready(Ok(Chunk::Data(data.clone())));
+        }
+        if let Some(trailers) = &self.end {
+            cursor.ended = true;
+            return Poll::Ready(Ok(Chunk::End(trailers.clone())));
+        }
+        if self.expects_continue {
+            // The interim answer, or its deadline, wakes the task.
+            return Poll::Pending;
+        }
+        match ready!(self.down.poll_body(cx))? {
+            Chunk::Data(data) => {
+                self.total += data.len() as u64;
+                if self.total > self.most {
+                    return Poll::Ready(Err(BodyError::TooLarge));
+                }
+                self.progress_at = Instant::now();
+                self.keep(&data);
+                cursor.next += 1;
+                Poll::Ready(Ok(Chunk::Data(data)))
+            }
+            Chunk::End(trailers) => {
+                self.end = Some(trailers.clone());
+                cursor.ended = true;
+                Poll::Ready(Ok(Chunk::End(trailers)))
+            }
+        }
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        self.kept_bytes += data.len();
+        if self.dropped > 0 || self.kept_bytes > REPLAY_LIMIT {
+            self.dropped += self.kept.len() + 1;
+            self.kept = Vec::new();
+        } else {
+            self.kept.push(data.clone());
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! One request at an endpoint, over either version.
+
+use std::{
+    future::Future as _,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tidegate_http1::{Fields, Framing, Method, Response, Version, list_contains, parse_response};
+use tidegate_model::observation::Failure;
+
+use super::pool::Http2Conn;
+use crate::{
+    balance::InFlight,
+    wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, fields_of},
+};
+
+/// The largest response head.
+const HEAD_BYTES: usize = 128 * 1024;
+
+/// Whether the endpoint may have acted on a request that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// Nothing of it was sent, or the peer said that it did nothing with it.
+    Nothing,
+    /// It may have.
+    Maybe,
+}
+
+/// A request at an endpoint.
+pub enum Upstream {
+    /// Over a connection of its own.
+    Http1(Http1Up),
+    /// On a stream.
+    Http2(Http2Up),
+}
+
+/// A request over HTTP/1.1.
+pub struct Http1Up {
+    /// The connection.
+    pub conn: Conn,
+    /// Whether it has carried a request before.
+    pub reused: bool,
+    written_before: u64,
+    writer: BodyWriter,
+    framing: Framing,
+    reader: BodyReader,
+    keep_alive: bool,
+    keep_for: Option<Duration>,
+    got_anything: bool,
+}
+
+/// A request over HTTP/2.
+pub struct Http2Up {
+    /// The connection.
+    pub conn: Http2Conn,
+    response: Option<h2::client::ResponseFuture>,
+    framing: Framing,
+    reader: Option<Http2Reader>,
+    writer: Option<Http2Writer>,
+}
+
+impl Upstream {
+    /// A request whose head waits in `conn` to be written.
+    pub fn http1(conn: Conn, reused: bool, writer: BodyWriter) -> Upstream {
+        Upstream::Http1(Http1Up {
+            written_before: conn.total_written(),
+            conn,
+            reused,
+            writer,
+            framing: Framing::Empty,
+            reader: BodyReader::new(Framing::Empty),
+            keep_alive: true,
+            keep_for: None,
+            got_anything: false,
+        })
+    }
+
+    /// A request whose head was sent on a stream; `writer` is absent when it has no body.
+    pub fn http2(
+        conn: Http2Conn,
+        response: h2::client::ResponseFuture,
+        writer: Option<Http2Writer>,
+    ) -> Upstream {
+        Upstream::Http2(Http2Up { conn, response: Some(response), framing: Framing::Empty, reader: None, writer })
+    }
+
+    /// Waits for a response head, interim ones included, and reads it into `response`.
+    pub fn poll_head(
+        &mut self,
+        method: &Method,
+        response: &mut Response,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), (Failure, Sent)>> {
+        match self {
+            Upstream::Http1(up) => up.poll_head(method, response, cx),
+            Upstream::Http2(up) => up.poll_head(response, cx),
+        }
+    }
+
+    /// The next piece of the response's body.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
+        match self {
+            Upstream::Http1(up) => up.reader.poll_chunk(&mut up.conn, cx),
+            Upstream::Http2(up) => match &mut up.reader {
+                Some(reader) => reader.poll_chunk(cx),
+                None => Poll::Ready(Ok(Chunk::End(Fields::new()))),
+            },
+        }
+    }
+
+    /// The framing of the response's body, once its head is here.
+    pub fn framing(&self) -> Framing {
+        match self {
+            Upstream::Http1(up) => up.framing,
+            Upstream::Http2(up) => up.framing,
+        }
+    }
+
+    /// Whether the response's body has ended already.
+    pub fn is_body_done(&self) -> bool {
+        match self {
+            Upstream::Http1(up) => up.reader.is_done(),
+            Upstream::Http2(up) => up.reader.as_ref().is_none_or(Http2Reader::is_done),
+        }
+    }
+
+    /// Ready when another piece of the request's body may be pushed.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match self {
+            Upstream::Http1(up) => up.conn.poll_room(cx).map_err(BodyError::from),
+            Upstream::Http2(up) => match &mut up.writer {
+                Some(writer) => writer.poll_room(cx).map_err(BodyError::from),
+                None => Poll::Ready(Ok(())),
+            },
+        }
+    }
+
+    /// Adds a piece of the request's body.
+    pub fn push(&mut self, chunk: Chunk) -> Result<(), BodyError> {
+        match self {
+            Upstream::Http1(up) => up.writer.push(&mut up.conn, &chunk),
+            Upstream::Http2(up) => {
+                if let Some(writer) = &mut up.writer {
+                    writer.push(chunk)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what was pushed.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match self {
+            Upstream::Http1(up) => up.conn.poll_flush(cx).map_err(BodyError::from),
+            Upstream::Http2(_) => self.poll_room(cx),
+        }
+    }
+
+    /// Whether the endpoint may have acted on the request.
+    pub fn sent(&self) -> Sent {
+        match self {
+            Upstream::Http1(up) if up.conn.total_written() == up.written_before => Sent::Nothing,
+            Upstream::Http1(_) | Upstream::Http2(_) => Sent::Maybe,
+        }
+    }
+
+    /// Gives the connection back when another request may follow on it; `complete` says that the request was sent whole.
+    pub fn finish(self, in_flight: &InFlight, complete: bool) {
+        if let Upstream::Http1(up) = self {
+            if complete && up.keep_alive && up.reader.is_done() {
+                let idle = in_flight.cluster.upstream.idle_timeout;
+                let keep = up.keep_for.map_or(idle, |told| told.min(idle));
+                in_flight.endpoint.pool.put(up.conn, tokio::time::Instant::now(), keep);
+            }
+        }
+    }
+}
+
+impl Http1Up {
+    fn poll_head(
+        &mut self,
+        method: &Method,
+        response: &mut Response,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), (Failure, Sent)>> {
+        loop {
+            if !self.conn.read.is_empty() {
+                self.got_anything = true;
+                match parse_response(&self.conn.read, HEAD_BYTES, method, response) {
+                    Ok(Some((length, framing))) => {
+                        self.conn.advance(length);
+                        self.framing = framing;
+                        self.reader = BodyReader::new(framing);
+                        if response.status >= 200 {
+                            self.read_keep_alive(response);
+                        }
+                        return Poll::Ready(Ok(()));
+                    }
+                    Ok(None) => {}
+                    Err(_) => return Poll::Ready(Err((Failure::BadAnswer, Sent::Maybe))),
+                }
+            }
+            match ready!(self.conn.poll_fill(cx)) {
+                Ok(count) if count > 0 => {}
+                Ok(_) | Err(_) => {
+                    let unsent = self.conn.total_written() == self.written_before;
+                    let sent = if unsent { Sent::Nothing } else { Sent::Maybe };
+                    return Poll::Ready(Err((Failure::Reset, sent)));
+                }
+            }
+        }
+    }
+
+    fn read_keep_alive(&mut self, response: &Response) {
+        let (mut close, mut keep) = (false, false);
+        for value in response.fields.get_all(b"connection") {
+            close |= list_contains(value, b"close");
+            keep |= list_contains(value, b"keep-alive");
+        }
+        self.keep_alive = !close && (response.version == Version::Http11 || keep);
+        // A second less than the peer says: it counts from when it sent, we from when we received.
+        self.keep_for = response.fields.get(b"keep-alive").and_then(keep_alive_timeout).map(|told| {
+            told.saturating_sub(Duration::from_secs(1)).max(Duration::from_millis(500)).min(told)
+        });
+    }
+
+    /// Whether the connection died without an answer although it had served before: the peer may have closed it idle.
+    pub fn died_idle(&self) -> bool {
+        self.reused && !self.got_anything
+    }
+}
+
+impl Http2Up {
+    fn poll_head(
+        &mut self,
+        response: &mut Response,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), (Failure, Sent)>> {
+        let Some(future) = &mut self.response else {
+            return Poll::Pending;
+        };
+        match ready!(Pin::new(future).poll(cx)) {
+            Ok(answer) => {
+                self.response = None;
+                let (head, stream) = answer.into_parts();
+                response.status = head.status.as_u16();
+                response.version = Version::Http11;
+                response.fields = fields_of(&head.headers);
+                let length = response.fields.get(b"content-length");
+                let length = length.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+                self.framing = match length {
+                    _ if stream.is_end_stream() => Framing::Empty,
+                    Some(0) | None => Framing::Chunked,
+                    Some(length) => Framing::Length(length),
+                };
+                self.reader = Some(Http2Reader::new(stream));
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => Poll::Ready(Err(failure_of(&error))),
+        }
+    }
+}
+
+/// What an HTTP/2 error says of a request. A peer that refuses a stream, or goes away without having processed it, did
+/// nothing with it (RFC 9113, sections 6.8 and 8.7).
+pub fn failure_of(error: &h2::Error) -> (Failure, Sent) {
+    let refused = error.is_remote()
+        && (error.is_go_away() || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)));
+    let sent = if refused { Sent::Nothing } else { Sent::Maybe };
+    (Failure::Reset, sent)
+}
+
+/// The seconds of `Keep-Alive: timeout=N`.
+fn keep_alive_timeout(value: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(value).ok()?;
+    let seconds = text.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse().ok())?;
+    Some(Duration::from_secs(seconds))
+}

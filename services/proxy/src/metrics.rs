@@ -1,0 +1,192 @@
+//! Counters of the data path: one set per worker, written by that worker alone, read by the admin listener.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tidegate_model::{ClusterName, ServiceName};
+
+/// A number that one thread changes and others read: no locked instruction, no shared cache line between writers.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to it. Only its own worker may.
+    pub fn add(&self, count: u64) {
+        self.0.store(self.0.load(Relaxed) + count, Relaxed);
+    }
+
+    /// Sets it. Only its own worker may.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// Its value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of the duration histogram, in seconds: those that OpenTelemetry's HTTP conventions advise.
+pub const DURATION_BOUNDS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// A histogram of durations.
+#[derive(Debug, Default)]
+pub struct Durations {
+    /// One count per bound, not cumulative, and one for what is above all.
+    pub buckets: [Counter; DURATION_BOUNDS.len() + 1],
+    /// The sum, in microseconds.
+    pub sum_us: Counter,
+}
+
+impl Durations {
+    /// Adds a duration.
+    pub fn record(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = DURATION_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(DURATION_BOUNDS.len());
+        self.buckets[bucket].add(1);
+        self.sum_us.add(duration.as_micros() as u64);
+    }
+}
+
+/// What a worker counts for one service.
+#[derive(Debug, Default)]
+pub struct ServiceCounters {
+    /// Requests that were routed to it.
+    pub requests: Counter,
+    /// Answers by the first digit of their status, 1xx at 0.
+    pub statuses: [Counter; 5],
+    /// Further tries after a failed one.
+    pub retries: Counter,
+    /// Second tries beside one without an answer.
+    pub hedges: Counter,
+    /// Hedges that answered first.
+    pub hedges_won: Counter,
+    /// Retries that the budget did not allow.
+    pub budget_exhausted: Counter,
+    /// Requests refused because nobody has room.
+    pub shed: Counter,
+    /// Requests for which no endpoint could be picked.
+    pub no_endpoint: Counter,
+    /// Requests answered by a lower tier than the first.
+    pub failed_over: Counter,
+    /// Answers that an endpoint broke off.
+    pub broken_off: Counter,
+    /// Requests whose client went away.
+    pub client_gone: Counter,
+    /// From the request's head to the end of its answer.
+    pub duration: Durations,
+}
+
+impl ServiceCounters {
+    /// Counts an answer.
+    pub fn count_status(&self, status: u16) {
+        if let Some(counter) = self.statuses.get(usize::from(status / 100).wrapping_sub(1)) {
+            counter.add(1);
+        }
+    }
+}
+
+/// What a worker counts for one cluster.
+#[derive(Debug, Default)]
+pub struct ClusterCounters {
+    /// Tries.
+    pub attempts: Counter,
+    /// Tries that failed.
+    pub failures: Counter,
+    /// Connections made.
+    pub connects: Counter,
+    /// Endpoints ejected.
+    pub ejections: Counter,
+}
+
+/// What a worker counts for itself.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Connections open now.
+    pub open: Counter,
+    /// Connections refused because a listener is full.
+    pub over_limit: Counter,
+    /// Requests refused because they are malformed or ambiguous.
+    pub refused: Counter,
+    /// Requests whose host no service answers for.
+    pub unrouted: Counter,
+    /// Clients that were too slow.
+    pub too_slow: Counter,
+    /// TLS handshakes that failed.
+    pub tls_failures: Counter,
+    /// Upgraded connections.
+    pub tunnels: Counter,
+}
+
+/// The counters of all workers. The lock is taken when a table changes and when they are read, never for a request.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    workers: Mutex<Vec<Arc<WorkerCounters>>>,
+    services: Mutex<BTreeMap<ServiceName, Vec<(usize, Arc<ServiceCounters>)>>>,
+    clusters: Mutex<BTreeMap<ClusterName, Vec<(usize, Arc<ClusterCounters>)>>>,
+}
+
+impl Metrics {
+    /// The counters of a new worker.
+    pub fn worker(&self) -> Arc<WorkerCounters> {
+        let counters = Arc::new(WorkerCounters::default());
+        lock(&self.workers).push(counters.clone());
+        counters
+    }
+
+    /// The counters of `worker` for a service: the same ones for the same name, so that nothing is lost when the table
+    /// changes.
+    pub fn service(&self, worker: usize, name: &ServiceName) -> Arc<ServiceCounters> {
+        of_worker(lock(&self.services).entry(name.clone()).or_default(), worker)
+    }
+
+    /// The counters of `worker` for a cluster.
+    pub fn cluster(&self, worker: usize, name: &ClusterName) -> Arc<ClusterCounters> {
+        of_worker(lock(&self.clusters).entry(name.clone()).or_default(), worker)
+    }
+
+    /// A sum over all workers.
+    pub fn sum_workers(&self, read: impl Fn(&WorkerCounters) -> u64) -> u64 {
+        lock(&self.workers).iter().map(|counters| read(counters)).sum()
+    }
+
+    /// Sums over all workers, for each service.
+    pub fn sum_services(&self, read: impl Fn(&ServiceCounters) -> u64) -> Vec<(ServiceName, u64)> {
+        sums(&lock(&self.services), read)
+    }
+
+    /// Sums over all workers, for each cluster.
+    pub fn sum_clusters(&self, read: impl Fn(&ClusterCounters) -> u64) -> Vec<(ClusterName, u64)> {
+        sums(&lock(&self.clusters), read)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing panics while it holds the lock, and counters have no invariant to break.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn of_worker<T: Default>(known: &mut Vec<(usize, Arc<T>)>, worker: usize) -> Arc<T> {
+    if let Some((_, counters)) = known.iter().find(|(owner, _)| *owner == worker) {
+        return counters.clone();
+    }
+    let counters = Arc::new(T::default());
+    known.push((worker, counters.clone()));
+    counters
+}
+
+fn sums<N: Clone, T>(
+    all: &BTreeMap<N, Vec<(usize, Arc<T>)>>,
+    read: impl Fn(&T) -> u64,
+) -> Vec<(N, u64)> {
+    all.iter().map(|(name, sets)| (name.clone(), sets.iter().map(|(_, set)| read(set)).sum())).collect()
+}

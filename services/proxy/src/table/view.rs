@@ -1,0 +1,344 @@
+//! Resolves route entries to a worker's own clusters and endpoints.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    rc::Rc,
+    sync::Arc,
+};
+
+use tidegate_http1::Request;
+use tidegate_model::{
+    ClusterName, ServiceName,
+    fleet::{HostPattern, Policy, RouteMatch},
+    health::CheckId,
+    routes::{ActionTiers, ClusterEntry, HealthEntry, RouteEntry, RouteKey, ServiceEntry, TiersEntry},
+    verdict::Verdict,
+};
+
+use super::{hosts::Hosts, matching::matches};
+use crate::{
+    balance::{Budget, Choice, Cluster, Endpoint, Latency, TierView},
+    metrics::{Metrics, ServiceCounters},
+    tls::UpstreamTlsConfigs,
+};
+
+/// A change of one entry; nothing takes it away.
+pub type RouteChange = (RouteKey, Option<Arc<RouteEntry>>);
+
+/// A service as one worker serves it. A request keeps the one with which it began.
+pub struct ServiceView {
+    /// Its name.
+    pub name: ServiceName,
+    /// Its health check.
+    pub check: CheckId,
+    /// The largest request body, in bytes.
+    pub max_request_body: Option<u64>,
+    /// The default action, then those of its routes.
+    pub actions: Vec<ActionView>,
+    /// How long it usually takes.
+    pub latency: Rc<Latency>,
+    /// What may be retried.
+    pub budget: Rc<Budget>,
+    /// Its counters.
+    pub counters: Arc<ServiceCounters>,
+    hosts: Vec<HostPattern>,
+    routes: Vec<RouteMatch>,
+}
+
+/// An action, resolved.
+pub struct ActionView {
+    /// How requests are tried.
+    pub policy: Policy,
+    /// Where they go.
+    pub tiers: Vec<TierView>,
+    /// Requests to refuse, in thousandths.
+    pub shed_permille: u16,
+    /// Whether everything seemed down.
+    pub fail_open: bool,
+    /// Endpoints over all tiers.
+    pub endpoint_count: usize,
+}
+
+struct ClusterState {
+    cluster: Rc<Cluster>,
+    endpoints: Vec<Rc<Endpoint>>,
+}
+
+/// All routes, as one worker serves them.
+pub struct Table {
+    worker: usize,
+    metrics: Arc<Metrics>,
+    tls: Arc<UpstreamTlsConfigs>,
+    entries: BTreeMap<RouteKey, Arc<RouteEntry>>,
+    clusters: HashMap<ClusterName, ClusterState>,
+    users: HashMap<ClusterName, BTreeSet<ServiceName>>,
+    services: HashMap<ServiceName, Rc<ServiceView>>,
+    hosts: Hosts,
+}
+
+impl Table {
+    /// No routes.
+    pub fn new(worker: usize, metrics: Arc<Metrics>, tls: Arc<UpstreamTlsConfigs>) -> Table {
+        Table {
+            worker,
+            metrics,
+            tls,
+            entries: BTreeMap::new(),
+            clusters: HashMap::new(),
+            users: HashMap::new(),
+            services: HashMap::new(),
+            hosts: Hosts::default(),
+        }
+    }
+
+    /// Whether there are no services.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    /// The service of this name.
+    pub fn service(&self, name: &str) -> Option<Rc<ServiceView>> {
+        self.services.get(name).cloned()
+    }
+
+    /// Counts a failed try of a cluster's endpoint.
+    pub fn count_failure(&self, cluster: &ClusterName, ejected: bool) {
+        if let Some(state) = self.clusters.get(cluster) {
+            state.cluster.counters.failures.add(1);
+            state.cluster.counters.ejections.add(u64::from(ejected));
+        }
+    }
+
+    /// The service for a request and the place of its action.
+    pub fn find(&self, request: &Request) -> Option<(Rc<ServiceView>, usize)> {
+        let service = self.services.get(self.hosts.find(&request.host)?)?;
+        let route = service.routes.iter().position(|route| matches(route, request));
+        Some((service.clone(), route.map_or(0, |place| place + 1)))
+    }
+
+    /// Every endpoint.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Rc<Endpoint>> {
+        self.clusters.values().flat_map(|state| &state.endpoints)
+    }
+
+    /// Every service.
+    pub fn services(&self) -> impl Iterator<Item = &Rc<ServiceView>> {
+        self.services.values()
+    }
+
+    /// Replaces all entries.
+    pub fn replace(&mut self, entries: &[(RouteKey, Arc<RouteEntry>)]) {
+        let new: BTreeSet<&RouteKey> = entries.iter().map(|(key, _)| key).collect();
+        let gone = self.entries.keys().filter(|key| !new.contains(key)).map(|key| (key.clone(), None));
+        let changed = entries
+            .iter()
+            .filter(|(key, entry)| self.entries.get(key) != Some(entry))
+            .map(|(key, entry)| (key.clone(), Some(entry.clone())));
+        let changes: Vec<RouteChange> = gone.chain(changed).collect();
+        self.apply(&changes);
+    }
+
+    /// Applies changes; only services that they touch are resolved anew.
+    pub fn apply(&mut self, changes: &[RouteChange]) {
+        let mut touched = BTreeSet::new();
+        for (key, entry) in changes {
+            match entry {
+                Some(entry) => self.entries.insert(key.clone(), entry.clone()),
+                None => self.entries.remove(key),
+            };
+            match key {
+                RouteKey::Edge(_) => {}
+                RouteKey::Cluster(name) => {
+                    self.resolve_cluster(name);
+                    touched.extend(self.users.get(name).into_iter().flatten().cloned());
+                }
+                RouteKey::Health(name, check) => {
+                    let users = self.users.get(name).into_iter().flatten();
+                    touched.extend(
+                        users.filter(|user| self.services.get(*user).is_none_or(|s| s.check == *check)).cloned(),
+                    );
+                }
+                RouteKey::Service(name) | RouteKey::Tiers(name) => {
+                    touched.insert(name.clone());
+                }
+            }
+        }
+        for name in &touched {
+            self.resolve_service(name);
+        }
+        // Whoever waits for an endpoint that fell silent is woken last, when there is somewhere else to go.
+        for (key, _) in changes {
+            if let RouteKey::Health(name, check) = key {
+                self.announce_health(name, *check);
+            }
+        }
+    }
+
+    fn resolve_cluster(&mut self, name: &ClusterName) {
+        let Some(RouteEntry::Cluster(entry)) = self.entries.get(&RouteKey::Cluster(name.clone())).map(Arc::as_ref)
+        else {
+            self.clusters.remove(name);
+            return;
+        };
+        let old = self.clusters.get(name).filter(|state| state.cluster.upstream == entry.upstream);
+        let endpoints = entry
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let known = old.into_iter().flat_map(|state| &state.endpoints);
+                let known = known.clone().find(|known| known.address == endpoint.address);
+                known.cloned().unwrap_or_else(|| Endpoint::new(endpoint.address.clone(), name.clone()))
+            })
+            .collect();
+        let cluster = match old {
+            Some(state) if state.cluster.region == entry.region => state.cluster.clone(),
+            Some(_) | None => Rc::new(self.new_cluster(name, entry)),
+        };
+        self.clusters.insert(name.clone(), ClusterState { cluster, endpoints });
+    }
+
+    fn new_cluster(&self, name: &ClusterName, entry: &ClusterEntry) -> Cluster {
+        Cluster {
+            name: name.clone(),
+            region: entry.region.clone(),
+            tls: entry.upstream.tls.as_ref().and_then(|tls| self.tls.get(tls, entry.upstream.protocol)),
+            upstream: entry.upstream.clone(),
+            active: std::cell::Cell::new(0),
+            counters: self.metrics.cluster(self.worker, name),
+        }
+    }
+
+    fn resolve_service(&mut self, name: &ServiceName) {
+        let old = self.services.remove(name);
+        if let Some(old) = &old {
+            for cluster in old.clusters() {
+                self.users.entry(cluster).or_default().remove(name);
+            }
+        }
+        let entry = self.entries.get(&RouteKey::Service(name.clone())).cloned();
+        let tiers = self.entries.get(&RouteKey::Tiers(name.clone())).cloned();
+        self.rehost(name, entry.as_deref(), old.as_deref());
+        let (Some(RouteEntry::Service(entry)), Some(RouteEntry::Tiers(tiers))) =
+            (entry.as_deref(), tiers.as_deref())
+        else {
+            return;
+        };
+        for action in &tiers.actions {
+            for (cluster, _) in action.tiers.iter().flat_map(|tier| &tier.shares) {
+                self.users.entry(cluster.clone()).or_default().insert(name.clone());
+            }
+        }
+        let view = self.view_of(name, entry, tiers, old.as_deref());
+        self.services.insert(name.clone(), Rc::new(view));
+    }
+
+    /// Makes the index of hosts say what the service's entry says.
+    fn rehost(&mut self, name: &ServiceName, entry: Option<&RouteEntry>, old: Option<&ServiceView>) {
+        let hosts = match entry {
+            Some(RouteEntry::Service(entry)) => entry.hosts.as_slice(),
+            _ => &[],
+        };
+        // A failover changes tiers, not hosts; the index is only touched when it must be.
+        if old.map_or(&[][..], |old| old.hosts.as_slice()) != hosts {
+            self.hosts.set(name, hosts);
+        }
+    }
+
+    fn view_of(
+        &self,
+        name: &ServiceName,
+        entry: &ServiceEntry,
+        tiers: &TiersEntry,
+        old: Option<&ServiceView>,
+    ) -> ServiceView {
+        let policies = std::iter::once(&entry.default_policy).chain(entry.routes.iter().map(|(_, policy)| policy));
+        let actions = policies
+            .enumerate()
+            .map(|(place, policy)| {
+                let empty = ActionTiers {
+                    tiers: Vec::new(),
+                    shed_permille: 0,
+                    fail_open: false,
+                    reason: String::new(),
+                };
+                self.action(policy, tiers.actions.get(place).unwrap_or(&empty), entry.check)
+            })
+            .collect();
+        let budget = match old {
+            Some(old) => old.budget.clone(),
+            None => Rc::new(Budget::new(entry.default_policy.budget_percent)),
+        };
+        budget.set_percent(entry.default_policy.budget_percent);
+        ServiceView {
+            name: name.clone(),
+            check: entry.check,
+            max_request_body: entry.max_request_body,
+            actions,
+            latency: old.map_or_else(|| Rc::new(Latency::new()), |old| old.latency.clone()),
+            budget,
+            counters: self.metrics.service(self.worker, name),
+            hosts: entry.hosts.clone(),
+            routes: entry.routes.iter().map(|(route, _)| route.clone()).collect(),
+        }
+    }
+
+    fn action(&self, policy: &Policy, from: &ActionTiers, check: CheckId) -> ActionView {
+        let tiers: Vec<TierView> = from
+            .tiers
+            .iter()
+            .map(|tier| {
+                let choices = tier.shares.iter().filter_map(|(name, share)| {
+                    let state = self.clusters.get(name)?;
+                    let health = self.health(name, check);
+                    let endpoints = state.endpoints.iter().map(|endpoint| {
+                        (endpoint.clone(), health.map_or(Verdict::Unknown, |health| verdict_of(health, endpoint)))
+                    });
+                    Some(Choice {
+                        share: u32::from(*share),
+                        cluster: state.cluster.clone(),
+                        endpoints: endpoints.collect(),
+                    })
+                });
+                TierView { choices: choices.collect() }
+            })
+            .filter(|tier: &TierView| !tier.choices.is_empty())
+            .collect();
+        let endpoint_count =
+            tiers.iter().flat_map(|tier| &tier.choices).map(|choice| choice.endpoints.len()).sum();
+        ActionView {
+            policy: policy.clone(),
+            tiers,
+            shed_permille: from.shed_permille,
+            fail_open: from.fail_open,
+            endpoint_count,
+        }
+    }
+
+    fn health(&self, cluster: &ClusterName, check: CheckId) -> Option<&HealthEntry> {
+        match self.entries.get(&RouteKey::Health(cluster.clone(), check)).map(Arc::as_ref) {
+            Some(RouteEntry::Health(health)) => Some(health),
+            _ => None,
+        }
+    }
+
+    fn announce_health(&self, name: &ClusterName, check: CheckId) {
+        let Some(state) = self.clusters.get(name) else { return };
+        let health = self.health(name, check);
+        for endpoint in &state.endpoints {
+            let verdict = health.map_or(Verdict::Unknown, |health| verdict_of(health, endpoint));
+            endpoint.set_silent(check, verdict == Verdict::Down);
+        }
+    }
+}
+
+impl ServiceView {
+    fn clusters(&self) -> Vec<ClusterName> {
+        let choices = self.actions.iter().flat_map(|action| &action.tiers).flat_map(|tier| &tier.choices);
+        choices.map(|choice| choice.cluster.name.clone()).collect()
+    }
+}
+
+fn verdict_of(health: &HealthEntry, endpoint: &Endpoint) -> Verdict {
+    let known = health.endpoints.iter().find(|(address, _)| *address == endpoint.address);
+    known.map_or(Verdict::Unknown, |(_, verdict)| *verdict)
+}

@@ -1,0 +1,52 @@
+//! Health questions of outside balancers: does this edge serve a service, and from where?
+
+use tidegate_model::verdict::Verdict;
+
+use crate::{forward::LocalReply, worker::Worker};
+
+const PREFIX: &str = "/.well-known/tidegate/health";
+
+/// The answer when `target` is such a question.
+///
+/// `/.well-known/tidegate/health/<service>?scope=local` is 200 only while a cluster of the edge's own region serves the
+/// service, `?scope=any` (or no scope) while any does. Without a service it asks for the edge itself: 503 while it
+/// drains or has no routes.
+pub fn reply(worker: &Worker, target: &str) -> Option<LocalReply> {
+    let rest = target.strip_prefix(PREFIX)?;
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if !(path.is_empty() || path.starts_with('/')) {
+        return None;
+    }
+    let service = path.trim_start_matches('/');
+    if worker.is_draining() {
+        return Some(LocalReply::new(503, "draining"));
+    }
+    let table = worker.table.borrow();
+    if service.is_empty() {
+        return Some(if table.is_empty() {
+            LocalReply::new(503, "no routes yet")
+        } else {
+            LocalReply::new(200, "ok")
+        });
+    }
+    let local = match query {
+        "" | "scope=any" => false,
+        "scope=local" => true,
+        _ => return Some(LocalReply::new(400, "scope is local or any")),
+    };
+    let Some(service) = table.service(service) else {
+        return Some(LocalReply::new(404, format!("no service {service:?}")));
+    };
+    let serves = service.actions[0].tiers.iter().flat_map(|tier| &tier.choices).any(|choice| {
+        (!local || choice.cluster.region == worker.edge.region)
+            && !service.actions[0].fail_open
+            && choice.endpoints.iter().any(|(_, verdict)| matches!(verdict, Verdict::Up | Verdict::Unknown))
+    });
+    Some(if serves {
+        LocalReply::new(200, "ok")
+    } else if local {
+        LocalReply::new(503, "no cluster of this region serves it")
+    } else {
+        LocalReply::new(503, "no cluster serves it")
+    })
+}

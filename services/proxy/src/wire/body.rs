@@ -1,0 +1,144 @@
+//! Bodies: read by their framing, written in a framing of our own.
+
+use std::{
+    io,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use tidegate_http1::{
+    ChunkDecoder, ChunkError, Decoded, Fields, Framing, LAST_CHUNK, write_chunk_head, write_trailers,
+};
+
+use super::Conn;
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum Chunk {
+    /// Data, never empty.
+    Data(Bytes),
+    /// The end, with trailer fields where there are any.
+    End(Fields),
+}
+
+/// Why a body cannot be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection failed or ended before the body did.
+    #[error("connection failed within a body: {0}")]
+    Io(#[from] io::Error),
+    /// The framing is malformed.
+    #[error(transparent)]
+    Malformed(#[from] ChunkError),
+    /// An HTTP/2 stream was reset or its connection failed.
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    /// More than the service allows.
+    #[error("body too large")]
+    TooLarge,
+}
+
+/// Reads a body from an HTTP/1.1 connection.
+#[derive(Debug)]
+pub struct BodyReader(State);
+
+#[derive(Debug)]
+enum State {
+    Length(u64),
+    Chunked(Box<ChunkDecoder>),
+    UntilClose,
+    Done,
+}
+
+impl BodyReader {
+    /// A reader at the start of a body.
+    pub fn new(framing: Framing) -> BodyReader {
+        BodyReader(match framing {
+            Framing::Empty => State::Done,
+            Framing::Length(length) => State::Length(length),
+            Framing::Chunked => State::Chunked(Box::default()),
+            Framing::UntilClose => State::UntilClose,
+        })
+    }
+
+    /// Whether the whole body was read.
+    pub fn is_done(&self) -> bool {
+        matches!(self.0, State::Done)
+    }
+
+    /// The next piece of the body. After its end: the end again.
+    pub fn poll_chunk(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
+        loop {
+            match &mut self.0 {
+                State::Done => return Poll::Ready(Ok(Chunk::End(Fields::new()))),
+                State::Length(left) => {
+                    if !conn.read.is_empty() {
+                        let take = usize::try_from(*left).unwrap_or(usize::MAX).min(conn.read.len());
+                        *left -= take as u64;
+                        if *left == 0 {
+                            self.0 = State::Done;
+                        }
+                        return Poll::Ready(Ok(Chunk::Data(conn.read.split_to(take).freeze())));
+                    }
+                }
+                State::UntilClose => {
+                    if !conn.read.is_empty() {
+                        return Poll::Ready(Ok(Chunk::Data(conn.read.split().freeze())));
+                    }
+                    if ready!(conn.poll_fill(cx))? == 0 {
+                        self.0 = State::Done;
+                    }
+                    continue;
+                }
+                State::Chunked(decoder) => match decoder.decode(&conn.read)? {
+                    Decoded::Data { range } => {
+                        conn.advance(range.start);
+                        let data = conn.read.split_to(range.len()).freeze();
+                        return Poll::Ready(Ok(Chunk::Data(data)));
+                    }
+                    Decoded::End { consumed } => {
+                        conn.advance(consumed);
+                        let trailers = decoder.take_trailers();
+                        self.0 = State::Done;
+                        return Poll::Ready(Ok(Chunk::End(trailers)));
+                    }
+                    Decoded::NeedMore { consumed } => conn.advance(consumed),
+                },
+            }
+            if ready!(conn.poll_fill(cx))? == 0 {
+                return Poll::Ready(Err(BodyError::Io(io::ErrorKind::UnexpectedEof.into())));
+            }
+        }
+    }
+}
+
+/// Writes a body to an HTTP/1.1 connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyWriter {
+    /// The data as it is: its length was announced, or the connection's end ends it.
+    Plain,
+    /// Chunked.
+    Chunked,
+    /// Nothing, whatever comes: the answer to a HEAD.
+    Nothing,
+}
+
+impl BodyWriter {
+    /// Adds a piece to what waits to be written.
+    pub fn push(self, conn: &mut Conn, chunk: &Chunk) {
+        let out = conn.out();
+        match (self, chunk) {
+            (BodyWriter::Nothing, _) | (BodyWriter::Plain, Chunk::End(_)) => {}
+            (BodyWriter::Plain, Chunk::Data(data)) => out.extend_from_slice(data),
+            (BodyWriter::Chunked, Chunk::Data(data)) => {
+                write_chunk_head(out, data.len());
+                out.extend_from_slice(data);
+                out.extend_from_slice(b"\r\n");
+            }
+            (BodyWriter::Chunked, Chunk::End(trailers)) if trailers.is_empty() => {
+                out.extend_from_slice(LAST_CHUNK);
+            }
+            (BodyWriter::Chunked, Chunk::End(trailers)) => write_trailers(out, trailers),
+        }
+    }
+}

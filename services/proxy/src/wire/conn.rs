@@ -1,0 +1,140 @@
+//! A buffered connection. An idle one holds no buffer: reads go through one scratch buffer of the thread.
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Io;
+
+/// Bytes read at once at most.
+const SCRATCH: usize = 64 * 1024;
+/// Bytes waiting to be written above which no more are taken: the bound on memory per direction.
+const WRITE_ROOM: usize = 64 * 1024;
+
+thread_local! {
+    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// A connection with what was read and not used, and what is to be written.
+pub struct Conn {
+    io: Io,
+    /// Read and not yet used.
+    pub read: BytesMut,
+    write: Vec<u8>,
+    written: usize,
+    total_written: u64,
+    /// Whether TLS records may wait below although `write` is empty.
+    unflushed: bool,
+    ended: bool,
+}
+
+impl Conn {
+    /// A connection of which nothing was read yet.
+    pub fn new(io: Io) -> Conn {
+        Conn { io, read: BytesMut::new(), write: Vec::new(), written: 0, total_written: 0, unflushed: false, ended: false }
+    }
+
+    /// The stream below.
+    pub fn io(&self) -> &Io {
+        &self.io
+    }
+
+    /// Takes the connection apart: the stream and what was read of it.
+    pub fn into_parts(self) -> (Io, BytesMut) {
+        (self.io, self.read)
+    }
+
+    /// Whether the peer has ended its direction.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Reads what is there into `read`. Returns how much came, 0 at the end of the stream.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.ended {
+            return Poll::Ready(Ok(0));
+        }
+        SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+            let mut buf = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
+            let filled = buf.filled();
+            self.read.extend_from_slice(filled);
+            self.ended = filled.is_empty();
+            Poll::Ready(Ok(filled.len()))
+        })
+    }
+
+    /// The bytes that wait to be written, to add to.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.write
+    }
+
+    /// Whether everything is written.
+    pub fn is_flushed(&self) -> bool {
+        self.write.is_empty() && !self.unflushed
+    }
+
+    /// Ready when more may be added to [`Conn::out`].
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.write.len() - self.written < WRITE_ROOM {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_flush(cx)
+    }
+
+    /// Writes what waits.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.write.is_empty() && !self.unflushed {
+            return Poll::Ready(Ok(()));
+        }
+        while self.written < self.write.len() {
+            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.write[self.written..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += count;
+            self.total_written += count as u64;
+        }
+        self.write.clear();
+        self.written = 0;
+        if matches!(self.io, Io::Plain(_)) {
+            return Poll::Ready(Ok(()));
+        }
+        self.unflushed = true;
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// How many bytes the kernel has taken so far; unchanged since a request began: the peer has seen nothing of it.
+    pub fn total_written(&self) -> u64 {
+        self.total_written
+    }
+
+    /// Ends our direction.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    /// Gives back the buffers, before a time without work.
+    pub fn release_buffers(&mut self) {
+        if self.read.is_empty() && self.read.capacity() > 0 {
+            self.read = BytesMut::new();
+        }
+        if self.write.is_empty() && self.write.capacity() > 0 {
+            self.write = Vec::new();
+        }
+    }
+
+    /// Marks `count` bytes of `read` as used.
+    pub fn advance(&mut self, count: usize) {
+        self.read.advance(count);
+    }
+}

@@ -1,0 +1,120 @@
+//! HTTP/2 streams as bodies, and header maps as fields.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tidegate_http1::Fields;
+
+use super::{BodyError, Chunk};
+
+/// Reads a body from an HTTP/2 stream.
+pub struct Http2Reader {
+    stream: h2::RecvStream,
+    data_ended: bool,
+}
+
+impl Http2Reader {
+    /// A reader of `stream`.
+    pub fn new(stream: h2::RecvStream) -> Http2Reader {
+        Http2Reader { stream, data_ended: false }
+    }
+
+    /// Whether the peer has ended the stream and all data of it was taken.
+    pub fn is_done(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    /// The next piece of the body.
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
+        while !self.data_ended {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(data) => {
+                    let data = data?;
+                    // The other side is only asked for data when there is room for it, so what was taken may be sent anew.
+                    self.stream.flow_control().release_capacity(data.len())?;
+                    if !data.is_empty() {
+                        return Poll::Ready(Ok(Chunk::Data(data)));
+                    }
+                }
+                None => self.data_ended = true,
+            }
+        }
+        let trailers = ready!(self.stream.poll_trailers(cx))?;
+        Poll::Ready(Ok(Chunk::End(trailers.map_or_else(Fields::new, |map| fields_of(&map)))))
+    }
+}
+
+/// Writes a body to an HTTP/2 stream.
+pub struct Http2Writer {
+    stream: h2::SendStream<Bytes>,
+    waiting: Bytes,
+}
+
+impl Http2Writer {
+    /// A writer to `stream`.
+    pub fn new(stream: h2::SendStream<Bytes>) -> Http2Writer {
+        Http2Writer { stream, waiting: Bytes::new() }
+    }
+
+    /// Ready when all that was pushed has been given to the connection.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        while !self.waiting.is_empty() {
+            self.stream.reserve_capacity(self.waiting.len());
+            let granted = match ready!(self.stream.poll_capacity(cx)) {
+                Some(granted) => granted?,
+                None => return Poll::Ready(Err(h2::Reason::CANCEL.into())),
+            };
+            let part = self.waiting.split_to(granted.min(self.waiting.len()));
+            self.stream.send_data(part, false)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Adds a piece. Only while [`Http2Writer::poll_room`] is ready.
+    pub fn push(&mut self, chunk: Chunk) -> Result<(), h2::Error> {
+        match chunk {
+            Chunk::Data(data) => {
+                self.waiting = data;
+                Ok(())
+            }
+            Chunk::End(trailers) if trailers.is_empty() => self.stream.send_data(Bytes::new(), true),
+            Chunk::End(trailers) => self.stream.send_trailers(map_of(&trailers)),
+        }
+    }
+
+    /// Ends the stream with an error.
+    pub fn reset(&mut self, reason: h2::Reason) {
+        self.stream.send_reset(reason);
+    }
+
+    /// Ready when the peer has reset the stream.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Result<h2::Reason, h2::Error>> {
+        self.stream.poll_reset(cx)
+    }
+}
+
+/// The fields of a header map, in its order.
+pub fn fields_of(map: &HeaderMap) -> Fields {
+    let mut fields = Fields::new();
+    for (name, value) in map {
+        fields.push(name.as_str().as_bytes(), value.as_bytes());
+    }
+    fields
+}
+
+/// A header map of the fields; what cannot be in one is left out.
+pub fn map_of(fields: &Fields) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(fields.len());
+    for (name, value) in fields.iter() {
+        append(&mut map, name, value);
+    }
+    map
+}
+
+/// Adds a field to a header map, unless it cannot be in one.
+pub fn append(map: &mut HeaderMap, name: &[u8], value: &[u8]) {
+    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        map.append(name, value);
+    }
+}

@@ -1,0 +1,13 @@
+//! Messages on the wire: buffered connections, bodies and their framing. Knows no routes and no policy.
+
+mod body;
+mod conn;
+mod http2;
+mod io;
+mod timer;
+
+pub use body::{BodyError, BodyReader, BodyWriter, Chunk};
+pub use conn::Conn;
+pub use http2::{Http2Reader, Http2Writer, append, fields_of, map_of};
+pub use io::{Io, Prefixed};
+pub use timer::Timer;

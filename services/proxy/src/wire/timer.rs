@@ -1,0 +1,62 @@
+//! A timer for deadlines that are set far more often than they are reached.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// A deadline. The runtime's timer behind it is only moved when a deadline comes before it; a timer that fires too early
+/// is armed again. So a deadline per request costs a comparison, not a place in the timer wheel.
+pub struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    armed: Instant,
+}
+
+impl Timer {
+    /// A timer. Must be made within a runtime.
+    pub fn new() -> Timer {
+        let armed = Instant::now();
+        Timer { sleep: Box::pin(sleep_until(armed)), armed }
+    }
+
+    /// Ready once `deadline` has passed; otherwise the task is woken then, or earlier.
+    pub fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.armed > deadline {
+                self.armed = deadline;
+                self.sleep.as_mut().reset(deadline);
+            }
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            self.armed = deadline;
+            self.sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+use std::future::Future as _;
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn later_and_earlier_deadlines_are_kept() {
+        let mut timer = Timer::new();
+        let start = Instant::now();
+        for after in [50, 500, 20] {
+            let deadline = Instant::now() + Duration::from_millis(after);
+            poll_fn(|cx| timer.poll_until(deadline, cx)).await;
+            assert!(Instant::now() >= deadline && Instant::now() < deadline + Duration::from_millis(5));
+        }
+        assert_eq!(start.elapsed().as_millis() / 10, 57);
+    }
+}

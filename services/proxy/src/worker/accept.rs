@@ -1,0 +1,157 @@
+//! Accepts connections and finds out what is spoken on them.
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use tidegate_model::{ListenerName, fleet::ListenerLimits};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Listen, Open, Worker, http1, http2};
+use crate::{
+    forward::Client,
+    wire::{Io, Prefixed},
+};
+
+/// How long accepting rests when the process has no file descriptors left.
+const REST: Duration = Duration::from_millis(50);
+
+/// The listeners of a worker.
+pub struct Accepting {
+    worker: Rc<Worker>,
+    listeners: HashMap<ListenerName, (CancellationToken, JoinHandle<()>)>,
+}
+
+/// What connections of one listener share.
+struct Listener {
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    limits: Arc<ListenerLimits>,
+    open: Rc<Cell<u32>>,
+}
+
+impl Accepting {
+    /// No listeners.
+    pub fn new(worker: Rc<Worker>) -> Accepting {
+        Accepting { worker, listeners: HashMap::new() }
+    }
+
+    /// Begins to accept on a socket, in place of the listener's earlier one.
+    pub fn open(&mut self, listen: Listen) {
+        let socket = match TcpListener::from_std(listen.socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!(listener = %listen.name, %error, "cannot accept on a socket");
+                return;
+            }
+        };
+        let listener = Listener {
+            tls: listen.tls.map(tokio_rustls::TlsAcceptor::from),
+            limits: Arc::new(listen.limits),
+            open: Rc::new(Cell::new(0)),
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::task::spawn_local(accept(self.worker.clone(), socket, listener, stop.clone()));
+        if let Some((earlier, _)) = self.listeners.insert(listen.name, (stop, task)) {
+            earlier.cancel();
+        }
+    }
+
+    /// Ends accepting on a listener. Its connections go on.
+    pub fn close(&mut self, name: &ListenerName) {
+        if let Some((stop, _)) = self.listeners.remove(name) {
+            stop.cancel();
+        }
+    }
+
+    /// Ends accepting and waits until all that waited has been accepted.
+    pub async fn close_all(&mut self) {
+        for (_, (stop, task)) in self.listeners.drain() {
+            stop.cancel();
+            // It only ends early when it panicked, which the runtime has told.
+            _ = task.await;
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, stop: CancellationToken) {
+    let listener = Rc::new(listener);
+    loop {
+        let stream = tokio::select! {
+            biased;
+            accepted = socket.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match stream {
+            Ok((stream, address)) => {
+                worker.counters.accepted.add(1);
+                if listener.open.get() >= listener.limits.max_connections {
+                    worker.counters.over_limit.add(1);
+                    continue;
+                }
+                let open = Open::new(worker.clone(), listener.open.clone());
+                let listener = listener.clone();
+                worker.tasks.spawn_local(connection(worker.clone(), listener, stream, address.ip(), open));
+            }
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot accept connections");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// Whether only the connection that was to be accepted has failed.
+fn is_of_the_peer(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+async fn connection(
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
+    stream: TcpStream,
+    address: IpAddr,
+    open: Open,
+) {
+    // A peer that is gone already is noticed at the first read.
+    _ = stream.set_nodelay(true);
+    let limits = listener.limits.clone();
+    let client = Client {
+        address: match address {
+            IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, |v4: Ipv4Addr| v4.into()),
+            IpAddr::V4(_) => address,
+        },
+        is_tls: listener.tls.is_some(),
+        stall: limits.idle_timeout,
+    };
+    let Some(acceptor) = &listener.tls else {
+        return http1::serve(worker, Io::Plain(stream), client, &limits, &open).await;
+    };
+    match timeout(limits.head_timeout, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tidegate_tls::HTTP2);
+            let io = Io::Accepted(Box::new(stream));
+            if is_http2 {
+                http2::serve(worker, Prefixed::new(bytes::Bytes::new(), io), client, &limits, &open).await;
+            } else {
+                http1::serve(worker, io, client, &limits, &open).await;
+            }
+        }
+        Ok(Err(error)) => {
+            worker.counters.tls_failures.add(1);
+            tracing::debug!(%error, "TLS handshake failed");
+        }
+        Err(_) => worker.counters.too_slow.add(1),
+    }
+}

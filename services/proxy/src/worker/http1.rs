@@ -1,0 +1,189 @@
+//! A client's HTTP/1.1 connection.
+
+use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
+
+use tidegate_http1::{Framing, Limits, Method, ParseError, Request, Version, list_contains, parse_request};
+use tidegate_model::fleet::ListenerLimits;
+use tokio::time::Instant;
+
+use super::{Open, Worker, http2};
+use crate::{
+    forward::{Client, Downstream, Http1Down, LocalReply, Outcome, answer_ourselves, handle},
+    wire::{BodyReader, BodyWriter, Conn, Io, Prefixed, Timer},
+};
+
+/// What an HTTP/2 client with prior knowledge says first (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long, and for how much, a connection that is to be closed is still read, so that the client gets the answer
+/// before it learns that nobody reads what it sends (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// What came of waiting for a request.
+enum Waited {
+    /// A request.
+    Request(Framing),
+    /// The client speaks HTTP/2.
+    Http2,
+    /// The client has gone, or nothing more is wanted of it.
+    Closed,
+    /// It took too long over a head.
+    TooSlow,
+    /// What it sent is refused.
+    Refused(ParseError),
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &ListenerLimits, open: &Open) {
+    let mut timer = Timer::new();
+    let mut request = Request::default();
+    let mut down = Downstream::Http1(Box::new(Http1Down {
+        conn: Conn::new(io),
+        reader: BodyReader::new(Framing::Empty),
+        writer: BodyWriter::Nothing,
+        is_http10: false,
+        keep_alive: true,
+        is_head: false,
+    }));
+    let mut is_first = true;
+    loop {
+        let Downstream::Http1(http1) = &mut down else { return };
+        let waited = wait_for_head(&worker, &mut http1.conn, &mut request, limits, &mut timer, open, is_first).await;
+        is_first = false;
+        let framing = match waited {
+            Waited::Request(framing) => framing,
+            Waited::Closed => return,
+            Waited::Http2 => {
+                let Downstream::Http1(http1) = down else { return };
+                let (io, read) = http1.conn.into_parts();
+                return http2::serve(worker, Prefixed::new(read.freeze(), io), client, limits, open).await;
+            }
+            Waited::TooSlow => {
+                worker.counters.too_slow.add(1);
+                http1.keep_alive = false;
+                answer_ourselves(&mut down, &LocalReply::new(408, "the request took too long"), b"-").await;
+                return close(down, &mut timer).await;
+            }
+            Waited::Refused(error) => {
+                worker.counters.refused.add(1);
+                http1.keep_alive = false;
+                answer_ourselves(&mut down, &LocalReply::new(error.status(), error.to_string()), b"-").await;
+                return close(down, &mut timer).await;
+            }
+        };
+        http1.reader = BodyReader::new(framing);
+        http1.is_http10 = request.version == Version::Http10;
+        http1.is_head = request.method == Method::Head;
+        http1.keep_alive = keeps_alive(&request) && !worker.is_draining();
+        let outcome = handle(&worker, client, &request, framing, &mut down, &mut timer).await;
+        let Downstream::Http1(http1) = &mut down else { return };
+        if outcome == Outcome::Broken {
+            return;
+        }
+        if !http1.keep_alive || !http1.reader.is_done() {
+            return close(down, &mut timer).await;
+        }
+    }
+}
+
+fn keeps_alive(request: &Request) -> bool {
+    let says = |token| request.fields.get_all(b"connection").any(|value| list_contains(value, token));
+    match request.version {
+        Version::Http11 => !says(b"close"),
+        Version::Http10 => says(b"keep-alive") && !says(b"close"),
+    }
+}
+
+async fn wait_for_head(
+    worker: &Worker,
+    conn: &mut Conn,
+    request: &mut Request,
+    limits: &ListenerLimits,
+    timer: &mut Timer,
+    open: &Open,
+    is_first: bool,
+) -> Waited {
+    let parse_limits =
+        Limits { head_bytes: limits.head_bytes as usize, fields: usize::from(limits.header_count) };
+    if conn.read.is_empty() {
+        conn.release_buffers();
+    }
+    let idle_from = Instant::now();
+    // The time for a head counts from its first byte, not from when the connection fell idle.
+    let mut head_from = (!conn.read.is_empty() || is_first).then_some(idle_from);
+    let mut unread = !conn.read.is_empty();
+    poll_fn(|cx| {
+        loop {
+            if unread {
+                head_from.get_or_insert_with(Instant::now);
+                skip_blank_lines(conn);
+                if is_first && conn.read.starts_with(b"PRI") && PREFACE.starts_with(&conn.read[..conn.read.len().min(PREFACE.len())]) {
+                    if conn.read.len() >= PREFACE.len() {
+                        return Poll::Ready(Waited::Http2);
+                    }
+                } else {
+                    match parse_request(&conn.read, parse_limits, request) {
+                        Ok(Some((length, framing))) => {
+                            conn.advance(length);
+                            return Poll::Ready(Waited::Request(framing));
+                        }
+                        Ok(None) => {}
+                        Err(error) => return Poll::Ready(Waited::Refused(error)),
+                    }
+                }
+            }
+            match conn.poll_fill(cx) {
+                Poll::Ready(Ok(count)) if count > 0 => unread = true,
+                Poll::Ready(_) => return Poll::Ready(Waited::Closed),
+                Poll::Pending => break,
+            }
+        }
+        if conn.read.is_empty() && !is_first && worker.is_draining() {
+            return Poll::Ready(Waited::Closed);
+        }
+        open.wake_on_drain(cx);
+        let deadline = head_from.map_or(idle_from + limits.idle_timeout, |from| from + limits.head_timeout);
+        if timer.poll_until(deadline, cx).is_ready() {
+            return Poll::Ready(if conn.read.is_empty() { Waited::Closed } else { Waited::TooSlow });
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Empty lines before a request are ignored (RFC 9112, section 2.2).
+fn skip_blank_lines(conn: &mut Conn) {
+    while conn.read.starts_with(b"\r\n") {
+        conn.advance(2);
+    }
+}
+
+/// Closes a connection so that the client gets all that was sent to it.
+async fn close(down: Downstream, timer: &mut Timer) {
+    let Downstream::Http1(mut http1) = down else { return };
+    let conn = &mut http1.conn;
+    let deadline = Instant::now() + LINGER;
+    let mut left = LINGER_BYTES;
+    let mut is_shut = false;
+    poll_fn(|cx| {
+        if !is_shut {
+            match conn.poll_shutdown(cx) {
+                Poll::Ready(Ok(())) => is_shut = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+        }
+        loop {
+            match conn.poll_fill(cx) {
+                Poll::Ready(Ok(count)) if count > 0 && count <= left => {
+                    left -= count;
+                    conn.read.clear();
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        timer.poll_until(deadline, cx)
+    })
+    .await;
+}

@@ -1,0 +1,183 @@
+//! A client's HTTP/2 connection: each stream is a task.
+
+use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll};
+
+use bytes::Bytes;
+use tidegate_http1::{Framing, Method, Request, Version, valid_target};
+use tidegate_model::fleet::ListenerLimits;
+use tokio::time::Instant;
+
+use super::{Open, Worker};
+use crate::{
+    forward::{Client, Downstream, Http2Down, LocalReply, answer_ourselves, handle},
+    wire::{Http2Reader, Prefixed, Timer},
+};
+
+/// Streams that a client may have open at once.
+const STREAMS: u32 = 256;
+/// What a client may send on a stream before it is read, and on a connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// What happened on a connection.
+enum Event {
+    Stream(Box<http::Request<h2::RecvStream>>, h2::server::SendResponse<Bytes>),
+    Ended,
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(worker: Rc<Worker>, io: Prefixed, client: Client, limits: &ListenerLimits, open: &Open) {
+    let handshake = h2::server::Builder::new()
+        .max_concurrent_streams(STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(limits.head_bytes)
+        .max_send_buffer_size(STREAM_WINDOW as usize)
+        .handshake::<_, Bytes>(io);
+    let mut connection = match tokio::time::timeout(limits.head_timeout, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(_)) | Err(_) => {
+            worker.counters.too_slow.add(1);
+            return;
+        }
+    };
+    let mut timer = Timer::new();
+    let streams = Rc::new(Cell::new(0_u32));
+    let mut is_ending = false;
+    let mut idle_from = Instant::now();
+    loop {
+        let event = poll_fn(|cx| {
+            if !is_ending && worker.is_draining() {
+                is_ending = true;
+                connection.graceful_shutdown();
+            }
+            match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    return Poll::Ready(Event::Stream(Box::new(request), respond));
+                }
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Event::Ended),
+                Poll::Pending => {}
+            }
+            open.wake_on_drain(cx);
+            if streams.get() > 0 {
+                idle_from = Instant::now();
+            }
+            while timer.poll_until(idle_from + limits.idle_timeout, cx).is_ready() {
+                if streams.get() > 0 {
+                    idle_from = Instant::now();
+                } else if is_ending {
+                    return Poll::Ready(Event::Ended);
+                } else {
+                    is_ending = true;
+                    idle_from = Instant::now();
+                    connection.graceful_shutdown();
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        match event {
+            Event::Ended => return,
+            Event::Stream(request, respond) => {
+                let count = StreamCount::new(&streams);
+                let most_fields = usize::from(limits.header_count);
+                worker.tasks.spawn_local(stream(worker.clone(), client, *request, respond, most_fields, count));
+            }
+        }
+    }
+}
+
+/// Counts a stream until dropped.
+struct StreamCount(Rc<Cell<u32>>);
+
+impl StreamCount {
+    fn new(streams: &Rc<Cell<u32>>) -> StreamCount {
+        streams.set(streams.get() + 1);
+        StreamCount(streams.clone())
+    }
+}
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+async fn stream(
+    worker: Rc<Worker>,
+    client: Client,
+    request: http::Request<h2::RecvStream>,
+    respond: h2::server::SendResponse<Bytes>,
+    most_fields: usize,
+    _count: StreamCount,
+) {
+    let (head, body) = request.into_parts();
+    let has_body = !body.is_end_stream();
+    let is_head = head.method == http::Method::HEAD;
+    let reader = has_body.then(|| Http2Reader::new(body));
+    let mut down = Downstream::Http2(Box::new(Http2Down::new(reader, respond, is_head)));
+    let too_many = head.headers.len() > most_fields;
+    let (request, framing) = match request_of(&head, has_body) {
+        Some(parsed) if !too_many => parsed,
+        refused => {
+            worker.counters.refused.add(1);
+            let reply = match refused {
+                Some(_) => LocalReply::new(431, "too many header fields"),
+                None => LocalReply::new(400, "malformed request"),
+            };
+            answer_ourselves(&mut down, &reply, b"-").await;
+            return;
+        }
+    };
+    let mut timer = Timer::new();
+    handle(&worker, client, &request, framing, &mut down, &mut timer).await;
+}
+
+/// The request as HTTP/1.1 would say it; nothing when it could not.
+fn request_of(head: &http::request::Parts, has_body: bool) -> Option<(Request, Framing)> {
+    let mut request = Request {
+        method: Method::from(head.method.as_str()),
+        version: Version::Http11,
+        ..Request::default()
+    };
+    if request.method == Method::Connect {
+        head.uri.authority()?.as_str().clone_into(&mut request.target);
+    } else {
+        head.uri.path_and_query().map_or("/", |target| target.as_str()).clone_into(&mut request.target);
+        if !valid_target(&request.target) {
+            return None;
+        }
+    }
+    let host_field = head.headers.get(http::header::HOST).map(http::HeaderValue::to_str).transpose().ok()?;
+    let host = head.uri.authority().map(http::uri::Authority::as_str).or(host_field)?;
+    // An authority with a user is not one that HTTP may have (RFC 9110, section 4.2.4).
+    if host.contains('@') || head.headers.get_all(http::header::HOST).iter().count() > 1 {
+        return None;
+    }
+    host.clone_into(&mut request.host);
+    let mut length = None;
+    for (name, value) in &head.headers {
+        match name {
+            &http::header::HOST => {}
+            // Cookies may come in pieces, which HTTP/1.1 doesn't have (RFC 9113, section 8.2.3).
+            &http::header::COOKIE => {}
+            _ => {
+                if name == http::header::CONTENT_LENGTH {
+                    length = Some(value.to_str().ok()?.parse::<u64>().ok()?);
+                }
+                request.fields.push(name.as_str().as_bytes(), value.as_bytes());
+            }
+        }
+    }
+    let cookies: Vec<&[u8]> =
+        head.headers.get_all(http::header::COOKIE).iter().map(http::HeaderValue::as_bytes).collect();
+    if !cookies.is_empty() {
+        request.fields.push(b"cookie", &cookies.join(&b"; "[..]));
+    }
+    let framing = match length {
+        _ if !has_body => Framing::Empty,
+        Some(length) if length > 0 => Framing::Length(length),
+        Some(_) | None => Framing::Chunked,
+    };
+    Some((request, framing))
+}

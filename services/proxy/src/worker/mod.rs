@@ -1,0 +1,237 @@
+//! A worker: one thread with its own runtime, sockets, table and upstream connections.
+
+mod accept;
+mod command;
+mod date;
+mod http1;
+mod http2;
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rand::{SeedableRng as _, rngs::SmallRng};
+use tidegate_model::{
+    ClusterName, EdgeName, RegionName, Timestamp, fleet::Address, observation::Failure,
+};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::task::TaskTracker;
+
+pub use command::{Command, Listen, Routes};
+pub use date::http_date;
+
+use crate::{
+    balance::{Endpoint, WakeSet},
+    metrics::{Metrics, WorkerCounters},
+    table::Table,
+    tls::UpstreamTlsConfigs,
+    wire::Io,
+};
+
+/// Who an edge is.
+#[derive(Debug)]
+pub struct EdgeIdentity {
+    /// Its name.
+    pub name: EdgeName,
+    /// Its region.
+    pub region: RegionName,
+}
+
+/// A real request that failed at an endpoint.
+#[derive(Debug, Clone)]
+pub struct Suspect {
+    /// The endpoint's cluster.
+    pub cluster: ClusterName,
+    /// The endpoint.
+    pub endpoint: Address,
+    /// What happened.
+    pub failure: Failure,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What all tasks of a worker share.
+pub struct Worker {
+    /// Whose worker it is.
+    pub edge: Arc<EdgeIdentity>,
+    /// The routes.
+    pub table: RefCell<Table>,
+    /// Randomness for picks and ids; not for secrets.
+    pub random: RefCell<SmallRng>,
+    /// What it counts.
+    pub counters: Arc<WorkerCounters>,
+    draining: Cell<bool>,
+    /// Connections, woken when draining begins.
+    connections: WakeSet,
+    tasks: TaskTracker,
+    suspects: mpsc::Sender<Suspect>,
+}
+
+/// What a worker is made of.
+pub struct WorkerParts {
+    /// Its place among the workers, from 0.
+    pub id: usize,
+    /// Whose worker it is.
+    pub edge: Arc<EdgeIdentity>,
+    /// Where its counters are found by others.
+    pub metrics: Arc<Metrics>,
+    /// TLS towards clusters.
+    pub tls: Arc<UpstreamTlsConfigs>,
+    /// Where failures of endpoints are told. Told without waiting; what does not fit is repeated by the next failure.
+    pub suspects: mpsc::Sender<Suspect>,
+}
+
+/// Runs a worker until its commands end and its connections are done, at most `drain_limit` later.
+///
+/// # Errors
+/// When the thread's runtime cannot be made.
+pub fn run(
+    parts: WorkerParts,
+    commands: mpsc::Receiver<Command>,
+    drain_limit: Duration,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Accepting and timers come around often enough at this pace, and the poll of the kernel costs less per request.
+        .event_interval(31)
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(serve(parts, commands, drain_limit));
+    Ok(())
+}
+
+async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_limit: Duration) {
+    let worker = Rc::new(Worker {
+        edge: parts.edge,
+        table: RefCell::new(Table::new(parts.id, parts.metrics.clone(), parts.tls)),
+        random: RefCell::new(SmallRng::seed_from_u64(rand::random())),
+        counters: parts.metrics.worker(),
+        draining: Cell::new(false),
+        connections: WakeSet::default(),
+        tasks: TaskTracker::new(),
+        suspects: parts.suspects,
+    });
+    let mut accepting = accept::Accepting::new(worker.clone());
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            command = commands.recv() => match command {
+                Some(Command::Routes { routes, done }) => {
+                    worker.apply(&routes);
+                    // Whoever sent it may not wait for it any more.
+                    _ = done.send(());
+                }
+                Some(Command::Listen(listen)) => accepting.open(listen),
+                Some(Command::Unlisten(name)) => accepting.close(&name),
+                Some(Command::Drain) => worker.drain(),
+                None => break,
+            },
+            _ = ticks.tick() => worker.tick(),
+        }
+    }
+    worker.drain();
+    accepting.close_all().await;
+    worker.tasks.close();
+    if tokio::time::timeout(drain_limit, worker.tasks.wait()).await.is_err() {
+        tracing::warn!(open = worker.counters.open.get(), "drain limit reached, connections are cut");
+    }
+}
+
+impl Worker {
+    /// Whether the edge is draining.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// An endpoint failed a request that began at `began`: counted against it, and told to the probers.
+    pub fn endpoint_failed(&self, endpoint: &Endpoint, failure: &Failure, now: Instant) {
+        let ejected = endpoint.failed(failure, now);
+        self.table.borrow().count_failure(&endpoint.cluster, ejected);
+        if ejected {
+            tracing::warn!(cluster = %endpoint.cluster, endpoint = %endpoint.address, %failure, "endpoint ejected");
+        }
+        self.suspect(endpoint, failure);
+    }
+
+    /// Tells the probers to look at an endpoint.
+    pub fn suspect(&self, endpoint: &Endpoint, failure: &Failure) {
+        let suspect = Suspect {
+            cluster: endpoint.cluster.clone(),
+            endpoint: endpoint.address.clone(),
+            failure: failure.clone(),
+            at: tidegate_bus::clock::now(),
+        };
+        // When it is full, the endpoint is being told of already.
+        _ = self.suspects.try_send(suspect);
+    }
+
+    /// Drives an HTTP/2 connection to an endpoint until it ends.
+    pub fn drive_http2(&self, connection: h2::client::Connection<Io, Bytes>) {
+        self.tasks.spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
+            }
+        });
+    }
+
+    fn apply(&self, routes: &Routes) {
+        let mut table = self.table.borrow_mut();
+        match routes {
+            Routes::All(entries) => table.replace(entries),
+            Routes::Changes(changes) => table.apply(changes),
+        }
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        self.connections.wake_all();
+    }
+
+    fn tick(&self) {
+        let now = Instant::now();
+        let table = self.table.borrow();
+        table.endpoints().for_each(|endpoint| endpoint.pool.sweep(now));
+        table.services().for_each(|service| service.budget.tick());
+        if self.is_draining() {
+            // Connections that are kept for clients that are gone would keep their tasks.
+            table.endpoints().for_each(|endpoint| endpoint.pool.clear());
+        }
+    }
+}
+
+/// A client's connection; counted until dropped, and woken when draining begins.
+struct Open {
+    worker: Rc<Worker>,
+    key: Cell<Option<usize>>,
+    on_listener: Rc<Cell<u32>>,
+}
+
+impl Open {
+    fn new(worker: Rc<Worker>, on_listener: Rc<Cell<u32>>) -> Open {
+        worker.counters.open.add(1);
+        on_listener.set(on_listener.get() + 1);
+        Open { worker, key: Cell::new(None), on_listener }
+    }
+
+    /// Has the task woken when draining begins. Its waker is registered once.
+    fn wake_on_drain(&self, cx: &std::task::Context<'_>) {
+        if self.key.get().is_none() {
+            self.key.set(Some(self.worker.connections.insert(cx.waker().clone())));
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.worker.connections.remove(key);
+        }
+        self.on_listener.set(self.on_listener.get() - 1);
+        self.worker.counters.open.set(self.worker.counters.open.get() - 1);
+    }
+}
