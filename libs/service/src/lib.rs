@@ -1,1 +1,19 @@
-//! .
+//! What every service shares: settings, logs and traces, metrics, the admin listener, shutdown, and the shape of `main`.
+//!
+//! This crate must not know what any service does, nor any type of the domain.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod bus;
+pub mod entry;
+pub mod metrics;
+pub mod ports;
+pub mod settings;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use admin::Admin;
+pub use entry::{Context, Description, main};
+pub use metrics::Registry;
+pub use ports::Ports;
+pub use settings::{CommonSettings, Settings, SettingsError};

@@ -1,0 +1,230 @@
+//! The admin listener: `/livez`, `/readyz`, `/metrics`, and what a service adds.
+//!
+//! It is for operators and probes, on an address of its own; nothing it serves changes anything.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::Registry;
+
+/// Connections at once; more wait.
+const MAX_CONNECTIONS: usize = 256;
+/// How long a client may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+type Route = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
+
+/// What the admin listener shows. Clones share it; checks and routes may be added at any time.
+#[derive(Clone)]
+pub struct Admin(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    shown: Mutex<Shown>,
+}
+
+#[derive(Default)]
+struct Shown {
+    started: bool,
+    checks: BTreeMap<String, Check>,
+    routes: BTreeMap<String, Route>,
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// The media type.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// A JSON document with status 200.
+    pub fn json(document: &impl serde::Serialize) -> Reply {
+        match serde_json::to_vec(document) {
+            Ok(body) => Reply { status: StatusCode::OK, content_type: "application/json", body: body.into() },
+            Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    /// Text.
+    pub fn text(status: StatusCode, text: impl Into<String>) -> Reply {
+        Reply { status, content_type: "text/plain; charset=utf-8", body: text.into().into() }
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.shown();
+        f.debug_struct("Admin")
+            .field("started", &shown.started)
+            .field("checks", &shown.checks.keys())
+            .field("routes", &shown.routes.keys())
+            .finish()
+    }
+}
+
+impl Admin {
+    /// An admin that shows `registry`. It is not ready before [`Admin::started`].
+    pub fn new(registry: Registry) -> Admin {
+        Admin(Arc::new(Inner { registry, shown: Mutex::default() }))
+    }
+
+    /// Adds a readiness check, which says why it is not ready. It must not block.
+    pub fn check(&self, name: &str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.shown().checks.insert(name.to_owned(), Arc::new(check));
+    }
+
+    /// Adds a page for GET on `path`; it gets the request's query, empty when there is none. It must not block.
+    pub fn route(&self, path: &str, page: impl Fn(&str) -> Reply + Send + Sync + 'static) {
+        self.shown().routes.insert(path.to_owned(), Arc::new(page));
+    }
+
+    /// From now on it is ready when all checks are.
+    pub fn started(&self) {
+        self.shown().started = true;
+    }
+
+    /// Whether it is ready, and what `/readyz` says.
+    pub fn readiness(&self) -> (bool, serde_json::Value) {
+        let (started, checks) = {
+            let shown = self.shown();
+            (shown.started, shown.checks.clone())
+        };
+        let mut results = BTreeMap::new();
+        if !started {
+            results.insert("start".to_owned(), Err("the service is starting".to_owned()));
+        }
+        results.extend(checks.into_iter().map(|(name, check)| (name, check())));
+        let ready = results.values().all(Result::is_ok);
+        let results: serde_json::Map<_, _> = results
+            .into_iter()
+            .map(|(name, result)| {
+                (name, serde_json::Value::from(result.err().unwrap_or_else(|| "ok".to_owned())))
+            })
+            .collect();
+        (ready, serde_json::json!({ "ready": ready, "checks": results }))
+    }
+
+    /// Serves on a listener until `stop`, then ends after the answers under way.
+    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = accept(&listener, &room) => accepted,
+                Some(_) = connections.join_next() => continue,
+            };
+            let (stream, place) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Too many open files pass; spinning would not help.
+                    tracing::warn!(%error, "the admin listener could not accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (admin, stop) = (self.clone(), stop.clone());
+            connections.spawn(async move {
+                let _place = place;
+                let service = service_fn(move |request| {
+                    let admin = admin.clone();
+                    async move { Ok::<_, Infallible>(admin.answer(&request)) }
+                });
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::pin!(connection);
+                let ended = tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = stop.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                };
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "an admin connection ended badly");
+                }
+            });
+        }
+        while connections.join_next().await.is_some() {}
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let reply = if matches!(*request.method(), Method::GET | Method::HEAD) {
+            self.page(request.uri().path(), request.uri().query().unwrap_or_default())
+        } else {
+            Reply::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n")
+        };
+        let mut response = Response::new(Full::new(reply.body));
+        *response.status_mut() = reply.status;
+        let content_type = header::HeaderValue::from_static(reply.content_type);
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        if reply.status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        }
+        response
+    }
+
+    fn page(&self, path: &str, query: &str) -> Reply {
+        match path {
+            "/livez" => Reply::text(StatusCode::OK, "ok\n"),
+            "/readyz" => {
+                let (ready, says) = self.readiness();
+                let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                Reply { status, ..Reply::json(&says) }
+            }
+            "/metrics" => Reply {
+                content_type: "text/plain; version=0.0.4; charset=utf-8",
+                ..Reply::text(StatusCode::OK, self.0.registry.to_text())
+            },
+            path => {
+                let route = self.shown().routes.get(path).cloned();
+                match route {
+                    Some(route) => route(query),
+                    None => Reply::text(StatusCode::NOT_FOUND, self.contents()),
+                }
+            }
+        }
+    }
+
+    fn contents(&self) -> String {
+        let own = ["/livez", "/readyz", "/metrics"].map(str::to_owned);
+        let paths: Vec<String> = own.into_iter().chain(self.shown().routes.keys().cloned()).collect();
+        format!("there is: {}\n", paths.join(" "))
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.0.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _): (_, SocketAddr) = listener.accept().await?;
+    Ok((stream, place))
+}

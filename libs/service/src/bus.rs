@@ -1,0 +1,54 @@
+//! The bus by a service's settings, and what it says of itself.
+
+use tidegate_bus::{Bus, BusError, Credentials, NatsSettings, NatsTls};
+
+use crate::{Registry, settings::NatsSection};
+
+/// Connects to the bus; `name` is shown by the server. Does not wait for it.
+///
+/// # Errors
+/// When an address or the credentials can't be used.
+pub async fn connect(settings: &NatsSection, name: &str) -> Result<Bus, BusError> {
+    let credentials = match settings {
+        NatsSection { credentials: Some(file), .. } => Credentials::File(file.clone()),
+        NatsSection { token: Some(token), .. } => Credentials::Token(token.clone()),
+        NatsSection { user: Some(user), password: Some(password), .. } => {
+            Credentials::Password { user: user.clone(), password: password.clone() }
+        }
+        _ => Credentials::None,
+    };
+    let client_certificate = settings.certificate.clone().zip(settings.key.clone());
+    let tls = (settings.ca.is_some() || client_certificate.is_some())
+        .then(|| NatsTls { ca: settings.ca.clone(), client_certificate });
+    let mut nats = NatsSettings::new(settings.servers.clone(), name);
+    nats.credentials = credentials;
+    nats.tls = tls;
+    nats.bucket_replicas = settings.bucket_replicas;
+    Bus::connect(nats).await
+}
+
+/// Adds the bus's metrics: whether it is there, since when not, reconnects, lost messages.
+pub fn observe(registry: &Registry, bus: &Bus) {
+    let bus = bus.clone();
+    registry.collect(move |samples| {
+        let state = bus.state();
+        let away = state.away_for().unwrap_or_default().as_secs_f64();
+        let connected = f64::from(u8::from(state.connected()));
+        samples.gauge("tidegate_bus_connected", "Whether there is a connection to the bus.", &[], connected);
+        samples.gauge("tidegate_bus_away_seconds", "How long there has been none.", &[], away);
+        let (name, help) = ("tidegate_bus_reconnects_total", "Connections made again after one was lost.");
+        samples.counter(name, help, &[], state.reconnects as f64);
+        let (name, help) =
+            ("tidegate_bus_lost_messages_total", "Messages lost because they were not read in time.");
+        samples.counter(name, help, &[], bus.lost_messages() as f64);
+    });
+}
+
+/// A readiness check: the bus is there.
+pub fn check(bus: &Bus) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
+    let bus = bus.clone();
+    move || match bus.state().away_for() {
+        None => Ok(()),
+        Some(away) => Err(format!("the bus has been away for {:.1} s", away.as_secs_f64())),
+    }
+}

@@ -1,0 +1,119 @@
+//! The shape of a service's `main`: settings, telemetry, the admin listener, the service, the last flush.
+
+use std::{env, process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Admin, Ports, Registry, metrics,
+    settings::{self, Loaded, Settings, SettingsError},
+    shutdown, telemetry,
+};
+
+/// The exit code of a service that failed.
+const FAILED: u8 = 1;
+/// The exit code for wrong settings.
+const WRONG_SETTINGS: u8 = 2;
+/// How long the last flush of telemetry may take.
+const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+
+/// What a binary says of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Description {
+    /// Its name, such as `tidegate-proxy`.
+    pub name: &'static str,
+    /// What it does, in one sentence.
+    pub about: &'static str,
+    /// Its version.
+    pub version: &'static str,
+}
+
+/// What a service is given to run with. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The name of this instance.
+    pub instance: String,
+    /// The metrics.
+    pub registry: Registry,
+    /// The admin listener, not ready before [`Admin::started`].
+    pub admin: Admin,
+    /// Where to say which addresses are listened on.
+    pub ports: Ports,
+    /// Cancelled when the service should end.
+    pub shutdown: CancellationToken,
+}
+
+/// Runs a service: to be called by `main`, which returns what it returns. On a runtime of one thread; what needs more
+/// starts its own threads.
+///
+/// Exit codes: 0 after a shutdown that was asked for, 1 when the service failed, 2 when its settings are wrong (with one
+/// readable line).
+pub fn main<S: Settings, F: Future<Output = anyhow::Result<()>>>(
+    about: Description,
+    service: impl FnOnce(S, Context) -> F,
+) -> ExitCode {
+    let loaded = match settings::load::<S>(&about, env::args_os(), variables()) {
+        Ok(loaded) => loaded,
+        // Help and the version come as errors, too.
+        Err(SettingsError::Flags(error)) => error.exit(),
+        Err(error) => {
+            eprintln!("{}: {error}", about.name);
+            return ExitCode::from(WRONG_SETTINGS);
+        }
+    };
+    match run(about, loaded, service) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}: {error:#}", about.name);
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// The environment, without what is not text.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn run<S: Settings, F: Future<Output = anyhow::Result<()>>>(
+    about: Description,
+    loaded: Loaded<S>,
+    service: impl FnOnce(S, Context) -> F,
+) -> anyhow::Result<()> {
+    let Loaded { settings, ports_file } = loaded;
+    let (common, instance) = (settings.common(), settings.instance());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let registry = Registry::default();
+    metrics::observe_process(&registry, &about);
+    let telemetry = telemetry::init(&common, about.name, &instance, &registry)?;
+    let ran = runtime.block_on(async {
+        let shutdown = shutdown::on_signals()?;
+        let admin = Admin::new(registry.clone());
+        let bind = common.admin.bind;
+        let listener = TcpListener::bind(bind)
+            .await
+            .with_context(|| format!("the admin listener cannot be bound to {bind} (admin.bind)"))?;
+        let ports = Ports::new(ports_file);
+        ports.add("admin", listener.local_addr()?).context("the ports file cannot be written")?;
+        let stop_admin = CancellationToken::new();
+        let serving = tokio::spawn({
+            let (admin, stop) = (admin.clone(), stop_admin.clone());
+            async move { admin.serve(listener, stop).await }
+        });
+        tracing::info!(service = about.name, version = about.version, instance, "starting");
+        let context = Context { instance, registry, admin, ports, shutdown };
+        let ran = service(settings, context).await;
+        // Until here `/livez` and `/metrics` answered, also while the service drained.
+        stop_admin.cancel();
+        _ = serving.await;
+        ran
+    });
+    match &ran {
+        Ok(()) => tracing::info!("stopped"),
+        Err(error) => tracing::error!(error = format!("{error:#}"), "failed"),
+    }
+    telemetry.shutdown(FLUSH_LIMIT);
+    ran
+}

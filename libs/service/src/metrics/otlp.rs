@@ -1,0 +1,105 @@
+//! The metrics as OTLP. The SDK's instruments know no histogram that is read from elsewhere, so the protocol's messages
+//! are made here from the registry.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest,
+    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
+    metrics::v1::{
+        AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint,
+        ResourceMetrics, ScopeMetrics, Sum, metric, number_data_point,
+    },
+    resource::v1::Resource,
+};
+
+use super::{Family, HistogramState, Kind, Sample, Samples};
+
+/// Which process it is: attributes of the resource, and when counting began.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub attributes: Vec<(String, String)>,
+    pub started: SystemTime,
+}
+
+/// The request that reports `samples`.
+pub(crate) fn request(source: &Source, samples: &Samples) -> ExportMetricsServiceRequest {
+    let times = (nanos(source.started), nanos(SystemTime::now()));
+    let metrics = samples.families.iter().map(|(name, family)| metric(name, family, times)).collect();
+    let scope = InstrumentationScope { name: "tidegate".to_owned(), ..Default::default() };
+    let scope_metrics = vec![ScopeMetrics { scope: Some(scope), metrics, ..Default::default() }];
+    let resource = Resource { attributes: attributes(&source.attributes), ..Default::default() };
+    let resource_metrics =
+        vec![ResourceMetrics { resource: Some(resource), scope_metrics, ..Default::default() }];
+    ExportMetricsServiceRequest { resource_metrics }
+}
+
+fn metric(name: &str, family: &Family, times: (u64, u64)) -> Metric {
+    let temporality = AggregationTemporality::Cumulative as i32;
+    let numbers = || {
+        let number = |(labels, sample): (&Vec<(String, String)>, &Sample)| match sample {
+            Sample::Number(value) => Some(number(labels, *value, times)),
+            Sample::Histogram(_) => None,
+        };
+        family.samples.iter().filter_map(number).collect()
+    };
+    let data = match family.kind {
+        Kind::Counter => metric::Data::Sum(Sum {
+            data_points: numbers(),
+            aggregation_temporality: temporality,
+            is_monotonic: true,
+        }),
+        Kind::Gauge => metric::Data::Gauge(Gauge { data_points: numbers() }),
+        Kind::Histogram => {
+            let points = family.samples.iter().filter_map(|(labels, sample)| match sample {
+                Sample::Histogram(state) => Some(histogram(labels, state, times)),
+                Sample::Number(_) => None,
+            });
+            metric::Data::Histogram(Histogram {
+                data_points: points.collect(),
+                aggregation_temporality: temporality,
+            })
+        }
+    };
+    Metric { name: name.to_owned(), description: family.help.clone(), data: Some(data), ..Default::default() }
+}
+
+fn number(labels: &[(String, String)], value: f64, (start, now): (u64, u64)) -> NumberDataPoint {
+    NumberDataPoint {
+        attributes: attributes(labels),
+        start_time_unix_nano: start,
+        time_unix_nano: now,
+        value: Some(number_data_point::Value::AsDouble(value)),
+        ..Default::default()
+    }
+}
+
+fn histogram(
+    labels: &[(String, String)],
+    state: &HistogramState,
+    (start, now): (u64, u64),
+) -> HistogramDataPoint {
+    HistogramDataPoint {
+        attributes: attributes(labels),
+        start_time_unix_nano: start,
+        time_unix_nano: now,
+        count: state.counts.iter().sum(),
+        sum: Some(state.sum),
+        bucket_counts: state.counts.clone(),
+        explicit_bounds: state.bounds.to_vec(),
+        ..Default::default()
+    }
+}
+
+fn attributes(pairs: &[(String, String)]) -> Vec<KeyValue> {
+    let attribute = |(key, value): &(String, String)| KeyValue {
+        key: key.clone(),
+        value: Some(AnyValue { value: Some(any_value::Value::StringValue(value.clone())) }),
+        ..Default::default()
+    };
+    pairs.iter().map(attribute).collect()
+}
+
+fn nanos(time: SystemTime) -> u64 {
+    u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,212 @@
+//! Settings: defaults, then a file, then the environment, then flags; the later stands above the earlier.
+//!
+//! A setting has one name in all of them. `nats.servers` is `servers` in the table `[nats]` of the TOML file,
+//! `TIDEGATE_NATS__SERVERS` in the environment and `--nats-servers` as a flag.
+
+mod keys;
+mod parse;
+mod sections;
+
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
+
+use clap::{Arg, ArgMatches, Command};
+use config::{Config, ConfigError, Environment, File, FileFormat, Map, Source, Value};
+use serde::{Serialize, de::DeserializeOwned};
+
+use keys::Keys;
+pub use parse::{comma_separated, duration};
+pub use sections::{AdminSection, CommonSettings, LogFormat, LogSection, NatsSection, TelemetrySection};
+
+use crate::entry::Description;
+
+/// Variables of the environment that begin like settings and are not.
+const NOT_SETTINGS: [&str; 3] = ["TIDEGATE_CONFIG", "TIDEGATE_PORTS_FILE", "TIDEGATE_NATS_SERVER"];
+
+/// The settings of a service: plain data in sections, with a default for everything (`Option` where there is none) and
+/// `#[serde(default, deny_unknown_fields)]`.
+pub trait Settings: Default + Serialize + DeserializeOwned {
+    /// The sections that all services have.
+    fn common(&self) -> CommonSettings;
+
+    /// The name of this instance among others of the service, for logs, traces and metrics.
+    fn instance(&self) -> String;
+
+    /// Checks what types can't say. The first is the setting's name (`nats.servers`), the second what would be right.
+    ///
+    /// # Errors
+    /// The setting that is wrong.
+    fn check(&self) -> Result<(), (String, String)> {
+        Ok(())
+    }
+}
+
+/// What is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The command line can't be understood, or asks for help or the version.
+    #[error(transparent)]
+    Flags(#[from] clap::Error),
+    /// A name is no setting's.
+    #[error("{origin}: there is no setting {key}{}", suggestion.as_ref().map(|s| format!("; did you mean {s}?")).unwrap_or_default())]
+    Unknown {
+        /// Where it is.
+        origin: String,
+        /// The name.
+        key: String,
+        /// A setting with a name like it.
+        suggestion: Option<String>,
+    },
+    /// The file can't be read, or a value is not of its setting's type.
+    #[error("{0}")]
+    Value(String),
+    /// A setting is missing or can't be so.
+    #[error("{key}: {problem} (set it by {key} in the file, by {variable}, or by {flag})")]
+    Wrong {
+        /// The setting.
+        key: String,
+        /// What would be right.
+        problem: String,
+        /// Its variable.
+        variable: String,
+        /// Its flag.
+        flag: String,
+    },
+}
+
+/// Settings, and what else is on the command line.
+#[derive(Debug)]
+pub struct Loaded<S> {
+    /// The settings.
+    pub settings: S,
+    /// Where to write which addresses are listened on.
+    pub ports_file: Option<PathBuf>,
+}
+
+/// Loads the settings of a service from the command line `args` (the program's name first) and the environment `env`.
+///
+/// # Errors
+/// The first thing that is wrong, with its place and what would be right.
+pub fn load<S: Settings>(
+    about: &Description,
+    args: impl IntoIterator<Item = OsString>,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded<S>, SettingsError> {
+    let keys = Keys::of(&S::default());
+    let matches = command(about, &keys).try_get_matches_from(args)?;
+    let env: BTreeMap<String, String> = env.into_iter().collect();
+    let path = |flag: &str, variable: &str| {
+        let given = matches.get_one::<String>(flag).or_else(|| env.get(variable));
+        given.map(PathBuf::from)
+    };
+    let mut sources: Vec<(String, Box<dyn Source + Send + Sync>)> = Vec::new();
+    if let Some(file) = path("config", "TIDEGATE_CONFIG") {
+        let origin = file.display().to_string();
+        sources.push((origin, Box::new(File::from(file).format(FileFormat::Toml).required(true))));
+    }
+    let variables = env
+        .iter()
+        .filter(|(name, value)| !NOT_SETTINGS.contains(&name.as_str()) && !value.is_empty())
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let environment = Environment::with_prefix("TIDEGATE").prefix_separator("_").separator("__");
+    sources.push(("the environment".to_owned(), Box::new(environment.source(Some(variables)))));
+    sources.push(("the flags".to_owned(), Box::new(Flags::new(&keys, &matches))));
+
+    let defaults = Config::try_from(&S::default()).map_err(|error| value_error(&error, &BTreeMap::new()))?;
+    let mut builder = Config::builder().add_source(defaults);
+    let mut origins = BTreeMap::new();
+    for (origin, source) in sources {
+        note_origins(&keys, &origin, source.as_ref(), &mut origins)?;
+        builder = builder.add_source(vec![source]);
+    }
+    let settings: S =
+        builder.build().and_then(Config::try_deserialize).map_err(|error| value_error(&error, &origins))?;
+    for checked in [settings.common().check(), settings.check()] {
+        checked.map_err(|(key, problem)| SettingsError::Wrong {
+            variable: keys::variable(&key),
+            flag: format!("--{}", keys::flag(&key)),
+            key,
+            problem,
+        })?;
+    }
+    Ok(Loaded { settings, ports_file: path("ports-file", "TIDEGATE_PORTS_FILE") })
+}
+
+/// What is wrong with a value. `origins` says where the values come from, which an error does not always know.
+fn value_error(error: &ConfigError, origins: &BTreeMap<String, String>) -> SettingsError {
+    let mut text = error.to_string().trim().replace('\n', " ");
+    if let ConfigError::At { origin: None, key: Some(key), .. } = error
+        && let Some(origin) = origins.get(key)
+    {
+        text = format!("{text} in {origin}");
+    }
+    SettingsError::Value(text)
+}
+
+/// The command line: one flag for each setting.
+fn command(about: &Description, keys: &Keys) -> Command {
+    let own = [
+        Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .help("Read settings from this TOML file [env: TIDEGATE_CONFIG]"),
+        Arg::new("ports-file").long("ports-file").value_name("FILE").help(
+            "Write the addresses that are listened on to this file, as JSON [env: TIDEGATE_PORTS_FILE]",
+        ),
+    ];
+    let settings = keys.iter().map(|(key, default)| {
+        let default = default.as_ref().map(|d| format!(" [default: {d}]")).unwrap_or_default();
+        Arg::new(key.clone())
+            .long(keys::flag(key))
+            .value_name("VALUE")
+            .help(format!("Setting {key} [env: {}]{default}", keys::variable(key)))
+    });
+    Command::new(about.name).about(about.about).version(about.version).args(own).args(settings)
+}
+
+/// Notes where settings come from, and refuses what is no setting's name, which `serde` can't say of one of several
+/// sources.
+fn note_origins(
+    keys: &Keys,
+    origin: &str,
+    source: &dyn Source,
+    origins: &mut BTreeMap<String, String>,
+) -> Result<(), SettingsError> {
+    let collected = source.collect().map_err(|error| value_error(&error, origins))?;
+    for (key, value_origin) in keys::leaves(collected) {
+        let in_environment = origin == "the environment";
+        let shown = |key: &str| if in_environment { keys::variable(key) } else { key.to_owned() };
+        if !keys.contains(&key) {
+            let suggestion = keys.nearest(&key).map(shown);
+            return Err(SettingsError::Unknown { origin: origin.to_owned(), key: shown(&key), suggestion });
+        }
+        let from = if in_environment { format!("the environment, {}", shown(&key)) } else { value_origin };
+        origins.insert(key, if from.is_empty() { origin.to_owned() } else { from });
+    }
+    Ok(())
+}
+
+/// The flags that were given, each naming itself as the origin of its value.
+#[derive(Debug, Clone)]
+struct Flags(Vec<(String, Value)>);
+
+impl Flags {
+    fn new(keys: &Keys, matches: &ArgMatches) -> Flags {
+        let given = keys.iter().filter_map(|(key, _)| {
+            let value = matches.get_one::<String>(key)?;
+            let origin = format!("the flag --{}", keys::flag(key));
+            Some((key.clone(), Value::new(Some(&origin), value.as_str())))
+        });
+        Flags(given.collect())
+    }
+}
+
+impl Source for Flags {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(self.0.iter().cloned().collect())
+    }
+}

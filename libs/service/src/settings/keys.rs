@@ -1,0 +1,88 @@
+//! The names of settings, as the defaults have them, and their spellings.
+
+use std::collections::BTreeMap;
+
+use config::{Map, Value, ValueKind};
+use serde::Serialize;
+
+/// All settings by name (`nats.servers`), with the default as it would be written.
+pub(super) struct Keys(BTreeMap<String, Option<String>>);
+
+impl Keys {
+    pub fn of<S: Serialize>(defaults: &S) -> Keys {
+        let mut keys = BTreeMap::new();
+        flatten("", serde_json::to_value(defaults).unwrap_or_default(), &mut keys);
+        Keys(keys)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Option<String>)> {
+        self.0.iter()
+    }
+
+    /// Whether this is a setting, or inside one that is a table of the user's own making.
+    pub fn contains(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+            || self.0.keys().any(|known| key.strip_prefix(known).is_some_and(|rest| rest.starts_with('.')))
+    }
+
+    /// The setting that was perhaps meant.
+    pub fn nearest(&self, key: &str) -> Option<&str> {
+        let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+        let distance = |known: &str| {
+            let whole = strsim::damerau_levenshtein(known, key);
+            // A right name in the wrong section is near, too.
+            if last(known) == last(key) { whole.min(2) } else { whole }
+        };
+        let nearest = self.0.keys().min_by_key(|known| distance(known))?;
+        (distance(nearest) <= 3).then_some(nearest)
+    }
+}
+
+fn flatten(key: &str, value: serde_json::Value, keys: &mut BTreeMap<String, Option<String>>) {
+    use serde_json::Value as Json;
+    let default = match value {
+        Json::Object(fields) if key.is_empty() || !fields.is_empty() => {
+            for (name, value) in fields {
+                let key = if key.is_empty() { name } else { format!("{key}.{name}") };
+                flatten(&key, value, keys);
+            }
+            return;
+        }
+        Json::Null | Json::Object(_) => None,
+        Json::String(text) => Some(text).filter(|text| !text.is_empty()),
+        Json::Array(items) => {
+            let items: Vec<String> =
+                items.into_iter().map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned)).collect();
+            Some(items.join(",")).filter(|text| !text.is_empty())
+        }
+        other => Some(other.to_string()),
+    };
+    keys.insert(key.to_owned(), default);
+}
+
+/// The names of what a source holds, each with the origin that it names for its value, empty when it names none.
+pub(super) fn leaves(collected: Map<String, Value>) -> Vec<(String, String)> {
+    let mut leaves = Vec::new();
+    let mut open: Vec<(String, Value)> = collected.into_iter().collect();
+    while let Some((key, value)) = open.pop() {
+        let origin = value.origin().unwrap_or_default().to_owned();
+        match value.kind {
+            ValueKind::Table(fields) if !fields.is_empty() => {
+                open.extend(fields.into_iter().map(|(name, value)| (format!("{key}.{name}"), value)));
+            }
+            _ => leaves.push((key, origin)),
+        }
+    }
+    leaves.sort_unstable();
+    leaves
+}
+
+/// The environment's name of a setting.
+pub(super) fn variable(key: &str) -> String {
+    format!("TIDEGATE_{}", key.replace('.', "__").to_uppercase())
+}
+
+/// The flag of a setting, without its dashes.
+pub(super) fn flag(key: &str) -> String {
+    key.replace(['.', '_'], "-")
+}

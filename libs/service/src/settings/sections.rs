@@ -1,0 +1,160 @@
+//! The sections that all services have.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::comma_separated;
+
+/// The sections that all services have.
+#[derive(Debug, Clone, Default)]
+pub struct CommonSettings {
+    /// How to reach the bus.
+    pub nats: NatsSection,
+    /// The admin listener.
+    pub admin: AdminSection,
+    /// The log.
+    pub log: LogSection,
+    /// Traces and metrics by OTLP.
+    pub telemetry: TelemetrySection,
+}
+
+/// How to reach the bus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NatsSection {
+    /// The servers' addresses.
+    #[serde(deserialize_with = "comma_separated")]
+    pub servers: Vec<String>,
+    /// A `.creds` file.
+    pub credentials: Option<PathBuf>,
+    /// A user's name, with `password`.
+    pub user: Option<String>,
+    /// The user's password.
+    pub password: Option<String>,
+    /// A token, instead of a user.
+    pub token: Option<String>,
+    /// PEM file with the authorities that are trusted; with it TLS is required.
+    pub ca: Option<PathBuf>,
+    /// PEM file with the certificate that is shown to the server, with `key`.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with the certificate's key.
+    pub key: Option<PathBuf>,
+    /// Copies of a bucket that is made: 1, 3 or 5.
+    pub bucket_replicas: usize,
+}
+
+impl Default for NatsSection {
+    fn default() -> Self {
+        NatsSection {
+            servers: vec!["nats://127.0.0.1:4222".to_owned()],
+            credentials: None,
+            user: None,
+            password: None,
+            token: None,
+            ca: None,
+            certificate: None,
+            key: None,
+            bucket_replicas: 1,
+        }
+    }
+}
+
+/// The admin listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminSection {
+    /// Its address; port 0 takes a free one.
+    pub bind: SocketAddr,
+}
+
+impl Default for AdminSection {
+    fn default() -> Self {
+        AdminSection { bind: SocketAddr::from(([127, 0, 0, 1], 0)) }
+    }
+}
+
+/// The log, on standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSection {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// What is logged, as `tracing`'s directives: `info,tidegate_bus=debug`.
+    pub filter: String,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        // The client logs each event of its connection; the bus says what matters of it.
+        LogSection { format: LogFormat::Human, filter: "info,async_nats=warn".to_owned() }
+    }
+}
+
+/// For people or for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    Human,
+    /// One JSON object on each line.
+    Json,
+}
+
+/// Traces and metrics by OTLP.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetrySection {
+    /// The collector, such as `http://127.0.0.1:4318`; absent: nothing is sent.
+    pub otlp_endpoint: Option<String>,
+    /// The share of traces that are sent, 0 to 1. A trace that another service began is sent when that one's is.
+    pub sample_ratio: f64,
+}
+
+impl Default for TelemetrySection {
+    fn default() -> Self {
+        TelemetrySection { otlp_endpoint: None, sample_ratio: 1.0 }
+    }
+}
+
+impl CommonSettings {
+    pub(super) fn check(&self) -> Result<(), (String, String)> {
+        let wrong = |key: &str, problem: &str| Err((key.to_owned(), problem.to_owned()));
+        let nats = &self.nats;
+        if nats.servers.is_empty() {
+            return wrong("nats.servers", "at least one address such as nats://127.0.0.1:4222 is needed");
+        }
+        if nats.user.is_some() != nats.password.is_some() {
+            return wrong("nats.password", "a user needs a password, and a password a user");
+        }
+        if nats.certificate.is_some() != nats.key.is_some() {
+            return wrong("nats.key", "a certificate needs its key, and a key its certificate");
+        }
+        let ways = [nats.credentials.is_some(), nats.user.is_some(), nats.token.is_some()];
+        if ways.into_iter().filter(|given| *given).count() > 1 {
+            return wrong("nats.credentials", "only one of credentials, user and token can be used");
+        }
+        if ![1, 3, 5].contains(&nats.bucket_replicas) {
+            return wrong("nats.bucket_replicas", "1, 3 or 5");
+        }
+        if let Err(error) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
+            return wrong("log.filter", &format!("{error}; right would be info,tidegate_bus=debug"));
+        }
+        if !(0.0..=1.0).contains(&self.telemetry.sample_ratio) {
+            return wrong("telemetry.sample_ratio", "a number from 0 to 1");
+        }
+        if let Some(endpoint) = &self.telemetry.otlp_endpoint
+            && !is_plain_http(endpoint)
+        {
+            let problem = "an address such as http://127.0.0.1:4318 (plain HTTP: run a collector beside)";
+            return wrong("telemetry.otlp_endpoint", problem);
+        }
+        Ok(())
+    }
+}
+
+fn is_plain_http(endpoint: &str) -> bool {
+    endpoint
+        .parse::<hyper::Uri>()
+        .is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()))
+}

@@ -1,0 +1,173 @@
+//! Logs on standard error; traces and metrics by OTLP to a collector, where one is given.
+//!
+//! Sending has a thread and a runtime of its own, so that neither a slow collector nor the last flush holds up a
+//! service.
+
+mod format;
+mod propagate;
+mod sender;
+
+use std::time::{Duration, SystemTime};
+
+use opentelemetry::{KeyValue, trace::TracerProvider};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry as Subscriber,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+use crate::{
+    Registry,
+    metrics::otlp::Source,
+    settings::{CommonSettings, LogFormat},
+};
+
+pub use propagate::{current_context, set_parent, span_context};
+use sender::{Sender, SpanClient};
+
+/// How often spans are sent, at least.
+const SPAN_DELAY: Duration = Duration::from_millis(500);
+/// How long the collector may take.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why telemetry could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter's directives can't be understood.
+    #[error("log.filter: {0}")]
+    Filter(String),
+    /// The exporter can't be made.
+    #[error("telemetry.otlp_endpoint: {0}")]
+    Exporter(String),
+    /// The thread that sends could not be started.
+    #[error("telemetry could not start: {0}")]
+    Thread(#[from] std::io::Error),
+    /// Something else takes this process's logs already.
+    #[error("telemetry was started twice")]
+    Twice,
+}
+
+/// Keeps telemetry at work. [`TelemetryGuard::shutdown`] sends what is left; dropping it does so, too, for a second.
+#[derive(Debug)]
+pub struct TelemetryGuard {
+    provider: Option<SdkTracerProvider>,
+    sender: Option<Sender>,
+}
+
+/// Begins logging, and sending where a collector is given. `service` and `instance` name this process.
+///
+/// # Errors
+/// When the settings can't be used, or it was called before in this process.
+pub fn init(
+    settings: &CommonSettings,
+    service: &str,
+    instance: &str,
+    registry: &Registry,
+) -> Result<TelemetryGuard, TelemetryError> {
+    let filter: EnvFilter =
+        settings.log.filter.parse().map_err(|error| TelemetryError::Filter(format!("{error}")))?;
+    let writer = std::io::stderr;
+    let log: Box<dyn Layer<Subscriber> + Send + Sync> = match settings.log.format {
+        LogFormat::Human => Box::new(
+            tracing_subscriber::fmt::layer()
+                .event_format(format::Human)
+                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+                .with_writer(writer),
+        ),
+        LogFormat::Json => Box::new(
+            tracing_subscriber::fmt::layer()
+                .event_format(format::Json { service: service.to_owned(), instance: instance.to_owned() })
+                .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
+                .with_ansi(false)
+                .with_writer(writer),
+        ),
+    };
+    let (guard, spans) = match &settings.telemetry.otlp_endpoint {
+        None => (TelemetryGuard { provider: None, sender: None }, None),
+        Some(endpoint) => {
+            let attributes = attributes(service, instance);
+            let source = Source { attributes: attributes.clone(), started: SystemTime::now() };
+            let endpoint = endpoint.trim_end_matches('/');
+            let sender = Sender::start(endpoint, source, registry.clone(), SEND_LIMIT)?;
+            let provider = provider(endpoint, &attributes, settings.telemetry.sample_ratio, sender.client())?;
+            // What libraries do inside is not of interest, and the exporter's own spans would export themselves.
+            let ours = Targets::new().with_target("tidegate", LevelFilter::INFO);
+            let layer = tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("tidegate"))
+                .with_location(false)
+                .with_threads(false)
+                .with_tracked_inactivity(false)
+                .with_target(false)
+                .with_filter(ours);
+            (TelemetryGuard { provider: Some(provider), sender: Some(sender) }, Some(layer))
+        }
+    };
+    let subscriber = tracing_subscriber::registry().with(log.with_filter(filter)).with(spans);
+    subscriber.try_init().map_err(|_| TelemetryError::Twice)?;
+    Ok(guard)
+}
+
+fn attributes(service: &str, instance: &str) -> Vec<(String, String)> {
+    [
+        ("service.namespace", "tidegate"),
+        ("service.name", service),
+        ("service.instance.id", instance),
+        ("service.version", env!("CARGO_PKG_VERSION")),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+fn provider(
+    endpoint: &str,
+    attributes: &[(String, String)],
+    ratio: f64,
+    client: SpanClient,
+) -> Result<SdkTracerProvider, TelemetryError> {
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_http_client(client)
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(format!("{endpoint}/v1/traces"))
+        .with_timeout(SEND_LIMIT)
+        .build()
+        .map_err(|error| TelemetryError::Exporter(error.to_string()))?;
+    let batch = BatchConfigBuilder::default().with_scheduled_delay(SPAN_DELAY).build();
+    let attributes = attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    Ok(SdkTracerProvider::builder()
+        .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batch).build())
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))
+        .with_resource(Resource::builder_empty().with_attributes(attributes).build())
+        .build())
+}
+
+impl TelemetryGuard {
+    /// Sends what is left, for at most `limit`. Blocks; after it nothing is sent.
+    pub fn shutdown(mut self, limit: Duration) {
+        self.finish(limit);
+    }
+
+    fn finish(&mut self, limit: Duration) {
+        let started = std::time::Instant::now();
+        if let Some(provider) = self.provider.take()
+            && let Err(error) = provider.shutdown_with_timeout(limit)
+        {
+            tracing::warn!(%error, "the last spans were not sent");
+        }
+        if let Some(sender) = self.sender.take() {
+            sender.stop(limit.saturating_sub(started.elapsed()));
+        }
+    }
+}
+
+impl Drop for TelemetryGuard {
+    fn drop(&mut self) {
+        self.finish(Duration::from_secs(1));
+    }
+}
