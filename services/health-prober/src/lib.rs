@@ -4,3 +4,13 @@
 #![forbid(unsafe_code)]
 
 pub mod core;
+pub mod probe;
+
+mod metrics;
+mod prober;
+mod publish;
+mod settings;
+mod ways;
+
+pub use prober::{run, run_with};
+pub use settings::{ProberSettings, ProbesSection};

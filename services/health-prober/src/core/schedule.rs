@@ -284,6 +284,16 @@ impl Schedule {
         })
     }
 
+    /// Takes back a job that was not probed.
+    pub fn abandoned(&mut self) {
+        self.under_way -= 1;
+    }
+
+    /// Whether the target is still one.
+    pub fn has(&self, id: JobId) -> bool {
+        self.entries.contains_key(&id)
+    }
+
     /// How many targets there are.
     pub fn len(&self) -> usize {
         self.entries.len()

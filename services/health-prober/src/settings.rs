@@ -1,0 +1,88 @@
+//! The settings of a health-prober.
+
+use serde::{Deserialize, Serialize};
+use tidegate_model::{ProberName, RegionName};
+use tidegate_service::settings::{
+    AdminSection, CommonSettings, LogSection, NatsSection, Settings, TelemetrySection,
+};
+
+use crate::core::Limits;
+
+/// The settings of a health-prober.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProberSettings {
+    /// The region that it probes from.
+    pub region: Option<RegionName>,
+    /// Its name, unique among the probers of its region.
+    pub name: Option<ProberName>,
+    /// How it probes.
+    pub probes: ProbesSection,
+    /// How to reach the bus.
+    pub nats: NatsSection,
+    /// The admin listener.
+    pub admin: AdminSection,
+    /// The log.
+    pub log: LogSection,
+    /// Traces and metrics by OTLP.
+    pub telemetry: TelemetrySection,
+}
+
+/// How a prober probes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbesSection {
+    /// Probes at once. More are due than that only when many endpoints don't answer.
+    pub at_once: usize,
+    /// Every how many probes of an endpoint one has a new connection; 1: each.
+    pub fresh_every: u32,
+}
+
+impl Default for ProbesSection {
+    fn default() -> Self {
+        let Limits { at_once, fresh_every, .. } = Limits::default();
+        ProbesSection { at_once, fresh_every }
+    }
+}
+
+impl ProberSettings {
+    /// The limits of the schedule.
+    pub fn limits(&self) -> Limits {
+        Limits { at_once: self.probes.at_once, fresh_every: self.probes.fresh_every, ..Limits::default() }
+    }
+}
+
+impl Settings for ProberSettings {
+    fn common(&self) -> CommonSettings {
+        CommonSettings {
+            nats: self.nats.clone(),
+            admin: self.admin.clone(),
+            log: self.log.clone(),
+            telemetry: self.telemetry.clone(),
+        }
+    }
+
+    fn instance(&self) -> String {
+        self.name.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
+    fn check(&self) -> Result<(), (String, String)> {
+        let wrong = |key: &str, right: &str| Err((key.to_owned(), right.to_owned()));
+        if self.region.is_none() {
+            return wrong("region", "the region that this prober is in is needed, such as eu-west");
+        }
+        if self.name.is_none() {
+            return wrong(
+                "name",
+                "a name is needed that no other prober of the region has, such as prober-1",
+            );
+        }
+        if self.probes.at_once == 0 {
+            return wrong("probes.at_once", "at least 1");
+        }
+        if self.probes.fresh_every == 0 {
+            return wrong("probes.fresh_every", "at least 1");
+        }
+        Ok(())
+    }
+}
