@@ -18,6 +18,8 @@ pub mod testing;
 
 mod backoff;
 mod bus;
+#[cfg(test)]
+mod golden;
 mod memory;
 mod message;
 mod nats;

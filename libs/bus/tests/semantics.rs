@@ -1,40 +1,14 @@
 //! What both buses promise.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod both;
+
 use std::time::Duration;
 
+use both::{LONG, on_both};
 use bytes::Bytes;
-use tidegate_bus::{
-    Bus, BusError, NatsSettings, TraceContext, bucket::Place, report::Reports, testing::NatsServer,
-};
+use tidegate_bus::{Bus, BusError, TraceContext, bucket::Place, report::Reports};
 use tidegate_model::{Timestamp, report::Suspicion};
-
-const LONG: Duration = Duration::from_secs(10);
-
-async fn over_nats(server: &NatsServer) -> Bus {
-    let bus = Bus::connect(NatsSettings::new([server.url()], "test")).await.unwrap();
-    assert!(bus.ready(LONG).await);
-    bus
-}
-
-/// Runs each test against both buses.
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        mod nats { $(
-            #[tokio::test]
-            async fn $name() {
-                let server = super::NatsServer::start();
-                super::$name(super::over_nats(&server).await).await;
-            }
-        )* }
-        mod in_process { $(
-            #[tokio::test]
-            async fn $name() {
-                super::$name(super::Bus::in_process()).await;
-            }
-        )* }
-    };
-}
 
 on_both! {
     a_message_reaches_every_subscription_that_covers_it

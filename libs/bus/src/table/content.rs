@@ -121,6 +121,8 @@ pub(crate) struct SnapshotRequest {
     pub at_least: Epoch,
 }
 
+impl Wire for Delta {}
+impl Wire for Heartbeat {}
 impl Wire for TableMessage {}
 impl Wire for Snapshot {}
 impl Wire for SnapshotRequest {}
