@@ -1,0 +1,108 @@
+//! Probes of endpoints with TLS.
+
+use std::{fs, path::PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use tidegate_health_prober::probe::{Connection, Way, probe};
+use tidegate_model::{
+    fleet::{Address, CertificateFiles, SpiffeId, Upstream, UpstreamProtocol, UpstreamTls},
+    health::Probe,
+    observation::{Failure, Outcome},
+};
+use tidegate_tls::{HTTP1, ServerTls};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Origin, check, get, origin::answer, soon, upstream};
+
+const GATEWAY: &str = "spiffe://example.org/gateway";
+
+/// An HTTPS origin that shows `GATEWAY`, and the file with its authority.
+struct Gateway {
+    address: Address,
+    ca: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.task.abort();
+        drop(self.ca.parent().map(fs::remove_dir_all));
+    }
+}
+
+impl Gateway {
+    async fn start(name: &str) -> Gateway {
+        let folder = std::env::temp_dir().join(format!("tidegate-probes-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(DnType::CommonName, "authority");
+        let mut leaf = CertificateParams::default();
+        leaf.subject_alt_names = vec![SanType::URI(GATEWAY.try_into().unwrap())];
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+        let leaf_pem = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap().pem();
+        let write = |file: &str, text: &str| {
+            fs::write(folder.join(file), text).unwrap();
+            folder.join(file)
+        };
+        let files = CertificateFiles {
+            chain: write("leaf.crt", &leaf_pem),
+            key: write("leaf.key", &key.serialize_pem()),
+        };
+        let tls = ServerTls::load(&[files], &[HTTP1]).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Ip(listener.local_addr().unwrap());
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                if let Ok(stream) = TlsAcceptor::from(tls.config()).accept(stream).await {
+                    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned();
+                    answer(stream, vec![ok], |_| {}).await;
+                }
+            }
+        });
+        Gateway { address, ca: write("ca.crt", &ca_pem), task }
+    }
+
+    fn way(&self, identity: &str) -> Way {
+        let tls = UpstreamTls {
+            server_name: None,
+            ca: Some(self.ca.clone()),
+            identity: Some(SpiffeId::try_from(identity.to_owned()).unwrap()),
+            client_certificate: None,
+        };
+        Way::new(&Upstream { tls: Some(tls), ..upstream(UpstreamProtocol::Auto) }).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn an_https_endpoint_with_the_right_identity_passes() {
+    let gateway = Gateway::start("right").await;
+    let way = gateway.way(GATEWAY);
+
+    let (outcome, connection) = probe(&way, &gateway.address, &get(Some("ok")), None).await;
+    assert_eq!(outcome, Outcome::Pass);
+    assert!(matches!(connection, Some(Connection::Http1(_))), "by ALPN, although HTTP/2 was offered");
+
+    let (outcome, _) = probe(&way, &gateway.address, &check(Probe::Tcp), None).await;
+    assert_eq!(outcome, Outcome::Pass);
+}
+
+#[tokio::test]
+async fn another_identity_fails_every_kind_of_probe() {
+    let gateway = Gateway::start("wrong").await;
+    let way = gateway.way("spiffe://example.org/other");
+    for check in [get(None), check(Probe::Tcp)] {
+        let (outcome, _) = probe(&way, &gateway.address, &check, None).await;
+        assert_eq!(outcome, Outcome::Fail(Failure::Tls));
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_hangs_does_not_answer_a_handshake() {
+    let gateway = Gateway::start("hangs").await;
+    let silent = Origin::silent().await;
+    let (outcome, _) = probe(&gateway.way(GATEWAY), &silent.address(), &soon(check(Probe::Tcp)), None).await;
+    assert_eq!(outcome, Outcome::Fail(Failure::NoAnswer));
+}
