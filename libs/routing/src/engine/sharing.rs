@@ -137,7 +137,8 @@ impl Engine {
             };
             let shed = |placement: &Placement| tiers::permille(placement.unplaced(), placement.demand);
             let moves = (0..now.placed.len()).any(|at| share(now, at).abs_diff(share(then, at)) > tolerance);
-            if moves || shed(now).abs_diff(shed(then)) > tolerance {
+            // No request is refused for which there is room.
+            if moves || shed(now) > shed(then) {
                 return true;
             }
             let plan = self.plans[service.index()][region.index()].as_ref();

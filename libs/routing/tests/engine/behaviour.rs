@@ -1,0 +1,372 @@
+//! Single behaviours, as an operator would tell them.
+
+use std::collections::BTreeMap;
+
+use tidegate_model::{
+    Timestamp,
+    observation::{Observation, ObservationCause, Signal},
+    overrides::OverrideKind,
+    routes::{Cause, RouteKey},
+    verdict::Verdict,
+};
+use tidegate_routing::{Event, ProximityBasis, Settings};
+
+use crate::world::{
+    Builder, SURE, World, load, ms, name, nearest, ordered, outcome, over, overrides, targets, weighted,
+};
+
+/// Two regions with a cluster each, and a service that likes the first better.
+fn two_regions() -> Builder {
+    Builder::default()
+        .region("us", 38.9, -77.4)
+        .region("eu", 53.3, -6.3)
+        .cluster("us-1", "us", 2, Some(1000))
+        .cluster("eu-1", "eu", 2, Some(1000))
+        .service("shop", 0, ordered(&["us-1", "eu-1"]))
+}
+
+const BOTH: &[&str] = &["us-1", "eu-1"];
+const PROBERS: &[(&str, &str)] = &[("us", "p"), ("eu", "p")];
+
+fn all_up(builder: &Builder) -> World {
+    let mut world = World::new("us", builder);
+    for (region, prober) in PROBERS {
+        world.say(region, prober, BOTH, true);
+    }
+    world
+}
+
+fn drain(cluster: &str) -> OverrideKind {
+    OverrideKind::DrainCluster(name(cluster))
+}
+
+#[test]
+fn without_any_observation_the_configured_order_is_served() {
+    let world = World::new("us", &two_regions());
+    assert_eq!(world.shares("shop"), [[("us-1", 1000)], [("eu-1", 1000)]]);
+    assert_eq!(world.health("us-1").verdict, Verdict::Unknown);
+    assert!(!world.tiers("shop").fail_open);
+}
+
+#[test]
+fn a_dead_cluster_leaves_the_table_with_the_first_observation_that_says_so() {
+    let mut world = all_up(&two_regions());
+    world.say("eu", "p", &["us-1"], false);
+    let cause = ObservationCause {
+        signal: Signal::Suspicion { first_failure_at: Timestamp(7) },
+        probed_at: Timestamp(8),
+        observed_at: Timestamp(9),
+    };
+    let failing = Observation { outcome: outcome(false), streak: 2 };
+    let changes = world.apply(Event::Observations {
+        region: name("us"),
+        prober: name("p"),
+        changes: targets(&world.fleet, &name("us-1"))
+            .into_iter()
+            .map(|target| (target, Some(failing.clone())))
+            .collect(),
+        cause: Some(cause.clone()),
+    });
+
+    assert_eq!(world.shares("shop"), [[("eu-1", 1000)]]);
+    assert_eq!(world.tiers("shop").reason, "in the listed order: eu-1 serves; us-1 is down");
+    let reason = "0 of 2 endpoints pass: 10.0.0.1:80 connection refused (p in us); \
+                  10.0.0.2:80 connection refused (p in us)";
+    assert_eq!(world.health("us-1").reason, reason);
+    let cause = Cause::Health {
+        cluster: name("us-1"),
+        verdict: Verdict::Down,
+        reason: reason.to_owned(),
+        signal: Some(cause.signal),
+        probed_at: Some(cause.probed_at),
+    };
+    assert_eq!(changes.causes, [cause]);
+    assert_eq!(changes.entries.len(), 2, "its health and the service's tiers, nothing else");
+}
+
+#[test]
+fn what_only_this_region_cannot_reach_is_path_down_and_left_out() {
+    let mut world = all_up(&two_regions());
+    world.say("us", "p", &["eu-1"], false);
+    assert_eq!(world.health("eu-1").verdict, Verdict::PathDown);
+    assert!(world.health("eu-1").reason.starts_with("other regions reach it, us does not: 0 of 2"));
+    assert_eq!(world.shares("shop"), [[("us-1", 1000)]]);
+}
+
+#[test]
+fn one_endpoint_down_leaves_the_cluster_up() {
+    let mut world = all_up(&two_regions());
+    let target = targets(&world.fleet, &name("us-1")).remove(0);
+    let failing = Observation { outcome: outcome(false), streak: SURE };
+    world.apply(Event::Observations {
+        region: name("us"),
+        prober: name("p"),
+        changes: vec![(target, Some(failing))],
+        cause: None,
+    });
+    let health = world.health("us-1");
+    assert_eq!(health.verdict, Verdict::Up);
+    assert_eq!(health.endpoints[0].verdict, Verdict::PathDown);
+    assert_eq!(health.endpoints[1].verdict, Verdict::Up);
+    assert_eq!(world.shares("shop")[0], [("us-1", 1000)]);
+}
+
+#[test]
+fn when_everything_is_down_all_of_it_is_tried_and_the_table_says_so() {
+    let mut world = all_up(&two_regions());
+    for (region, prober) in PROBERS {
+        world.say(region, prober, BOTH, false);
+    }
+    assert!(world.tiers("shop").fail_open);
+    assert_eq!(world.shares("shop"), [[("us-1", 1000)], [("eu-1", 1000)]]);
+    assert_eq!(world.tiers("shop").reason, "everything is down, so all is tried, in the listed order");
+}
+
+#[test]
+fn a_prober_that_alone_sees_everything_down_moves_nothing() {
+    let mut world = all_up(&two_regions());
+    world.say("us", "p", BOTH, false);
+    assert_eq!(world.health("us-1").verdict, Verdict::Up);
+    assert_eq!(world.shares("shop"), [[("us-1", 1000)], [("eu-1", 1000)]]);
+}
+
+#[test]
+fn probers_that_fall_silent_change_nothing() {
+    let mut world = all_up(&two_regions());
+    for (region, prober) in PROBERS {
+        world.say(region, prober, &["us-1"], false);
+    }
+    let before = world.engine.table().clone();
+    world.tick_until(3_600_000);
+    assert_eq!(*world.engine.table(), before);
+    assert_eq!(world.engine.next_deadline(), None, "nothing is left to wait for");
+}
+
+#[test]
+fn another_regions_word_stands_in_for_a_silent_prober() {
+    let mut world = all_up(&two_regions());
+    world.say("us", "p", &["eu-1"], false);
+    world.pass(5_000, &[("eu", "p")]);
+    assert_eq!(world.health("eu-1").verdict, Verdict::Up);
+    world.apply(Event::ProberHeard { region: name("us"), prober: name("p") });
+    assert_eq!(world.health("eu-1").verdict, Verdict::PathDown);
+}
+
+#[test]
+fn a_cluster_that_returns_gets_more_step_by_step() {
+    let mut world = all_up(&two_regions());
+    for pass in [false, true] {
+        for (region, prober) in PROBERS {
+            world.say(region, prober, &["us-1"], pass);
+        }
+    }
+    assert_eq!(world.shares("shop"), [[("us-1", 100), ("eu-1", 900)]]);
+    world.pass(15_000, PROBERS);
+    assert_eq!(world.shares("shop"), [[("us-1", 600), ("eu-1", 400)]]);
+    world.pass(15_000, PROBERS);
+    assert_eq!(world.shares("shop"), [[("us-1", 1000)], [("eu-1", 1000)]]);
+}
+
+#[test]
+fn a_cluster_that_returns_alone_gets_everything() {
+    let mut world = all_up(&two_regions());
+    for (region, prober) in PROBERS {
+        world.say(region, prober, BOTH, false);
+        world.say(region, prober, &["us-1"], true);
+    }
+    assert_eq!(world.shares("shop"), [[("us-1", 1000)]]);
+}
+
+#[test]
+fn a_cluster_that_flaps_is_held_out_and_still_preferred_to_nothing() {
+    let mut world = all_up(&two_regions());
+    for pass in [false, true, false, true] {
+        for (region, prober) in PROBERS {
+            world.say(region, prober, &["us-1"], pass);
+        }
+    }
+    assert_eq!(world.health("us-1").verdict, Verdict::Down);
+    assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
+    assert!(world.tiers("shop").reason.contains("us-1 flaps and is held out"));
+
+    for (region, prober) in PROBERS {
+        world.say(region, prober, &["eu-1"], false);
+    }
+    assert_eq!(world.shares("shop"), [[("us-1", 1000)]], "it answers, the other does not");
+    assert!(!world.tiers("shop").fail_open);
+
+    world.pass(5_000, PROBERS);
+    assert_eq!(world.health("us-1").verdict, Verdict::Up);
+}
+
+#[test]
+fn a_drained_cluster_comes_last_until_the_drain_expires_and_then_returns_slowly() {
+    let mut world = all_up(&two_regions());
+    let item = over(drain("us-1"), Some(ms(60_000)));
+    let changes = world.apply(Event::Overrides(BTreeMap::from([("x".to_owned(), item)])));
+    assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
+    assert_eq!(changes.causes, [Cause::Override("drain of cluster us-1 by ann: deploy".to_owned())]);
+
+    world.pass(60_000, PROBERS);
+    assert_eq!(world.shares("shop"), [[("us-1", 100), ("eu-1", 900)]]);
+    world.pass(30_000, PROBERS);
+    assert_eq!(world.shares("shop")[0], [("us-1", 1000)]);
+}
+
+#[test]
+fn a_drained_cluster_serves_when_nothing_else_may() {
+    let mut world = all_up(&two_regions());
+    world.apply(overrides(&[OverrideKind::EvacuateRegion(name("us"))]));
+    for (region, prober) in PROBERS {
+        world.say(region, prober, &["eu-1"], false);
+    }
+    assert_eq!(world.shares("shop"), [[("us-1", 1000)]]);
+}
+
+#[test]
+fn a_forced_route_goes_first_while_it_serves() {
+    let mut world = all_up(&two_regions());
+    world.apply(overrides(&[OverrideKind::ForceRoute { service: name("shop"), cluster: name("eu-1") }]));
+    assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
+    for (region, prober) in PROBERS {
+        world.say(region, prober, &["eu-1"], false);
+    }
+    assert_eq!(world.shares("shop"), [[("us-1", 1000)]]);
+}
+
+#[test]
+fn a_service_can_be_forced_to_a_cluster_that_is_not_its_own() {
+    let builder = two_regions().cluster("spare", "eu", 1, Some(10));
+    let mut world = all_up(&builder);
+    world.say("us", "p", &["spare"], true);
+    world.apply(overrides(&[OverrideKind::ForceRoute { service: name("shop"), cluster: name("spare") }]));
+    assert_eq!(world.shares("shop")[0], [("spare", 1000)]);
+    world.apply(overrides(&[]));
+    assert_eq!(world.shares("shop")[0], [("us-1", 1000)]);
+    assert!(
+        !world
+            .engine
+            .table()
+            .keys()
+            .any(|key| matches!(key, RouteKey::Health(c, _) if c.as_str() == "spare"))
+    );
+}
+
+#[test]
+fn nearest_takes_the_own_region_first_and_shares_within_a_region_by_capacity() {
+    let builder = two_regions().cluster("us-2", "us", 1, Some(3000)).service(
+        "near",
+        0,
+        nearest(&["eu-1", "us-1", "us-2"]),
+    );
+    let world = World::new("us", &builder);
+    assert_eq!(world.shares("near"), [vec![("us-1", 250), ("us-2", 750)], vec![("eu-1", 1000)]]);
+    let explanation = world.engine.explain(&name("near")).unwrap();
+    let bases: Vec<ProximityBasis> =
+        explanation.actions[0].candidates.iter().map(|candidate| candidate.proximity.basis).collect();
+    assert_eq!(bases, [ProximityBasis::SameRegion, ProximityBasis::SameRegion, ProximityBasis::Distance]);
+}
+
+#[test]
+fn weights_are_shares_and_weight_zero_is_a_fallback() {
+    let builder = two_regions().cluster("eu-2", "eu", 1, None).service(
+        "split",
+        0,
+        weighted(&[("us-1", 90), ("eu-1", 10), ("eu-2", 0)]),
+    );
+    let world = World::new("us", &builder);
+    assert_eq!(world.shares("split"), [vec![("eu-1", 100), ("us-1", 900)], vec![("eu-2", 1000)]]);
+}
+
+#[test]
+fn demand_beyond_capacity_goes_to_the_next_and_what_nobody_has_room_for_is_shed() {
+    let mut world = all_up(&two_regions());
+    world.apply(load("us", "e1", &[("shop", 900)]));
+    world.tick_until(1_000);
+    assert_eq!(world.shares("shop")[0], [("us-1", 1000)]);
+    world.apply(load("us", "e1", &[("shop", 1600)]));
+    world.tick_until(2_000);
+    assert_eq!(world.shares("shop"), [[("us-1", 625), ("eu-1", 375)]]);
+    assert!(
+        world.tiers("shop").reason.contains("us-1 has no room for more"),
+        "{}",
+        world.tiers("shop").reason
+    );
+    world.apply(load("eu", "e2", &[("shop", 900)]));
+    world.tick_until(3_000);
+    assert_eq!(world.tiers("shop").shed_permille, 200);
+    let explanation = world.engine.explain(&name("shop")).unwrap();
+    let loads: Vec<u64> = explanation.actions[0].candidates.iter().map(|c| c.load).collect();
+    assert_eq!(loads, [1000, 1000]);
+    assert_eq!(explanation.demand, [(name("eu"), 900, 900), (name("us"), 1600, 1600)]);
+}
+
+#[test]
+fn demand_that_wobbles_moves_no_shares() {
+    let mut world = all_up(&two_regions());
+    world.apply(load("us", "e1", &[("shop", 1600)]));
+    world.tick_until(1_000);
+    let before = world.engine.table().clone();
+    for (at, rate) in [1590, 1600, 1580, 1540, 1599, 1600].into_iter().enumerate() {
+        world.apply(load("us", "e1", &[("shop", rate)]));
+        world.tick_until(2_000 + 1_000 * at as u64);
+        assert_eq!(*world.engine.table(), before, "{rate}");
+    }
+}
+
+#[test]
+fn the_least_important_service_is_shed_first() {
+    let builder = two_regions().service("batch", 9, ordered(&["us-1", "eu-1"]));
+    let mut world = all_up(&builder);
+    world.apply(load("us", "e1", &[("shop", 1800), ("batch", 400)]));
+    world.tick_until(1_000);
+    assert_eq!((world.tiers("shop").shed_permille, world.tiers("batch").shed_permille), (0, 500));
+}
+
+#[test]
+fn an_endpoint_that_fails_in_another_way_does_not_change_the_table() {
+    let mut world = all_up(&two_regions());
+    for (region, prober) in PROBERS {
+        world.say(region, prober, &["us-1"], false);
+    }
+    let timed_out = Observation {
+        outcome: tidegate_model::observation::Outcome::Fail(tidegate_model::observation::Failure::NoAnswer),
+        streak: SURE,
+    };
+    let changes = world.apply(Event::Observations {
+        region: name("us"),
+        prober: name("p"),
+        changes: vec![(targets(&world.fleet, &name("us-1")).remove(0), Some(timed_out))],
+        cause: None,
+    });
+    assert!(changes.is_empty(), "{changes:?}");
+}
+
+#[test]
+fn what_was_observed_before_the_fleet_came_counts() {
+    let builder = two_regions();
+    let mut world = World::with(Settings::new(name("us")), &Builder::default());
+    let failing = Observation { outcome: outcome(false), streak: SURE };
+    let targets = targets(&builder.0, &name("us-1"));
+    world.apply(Event::ObservationsReset {
+        region: name("us"),
+        prober: name("p"),
+        all: targets.into_iter().map(|target| (target, failing.clone())).collect(),
+        cause: None,
+    });
+    world.apply(Event::Fleet(std::sync::Arc::new(builder.0)));
+    assert_eq!(world.health("us-1").verdict, Verdict::Down);
+}
+
+#[test]
+fn what_leaves_the_fleet_leaves_the_table() {
+    let mut world = all_up(&two_regions());
+    let mut smaller = (*world.fleet).clone();
+    smaller.services.get_mut("shop").unwrap().default.clusters = ordered(&["eu-1"]);
+    smaller.clusters.remove("us-1");
+    let changes = world.apply(Event::Fleet(std::sync::Arc::new(smaller)));
+    assert_eq!(changes.causes, [Cause::Fleet]);
+    assert_eq!(world.shares("shop"), [[("eu-1", 1000)]]);
+    assert_eq!(world.mirror, *world.engine.table());
+    assert!(!world.mirror.contains_key(&RouteKey::Cluster(name("us-1"))));
+}

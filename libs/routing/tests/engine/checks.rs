@@ -1,0 +1,119 @@
+//! What must hold of every table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidegate_model::{
+    ClusterName, RegionName, ServiceName, fleet::Fleet, overrides::OverrideKind, verdict::Verdict,
+};
+use tidegate_routing::Engine;
+
+use crate::world::{health, region_of, tiers};
+
+/// The clusters that overrides drain.
+pub fn drained(fleet: &Fleet, overrides: &[OverrideKind]) -> BTreeSet<ClusterName> {
+    let is_drained = |cluster: &ClusterName| {
+        overrides.iter().any(|kind| match kind {
+            OverrideKind::DrainCluster(name) => name == cluster,
+            OverrideKind::EvacuateRegion(name) => *name == region_of(fleet, cluster),
+            OverrideKind::DrainEdge(_) | OverrideKind::ForceRoute { .. } => false,
+        })
+    };
+    fleet.clusters.keys().filter(|cluster| is_drained(cluster)).cloned().collect()
+}
+
+/// Checks the tiers of every service.
+pub fn check_table(engine: &Engine, fleet: &Fleet, overrides: &[OverrideKind]) {
+    let drained = drained(fleet, overrides);
+    for (service, facts) in &fleet.services {
+        let action = tiers(engine, service);
+        let forced = overrides.iter().find_map(|kind| match kind {
+            OverrideKind::ForceRoute { service: of, cluster } if of == service => Some(cluster),
+            _ => None,
+        });
+        let candidates: BTreeSet<&ClusterName> =
+            facts.default.clusters.clusters().into_iter().chain(forced).collect();
+        let verdict = |cluster: &ClusterName| health(engine, cluster).unwrap().verdict;
+        let may_serve = |cluster: &ClusterName| matches!(verdict(cluster), Verdict::Up | Verdict::Unknown);
+
+        let mut seen = BTreeSet::new();
+        for tier in &action.tiers {
+            assert!(tier.shares.iter().any(|(_, share)| *share > 0), "{service}: a tier without a share");
+            for (cluster, _) in &tier.shares {
+                assert!(candidates.contains(cluster), "{service}: {cluster} is none of its clusters");
+                assert!(seen.insert(cluster), "{service}: {cluster} twice");
+            }
+        }
+        assert!(candidates.is_empty() || !action.tiers.is_empty(), "{service}: an empty table");
+        for cluster in &candidates {
+            assert!(
+                !may_serve(cluster) || seen.contains(*cluster),
+                "{service}: {cluster} may serve, and is out"
+            );
+        }
+        assert!(!action.reason.is_empty());
+        if action.fail_open {
+            assert!(!candidates.iter().any(|c| may_serve(c)), "{service} fails open beside what serves");
+            assert_eq!(seen.len(), candidates.len(), "{service} fails open, but not to all");
+            continue;
+        }
+        let traffic = action.tiers.first().into_iter().flat_map(|tier| &tier.shares);
+        let others = candidates.iter().filter(|c| !drained.contains(**c) || Some(**c) == forced);
+        let others_serve = others.clone().any(|c| may_serve(c));
+        for (cluster, _) in traffic {
+            if others_serve {
+                assert!(may_serve(cluster), "{service}: traffic to {cluster}, which is down");
+                assert!(
+                    !drained.contains(cluster) || forced == Some(cluster),
+                    "{service}: new traffic to {cluster}, which is drained: {action:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Checks what all regions' engines together send to each cluster; `demand` is in requests per second.
+pub fn check_capacity(
+    engines: &[(RegionName, &Engine)],
+    fleet: &Fleet,
+    overrides: &[OverrideKind],
+    demand: &BTreeMap<(RegionName, ServiceName), u32>,
+) {
+    let drained = drained(fleet, overrides);
+    let mut sent: BTreeMap<&ClusterName, f64> = BTreeMap::new();
+    let mut shed: Vec<(&ServiceName, &Engine)> = Vec::new();
+    for (region, engine) in engines {
+        for service in fleet.services.keys() {
+            let asked = demand.get(&(region.clone(), service.clone())).copied().unwrap_or(0);
+            let action = tiers(engine, service);
+            if action.fail_open || asked == 0 {
+                continue;
+            }
+            if action.shed_permille > 2 {
+                shed.push((service, engine));
+            }
+            let whole: f64 = action.tiers[0].shares.iter().map(|(_, share)| f64::from(*share)).sum();
+            let accepted = f64::from(asked) * f64::from(1000 - action.shed_permille) / 1000.0;
+            for (cluster, share) in &action.tiers[0].shares {
+                let clusters = fleet.clusters.get_key_value(cluster).unwrap().0;
+                *sent.entry(clusters).or_default() += accepted * f64::from(*share) / whole;
+            }
+        }
+    }
+    // Shares are whole thousandths.
+    let asked: f64 = demand.values().map(|rate| f64::from(*rate)).sum();
+    let tolerance = 2.0 + asked * 0.002;
+    for (cluster, sent) in &sent {
+        if let Some(capacity) = fleet.clusters[*cluster].capacity {
+            assert!(*sent <= f64::from(capacity) + tolerance, "{cluster} gets {sent} of {capacity}");
+        }
+    }
+    for (service, engine) in shed {
+        for cluster in fleet.services[service].default.clusters.clusters() {
+            let serves =
+                health(engine, cluster).unwrap().verdict == Verdict::Up && !drained.contains(cluster);
+            let room = fleet.clusters[cluster].capacity.map_or(f64::MAX, f64::from)
+                - sent.get(cluster).copied().unwrap_or(0.0);
+            assert!(!serves || room <= tolerance, "{service} sheds while {cluster} has room for {room}");
+        }
+    }
+}
