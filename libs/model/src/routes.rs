@@ -77,7 +77,19 @@ pub struct HealthEntry {
     /// Why: which observations, which rule.
     pub reason: String,
     /// Each endpoint's verdict, in the order of [`ClusterEntry::endpoints`].
-    pub endpoints: Vec<(Address, Verdict)>,
+    pub endpoints: Vec<EndpointHealth>,
+}
+
+/// An endpoint's health for one check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointHealth {
+    /// The endpoint.
+    pub address: Address,
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// Whether it is down because it does not answer at all (no connection, or no answer in time), rather than by what
+    /// it answers. What waits for it will wait in vain.
+    pub silent: bool,
 }
 
 /// A service's hosts, routes and policies.

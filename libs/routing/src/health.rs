@@ -7,8 +7,8 @@ use tidegate_model::{
     ClusterName, RegionName, Timestamp,
     fleet::{Address, Endpoint},
     health::CheckId,
-    observation::Target,
-    routes::HealthEntry,
+    observation::{Failure, Target},
+    routes::{self, HealthEntry},
     verdict::Verdict,
 };
 
@@ -24,7 +24,7 @@ const ENDPOINTS_NAMED: usize = 2;
 /// The health of one cluster for one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Health {
-    endpoints: Vec<EndpointHealth>,
+    endpoints: Vec<Judged>,
     /// What this region makes of it.
     pub(crate) standing: Standing,
     /// The same as an entry of the table.
@@ -32,11 +32,13 @@ pub(crate) struct Health {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct EndpointHealth {
+struct Judged {
     address: Address,
     views: Views,
     /// What speaks against it.
     note: Option<String>,
+    /// Whether that is that it does not answer at all.
+    silent: bool,
 }
 
 impl Health {
@@ -50,26 +52,28 @@ impl Health {
         region: &RegionName,
         before: Option<&Health>,
     ) -> Health {
-        let endpoints: Vec<EndpointHealth> = endpoints
+        let endpoints: Vec<Judged> = endpoints
             .iter()
             .map(|endpoint| {
                 let address = endpoint.address.clone();
                 let target = Target { cluster: cluster.clone(), endpoint: address.clone(), check };
                 match evidence.on(&target) {
-                    Testimony::Words(words) => EndpointHealth {
+                    Testimony::Words(words) => Judged {
                         views: Views::of(&words),
                         note: note(&address, &words, region),
+                        silent: is_silent(&words, region),
                         address,
                     },
-                    Testimony::Doubted => EndpointHealth {
+                    Testimony::Doubted => Judged {
                         views: Views::default(),
                         note: Some(format!("{address} only judged by a prober that sees everything down")),
+                        silent: false,
                         address,
                     },
                     Testimony::Silence => before
                         .and_then(|health| health.endpoints.iter().find(|known| known.address == address))
                         .cloned()
-                        .unwrap_or(EndpointHealth { address, views: Views::default(), note: None }),
+                        .unwrap_or(Judged { address, views: Views::default(), note: None, silent: false }),
                 }
             })
             .collect();
@@ -78,7 +82,15 @@ impl Health {
         let entry = HealthEntry {
             verdict: standing.verdict,
             reason: reason(&endpoints, &standings, standing, region),
-            endpoints: endpoints.iter().map(|e| e.address.clone()).zip(verdicts(&standings)).collect(),
+            endpoints: endpoints
+                .iter()
+                .zip(verdicts(&standings))
+                .map(|(endpoint, verdict)| routes::EndpointHealth {
+                    address: endpoint.address.clone(),
+                    verdict,
+                    silent: endpoint.silent && matches!(verdict, Verdict::Down | Verdict::PathDown),
+                })
+                .collect(),
         };
         Health { endpoints, standing, entry }
     }
@@ -107,11 +119,18 @@ fn verdicts(standings: &[Standing]) -> impl Iterator<Item = Verdict> {
     standings.iter().map(|standing| standing.verdict)
 }
 
-/// What speaks against an endpoint: the first word against it, of the region itself if one of its probers has a word.
-fn note(address: &Address, words: &[(&ProberKey, &Judgement)], region: &RegionName) -> Option<String> {
+/// The words that count for `region`: those of its own probers where they have any.
+fn relevant<'a>(
+    words: &'a [(&'a ProberKey, &'a Judgement)],
+    region: &'a RegionName,
+) -> impl Iterator<Item = &'a (&'a ProberKey, &'a Judgement)> {
     let of_region = words.iter().any(|(key, _)| key.region == *region);
-    let mut relevant = words.iter().filter(|(key, _)| !of_region || key.region == *region);
-    relevant.find_map(|(ProberKey { region, name }, judgement)| match judgement {
+    words.iter().filter(move |(key, _)| !of_region || key.region == *region)
+}
+
+/// What speaks against an endpoint: the first word against it.
+fn note(address: &Address, words: &[(&ProberKey, &Judgement)], region: &RegionName) -> Option<String> {
+    relevant(words, region).find_map(|(ProberKey { region, name }, judgement)| match judgement {
         Judgement::Failing { failure } => Some(format!("{address} {failure} ({name} in {region})")),
         Judgement::HeldOut { failure, .. } => Some(format!(
             "{address} passes again after {failure}, but flaps and is held out ({name} in {region})"
@@ -120,12 +139,22 @@ fn note(address: &Address, words: &[(&ProberKey, &Judgement)], region: &RegionNa
     })
 }
 
-fn reason(
-    endpoints: &[EndpointHealth],
-    standings: &[Standing],
-    standing: Standing,
-    region: &RegionName,
-) -> String {
+/// Whether the words against an endpoint are all that it does not answer.
+fn is_silent(words: &[(&ProberKey, &Judgement)], region: &RegionName) -> bool {
+    relevant(words, region).all(|(_, judgement)| match judgement {
+        Judgement::Failing { failure } => match failure {
+            Failure::ConnectRefused
+            | Failure::ConnectTimeout
+            | Failure::ConnectError
+            | Failure::Reset
+            | Failure::NoAnswer => true,
+            Failure::Tls | Failure::Status(_) | Failure::BadAnswer => false,
+        },
+        Judgement::HeldOut { .. } | Judgement::Passing { .. } | Judgement::Undecided => false,
+    })
+}
+
+fn reason(endpoints: &[Judged], standings: &[Standing], standing: Standing, region: &RegionName) -> String {
     let passing = verdicts(standings).filter(|verdict| *verdict == Verdict::Up).count();
     let notes: Vec<&str> = endpoints
         .iter()

@@ -3,10 +3,15 @@
 //! This crate must not know how a route is decided or how an endpoint is probed.
 
 mod balance;
+mod control;
 mod forward;
 mod metrics;
+mod settings;
 mod table;
 mod tls;
 mod wellknown;
 mod wire;
 mod worker;
+
+pub use control::run;
+pub use settings::{EdgeSection, ProxySection, ProxySettings};

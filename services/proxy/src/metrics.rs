@@ -49,7 +49,8 @@ impl Durations {
     /// Adds a duration.
     pub fn record(&self, duration: Duration) {
         let seconds = duration.as_secs_f64();
-        let bucket = DURATION_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(DURATION_BOUNDS.len());
+        let bucket =
+            DURATION_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(DURATION_BOUNDS.len());
         self.buckets[bucket].add(1);
         self.sum_us.add(duration.as_micros() as u64);
     }
@@ -184,9 +185,6 @@ fn of_worker<T: Default>(known: &mut Vec<(usize, Arc<T>)>, worker: usize) -> Arc
     counters
 }
 
-fn sums<N: Clone, T>(
-    all: &BTreeMap<N, Vec<(usize, Arc<T>)>>,
-    read: impl Fn(&T) -> u64,
-) -> Vec<(N, u64)> {
+fn sums<N: Clone, T>(all: &BTreeMap<N, Vec<(usize, Arc<T>)>>, read: impl Fn(&T) -> u64) -> Vec<(N, u64)> {
     all.iter().map(|(name, sets)| (name.clone(), sets.iter().map(|(_, set)| read(set)).sum())).collect()
 }

@@ -39,7 +39,7 @@ impl Latency {
             self.total.set(self.counts.iter().map(|count| count.replace(count.get() / 2) / 2).sum());
         }
         // A percentile costs a walk over the buckets, so it is not taken for each sample.
-        if self.since_halved.get() % 64 == 0 || self.total.get() <= ENOUGH {
+        if self.since_halved.get().is_multiple_of(64) || self.total.get() <= ENOUGH {
             self.p95.set(self.percentile(95));
         }
     }

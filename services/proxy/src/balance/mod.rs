@@ -11,5 +11,5 @@ pub use budget::Budget;
 pub use endpoint::{Cluster, Endpoint, InFlight};
 pub use latency::Latency;
 pub use outlier::Outlier;
-pub use pick::{Candidates, Choice, Picked, TierView, pick};
+pub use pick::{Candidates, Choice, TierView, pick};
 pub use wakers::WakeSet;

@@ -69,13 +69,15 @@ pub fn pick<'a>(from: Candidates<'a>, random: &mut impl Rng) -> Option<Picked<'a
             Some(Picked { cluster, endpoint, tier: place })
         })
     };
-    if !from.avoid.is_empty() {
-        if let Some(picked) = by(from, Standard::Good) {
-            return Some(picked);
-        }
+    if !from.avoid.is_empty()
+        && let Some(picked) = by(from, Standard::Good)
+    {
+        return Some(picked);
     }
     let anywhere = Candidates { avoid: &[], ..from };
-    [Standard::Good, Standard::Ejected, Standard::Down].into_iter().find_map(|standard| by(anywhere, standard))
+    [Standard::Good, Standard::Ejected, Standard::Down]
+        .into_iter()
+        .find_map(|standard| by(anywhere, standard))
 }
 
 fn pick_in_tier<'a>(

@@ -61,11 +61,7 @@ pub struct Try {
 }
 
 /// Sends the request to the try's endpoint and waits for the head of the answer.
-pub async fn attempt(
-    x: &Exchange<'_>,
-    this: Try,
-    upload: &RefCell<Upload<'_>>,
-) -> Result<Answer, TryError> {
+pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) -> Result<Answer, TryError> {
     let began = Instant::now();
     let Try { flight, tier, fresh } = this;
     flight.cluster.counters.attempts.add(1);
@@ -161,12 +157,13 @@ async fn open(
         if let Some(conn) = endpoint.pool.take(Instant::now(), !x.repeatable) {
             return Ok(start_http1(x, conn, true, upload));
         }
-        if cluster.upstream.protocol != UpstreamProtocol::Http1 && !needs_http1 {
-            if let Some(conn) = endpoint.pool.http2() {
-                match start_http2(x, conn, flight, upload).await {
-                    Err(TryError::Endpoint { sent: Sent::Nothing, .. }) => {}
-                    started => return started,
-                }
+        if cluster.upstream.protocol != UpstreamProtocol::Http1
+            && !needs_http1
+            && let Some(conn) = endpoint.pool.http2()
+        {
+            match start_http2(x, conn, flight, upload).await {
+                Err(TryError::Endpoint { sent: Sent::Nothing, .. }) => {}
+                started => return started,
             }
         }
     }
@@ -188,8 +185,7 @@ async fn open(
 fn start_http1(x: &Exchange<'_>, mut conn: Conn, reused: bool, upload: &RefCell<Upload<'_>>) -> Upstream {
     let expects_continue = upload.borrow().expects_continue();
     let before = conn.total_written();
-    let writer =
-        heads::write_http1_request(conn.out(), x.request, x.origin, x.framing, expects_continue);
+    let writer = heads::write_http1_request(conn.out(), x.request, x.origin, x.framing, expects_continue);
     debug_assert_eq!(before, conn.total_written(), "a head is only queued here");
     Upstream::http1(conn, reused, writer)
 }

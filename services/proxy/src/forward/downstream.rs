@@ -50,11 +50,6 @@ impl Http2Down {
     ) -> Http2Down {
         Http2Down { reader, respond, writer: None, is_head }
     }
-
-    /// Ends the stream with an error.
-    pub fn reset(&mut self, reason: h2::Reason) {
-        self.respond.send_reset(reason);
-    }
 }
 
 /// An answer of our own.
@@ -104,10 +99,10 @@ impl Downstream {
         match self {
             Downstream::Http1(down) => {
                 // What waits to be written (an interim answer) may be what the client waits for.
-                if !down.conn.is_flushed() {
-                    if let Poll::Ready(Err(error)) = down.conn.poll_flush(cx) {
-                        return Poll::Ready(Err(error.into()));
-                    }
+                if !down.conn.is_flushed()
+                    && let Poll::Ready(Err(error)) = down.conn.poll_flush(cx)
+                {
+                    return Poll::Ready(Err(error.into()));
                 }
                 down.reader.poll_chunk(&mut down.conn, cx)
             }

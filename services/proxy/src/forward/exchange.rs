@@ -1,12 +1,6 @@
 //! One request from its head to the end of its answer.
 
-use std::{
-    cell::RefCell,
-    future::poll_fn,
-    net::IpAddr,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, time::Duration};
 
 use rand::RngExt as _;
 use tidegate_http1::{Framing, Method, Request, list_contains, write_field, write_status_line};
@@ -149,12 +143,15 @@ impl Exchange<'_> {
 
     fn refusal_before_any_try(&self) -> Option<LocalReply> {
         if matches!(self.request.method, Method::Connect) {
-            return Some(LocalReply::new(405, "CONNECT is not served").with("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+            return Some(
+                LocalReply::new(405, "CONNECT is not served")
+                    .with("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            );
         }
-        if let (Framing::Length(length), Some(most)) = (self.framing, self.service.max_request_body) {
-            if length > most {
-                return Some(too_large(most));
-            }
+        if let (Framing::Length(length), Some(most)) = (self.framing, self.service.max_request_body)
+            && length > most
+        {
+            return Some(too_large(most));
         }
         let shed = self.action.shed_permille;
         if shed > 0 && self.worker.random.borrow_mut().random_range(0..1000) < shed {

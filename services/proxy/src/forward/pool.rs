@@ -91,9 +91,4 @@ impl Pool {
         self.idle.borrow_mut().clear();
         self.http2.borrow_mut().clear();
     }
-
-    /// Idle HTTP/1.1 connections and open HTTP/2 connections.
-    pub fn sizes(&self) -> (usize, usize) {
-        (self.idle.borrow().len(), self.http2.borrow().len())
-    }
 }

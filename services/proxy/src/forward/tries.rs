@@ -85,10 +85,10 @@ pub async fn first_answer(
     loop {
         let event = poll_fn(|cx| {
             for (slot, running) in slots.iter_mut().enumerate() {
-                if let Some(future) = running.as_mut().as_pin_mut() {
-                    if let Poll::Ready(ended) = future.poll(cx) {
-                        return Poll::Ready(Event::Ended(slot, Box::new(ended)));
-                    }
+                if let Some(future) = running.as_mut().as_pin_mut()
+                    && let Poll::Ready(ended) = future.poll(cx)
+                {
+                    return Poll::Ready(Event::Ended(slot, Box::new(ended)));
                 }
             }
             timer.poll_until(tries.next_deadline(&upload.borrow()), cx).map(|()| Event::Time)
@@ -196,7 +196,8 @@ impl<'a> Tries<'a> {
 
     fn overdue(&self) -> impl Iterator<Item = usize> + use<> {
         let now = Instant::now();
-        let late = |slot: &Option<Running>| slot.as_ref().and_then(|r| r.deadline).is_some_and(|at| at <= now);
+        let late =
+            |slot: &Option<Running>| slot.as_ref().and_then(|r| r.deadline).is_some_and(|at| at <= now);
         let late = [late(&self.running[0]), late(&self.running[1])];
         (0..2).filter(move |slot| late[*slot])
     }
@@ -233,9 +234,11 @@ impl<'a> Tries<'a> {
 
     fn can_pick(&self) -> bool {
         let tiers = &self.x.action.tiers;
-        tiers.iter().flat_map(|tier| &tier.choices).flat_map(|choice| &choice.endpoints).any(|(endpoint, _)| {
-            !self.tried.iter().any(|tried| Rc::ptr_eq(tried, endpoint))
-        })
+        tiers
+            .iter()
+            .flat_map(|tier| &tier.choices)
+            .flat_map(|choice| &choice.endpoints)
+            .any(|(endpoint, _)| !self.tried.iter().any(|tried| Rc::ptr_eq(tried, endpoint)))
     }
 
     /// A try was answered.
@@ -291,13 +294,7 @@ impl<'a> Tries<'a> {
     }
 
     /// Tries again elsewhere, if that may be.
-    fn retry(
-        &mut self,
-        slot: usize,
-        may_repeat: bool,
-        fresh: bool,
-        upload: &RefCell<Upload<'_>>,
-    ) -> Step {
+    fn retry(&mut self, slot: usize, may_repeat: bool, fresh: bool, upload: &RefCell<Upload<'_>>) -> Step {
         if may_repeat && self.left > 0 && upload.borrow().can_replay() && self.can_pick() {
             if self.x.service.budget.withdraw() {
                 self.left -= 1;
@@ -323,4 +320,3 @@ impl<'a> Tries<'a> {
         Step::Done(Box::new(self.fallback.take().ok_or(last)))
     }
 }
-

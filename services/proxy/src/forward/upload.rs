@@ -39,7 +39,12 @@ pub struct Cursor {
 
 impl<'a> Upload<'a> {
     /// The body that `down` has yet to send, at most `most` bytes.
-    pub fn new(down: &'a mut Downstream, expects_continue: bool, most: Option<u64>, now: Instant) -> Upload<'a> {
+    pub fn new(
+        down: &'a mut Downstream,
+        expects_continue: bool,
+        most: Option<u64>,
+        now: Instant,
+    ) -> Upload<'a> {
         let end = down.has_no_body().then(Fields::new);
         Upload {
             expects_continue: expects_continue && end.is_none(),
@@ -64,11 +69,6 @@ impl<'a> Upload<'a> {
         self.end.is_some()
     }
 
-    /// Whether there is no body at all.
-    pub fn is_empty(&self) -> bool {
-        self.end.is_some() && self.kept.is_empty() && self.dropped == 0
-    }
-
     /// Whether the client waits for `100 Continue`.
     pub fn expects_continue(&self) -> bool {
         self.expects_continue
@@ -87,11 +87,7 @@ impl<'a> Upload<'a> {
     }
 
     /// The next piece for the try at `cursor`.
-    pub fn poll_next(
-        &mut self,
-        cursor: &mut Cursor,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Chunk, BodyError>> {
+    pub fn poll_next(&mut self, cursor: &mut Cursor, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         if let Some(data) = self.kept.get(cursor.next) {
             cursor.next += 1;
             return Poll::Ready(Ok(Chunk::Data(data.clone())));

@@ -83,7 +83,13 @@ impl Upstream {
         response: h2::client::ResponseFuture,
         writer: Option<Http2Writer>,
     ) -> Upstream {
-        Upstream::Http2(Http2Up { conn, response: Some(response), framing: Framing::Empty, reader: None, writer })
+        Upstream::Http2(Http2Up {
+            conn,
+            response: Some(response),
+            framing: Framing::Empty,
+            reader: None,
+            writer,
+        })
     }
 
     /// Waits for a response head, interim ones included, and reads it into `response`.
@@ -168,12 +174,14 @@ impl Upstream {
 
     /// Gives the connection back when another request may follow on it; `complete` says that the request was sent whole.
     pub fn finish(self, in_flight: &InFlight, complete: bool) {
-        if let Upstream::Http1(up) = self {
-            if complete && up.keep_alive && up.reader.is_done() {
-                let idle = in_flight.cluster.upstream.idle_timeout;
-                let keep = up.keep_for.map_or(idle, |told| told.min(idle));
-                in_flight.endpoint.pool.put(up.conn, tokio::time::Instant::now(), keep);
-            }
+        if let Upstream::Http1(up) = self
+            && complete
+            && up.keep_alive
+            && up.reader.is_done()
+        {
+            let idle = in_flight.cluster.upstream.idle_timeout;
+            let keep = up.keep_for.map_or(idle, |told| told.min(idle));
+            in_flight.endpoint.pool.put(up.conn, tokio::time::Instant::now(), keep);
         }
     }
 }

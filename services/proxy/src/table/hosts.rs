@@ -71,9 +71,12 @@ mod tests {
     #[test]
     fn the_most_specific_pattern_wins() {
         let mut hosts = Hosts::default();
-        for (pattern, service) in
-            [("*", "any"), ("*.example.com", "wide"), ("*.b.example.com", "narrow"), ("a.example.com", "exact")]
-        {
+        for (pattern, service) in [
+            ("*", "any"),
+            ("*.example.com", "wide"),
+            ("*.b.example.com", "narrow"),
+            ("a.example.com", "exact"),
+        ] {
             hosts.set(&service.parse().unwrap(), &[pattern.parse().unwrap()]);
         }
         for (host, service) in [

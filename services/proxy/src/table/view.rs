@@ -11,7 +11,10 @@ use tidegate_model::{
     ClusterName, ServiceName,
     fleet::{HostPattern, Policy, RouteMatch},
     health::CheckId,
-    routes::{ActionTiers, ClusterEntry, HealthEntry, RouteEntry, RouteKey, ServiceEntry, TiersEntry},
+    routes::{
+        ActionTiers, ClusterEntry, EndpointHealth, HealthEntry, RouteEntry, RouteKey, ServiceEntry,
+        TiersEntry,
+    },
     verdict::Verdict,
 };
 
@@ -27,8 +30,6 @@ pub type RouteChange = (RouteKey, Option<Arc<RouteEntry>>);
 
 /// A service as one worker serves it. A request keeps the one with which it began.
 pub struct ServiceView {
-    /// Its name.
-    pub name: ServiceName,
     /// Its health check.
     pub check: CheckId,
     /// The largest request body, in bytes.
@@ -155,7 +156,9 @@ impl Table {
                 RouteKey::Health(name, check) => {
                     let users = self.users.get(name).into_iter().flatten();
                     touched.extend(
-                        users.filter(|user| self.services.get(*user).is_none_or(|s| s.check == *check)).cloned(),
+                        users
+                            .filter(|user| self.services.get(*user).is_none_or(|s| s.check == *check))
+                            .cloned(),
                     );
                 }
                 RouteKey::Service(name) | RouteKey::Tiers(name) => {
@@ -175,7 +178,8 @@ impl Table {
     }
 
     fn resolve_cluster(&mut self, name: &ClusterName) {
-        let Some(RouteEntry::Cluster(entry)) = self.entries.get(&RouteKey::Cluster(name.clone())).map(Arc::as_ref)
+        let Some(RouteEntry::Cluster(entry)) =
+            self.entries.get(&RouteKey::Cluster(name.clone())).map(Arc::as_ref)
         else {
             self.clusters.remove(name);
             return;
@@ -251,7 +255,8 @@ impl Table {
         tiers: &TiersEntry,
         old: Option<&ServiceView>,
     ) -> ServiceView {
-        let policies = std::iter::once(&entry.default_policy).chain(entry.routes.iter().map(|(_, policy)| policy));
+        let policies =
+            std::iter::once(&entry.default_policy).chain(entry.routes.iter().map(|(_, policy)| policy));
         let actions = policies
             .enumerate()
             .map(|(place, policy)| {
@@ -270,7 +275,6 @@ impl Table {
         };
         budget.set_percent(entry.default_policy.budget_percent);
         ServiceView {
-            name: name.clone(),
             check: entry.check,
             max_request_body: entry.max_request_body,
             actions,
@@ -291,7 +295,12 @@ impl Table {
                     let state = self.clusters.get(name)?;
                     let health = self.health(name, check);
                     let endpoints = state.endpoints.iter().map(|endpoint| {
-                        (endpoint.clone(), health.map_or(Verdict::Unknown, |health| verdict_of(health, endpoint)))
+                        (
+                            endpoint.clone(),
+                            health
+                                .and_then(|health| health_of(health, endpoint))
+                                .map_or(Verdict::Unknown, |known| known.verdict),
+                        )
                     });
                     Some(Choice {
                         share: u32::from(*share),
@@ -325,8 +334,8 @@ impl Table {
         let Some(state) = self.clusters.get(name) else { return };
         let health = self.health(name, check);
         for endpoint in &state.endpoints {
-            let verdict = health.map_or(Verdict::Unknown, |health| verdict_of(health, endpoint));
-            endpoint.set_silent(check, verdict == Verdict::Down);
+            let known = health.and_then(|health| health_of(health, endpoint));
+            endpoint.set_silent(check, known.is_some_and(|known| known.silent));
         }
     }
 }
@@ -338,7 +347,6 @@ impl ServiceView {
     }
 }
 
-fn verdict_of(health: &HealthEntry, endpoint: &Endpoint) -> Verdict {
-    let known = health.endpoints.iter().find(|(address, _)| *address == endpoint.address);
-    known.map_or(Verdict::Unknown, |(_, verdict)| *verdict)
+fn health_of<'a>(health: &'a HealthEntry, endpoint: &Endpoint) -> Option<&'a EndpointHealth> {
+    health.endpoints.iter().find(|known| known.address == endpoint.address)
 }

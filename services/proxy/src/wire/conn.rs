@@ -37,7 +37,15 @@ pub struct Conn {
 impl Conn {
     /// A connection of which nothing was read yet.
     pub fn new(io: Io) -> Conn {
-        Conn { io, read: BytesMut::new(), write: Vec::new(), written: 0, total_written: 0, unflushed: false, ended: false }
+        Conn {
+            io,
+            read: BytesMut::new(),
+            write: Vec::new(),
+            written: 0,
+            total_written: 0,
+            unflushed: false,
+            ended: false,
+        }
     }
 
     /// The stream below.

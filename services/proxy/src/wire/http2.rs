@@ -104,7 +104,7 @@ pub fn fields_of(map: &HeaderMap) -> Fields {
 }
 
 /// A header map of the fields; what cannot be in one is left out.
-pub fn map_of(fields: &Fields) -> HeaderMap {
+fn map_of(fields: &Fields) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.len());
     for (name, value) in fields.iter() {
         append(&mut map, name, value);

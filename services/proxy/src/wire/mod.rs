@@ -8,6 +8,6 @@ mod timer;
 
 pub use body::{BodyError, BodyReader, BodyWriter, Chunk};
 pub use conn::Conn;
-pub use http2::{Http2Reader, Http2Writer, append, fields_of, map_of};
+pub use http2::{Http2Reader, Http2Writer, append, fields_of};
 pub use io::{Io, Prefixed};
 pub use timer::Timer;

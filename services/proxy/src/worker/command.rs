@@ -26,6 +26,8 @@ pub enum Command {
     Unlisten(ListenerName),
     /// Begin to drain: answer health questions with 503, end connections after their current request.
     Drain,
+    /// Take the draining back.
+    Undrain,
 }
 
 /// Routes, shared by all workers.

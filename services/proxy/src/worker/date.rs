@@ -29,7 +29,8 @@ pub fn http_date() -> DateText {
         Some((until, text)) if now < *until => *text,
         _ => {
             let system = SystemTime::now();
-            let into_second = system.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+            let into_second =
+                system.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
             let mut text = [b' '; 29];
             let formatted = httpdate::fmt_http_date(system);
             text.copy_from_slice(&formatted.as_bytes()[..29]);

@@ -48,7 +48,8 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
     let mut is_first = true;
     loop {
         let Downstream::Http1(http1) = &mut down else { return };
-        let waited = wait_for_head(&worker, &mut http1.conn, &mut request, limits, &mut timer, open, is_first).await;
+        let waited =
+            wait_for_head(&worker, &mut http1.conn, &mut request, limits, &mut timer, open, is_first).await;
         is_first = false;
         let framing = match waited {
             Waited::Request(framing) => framing,
@@ -117,7 +118,10 @@ async fn wait_for_head(
             if unread {
                 head_from.get_or_insert_with(Instant::now);
                 skip_blank_lines(conn);
-                if is_first && conn.read.starts_with(b"PRI") && PREFACE.starts_with(&conn.read[..conn.read.len().min(PREFACE.len())]) {
+                if is_first
+                    && conn.read.starts_with(b"PRI")
+                    && PREFACE.starts_with(&conn.read[..conn.read.len().min(PREFACE.len())])
+                {
                     if conn.read.len() >= PREFACE.len() {
                         return Poll::Ready(Waited::Http2);
                     }

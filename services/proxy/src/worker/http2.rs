@@ -81,7 +81,14 @@ pub async fn serve(worker: Rc<Worker>, io: Prefixed, client: Client, limits: &Li
             Event::Stream(request, respond) => {
                 let count = StreamCount::new(&streams);
                 let most_fields = usize::from(limits.header_count);
-                worker.tasks.spawn_local(stream(worker.clone(), client, *request, respond, most_fields, count));
+                worker.tasks.spawn_local(stream(
+                    worker.clone(),
+                    client,
+                    *request,
+                    respond,
+                    most_fields,
+                    count,
+                ));
             }
         }
     }
@@ -157,10 +164,10 @@ fn request_of(head: &http::request::Parts, has_body: bool) -> Option<(Request, F
     host.clone_into(&mut request.host);
     let mut length = None;
     for (name, value) in &head.headers {
-        match name {
-            &http::header::HOST => {}
+        match *name {
+            http::header::HOST => {}
             // Cookies may come in pieces, which HTTP/1.1 doesn't have (RFC 9113, section 8.2.3).
-            &http::header::COOKIE => {}
+            http::header::COOKIE => {}
             _ => {
                 if name == http::header::CONTENT_LENGTH {
                     length = Some(value.to_str().ok()?.parse::<u64>().ok()?);

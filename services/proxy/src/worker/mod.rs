@@ -15,9 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use rand::{SeedableRng as _, rngs::SmallRng};
-use tidegate_model::{
-    ClusterName, EdgeName, RegionName, Timestamp, fleet::Address, observation::Failure,
-};
+use tidegate_model::{ClusterName, EdgeName, RegionName, Timestamp, fleet::Address, observation::Failure};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::TaskTracker;
 
@@ -129,6 +127,7 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
                 Some(Command::Listen(listen)) => accepting.open(listen),
                 Some(Command::Unlisten(name)) => accepting.close(&name),
                 Some(Command::Drain) => worker.drain(),
+                Some(Command::Undrain) => worker.draining.set(false),
                 None => break,
             },
             _ = ticks.tick() => worker.tick(),

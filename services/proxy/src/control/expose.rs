@@ -1,0 +1,139 @@
+//! Metrics, readiness and pages of a proxy.
+
+use std::sync::Arc;
+
+use tidegate_bus::Bus;
+use tidegate_service::{
+    Context,
+    admin::Reply,
+    metrics::{HistogramState, Samples},
+};
+
+use super::page::Shown;
+use crate::metrics::{ClusterCounters, DURATION_BOUNDS, Metrics, ServiceCounters, WorkerCounters};
+
+type Read<C> = fn(&C) -> u64;
+
+const WORKERS: [(&str, &str, Read<WorkerCounters>); 7] = [
+    ("tidegate_proxy_connections_accepted_total", "Connections accepted.", |w| w.accepted.get()),
+    ("tidegate_proxy_connections_over_limit_total", "Connections refused because a listener is full.", |w| {
+        w.over_limit.get()
+    }),
+    ("tidegate_proxy_requests_refused_total", "Requests refused as malformed or ambiguous.", |w| {
+        w.refused.get()
+    }),
+    ("tidegate_proxy_requests_unrouted_total", "Requests for a host that no service has.", |w| {
+        w.unrouted.get()
+    }),
+    ("tidegate_proxy_clients_too_slow_total", "Clients that took too long over a head or handshake.", |w| {
+        w.too_slow.get()
+    }),
+    ("tidegate_proxy_tls_handshakes_failed_total", "TLS handshakes that failed.", |w| w.tls_failures.get()),
+    ("tidegate_proxy_tunnels_total", "Connections that were upgraded.", |w| w.tunnels.get()),
+];
+
+const SERVICES: [(&str, &str, Read<ServiceCounters>); 10] = [
+    ("tidegate_service_requests_total", "Requests routed to the service.", |s| s.requests.get()),
+    ("tidegate_service_retries_total", "Further tries after a failed one.", |s| s.retries.get()),
+    ("tidegate_service_hedges_total", "Second tries beside one without an answer.", |s| s.hedges.get()),
+    ("tidegate_service_hedges_won_total", "Hedges that answered first.", |s| s.hedges_won.get()),
+    ("tidegate_service_budget_exhausted_total", "Retries that the budget did not allow.", |s| {
+        s.budget_exhausted.get()
+    }),
+    ("tidegate_service_shed_total", "Requests refused because nobody has room.", |s| s.shed.get()),
+    ("tidegate_service_no_endpoint_total", "Requests that no endpoint could take.", |s| s.no_endpoint.get()),
+    ("tidegate_service_failed_over_total", "Requests answered by a lower tier than the first.", |s| {
+        s.failed_over.get()
+    }),
+    ("tidegate_service_broken_off_total", "Answers that an endpoint broke off.", |s| s.broken_off.get()),
+    ("tidegate_service_client_gone_total", "Requests whose client went away.", |s| s.client_gone.get()),
+];
+
+const CLUSTERS: [(&str, &str, Read<ClusterCounters>); 4] = [
+    ("tidegate_cluster_attempts_total", "Tries of requests at the cluster.", |c| c.attempts.get()),
+    ("tidegate_cluster_failures_total", "Tries that failed.", |c| c.failures.get()),
+    ("tidegate_cluster_connects_total", "Connections made to the cluster.", |c| c.connects.get()),
+    ("tidegate_cluster_ejections_total", "Endpoints ejected for failing requests.", |c| c.ejections.get()),
+];
+
+/// Adds the proxy's metrics, readiness checks and pages.
+pub fn expose(context: &Context, bus: &Bus, metrics: &Arc<Metrics>, shown: &Shown) {
+    tidegate_service::bus::observe(&context.registry, bus);
+    // Not the bus: an edge serves without it.
+    let readiness = shown.clone();
+    context.admin.check("routes", move || readiness.readiness());
+    let page = shown.clone();
+    context.admin.route("/routes", move |_| Reply::json(&page.page()));
+    let (metrics, shown) = (metrics.clone(), shown.clone());
+    context.registry.collect(move |samples| {
+        collect(samples, &metrics);
+        collect_table(samples, &shown);
+    });
+}
+
+fn collect(samples: &mut Samples, metrics: &Metrics) {
+    let open = metrics.sum_workers(|worker| worker.open.get()) as f64;
+    samples.gauge("tidegate_proxy_connections_open", "Connections of clients that are open.", &[], open);
+    for (name, help, read) in WORKERS {
+        samples.counter(name, help, &[], metrics.sum_workers(read) as f64);
+    }
+    for (name, help, read) in SERVICES {
+        for (service, count) in metrics.sum_services(read) {
+            samples.counter(name, help, &[("service", service.as_str())], count as f64);
+        }
+    }
+    for (name, help, read) in CLUSTERS {
+        for (cluster, count) in metrics.sum_clusters(read) {
+            samples.counter(name, help, &[("cluster", cluster.as_str())], count as f64);
+        }
+    }
+    let (name, help) = ("tidegate_service_responses_total", "Answers, by the first digit of their status.");
+    for (place, class) in ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().enumerate() {
+        for (service, count) in metrics.sum_services(|s| s.statuses[place].get()) {
+            samples.counter(name, help, &[("service", service.as_str()), ("status", class)], count as f64);
+        }
+    }
+    collect_durations(samples, metrics);
+}
+
+fn collect_durations(samples: &mut Samples, metrics: &Metrics) {
+    let sums = metrics.sum_services(|s| s.duration.sum_us.get());
+    let buckets: Vec<_> = (0..=DURATION_BOUNDS.len())
+        .map(|place| metrics.sum_services(|s| s.duration.buckets[place].get()))
+        .collect();
+    for (place, (service, sum_us)) in sums.iter().enumerate() {
+        // Services only ever come to the list, so one that came in between is at no place that was read before.
+        let counts: Vec<u64> = buckets
+            .iter()
+            .map(|bucket| {
+                bucket.get(place).filter(|(name, _)| name == service).map_or(0, |(_, count)| *count)
+            })
+            .collect();
+        let state = HistogramState { bounds: DURATION_BOUNDS.into(), counts, sum: *sum_us as f64 / 1e6 };
+        samples.histogram(
+            "tidegate_service_request_duration_seconds",
+            "From a request's head to the end of its answer.",
+            &[("service", service.as_str())],
+            state,
+        );
+    }
+}
+
+fn collect_table(samples: &mut Samples, shown: &Shown) {
+    if let Some(silence) = shown.silence() {
+        let (name, help) =
+            ("tidegate_routes_owner_silent_seconds", "Since the table's owner was last heard.");
+        samples.gauge(name, help, &[], silence.as_secs_f64());
+    }
+    if let Some(applied) = shown.applied() {
+        samples.gauge("tidegate_routes_epoch", "The epoch of the table served.", &[], applied.epoch.0 as f64);
+        samples.gauge(
+            "tidegate_routes_revision",
+            "The revision of the table served.",
+            &[],
+            applied.revision.0 as f64,
+        );
+        let (name, help) = ("tidegate_routes_refused_total", "Tables refused because their epoch was older.");
+        samples.counter(name, help, &[], applied.refused_old_epochs as f64);
+    }
+}

@@ -1,0 +1,93 @@
+//! The control side of a proxy: follows the bus, tells the workers, reports. On a thread of its own, never on the data
+//! path.
+
+mod disk;
+mod expose;
+mod listeners;
+mod load;
+mod page;
+mod region;
+mod routes;
+mod suspicion;
+mod workers;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tidegate_bus::{
+    Bus,
+    subjects::{self, ROUTES_BUCKET},
+    table::{Replica, ReplicaOptions, SnapshotStore},
+};
+use tidegate_service::Context;
+use tokio::sync::mpsc;
+
+use crate::{metrics::Metrics, settings::ProxySettings, tls::UpstreamTlsConfigs, worker::EdgeIdentity};
+use disk::Disk;
+use page::Shown;
+use routes::Follower;
+use workers::Workers;
+
+/// How often certificates towards clusters are looked at.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(1);
+/// Suspicions that wait to be told; more are of endpoints that are being told of already.
+const SUSPECTS: usize = 1024;
+
+/// Runs a proxy until it is asked to stop: serves by the routes of its region's table, drains, stops.
+///
+/// # Errors
+/// When the edge has no name, or the bus, a thread or the state directory cannot be used.
+pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow::Result<()> {
+    let name = settings.edge.name.clone().context("the edge has no name (edge.name)")?;
+    let disk = Disk::new(&settings.proxy.state_dir, &name)?;
+    let saved = disk.load();
+    let from_disk = saved.as_ref().map(|saved| saved.region.clone());
+    let region = settings.edge.region.clone().or(from_disk);
+    let region = match region {
+        Some(region) => region,
+        None => match region::learn(&bus, &name, &context.shutdown).await {
+            Some(region) => region,
+            None => return Ok(()),
+        },
+    };
+    let edge = Arc::new(EdgeIdentity { name, region });
+    let saved = saved.filter(|saved| saved.region == edge.region);
+    let metrics = Arc::new(Metrics::default());
+    let tls = Arc::new(UpstreamTlsConfigs::default());
+    let (suspects, suspected) = mpsc::channel(SUSPECTS);
+    let count = settings.proxy.worker_count();
+    let workers = Workers::start(count, &edge, &metrics, &tls, &suspects, settings.proxy.drain_limit)?;
+
+    let shown = Shown::new(edge.clone());
+    expose::expose(&context, &bus, &metrics, &shown);
+    let store = SnapshotStore { bucket: bus.bucket(ROUTES_BUCKET), key: subjects::routes_key(&edge.region) };
+    let seed = saved.as_ref().map(disk::Saved::seed);
+    let options = ReplicaOptions { store: Some(store), seed };
+    let (replica, updates) = Replica::start(bus.clone(), &subjects::routes(&edge.region), options).await?;
+    let mut follower = Follower::new(edge.clone(), bus.clone(), workers, disk, shown, context.clone());
+    if let Some(saved) = saved {
+        follower.begin_with(saved).await;
+    }
+    context.admin.started();
+
+    let suspicions = suspicion::tell(bus.clone(), edge.clone(), suspected);
+    let loads = load::report(bus, edge, metrics);
+    let certificates = renew_certificates(tls);
+    let workers = tokio::select! {
+        workers = follower.follow(updates) => workers,
+        never = async { tokio::join!(suspicions, loads, certificates) } => match never.1 {},
+    };
+    replica.stop().await;
+    workers.drain(settings.proxy.drain_delay).await
+}
+
+async fn renew_certificates(tls: Arc<UpstreamTlsConfigs>) -> std::convert::Infallible {
+    let mut ticks = tokio::time::interval(CERTIFICATES_EVERY);
+    loop {
+        ticks.tick().await;
+        let tls = tls.clone();
+        if tokio::task::spawn_blocking(move || tls.renew()).await.is_err() {
+            tracing::error!("reading certificates failed");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! `/routes` on the admin listener: what this edge serves, and why.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tidegate_bus::clock;
+use tidegate_model::{
+    ListenerName, Timestamp,
+    report::Applied,
+    routes::{RouteEntry, RouteKey, Tier},
+};
+
+use crate::worker::EdgeIdentity;
+
+/// What is shown. Clones share it.
+#[derive(Clone)]
+pub struct Shown(Arc<Inner>);
+
+struct Inner {
+    edge: Arc<EdgeIdentity>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    applied: Option<Applied>,
+    entries: BTreeMap<RouteKey, Arc<RouteEntry>>,
+    problems: BTreeMap<ListenerName, String>,
+    heard_at: Option<Timestamp>,
+    is_current: bool,
+    disk_age: Option<Duration>,
+}
+
+impl Shown {
+    /// Nothing to show yet.
+    pub fn new(edge: Arc<EdgeIdentity>) -> Shown {
+        Shown(Arc::new(Inner { edge, state: Mutex::default() }))
+    }
+
+    /// What is served now.
+    pub fn set(
+        &self,
+        applied: &Applied,
+        entries: &BTreeMap<RouteKey, Arc<RouteEntry>>,
+        problems: &BTreeMap<ListenerName, String>,
+    ) {
+        let mut state = self.lock();
+        if state.applied.as_ref().map(|a| (a.epoch, a.revision)) != Some((applied.epoch, applied.revision)) {
+            state.entries.clone_from(entries);
+        }
+        state.applied = Some(applied.clone());
+        state.problems.clone_from(problems);
+    }
+
+    /// When the table's owner was last heard, and whether this is its latest table.
+    pub fn heard(&self, at: Timestamp, is_current: bool) {
+        let mut state = self.lock();
+        state.heard_at = Some(at);
+        state.is_current = is_current;
+    }
+
+    /// That the table came from disk, `age` old.
+    pub fn began_from_disk(&self, age: Duration) {
+        self.lock().disk_age = Some(age);
+    }
+
+    /// The time since the table's owner was last heard; nothing before the first time.
+    pub fn silence(&self) -> Option<Duration> {
+        self.lock().heard_at.map(|at| clock::now().since(at))
+    }
+
+    /// What was applied last.
+    pub fn applied(&self) -> Option<Applied> {
+        self.lock().applied.clone()
+    }
+
+    /// Whether there are routes and all listeners are open.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn readiness(&self) -> Result<(), String> {
+        let state = self.lock();
+        if state.entries.is_empty() {
+            return Err("no routes yet".to_owned());
+        }
+        if !state.entries.contains_key(&RouteKey::Edge(self.0.edge.name.clone())) {
+            return Err(format!("the fleet has no edge {}", self.0.edge.name));
+        }
+        if state.applied.as_ref().is_some_and(|applied| applied.draining) {
+            return Err("draining".to_owned());
+        }
+        match state.problems.iter().next() {
+            Some((listener, problem)) => Err(format!("listener {listener}: {problem}")),
+            None => Ok(()),
+        }
+    }
+
+    /// The page.
+    pub fn page(&self) -> Value {
+        let state = self.lock();
+        let mut services = BTreeMap::new();
+        let mut clusters: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for (key, entry) in &state.entries {
+            match (key, entry.as_ref()) {
+                (RouteKey::Tiers(name), RouteEntry::Tiers(tiers)) => {
+                    let actions: Vec<Value> = tiers
+                        .actions
+                        .iter()
+                        .map(|action| {
+                            json!({
+                                "tiers": action.tiers.iter().map(tier).collect::<Vec<_>>(),
+                                "shed_permille": action.shed_permille,
+                                "fail_open": action.fail_open,
+                                "reason": action.reason,
+                            })
+                        })
+                        .collect();
+                    services.insert(name.to_string(), actions);
+                }
+                (RouteKey::Health(name, _), RouteEntry::Health(health)) => {
+                    let endpoints: Vec<Value> = health
+                        .endpoints
+                        .iter()
+                        .map(|endpoint| {
+                            json!({ "address": endpoint.address.to_string(), "verdict": endpoint.verdict.to_string() })
+                        })
+                        .collect();
+                    clusters.entry(name.to_string()).or_default().push(json!({
+                        "verdict": health.verdict.to_string(),
+                        "reason": health.reason,
+                        "endpoints": endpoints,
+                    }));
+                }
+                _ => {}
+            }
+        }
+        let now = clock::now();
+        json!({
+            "edge": self.0.edge.name,
+            "region": self.0.edge.region,
+            "epoch": state.applied.as_ref().map(|applied| applied.epoch),
+            "revision": state.applied.as_ref().map(|applied| applied.revision),
+            "owner_heard_ms_ago": state.heard_at.map(|at| now.since(at).as_millis() as u64),
+            "is_owners_latest": state.is_current,
+            "from_disk_s_old": state.disk_age.filter(|_| state.heard_at.is_none()).map(|age| age.as_secs()),
+            "refused_old_epochs": state.applied.as_ref().map(|applied| applied.refused_old_epochs),
+            "draining": state.applied.as_ref().map(|applied| applied.draining),
+            "listener_problems": state.problems,
+            "services": services,
+            "clusters": clusters,
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tier(tier: &Tier) -> Value {
+    tier.shares.iter().map(|(cluster, share)| (cluster.to_string(), json!(share))).collect()
+}

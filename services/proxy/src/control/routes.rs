@@ -1,0 +1,258 @@
+//! Follows the region's route table: workers serve by it, the disk keeps it, the bus hears of it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tidegate_bus::{Bus, TraceContext, clock, subjects, table::Update};
+use tidegate_model::{
+    Epoch, Revision, Timestamp,
+    report::Applied,
+    routes::{RouteEntry, RouteKey},
+};
+use tidegate_service::{Context, telemetry};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tracing::Instrument as _;
+
+use super::{
+    disk::{Disk, Saved},
+    listeners::Listeners,
+    page::Shown,
+    workers::Workers,
+};
+use crate::{
+    table::RouteChange,
+    worker::{Command, EdgeIdentity, Routes},
+};
+
+/// How often the edge says what it serves, and looks after its listeners and its disk.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Follows the table.
+pub struct Follower {
+    edge: Arc<EdgeIdentity>,
+    bus: Bus,
+    workers: Workers,
+    listeners: Listeners,
+    disk: Disk,
+    saving: Option<JoinHandle<()>>,
+    unsaved: bool,
+    shown: Shown,
+    context: Context,
+    entries: BTreeMap<RouteKey, Arc<RouteEntry>>,
+    applied: Applied,
+    drained: bool,
+}
+
+impl Follower {
+    /// A follower without routes.
+    pub fn new(
+        edge: Arc<EdgeIdentity>,
+        bus: Bus,
+        workers: Workers,
+        disk: Disk,
+        shown: Shown,
+        context: Context,
+    ) -> Follower {
+        let applied = Applied {
+            edge: edge.name.clone(),
+            region: edge.region.clone(),
+            epoch: Epoch::default(),
+            revision: Revision::default(),
+            received_at: Timestamp::default(),
+            applied_at: Timestamp::default(),
+            reported_at: Timestamp::default(),
+            refused_old_epochs: 0,
+            draining: false,
+        };
+        Follower {
+            edge,
+            bus,
+            workers,
+            listeners: Listeners::default(),
+            disk,
+            saving: None,
+            unsaved: false,
+            shown,
+            context,
+            entries: BTreeMap::new(),
+            applied,
+            drained: false,
+        }
+    }
+
+    /// Serves by a table from disk until the bus says more.
+    pub async fn begin_with(&mut self, saved: Saved) {
+        tracing::warn!(
+            epoch = %saved.epoch, revision = %saved.revision, age_s = saved.age.as_secs(),
+            "serving by the last table on disk until the bus answers"
+        );
+        self.shown.began_from_disk(saved.age);
+        self.applied.epoch = saved.epoch;
+        self.applied.revision = saved.revision;
+        self.replace(saved.entries).await;
+        self.applied.applied_at = clock::now();
+        self.unsaved = false;
+        self.show();
+    }
+
+    /// Follows until the service is asked to stop, then gives the workers back.
+    pub async fn follow(mut self, mut updates: mpsc::Receiver<Update<RouteKey, RouteEntry>>) -> Workers {
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let shutdown = self.context.shutdown.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                update = updates.recv() => match update {
+                    Some(update) => self.take(update).await,
+                    None => break,
+                },
+                _ = ticks.tick() => self.tick().await,
+            }
+        }
+        self.applied.draining = true;
+        self.report(None).await;
+        self.save();
+        if let Some(saving) = self.saving.take() {
+            // It only fails when it panicked, and then the last file stays.
+            _ = saving.await;
+        }
+        self.workers
+    }
+
+    async fn take(&mut self, update: Update<RouteKey, RouteEntry>) {
+        match update {
+            Update::Snapshot { epoch, revision, entries, received_at } => {
+                self.replace(entries).await;
+                self.note(epoch, revision, received_at);
+                tracing::info!(%epoch, %revision, "serving by a new table");
+                self.report(None).await;
+            }
+            Update::Delta { epoch, revision, changes, meta: _, trace, received_at } => {
+                let span = tracing::info_span!(
+                    "apply",
+                    otel.kind = "consumer",
+                    tidegate.edge = %self.edge.name,
+                    tidegate.region = %self.edge.region,
+                    tidegate.epoch = epoch.0,
+                    tidegate.revision = revision.0,
+                    tidegate.changes = changes.len(),
+                );
+                if let Some(trace) = &trace {
+                    telemetry::set_parent(&span, trace);
+                }
+                self.change(changes).instrument(span.clone()).await;
+                self.note(epoch, revision, received_at);
+                let trace = telemetry::span_context(&span).or(trace);
+                drop(span);
+                self.report(trace.as_ref()).await;
+            }
+            Update::Heartbeat { epoch, revision, current, received_at } => {
+                self.shown.heard(received_at, current);
+                if (epoch, revision) != (self.applied.epoch, self.applied.revision) {
+                    self.note(epoch, revision, received_at);
+                    self.report(None).await;
+                }
+            }
+            Update::Refused { epoch } => {
+                self.applied.refused_old_epochs += 1;
+                tracing::warn!(%epoch, serving = %self.applied.epoch, "a table of an older epoch was refused");
+                self.show();
+            }
+        }
+    }
+
+    async fn replace(&mut self, entries: Vec<(RouteKey, RouteEntry)>) {
+        let entries: Arc<[(RouteKey, Arc<RouteEntry>)]> =
+            entries.into_iter().map(|(key, entry)| (key, Arc::new(entry))).collect();
+        self.workers.route(&Routes::All(entries.clone())).await;
+        self.entries = entries.iter().cloned().collect();
+        self.update_edge().await;
+    }
+
+    async fn change(&mut self, changes: Vec<(RouteKey, Option<RouteEntry>)>) {
+        let changes: Arc<[RouteChange]> =
+            changes.into_iter().map(|(key, entry)| (key, entry.map(Arc::new))).collect();
+        self.workers.route(&Routes::Changes(changes.clone())).await;
+        let own = RouteKey::Edge(self.edge.name.clone());
+        let mut touches_edge = false;
+        for (key, entry) in changes.iter() {
+            touches_edge |= *key == own;
+            match entry {
+                Some(entry) => self.entries.insert(key.clone(), entry.clone()),
+                None => self.entries.remove(key),
+            };
+        }
+        if touches_edge {
+            self.update_edge().await;
+        }
+    }
+
+    /// Makes listeners and draining follow the edge's own entry.
+    async fn update_edge(&mut self) {
+        let own = self.entries.get(&RouteKey::Edge(self.edge.name.clone())).cloned();
+        let Some(RouteEntry::Edge(entry)) = own.as_deref() else {
+            if !self.entries.is_empty() {
+                tracing::warn!(edge = %self.edge.name, "the table has no entry for this edge: its listeners stay as they are");
+            }
+            return;
+        };
+        self.listeners.want(&entry.listeners, &self.workers, &self.context.ports).await;
+        if entry.drain.is_some() != self.drained {
+            self.drained = entry.drain.is_some();
+            self.applied.draining = self.drained;
+            let drained = self.drained;
+            tracing::info!(
+                draining = drained,
+                reason = entry.drain.as_deref(),
+                "told to drain, or not to any more"
+            );
+            self.workers.tell(|_| Some(if drained { Command::Drain } else { Command::Undrain })).await;
+        }
+    }
+
+    fn note(&mut self, epoch: Epoch, revision: Revision, received_at: Timestamp) {
+        self.applied.epoch = epoch;
+        self.applied.revision = revision;
+        self.applied.received_at = received_at;
+        self.applied.applied_at = clock::now();
+        self.unsaved = true;
+        self.shown.heard(received_at, true);
+        self.show();
+    }
+
+    fn show(&self) {
+        self.shown.set(&self.applied, &self.entries, self.listeners.problems());
+    }
+
+    async fn tick(&mut self) {
+        self.listeners.catch_up(&self.workers, &self.context.ports).await;
+        self.show();
+        self.report(None).await;
+        self.save();
+    }
+
+    async fn report(&mut self, trace: Option<&TraceContext>) {
+        self.applied.reported_at = clock::now();
+        let subject = subjects::applied(&self.edge.region, &self.edge.name);
+        // It is repeated once a second.
+        _ = self.bus.publish_report(&subject, trace, &self.applied).await;
+    }
+
+    /// Keeps the table on disk when it has changed, one writing at a time.
+    fn save(&mut self) {
+        if !self.unsaved || self.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
+            return;
+        }
+        self.unsaved = false;
+        let entries =
+            self.entries.iter().map(|(key, entry)| (key.clone(), RouteEntry::clone(entry))).collect();
+        let saved = Saved::new(self.edge.region.clone(), self.applied.epoch, self.applied.revision, entries);
+        let disk = self.disk.clone();
+        self.saving = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = disk.save(&saved) {
+                tracing::error!(%error, "the table cannot be kept on disk");
+            }
+        }));
+    }
+}
