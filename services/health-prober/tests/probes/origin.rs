@@ -92,7 +92,7 @@ impl Origin {
         }
         let task = tokio::spawn(async move {
             let _never_accepting = listener;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         Origin { address, seen: watch::Sender::default(), task, _waiting: waiting }
     }
@@ -148,11 +148,11 @@ impl Does {
     async fn with(self, stream: TcpStream, seen: &watch::Sender<Seen>) {
         match self {
             Does::Answers(answers) => {
-                answer(stream, answers, |head| seen.send_modify(|s| s.requests.push(head))).await
+                answer(stream, answers, |head| seen.send_modify(|s| s.requests.push(head))).await;
             }
             Does::Nothing => {
                 let _held = stream;
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             Does::Http2 => {
                 let service = service_fn(|request: Request<Incoming>| {
@@ -204,7 +204,8 @@ async fn respond(request: Request<Incoming>) -> Result<Response<Body>, Infallibl
     if request.uri().path() != "/grpc.health.v1.Health/Check" {
         return Ok(Response::new(Full::from("ok").boxed()));
     }
-    let asked = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let asked =
+        request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let named = |name: &str| asked.ends_with(name.as_bytes());
     if named("broken") {
         let mut response = Response::new(Full::default().boxed());
