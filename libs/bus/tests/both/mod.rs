@@ -14,6 +14,7 @@ pub async fn over_nats(server: &NatsServer) -> Bus {
     bus
 }
 
+#[allow(unused_macros, reason = "not every test file has tests for both")]
 macro_rules! on_both {
     ($($name:ident)*) => {
         mod nats { $(
@@ -31,4 +32,5 @@ macro_rules! on_both {
         )* }
     };
 }
+#[allow(unused_imports, reason = "not every test file has tests for both")]
 pub(crate) use on_both;
