@@ -15,6 +15,7 @@ const DURATIONS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 pub(crate) struct Metrics {
     passed: Counter,
     failed: [Counter; 8],
+    pub impossible: Counter,
     pub duration: Histogram,
     pub targets: Gauge,
     pub failing: Gauge,
@@ -50,6 +51,7 @@ impl Metrics {
                 "bad_answer",
             ]
             .map(probes),
+            impossible: probes("impossible_here"),
             duration: registry.histogram(
                 "tidegate_probe_duration_seconds",
                 "How long probes took.",

@@ -1,6 +1,6 @@
 //! The loop: starts what is due, takes what has ended, publishes what changed.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tidegate_bus::{
@@ -35,6 +35,8 @@ use crate::{
 const FLEET_POLL: Duration = Duration::from_secs(1);
 /// How often certificates are looked at, and what could not be set up is tried again.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
+/// How often it is said that probes can't be made: it may concern thousands a second.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// Ended probes that are taken in one turn, so that a turn stays short.
 const ENDED_PER_TURN: usize = 512;
 
@@ -75,6 +77,7 @@ pub async fn run_with(
         running: JoinSet::new(),
         owner,
         metrics: Metrics::new(registry),
+        reported: None,
     };
     let mut renew = tokio::time::interval(RENEW_EVERY);
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -159,15 +162,17 @@ struct Prober {
     running: JoinSet<Ended>,
     owner: Owner<Target, Observation>,
     metrics: Metrics,
+    /// When it was last said that probes can't be made.
+    reported: Option<Instant>,
 }
 
 /// A probe that has ended.
 struct Ended {
     job: Job,
-    outcome: Outcome,
+    /// An error: it could not be made.
+    outcome: io::Result<(Outcome, Option<Connection>)>,
     took: Duration,
     way: Arc<Way>,
-    connection: Option<Connection>,
 }
 
 impl Prober {
@@ -183,18 +188,30 @@ impl Prober {
                 kept.filter(|(of, _)| !job.fresh && Arc::ptr_eq(of, &way)).map(|(_, connection)| connection);
             self.running.spawn(async move {
                 let began = Instant::now();
-                let (outcome, connection) = probe(&way, &job.target.endpoint, &job.check, reused).await;
-                Ended { outcome, took: began.elapsed(), way, connection, job }
+                let outcome = probe(&way, &job.target.endpoint, &job.check, reused).await;
+                Ended { outcome, took: began.elapsed(), way, job }
             });
         }
         self.metrics.running.set(self.running.len() as f64);
     }
 
     fn take(&mut self, ended: Result<Ended, tokio::task::JoinError>, batch: &mut Batch) {
-        let Ended { job, outcome, took, way, connection } = match ended {
+        let Ended { job, outcome, took, way } = match ended {
             Ok(ended) => ended,
             // A probe that panics is a defect of this program, which must not go on as if it had seen something.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let (outcome, connection) = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.metrics.impossible.increment();
+                if self.reported.is_none_or(|at| at.elapsed() > REPORT_EVERY) {
+                    self.reported = Some(Instant::now());
+                    tracing::error!(%error, "probes can't be made from here, for now");
+                }
+                self.schedule.abandoned();
+                return;
+            }
         };
         self.metrics.count(&outcome, took);
         if let Some(connection) = connection

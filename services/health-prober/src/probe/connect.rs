@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{http2::Http2, way::Way};
+use super::{Refusal, http2::Http2, way::Way};
 
 /// A connection that can carry one request after the other.
 #[derive(Debug)]
@@ -55,21 +55,33 @@ pub(super) async fn connect(
     endpoint: &Address,
     http2_only: bool,
     deadline: Instant,
-) -> Result<Connection, Failure> {
+) -> Result<Connection, Refusal> {
     let deadline = deadline.min(Instant::now() + way.upstream.connect_timeout);
     let tcp = tokio::time::timeout_at(deadline, dial(endpoint))
         .await
         .map_err(|_| Failure::ConnectTimeout)?
         .map_err(|error| match error.kind() {
-        io::ErrorKind::ConnectionRefused => Failure::ConnectRefused,
-        io::ErrorKind::TimedOut => Failure::ConnectTimeout,
-        io::ErrorKind::ConnectionReset => Failure::Reset,
-        _ => Failure::ConnectError,
+        _ if is_ours(&error) => Refusal::Here(error),
+        io::ErrorKind::ConnectionRefused => Failure::ConnectRefused.into(),
+        io::ErrorKind::TimedOut => Failure::ConnectTimeout.into(),
+        io::ErrorKind::ConnectionReset => Failure::Reset.into(),
+        _ => Failure::ConnectError.into(),
     })?;
     // The kernel accepts for a process that hangs, so silence from here on is the process's.
     tokio::time::timeout_at(deadline, speak(way, endpoint, http2_only, tcp))
         .await
         .unwrap_or(Err(Failure::NoAnswer))
+        .map_err(Refusal::from)
+}
+
+/// Whether an error of making a socket or connecting it is this machine's own: no more files (of the process, of the
+/// system), no free port, no buffers, no memory.
+fn is_ours(error: &io::Error) -> bool {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    const ENOBUFS: i32 = 105;
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS))
+        || matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
 }
 
 async fn dial(endpoint: &Address) -> io::Result<TcpStream> {

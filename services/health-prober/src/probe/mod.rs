@@ -7,6 +7,8 @@ mod http2;
 mod judge;
 mod way;
 
+use std::io;
+
 use tidegate_model::{
     fleet::Address,
     health::{HealthCheck, Probe},
@@ -19,28 +21,34 @@ pub use self::{connect::Connection, way::Way};
 
 /// Probes `endpoint` by `check`, over `reused` if that is given and still works, else over a connection of its own.
 /// Ends within the check's timeout. Returns the outcome, and a connection that can be reused, if there is one.
+///
+/// # Errors
+/// This machine lacks what a connection needs (files, ports, memory), which says nothing of the endpoint.
 pub async fn probe(
     way: &Way,
     endpoint: &Address,
     check: &HealthCheck,
     reused: Option<Connection>,
-) -> (Outcome, Option<Connection>) {
+) -> io::Result<(Outcome, Option<Connection>)> {
     let deadline = Instant::now() + check.timeout;
     match run(way, endpoint, check, reused, deadline).await {
-        Ok(connection) => (Outcome::Pass, connection),
-        Err(Refusal { failure, connection }) => (Outcome::Fail(failure), connection),
+        Ok(connection) => Ok((Outcome::Pass, connection)),
+        Err(Refusal::Failed(failure, connection)) => Ok((Outcome::Fail(failure), connection)),
+        Err(Refusal::Here(error)) => Err(error),
     }
 }
 
-/// A probe that failed, and the connection when the failure was not its own.
-struct Refusal {
-    failure: Failure,
-    connection: Option<Connection>,
+/// Why a probe did not pass.
+enum Refusal {
+    /// The endpoint failed it. The connection is there when the failure was not its own.
+    Failed(Failure, Option<Connection>),
+    /// It could not be made from here.
+    Here(io::Error),
 }
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
-        Refusal { failure, connection: None }
+        Refusal::Failed(failure, None)
     }
 }
 
@@ -86,7 +94,7 @@ async fn run(
     match answered {
         Ok((answer, connection)) => match answer.judge(&check.probe) {
             Ok(()) => Ok(connection),
-            Err(failure) => Err(Refusal { failure, connection }),
+            Err(failure) => Err(Refusal::Failed(failure, connection)),
         },
         Err(Broken::Unanswered) => Err(Failure::Reset.into()),
         Err(Broken::Failed(failure)) => Err(failure.into()),

@@ -60,7 +60,7 @@ async fn ask(
     protocol: UpstreamProtocol,
     check: &HealthCheck,
 ) -> (Outcome, Option<Connection>) {
-    probe(&way(protocol), &origin.address(), check, None).await
+    probe(&way(protocol), &origin.address(), check, None).await.unwrap()
 }
 
 async fn fails(origin: &Origin, check: &HealthCheck) -> Failure {
@@ -75,7 +75,8 @@ async fn a_get_is_canonical_and_its_connection_reused() {
     let origin =
         Origin::raw(&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "HTTP/1.1 204 No\r\n\r\n"]).await;
     let (first, connection) = ask(&origin, UpstreamProtocol::Auto, &get(Some("ok"))).await;
-    let (second, _) = probe(&way(UpstreamProtocol::Auto), &origin.address(), &get(None), connection).await;
+    let (second, _) =
+        probe(&way(UpstreamProtocol::Auto), &origin.address(), &get(None), connection).await.unwrap();
 
     assert_eq!((first, second), (Outcome::Pass, Outcome::Pass));
     assert_eq!(origin.connections(), 1);
@@ -118,7 +119,7 @@ async fn every_failure_has_its_kind() {
 #[tokio::test]
 async fn a_name_that_is_not_found_is_no_connection() {
     let nowhere: Address = "nowhere.invalid:80".parse().unwrap();
-    let (outcome, _) = probe(&way(UpstreamProtocol::Auto), &nowhere, &get(None), None).await;
+    let (outcome, _) = probe(&way(UpstreamProtocol::Auto), &nowhere, &get(None), None).await.unwrap();
     assert_eq!(outcome, Outcome::Fail(Failure::ConnectError));
 }
 
@@ -140,7 +141,8 @@ async fn a_connection_that_was_closed_for_being_idle_is_made_anew() {
     assert!(connection.is_some());
     origin.closed(1).await;
 
-    let (outcome, _) = probe(&way(UpstreamProtocol::Auto), &origin.address(), &get(None), connection).await;
+    let (outcome, _) =
+        probe(&way(UpstreamProtocol::Auto), &origin.address(), &get(None), connection).await.unwrap();
 
     assert_eq!(outcome, Outcome::Pass);
     assert_eq!(origin.connections(), 2);
@@ -153,7 +155,7 @@ async fn an_origin_that_died_is_refused_over_a_reused_connection_too() {
     let address = origin.address();
     origin.die().await;
 
-    let (outcome, _) = probe(&way(UpstreamProtocol::Auto), &address, &get(None), connection).await;
+    let (outcome, _) = probe(&way(UpstreamProtocol::Auto), &address, &get(None), connection).await.unwrap();
 
     assert_eq!(outcome, Outcome::Fail(Failure::ConnectRefused));
 }
@@ -170,7 +172,8 @@ async fn a_tcp_probe_passes_when_somebody_accepts() {
 async fn http2_is_spoken_with_prior_knowledge_and_reused() {
     let origin = Origin::http2().await;
     let (first, connection) = ask(&origin, UpstreamProtocol::Http2, &get(Some("ok"))).await;
-    let (second, _) = probe(&way(UpstreamProtocol::Http2), &origin.address(), &get(None), connection).await;
+    let (second, _) =
+        probe(&way(UpstreamProtocol::Http2), &origin.address(), &get(None), connection).await.unwrap();
 
     assert_eq!((first, second), (Outcome::Pass, Outcome::Pass));
     assert_eq!(origin.connections(), 1);

@@ -81,11 +81,11 @@ async fn an_https_endpoint_with_the_right_identity_passes() {
     let gateway = Gateway::start("right").await;
     let way = gateway.way(GATEWAY);
 
-    let (outcome, connection) = probe(&way, &gateway.address, &get(Some("ok")), None).await;
+    let (outcome, connection) = probe(&way, &gateway.address, &get(Some("ok")), None).await.unwrap();
     assert_eq!(outcome, Outcome::Pass);
     assert!(matches!(connection, Some(Connection::Http1(_))), "by ALPN, although HTTP/2 was offered");
 
-    let (outcome, _) = probe(&way, &gateway.address, &check(Probe::Tcp), None).await;
+    let (outcome, _) = probe(&way, &gateway.address, &check(Probe::Tcp), None).await.unwrap();
     assert_eq!(outcome, Outcome::Pass);
 }
 
@@ -94,7 +94,7 @@ async fn another_identity_fails_every_kind_of_probe() {
     let gateway = Gateway::start("wrong").await;
     let way = gateway.way("spiffe://example.org/other");
     for check in [get(None), check(Probe::Tcp)] {
-        let (outcome, _) = probe(&way, &gateway.address, &check, None).await;
+        let (outcome, _) = probe(&way, &gateway.address, &check, None).await.unwrap();
         assert_eq!(outcome, Outcome::Fail(Failure::Tls));
     }
 }
@@ -103,6 +103,7 @@ async fn another_identity_fails_every_kind_of_probe() {
 async fn a_process_that_hangs_does_not_answer_a_handshake() {
     let gateway = Gateway::start("hangs").await;
     let silent = Origin::silent().await;
-    let (outcome, _) = probe(&gateway.way(GATEWAY), &silent.address(), &soon(check(Probe::Tcp)), None).await;
+    let (outcome, _) =
+        probe(&gateway.way(GATEWAY), &silent.address(), &soon(check(Probe::Tcp)), None).await.unwrap();
     assert_eq!(outcome, Outcome::Fail(Failure::NoAnswer));
 }
