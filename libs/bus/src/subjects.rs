@@ -14,6 +14,8 @@ pub const ALL_ROUTES: &str = "tidegate.v1.routes.*";
 pub const ALL_APPLIED: &str = "tidegate.v1.applied.*.*";
 /// What every edge forwarded.
 pub const ALL_LOAD: &str = "tidegate.v1.load.*.*";
+/// Questions why a service's requests go where they go: see [`explain`].
+pub const EXPLAIN: &str = "tidegate.v1.explain";
 /// Every suspicion.
 pub const ALL_SUSPICIONS: &str = "tidegate.v1.suspect.*.*";
 
@@ -70,6 +72,12 @@ pub fn load(region: &RegionName, edge: &EdgeName) -> String {
 /// A suspicion by an edge of `region` (the edge's own) against an endpoint of `cluster`.
 pub fn suspect(region: &RegionName, cluster: &ClusterName) -> String {
     format!("tidegate.v1.suspect.{region}.{cluster}")
+}
+
+/// Where a region's route-computers are asked why a service's requests go where they go. The body is the service's name,
+/// the answer JSON.
+pub fn explain(region: &RegionName) -> String {
+    format!("{EXPLAIN}.{region}")
 }
 
 /// Where a table's snapshot is asked for.

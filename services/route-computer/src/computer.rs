@@ -1,0 +1,287 @@
+//! The loop: an event comes in, the engine says what changes, whoever leads publishes it.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tidegate_bus::{
+    Bus, TraceContext, clock, codec,
+    fleet::{FleetFollower, FleetText},
+    overrides::{OverrideFollower, Overrides},
+    report::Reports,
+    subjects,
+    table::{Replicas, TableUpdate, Update},
+};
+use tidegate_model::{
+    ProberName, RegionName, Timestamp,
+    fleet::Fleet,
+    observation::{Observation, ObservationCause, Target},
+    report::{Applied, Load},
+    routes::{Cause, RouteCause},
+};
+use tidegate_routing::{Engine, Event, Settings};
+use tidegate_service::{Context, telemetry};
+use tokio::{sync::watch, time::Instant};
+use tracing::Span;
+
+use crate::{explain, expose::Exposed, leadership::Leadership, settings::RouteComputerSettings};
+
+/// How often the fleet and the overrides are looked at when nothing was heard of them.
+const POLL: Duration = Duration::from_secs(1);
+/// After this time without a heartbeat a prober's table is forgotten; silent it is long before.
+const PROBER_GONE: Duration = Duration::from_secs(60);
+
+/// Runs a route-computer until it is asked to stop.
+///
+/// # Errors
+/// When settings are missing or the bus is closed.
+pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) -> anyhow::Result<()> {
+    let region = settings.computer.region.clone().context("the region is missing (computer.region)")?;
+    let holder = settings.computer.name.clone().context("the name is missing (computer.name)")?;
+    let fleets = FleetFollower::start(&bus, POLL, true).await?;
+    let overrides = OverrideFollower::start(&bus, POLL, true).await?;
+    let (probers, mut observations) =
+        Replicas::start::<Target, Observation>(bus.clone(), subjects::ALL_PROBES, PROBER_GONE).await?;
+    let mut loads: Reports<Load> = bus.subscribe_reports(subjects::ALL_LOAD).await?;
+    let mut applied: Reports<Applied> = bus.subscribe_reports(&subjects::applied_in(&region)).await?;
+    let mut questions = bus.subscribe(&subjects::explain(&region)).await?;
+    let (mut fleet, mut override_set) = (fleets.fleet(), overrides.overrides());
+
+    let mut rules = Settings::new(region.clone());
+    rules.slow_start = settings.computer.slow_start;
+    let mut computer = Computer {
+        engine: Engine::new(rules),
+        exposed: Exposed::new(&context, &bus),
+        region: region.clone(),
+        fleet: None,
+        heard: BTreeSet::new(),
+        leadership: None,
+    };
+    context.admin.started();
+    let warm_at = Instant::now() + settings.computer.warm_up;
+    let mut ticks = tokio::time::interval(POLL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        if computer.leadership.is_none() && computer.is_warm(Instant::now() >= warm_at) {
+            computer.leadership = Some(Leadership::seek(&bus, &region, holder.clone()));
+        }
+        let due = sleep_until(computer.engine.next_deadline());
+        tokio::select! {
+            biased;
+            () = context.shutdown.cancelled() => break,
+            () = leadership_changed(&mut computer.leadership) => computer.follow_lease().await?,
+            update = observations.recv() => match update {
+                Some(update) => computer.observe(update).await,
+                None => anyhow::bail!("the bus has closed"),
+            },
+            () = changed(&mut fleet) => computer.take_fleet(&fleet).await,
+            () = changed(&mut override_set) => computer.take_overrides(&override_set).await,
+            Some(report) = applied.next() => computer.hear(&report.body),
+            Some(report) = loads.next() => computer.step(Event::Load(report.body), None).await,
+            Some(question) = questions.next() => explain::answer(&bus, &computer.engine, &question).await,
+            () = due => computer.step(Event::Tick, None).await,
+            _ = ticks.tick() => computer.tick(),
+        }
+    }
+    if let Some(leadership) = computer.leadership {
+        leadership.stop().await;
+    }
+    probers.stop().await;
+    fleets.stop().await;
+    overrides.stop().await;
+    Ok(())
+}
+
+struct Computer {
+    engine: Engine,
+    exposed: Exposed,
+    region: RegionName,
+    /// The revision of the fleet that the engine has.
+    fleet: Option<u64>,
+    heard: BTreeSet<(RegionName, ProberName)>,
+    leadership: Option<Leadership>,
+}
+
+/// What an event came with.
+struct Came {
+    trace: Option<TraceContext>,
+    at: Timestamp,
+}
+
+impl Computer {
+    /// Whether it knows enough to lead: the fleet, and what a prober of its region sees, if one spoke in time.
+    fn is_warm(&self, time_is_up: bool) -> bool {
+        self.fleet.is_some() && (time_is_up || self.heard.iter().any(|(region, _)| *region == self.region))
+    }
+
+    async fn step(&mut self, event: Event, came: Option<Came>) {
+        let now = clock::now();
+        let input_at = came.as_ref().map_or(now, |came| came.at);
+        // Only what a prober saw belongs to a trace; load and time come too often to be traced.
+        let span = came.map_or_else(Span::none, |came| self.span(came.trace.as_ref()));
+        let entered = span.enter();
+        let changes = self.engine.apply(event, now);
+        let decided_at = clock::now();
+        self.exposed.compute_seconds.observe(decided_at.since(now).as_secs_f64());
+        span.record("tidegate.changes", changes.entries.len());
+        for cause in &changes.causes {
+            note(cause);
+        }
+        drop(entered);
+        if changes.is_empty() {
+            return;
+        }
+        let cause = RouteCause { causes: changes.causes.clone(), input_at, decided_at };
+        let Some(leadership) = &mut self.leadership else { return };
+        let publication = span.in_scope(|| {
+            tracing::info_span!(
+                "publish",
+                otel.kind = "producer",
+                messaging.destination.name = %subjects::routes(&self.region),
+                tidegate.epoch = tracing::field::Empty,
+                tidegate.revision = tracing::field::Empty,
+            )
+        });
+        let trace = telemetry::span_context(&publication);
+        if let Some(published) = leadership.publish(changes, &cause, trace.as_ref()).await {
+            self.exposed.published.increment();
+            publication.record("tidegate.epoch", published.position.epoch.0);
+            publication.record("tidegate.revision", published.position.revision.0);
+            if let Err(error) = published.sent {
+                tracing::warn!(%error, "a change was not published; the next heartbeat tells of it");
+            }
+        }
+    }
+
+    fn span(&self, trace: Option<&TraceContext>) -> Span {
+        let span = tracing::info_span!(
+            "compute",
+            otel.kind = "consumer",
+            tidegate.region = %self.region,
+            tidegate.changes = tracing::field::Empty,
+        );
+        if let Some(trace) = trace {
+            telemetry::set_parent(&span, trace);
+        }
+        span
+    }
+
+    async fn observe(&mut self, update: TableUpdate<Target, Observation>) {
+        let (subject, update) = match update {
+            TableUpdate::Update(subject, update) => (subject, Some(update)),
+            TableUpdate::Gone(subject) => (subject, None),
+        };
+        let Some((region, prober)) = subjects::parse_probe(&subject) else { return };
+        let who = (region.clone(), prober.clone());
+        let (event, came) = match update {
+            None => {
+                self.heard.remove(&who);
+                (Event::ProberGone { region, prober }, None)
+            }
+            Some(Update::Snapshot { entries, received_at, .. }) => {
+                self.heard.insert(who);
+                let event = Event::ObservationsReset { region, prober, all: entries, cause: None };
+                (event, Some(Came { trace: None, at: received_at }))
+            }
+            Some(Update::Delta { changes, meta, trace, received_at, .. }) => {
+                self.heard.insert(who);
+                // What can't be read is a newer prober's; its observations count all the same.
+                let cause: Option<ObservationCause> = codec::decode(&meta).ok();
+                let event = Event::Observations { region, prober, changes, cause };
+                (event, Some(Came { trace, at: received_at }))
+            }
+            Some(Update::Heartbeat { .. }) => (Event::ProberHeard { region, prober }, None),
+            Some(Update::Refused { .. }) => return,
+        };
+        self.step(event, came).await;
+    }
+
+    async fn take_fleet(&mut self, fleet: &watch::Receiver<Option<Arc<FleetText>>>) {
+        let Some(text) = fleet.borrow().clone() else { return };
+        match Fleet::parse(&text.text, "fleet") {
+            Ok(parsed) => {
+                self.fleet = Some(text.head.revision);
+                tracing::info!(revision = text.head.revision, author = text.head.author, "a new fleet");
+                self.step(Event::Fleet(Arc::new(parsed)), None).await;
+            }
+            // `apply` checks before it writes, so this is a fleet for a newer version.
+            Err(errors) => {
+                let first = errors.iter().next().map(ToString::to_string);
+                tracing::error!(
+                    revision = text.head.revision,
+                    error = first,
+                    "a fleet that cannot be read; the one before stays"
+                );
+            }
+        }
+    }
+
+    async fn take_overrides(&mut self, overrides: &watch::Receiver<Option<Arc<Overrides>>>) {
+        let Some(overrides) = overrides.borrow().clone() else { return };
+        self.step(Event::Overrides(overrides.as_ref().clone()), None).await;
+    }
+
+    async fn follow_lease(&mut self) -> anyhow::Result<()> {
+        if let Some(leadership) = &mut self.leadership {
+            leadership.follow(&self.engine).await?;
+        }
+        self.tick();
+        Ok(())
+    }
+
+    fn hear(&self, applied: &Applied) {
+        if let Some(leadership) = &self.leadership {
+            leadership.hear(applied.epoch);
+        }
+    }
+
+    fn tick(&self) {
+        if let Some(leadership) = &self.leadership {
+            leadership.hear_superseded();
+        }
+        let position = self.leadership.as_ref().and_then(Leadership::position);
+        self.exposed.show(&self.engine, position, self.fleet.is_some(), self.heard.len());
+    }
+}
+
+/// Logs and traces what was concluded.
+fn note(cause: &Cause) {
+    match cause {
+        Cause::Health { cluster, verdict, reason, signal, .. } => {
+            let span = tracing::info_span!(
+                "verdict",
+                tidegate.cluster = %cluster,
+                tidegate.verdict = %verdict,
+                tidegate.reason = reason,
+                tidegate.signal = signal.as_ref().map(|signal| match signal {
+                    tidegate_model::observation::Signal::Schedule => "probe",
+                    tidegate_model::observation::Signal::Suspicion { .. } => "suspicion",
+                }),
+            );
+            span.in_scope(|| tracing::info!(%cluster, %verdict, reason, "verdict"));
+        }
+        Cause::Override(what) => tracing::info!(what, "override"),
+        Cause::Fleet | Cause::Load | Cause::Time => {}
+    }
+}
+
+async fn leadership_changed(leadership: &mut Option<Leadership>) {
+    match leadership {
+        Some(leadership) => leadership.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn changed<T>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
+        // Followers end only when they are stopped, after this loop.
+        std::future::pending::<()>().await;
+    }
+    receiver.mark_unchanged();
+}
+
+async fn sleep_until(deadline: Option<Timestamp>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(deadline.since(clock::now())).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,110 @@
+//! Who publishes the region's table: the holder of its lease, as the table's owner for one epoch.
+
+use tidegate_bus::{
+    Bus, TraceContext, codec,
+    lease::{LEASE_DURATION, Lease, LeaseState},
+    subjects::{self, LEASE_BUCKET, ROUTES_BUCKET},
+    table::{Owner, OwnerOptions, Published, SnapshotStore},
+};
+use tidegate_model::{
+    Epoch, HolderName, RegionName, Revision,
+    routes::{RouteCause, RouteEntry, RouteKey},
+};
+use tidegate_routing::{Changes, Engine};
+use tokio::sync::watch;
+
+/// The first revision of an epoch: the table as it is taken over.
+const FIRST: Revision = Revision(1);
+
+/// A candidate's part in the region.
+pub struct Leadership {
+    bus: Bus,
+    region: RegionName,
+    lease: Lease,
+    state: watch::Receiver<LeaseState>,
+    owner: Option<(Epoch, Owner<RouteKey, RouteEntry>)>,
+}
+
+impl Leadership {
+    /// Begins to seek the region's lease.
+    pub fn seek(bus: &Bus, region: &RegionName, holder: HolderName) -> Leadership {
+        let lease = Lease::start(bus.bucket(LEASE_BUCKET), region.as_str(), holder, LEASE_DURATION);
+        let state = lease.state();
+        Leadership { bus: bus.clone(), region: region.clone(), lease, state, owner: None }
+    }
+
+    /// Waits until the lease's state has changed.
+    pub async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
+            // The lease's task only ends when it is stopped.
+            std::future::pending().await
+        }
+    }
+
+    /// Makes the ownership of the table follow the lease.
+    ///
+    /// # Errors
+    /// When the bus is closed.
+    pub async fn follow(&mut self, engine: &Engine) -> anyhow::Result<()> {
+        let state = *self.state.borrow_and_update();
+        if let Some((epoch, owner)) = &self.owner {
+            if state.epoch() == Some(*epoch) {
+                return Ok(());
+            }
+            tracing::warn!(region = %self.region, %epoch, heard = ?owner.superseded_by(), "no longer leads the region");
+        }
+        if let Some((_, owner)) = self.owner.take() {
+            owner.stop().await;
+        }
+        if let Some(epoch) = state.epoch() {
+            tracing::info!(region = %self.region, %epoch, entries = engine.table().len(), "leads the region");
+            let store = SnapshotStore {
+                bucket: self.bus.bucket(ROUTES_BUCKET),
+                key: subjects::routes_key(&self.region),
+            };
+            let options = OwnerOptions { store: Some(store), ..OwnerOptions::default() };
+            let entries: Vec<_> = engine.table().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            let subject = subjects::routes(&self.region);
+            let owner = Owner::start(self.bus.clone(), &subject, epoch, FIRST, entries, options).await?;
+            self.owner = Some((epoch, owner));
+        }
+        Ok(())
+    }
+
+    /// Publishes changes, if it leads.
+    pub async fn publish(
+        &mut self,
+        changes: Changes,
+        cause: &RouteCause,
+        trace: Option<&TraceContext>,
+    ) -> Option<Published> {
+        let (_, owner) = self.owner.as_mut()?;
+        owner.publish(changes.entries, codec::encode(cause), trace).await
+    }
+
+    /// Somebody serves by, or speaks of, this epoch.
+    pub fn hear(&self, epoch: Epoch) {
+        self.lease.hear(epoch);
+    }
+
+    /// An epoch above its own that the owner was told of.
+    pub fn hear_superseded(&self) {
+        if let Some(epoch) = self.owner.as_ref().and_then(|(_, owner)| owner.superseded_by()) {
+            self.lease.hear(epoch);
+        }
+    }
+
+    /// Where the table stands, if it leads.
+    pub fn position(&self) -> Option<(Epoch, Revision)> {
+        let (epoch, owner) = self.owner.as_ref()?;
+        Some((*epoch, owner.position().revision))
+    }
+
+    /// Gives the lease back, so that another can lead at once.
+    pub async fn stop(self) {
+        if let Some((_, owner)) = self.owner {
+            owner.stop().await;
+        }
+        self.lease.stop().await;
+    }
+}

@@ -1,0 +1,82 @@
+//! The route-computer's settings.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tidegate_model::{HolderName, RegionName};
+use tidegate_service::{
+    CommonSettings, Settings,
+    settings::{AdminSection, LogSection, NatsSection, TelemetrySection, duration},
+};
+
+/// The route-computer's settings.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteComputerSettings {
+    /// Who it is and how it decides.
+    pub computer: ComputerSection,
+    /// How to reach the bus.
+    pub nats: NatsSection,
+    /// The admin listener.
+    pub admin: AdminSection,
+    /// The log.
+    pub log: LogSection,
+    /// Traces and metrics by OTLP.
+    pub telemetry: TelemetrySection,
+}
+
+/// Who a route-computer is and how it decides.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ComputerSection {
+    /// The region whose table it computes.
+    pub region: Option<RegionName>,
+    /// Its name, which no other route-computer of the region has.
+    pub name: Option<HolderName>,
+    /// Over what time a cluster that comes back regains its whole share. All of a region need the same.
+    #[serde(with = "duration")]
+    pub slow_start: Duration,
+    /// How long it listens after its start, at most, before it seeks to lead: until then it may know less than who leads.
+    #[serde(with = "duration")]
+    pub warm_up: Duration,
+}
+
+impl Default for ComputerSection {
+    fn default() -> Self {
+        ComputerSection {
+            region: None,
+            name: None,
+            slow_start: Duration::from_secs(30),
+            warm_up: Duration::from_secs(3),
+        }
+    }
+}
+
+impl Settings for RouteComputerSettings {
+    fn common(&self) -> CommonSettings {
+        CommonSettings {
+            nats: self.nats.clone(),
+            admin: self.admin.clone(),
+            log: self.log.clone(),
+            telemetry: self.telemetry.clone(),
+        }
+    }
+
+    fn instance(&self) -> String {
+        let part = |part: Option<String>| part.unwrap_or_else(|| "unnamed".to_owned());
+        let region = part(self.computer.region.as_ref().map(ToString::to_string));
+        let name = part(self.computer.name.as_ref().map(ToString::to_string));
+        format!("{region}/{name}")
+    }
+
+    fn check(&self) -> Result<(), (String, String)> {
+        if self.computer.region.is_none() {
+            return Err(("computer.region".into(), "the region whose table it computes is needed".into()));
+        }
+        if self.computer.name.is_none() {
+            let problem = "a name that no other route-computer of the region has is needed";
+            return Err(("computer.name".into(), problem.into()));
+        }
+        Ok(())
+    }
+}
