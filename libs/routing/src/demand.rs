@@ -1,14 +1,16 @@
 //! How much is asked for: by service and region, from the reports of all edges.
 //!
-//! Two figures are kept. *Measured* demand is the sum of the edges' last reports. *Settled* demand is what shares follow:
-//! it becomes what was measured only when a share would be wrong by more than the tolerance, or a cluster would get more
-//! than its capacity. So steady demand gives steady shares, however it wobbles. Which settled demand is in force depends
-//! on when it last mattered, and on nothing else.
+//! Three figures are kept. *Reported* demand is the sum of the edges' last reports. *Measured* demand is what that was
+//! when it was last looked at: at moments that all replicas share, so that it does not matter in which order reports and
+//! observations come in between. *Settled* demand is what shares follow: it becomes what was measured only when a share
+//! would be wrong by more than the tolerance, or a cluster would get more than its capacity, or requests would be refused
+//! needlessly. So steady demand gives steady shares, however it wobbles.
 //!
 //! A service's demand is that of its default action: edges do not report it by route.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     time::Duration,
 };
 
@@ -37,9 +39,10 @@ pub(crate) struct Demand {
     expiry: Option<Timestamp>,
     regions: usize,
     /// Thousandths of requests per second; by service, then region.
+    reported: Vec<u64>,
     measured: Vec<u64>,
     settled: Vec<u64>,
-    /// Services whose measured demand changed since it was last looked at, and when the first of them did.
+    /// Services whose reported demand changed since it was last looked at, and when the first of them did.
     moved: BTreeSet<ServiceId>,
     moved_at: Timestamp,
 }
@@ -55,47 +58,63 @@ impl Demand {
             .collect();
         let report = Report { at: now, rates };
         let edges = self.reports.entry(load.region.clone()).or_default();
-        // After such a gap, edges that did not come back with this one may have to go at once.
-        let gap = edges
-            .values()
-            .map(|other| other.at)
-            .max()
-            .is_some_and(|newest| newest.plus(grace(settings)) <= now);
-        let expiry = if gap { now } else { now.plus(settings.load_expires_after) };
+        let newest = edges.values().map(|other| other.at).max();
         let before = edges.insert(load.edge.clone(), report).map(|before| before.rates).unwrap_or_default();
+        let expiry = now.plus(settings.load_expires_after);
         self.expiry = Some(self.expiry.map_or(expiry, |sooner| sooner.min(expiry)));
         if let Some(atlas) = atlas {
             let after = self.reports[&load.region][&load.edge].rates.clone();
             self.count(&load.region, &before, &after, atlas, now);
         }
+        if newest.is_some_and(|newest| newest.plus(grace(settings)) <= now) {
+            // After such a gap, edges that did not come back with this one may have to go at once.
+            self.expiry = Some(now);
+            self.advance(settings, atlas, now);
+        }
     }
 
-    /// Counts anew by the numbers of `atlas`, carrying over what was settled from `before`.
+    /// Counts anew by the numbers of `atlas`, carrying over what was measured and settled from `before`.
     pub(crate) fn renumber(&mut self, before: Option<&Atlas>, atlas: &Atlas, now: Timestamp) {
         let size = atlas.services().len() * atlas.regions().len();
-        let old_settled = std::mem::replace(&mut self.settled, vec![0; size]);
-        let old_regions = std::mem::replace(&mut self.regions, atlas.regions().len());
-        self.measured = vec![0; size];
-        self.moved = BTreeSet::new();
+        let old = std::mem::take(self);
+        *self = Demand {
+            reports: old.reports,
+            expiry: old.expiry,
+            regions: atlas.regions().len(),
+            reported: vec![0; size],
+            measured: vec![0; size],
+            settled: vec![0; size],
+            moved: BTreeSet::new(),
+            moved_at: if old.moved.is_empty() { now } else { old.moved_at },
+        };
         if let Some(before) = before {
             for (service, facts) in before.services() {
                 for (region, name) in before.regions() {
                     let (new_service, new_region) = (atlas.service_id(&facts.name), atlas.region_id(name));
                     if let (Some(new_service), Some(new_region)) = (new_service, new_region) {
-                        let at = self.at(new_service, new_region);
-                        self.settled[at] = old_settled[service.index() * old_regions + region.index()];
+                        let (from, to) = (
+                            service.index() * old.regions + region.index(),
+                            self.at(new_service, new_region),
+                        );
+                        self.measured[to] = old.measured[from];
+                        self.settled[to] = old.settled[from];
                     }
                 }
             }
         }
-        let rates: Vec<(RegionName, BTreeMap<ServiceName, u64>)> = self
-            .reports
-            .iter()
-            .flat_map(|(region, edges)| edges.values().map(|report| (region.clone(), report.rates.clone())))
-            .collect();
-        for (region, rates) in rates {
-            self.count(&region, &BTreeMap::new(), &rates, atlas, now);
+        for (region, report) in
+            self.reports.iter().flat_map(|(region, edges)| edges.values().map(move |report| (region, report)))
+        {
+            for (name, rate) in &report.rates {
+                if let (Some(service), Some(region)) = (atlas.service_id(name), atlas.region_id(region)) {
+                    self.reported[service.index() * self.regions + region.index()] += rate;
+                }
+            }
         }
+        let moved = atlas.services().map(|(service, _)| service);
+        self.moved = moved
+            .filter(|service| self.reported[self.row(*service)] != self.measured[self.row(*service)])
+            .collect();
     }
 
     /// Forgets the reports that are too old to count at `now`.
@@ -136,7 +155,12 @@ impl Demand {
         if self.moved.is_empty() || next_look(self.moved_at, settings.demand_interval) > now {
             return BTreeSet::new();
         }
-        std::mem::take(&mut self.moved)
+        let moved = std::mem::take(&mut self.moved);
+        for service in &moved {
+            let row = self.row(*service);
+            self.measured[row.clone()].copy_from_slice(&self.reported[row]);
+        }
+        moved
     }
 
     pub(crate) fn measured(&self, service: ServiceId, region: RegionId) -> u64 {
@@ -149,8 +173,12 @@ impl Demand {
 
     /// Lets shares follow what is measured of a service.
     pub(crate) fn settle(&mut self, service: ServiceId) {
-        let range = service.index() * self.regions..(service.index() + 1) * self.regions;
-        self.settled[range.clone()].copy_from_slice(&self.measured[range]);
+        let row = self.row(service);
+        self.settled[row.clone()].copy_from_slice(&self.measured[row]);
+    }
+
+    fn row(&self, service: ServiceId) -> Range<usize> {
+        service.index() * self.regions..(service.index() + 1) * self.regions
     }
 
     fn at(&self, service: ServiceId, region: RegionId) -> usize {
@@ -174,7 +202,7 @@ impl Demand {
                 && before != after
             {
                 let at = self.at(service, region);
-                self.measured[at] = self.measured[at] + after - before;
+                self.reported[at] = self.reported[at] + after - before;
                 if self.moved.is_empty() {
                     self.moved_at = now;
                 }
@@ -259,7 +287,7 @@ mod tests {
         fn rate(&mut self, at: u64) -> u64 {
             self.demand.advance(&self.settings, Some(&self.atlas), seconds(at));
             let service = self.atlas.service_id(&"shop".parse().unwrap()).unwrap();
-            self.demand.measured(service, self.atlas.home) / 1000
+            self.demand.reported[self.demand.at(service, self.atlas.home)] / 1000
         }
     }
 

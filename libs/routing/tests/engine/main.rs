@@ -4,5 +4,6 @@
 mod behaviour;
 mod checks;
 mod properties;
+mod random;
 mod simulation;
 mod world;
