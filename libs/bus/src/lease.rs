@@ -91,7 +91,7 @@ impl Keeper {
         let mut tick = tokio::time::interval(duration / 4);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let uncertain_at = self.core.uncertain_at();
+            let uncertain_at = self.core.uncertain_at(Instant::now());
             let uncertain = async {
                 match uncertain_at {
                     Some(at) => tokio::time::sleep_until(at).await,

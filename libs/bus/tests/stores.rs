@@ -1,0 +1,206 @@
+//! The lease, the fleet file and the overrides over both buses.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod both;
+
+use std::time::Duration;
+
+use both::{LONG, on_both, over_nats};
+use bytes::Bytes;
+use tidegate_bus::{
+    Bus,
+    fleet::{FleetFollower, FleetStore},
+    lease::{Lease, LeaseState},
+    overrides::{OverrideFollower, OverrideStore},
+    subjects,
+    testing::NatsServer,
+};
+use tidegate_model::{
+    Epoch, Timestamp,
+    overrides::{Override, OverrideKind},
+};
+use tokio::sync::watch;
+
+on_both! {
+    one_of_two_candidates_leads_and_the_other_follows_it
+    a_leader_that_falls_silent_is_replaced
+    a_heard_epoch_raises_the_leaders
+    a_fleet_file_is_followed_at_once
+    a_fleet_file_of_3_mb_is_followed
+    a_later_fleet_file_has_a_larger_revision_whoever_writes_it
+    what_is_not_a_fleet_file_does_not_replace_one
+    overrides_are_followed_as_they_come_and_go
+    an_override_that_cannot_be_read_is_left_out
+}
+
+const SHORT: Duration = Duration::from_millis(400);
+/// So long that only a nudge can be in time.
+const NEVER: Duration = Duration::from_secs(3600);
+
+fn seek(bus: &Bus, name: &str, duration: Duration) -> Lease {
+    Lease::start(bus.bucket(subjects::LEASE_BUCKET), "eu", name.parse().unwrap(), duration)
+}
+
+async fn until<T: Clone>(what: &mut watch::Receiver<T>, wanted: impl FnMut(&T) -> bool) -> T {
+    tokio::time::timeout(LONG, what.wait_for(wanted)).await.unwrap().unwrap().clone()
+}
+
+fn leads(state: &LeaseState) -> bool {
+    matches!(state, LeaseState::Leader { .. })
+}
+
+async fn one_of_two_candidates_leads_and_the_other_follows_it(bus: Bus) {
+    let first = seek(&bus, "a", Duration::from_secs(60));
+    until(&mut first.state(), leads).await;
+    let second = seek(&bus, "b", SHORT);
+    let mut state = second.state();
+    assert_eq!(*state.borrow(), LeaseState::Standby);
+
+    // Given back, so the second need not wait for a minute.
+    first.stop().await;
+
+    assert_eq!(until(&mut state, leads).await, LeaseState::Leader { epoch: Epoch(2) });
+}
+
+async fn a_leader_that_falls_silent_is_replaced(bus: Bus) {
+    let first = seek(&bus, "a", SHORT);
+    until(&mut first.state(), leads).await;
+    let second = seek(&bus, "b", SHORT);
+
+    drop(first);
+
+    assert_eq!(until(&mut second.state(), leads).await, LeaseState::Leader { epoch: Epoch(2) });
+}
+
+async fn a_heard_epoch_raises_the_leaders(bus: Bus) {
+    let lease = seek(&bus, "a", SHORT);
+    until(&mut lease.state(), leads).await;
+    lease.hear(Epoch(41));
+    until(&mut lease.state(), |state| *state == LeaseState::Leader { epoch: Epoch(42) }).await;
+}
+
+async fn a_fleet_file_is_followed_at_once(bus: Bus) {
+    let store = FleetStore::new(&bus);
+    assert_eq!(store.get().await.unwrap(), None);
+    let follower = FleetFollower::start(&bus, NEVER, false).await.unwrap();
+    let mut fleet = follower.fleet();
+
+    let head = store.put("regions: {}", "ann").await.unwrap();
+
+    let followed = until(&mut fleet, Option::is_some).await.unwrap();
+    assert_eq!((&followed.head, followed.text.as_str()), (&head, "regions: {}"));
+    assert_eq!(head.author, "ann");
+    follower.stop().await;
+}
+
+async fn a_fleet_file_of_3_mb_is_followed(bus: Bus) {
+    let follower = FleetFollower::start(&bus, NEVER, false).await.unwrap();
+    let text = "# a comment\n".repeat(250_000);
+    FleetStore::new(&bus).put(&text, "ann").await.unwrap();
+    assert!(until(&mut follower.fleet(), Option::is_some).await.unwrap().text == text);
+}
+
+async fn a_later_fleet_file_has_a_larger_revision_whoever_writes_it(bus: Bus) {
+    let (one, other) = (FleetStore::new(&bus), FleetStore::new(&bus));
+    let (a, b) = tokio::join!(one.put("1", "ann"), other.put("2", "bob"));
+    let (a, b) = (a.unwrap().revision, b.unwrap().revision);
+    assert_ne!(a, b);
+    assert_eq!(one.get().await.unwrap().unwrap().head.revision, a.max(b));
+    assert!(one.put("3", "ann").await.unwrap().revision > a.max(b));
+}
+
+async fn what_is_not_a_fleet_file_does_not_replace_one(bus: Bus) {
+    let store = FleetStore::new(&bus);
+    let first = store.put("1", "ann").await.unwrap();
+    let follower = FleetFollower::start(&bus, Duration::from_millis(20), true).await.unwrap();
+    let mut fleet = follower.fleet();
+    until(&mut fleet, Option::is_some).await;
+
+    bus.bucket(subjects::FLEET_BUCKET).put("fleet", Bytes::from("nonsense")).await.unwrap();
+    assert!(store.get().await.is_err());
+    bus.bucket(subjects::FLEET_BUCKET).delete("fleet").await.unwrap();
+
+    // It is put back as it was.
+    let back = async {
+        loop {
+            if let Ok(Some(fleet)) = store.get().await {
+                return fleet;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    assert_eq!(tokio::time::timeout(LONG, back).await.unwrap().head, first);
+    assert!(!fleet.has_changed().unwrap());
+}
+
+fn drain(cluster: &str) -> Override {
+    Override {
+        kind: OverrideKind::DrainCluster(cluster.parse().unwrap()),
+        author: "ann".to_owned(),
+        reason: "upgrade".to_owned(),
+        created_at: Timestamp(1),
+        expires_at: None,
+    }
+}
+
+async fn overrides_are_followed_as_they_come_and_go(bus: Bus) {
+    let store = OverrideStore::new(&bus);
+    let follower = OverrideFollower::start(&bus, NEVER, false).await.unwrap();
+    let mut overrides = follower.overrides();
+    assert!(until(&mut overrides, Option::is_some).await.unwrap().is_empty());
+
+    store.put(&drain("eu-1")).await.unwrap();
+    let seen = until(&mut overrides, |o| o.as_ref().is_some_and(|o| o.len() == 1)).await.unwrap();
+    assert_eq!(seen["drain.cluster.eu-1"], drain("eu-1"));
+
+    assert!(store.delete(&drain("eu-1").kind).await.unwrap());
+    until(&mut overrides, |o| o.as_ref().is_some_and(|o| o.is_empty())).await;
+    assert!(!store.delete(&drain("eu-1").kind).await.unwrap());
+    follower.stop().await;
+}
+
+async fn an_override_that_cannot_be_read_is_left_out(bus: Bus) {
+    let (store, bucket) = (OverrideStore::new(&bus), bus.bucket(subjects::OVERRIDES_BUCKET));
+    store.put(&drain("eu-1")).await.unwrap();
+    bucket.put("drain.cluster.eu-2", Bytes::from("{")).await.unwrap();
+    let elsewhere = serde_json::to_vec(&drain("eu-4")).unwrap();
+    bucket.put("drain.cluster.eu-3", elsewhere.into()).await.unwrap();
+
+    let keys: Vec<String> = store.list().await.unwrap().into_keys().collect();
+    assert_eq!(keys, ["drain.cluster.eu-1"]);
+}
+
+#[tokio::test]
+async fn what_a_server_lost_is_put_back_and_the_lease_goes_on_with_a_larger_epoch() {
+    let mut server = NatsServer::start();
+    let bus = over_nats(&server).await;
+    let (fleet_store, override_store) = (FleetStore::new(&bus), OverrideStore::new(&bus));
+    let head = fleet_store.put("regions: {}", "ann").await.unwrap();
+    override_store.put(&drain("eu-1")).await.unwrap();
+    let poll = Duration::from_millis(50);
+    let fleet = FleetFollower::start(&bus, poll, true).await.unwrap();
+    let overrides = OverrideFollower::start(&bus, poll, true).await.unwrap();
+    let lease = seek(&bus, "a", Duration::from_secs(2));
+    until(&mut fleet.fleet(), Option::is_some).await;
+    until(&mut overrides.overrides(), |o| o.as_ref().is_some_and(|o| o.len() == 1)).await;
+    until(&mut lease.state(), leads).await;
+
+    server.kill();
+    let mut state = lease.state();
+    until(&mut state, |state| *state == LeaseState::Uncertain { epoch: Epoch(1) }).await;
+    server.restart_without_data();
+
+    until(&mut state, |state| *state == LeaseState::Leader { epoch: Epoch(2) }).await;
+    let back = async {
+        loop {
+            let fleet = fleet_store.get().await.ok().flatten().map(|fleet| fleet.head);
+            let overrides = override_store.list().await.unwrap_or_default();
+            if fleet == Some(head.clone()) && overrides.len() == 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, back).await.unwrap();
+}
