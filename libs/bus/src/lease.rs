@@ -11,6 +11,8 @@
 
 mod core;
 mod record;
+#[cfg(test)]
+mod simulation;
 
 use std::time::Duration;
 

@@ -1,8 +1,6 @@
 //! The bus over NATS: the connection.
 
 use std::{
-    fmt,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,7 +23,10 @@ use crate::{
     trace::{TRACEPARENT, TRACESTATE},
 };
 
+mod settings;
 pub(crate) mod store;
+
+pub use settings::{Credentials, NatsSettings, NatsTls};
 
 /// How long a publication may wait for room in the client's queue.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
@@ -36,80 +37,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(2);
 /// Events may be lost in the client when many come at once; its state is looked at this often besides.
 const STATE_CHECK: Duration = Duration::from_millis(500);
-
-/// How to reach NATS.
-#[derive(Debug, Clone)]
-pub struct NatsSettings {
-    /// The servers' addresses, at least one: `nats://host:port` or `tls://host:port`. One is taken at random, another
-    /// when it fails.
-    pub servers: Vec<String>,
-    /// The name of this connection, shown by the server.
-    pub name: String,
-    /// How this client proves who it is.
-    pub credentials: Credentials,
-    /// TLS; absent: plain text, unless an address says `tls://`.
-    pub tls: Option<NatsTls>,
-    /// Messages that a subscription holds before the newest are lost.
-    pub subscription_capacity: usize,
-    /// Copies of a bucket that this process makes (1, 3 or 5); has no effect on buckets that exist.
-    pub bucket_replicas: usize,
-}
-
-impl NatsSettings {
-    /// Settings for `servers` without credentials.
-    pub fn new(servers: impl IntoIterator<Item = impl Into<String>>, name: &str) -> NatsSettings {
-        NatsSettings {
-            servers: servers.into_iter().map(Into::into).collect(),
-            name: name.to_owned(),
-            credentials: Credentials::None,
-            tls: None,
-            subscription_capacity: 8192,
-            bucket_replicas: 1,
-        }
-    }
-}
-
-/// TLS towards NATS. The certificates of the file are read when a connection is made.
-#[derive(Debug, Clone, Default)]
-pub struct NatsTls {
-    /// PEM file with the authorities that are trusted besides the system's.
-    pub ca: Option<PathBuf>,
-    /// PEM files with the certificate and key that are shown to the server.
-    pub client_certificate: Option<(PathBuf, PathBuf)>,
-}
-
-/// How a client proves who it is. `Debug` shows no secret.
-#[derive(Clone, Default)]
-pub enum Credentials {
-    /// Not at all.
-    #[default]
-    None,
-    /// A `.creds` file with a JWT and an NKEY seed.
-    File(PathBuf),
-    /// A user's name and password.
-    Password {
-        /// The name.
-        user: String,
-        /// The password.
-        password: String,
-    },
-    /// A token.
-    Token(String),
-    /// An NKEY seed.
-    NkeySeed(String),
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Credentials::None => f.write_str("None"),
-            Credentials::File(path) => write!(f, "File({})", path.display()),
-            Credentials::Password { user, .. } => write!(f, "Password({user})"),
-            Credentials::Token(_) => f.write_str("Token"),
-            Credentials::NkeySeed(_) => f.write_str("NkeySeed"),
-        }
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct NatsBus {

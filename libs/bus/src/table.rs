@@ -14,9 +14,11 @@ mod owner;
 mod owner_core;
 mod replica;
 mod replica_core;
+mod update;
 
 pub use content::{Change, Delta, Heartbeat, Origin, Position, Snapshot, Summary};
 pub use owner::{Owner, OwnerOptions, Published, SnapshotStore};
 pub use owner_core::OwnerCore;
-pub use replica::{Replica, ReplicaOptions, ReplicaStats, Replicas, Seed, TableUpdate, Update};
+pub use replica::{Replica, ReplicaOptions, ReplicaStats, Replicas, Seed};
 pub use replica_core::{ReplicaCore, Step};
+pub use update::{TableUpdate, Update};

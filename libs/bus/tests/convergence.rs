@@ -131,7 +131,7 @@ fn play(acts: Vec<Act>, fates: &[(usize, i32)]) -> (Follower, OwnerCore) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
     fn a_replica_equals_its_owner_one_heartbeat_after_the_last_message(

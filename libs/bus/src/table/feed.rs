@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::{
     content::{Origin, Snapshot, TableMessage},
-    replica::Update,
     replica_core::{ReplicaCore, Step},
+    update::Update,
 };
 use crate::{
     Message, backoff,

@@ -9,9 +9,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tidegate_model::{Epoch, Revision, Timestamp};
+use tidegate_model::{Epoch, Revision};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -24,72 +23,16 @@ use super::{
     feed::Feed,
     fetch::fetch,
     owner::SnapshotStore,
+    update::{TableUpdate, Update},
 };
 use crate::{
-    Bus, BusError, BusState, Message, Subscription, TraceContext,
+    Bus, BusError, BusState, Message, Subscription,
     codec::{self, Wire, encode_part},
 };
 
 /// Updates that wait for whoever takes them. When it is full the replica waits too, its subscription loses messages,
 /// and the next heartbeat repairs what they held.
 const CAPACITY: usize = 256;
-
-/// What happened to a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Update<K, V> {
-    /// The whole content, in place of what was there.
-    Snapshot {
-        /// The owner's epoch.
-        epoch: Epoch,
-        /// The table's revision.
-        revision: Revision,
-        /// All entries.
-        entries: Vec<(K, V)>,
-        /// When it was received.
-        received_at: Timestamp,
-    },
-    /// Changes to the content.
-    Delta {
-        /// The owner's epoch.
-        epoch: Epoch,
-        /// The table's revision after the changes.
-        revision: Revision,
-        /// New values; nothing: the key goes.
-        changes: Vec<(K, Option<V>)>,
-        /// What the owner said beside them.
-        meta: Bytes,
-        /// The trace that the publication belongs to.
-        trace: Option<TraceContext>,
-        /// When it was received.
-        received_at: Timestamp,
-    },
-    /// The owner is alive. The content is what it was, but may now be known as that of another epoch or revision: a new
-    /// owner took over with the same content.
-    Heartbeat {
-        /// The epoch of the content here.
-        epoch: Epoch,
-        /// The revision of the content here.
-        revision: Revision,
-        /// Whether that is the owner's latest; otherwise a snapshot is on its way.
-        current: bool,
-        /// When it was received.
-        received_at: Timestamp,
-    },
-    /// An owner of an older epoch spoke, and was not listened to.
-    Refused {
-        /// Its epoch.
-        epoch: Epoch,
-    },
-}
-
-/// What happened to one of many tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TableUpdate<K, V> {
-    /// Something happened to the table of this subject.
-    Update(String, Update<K, V>),
-    /// Nothing was heard of this table for long: it counts as gone.
-    Gone(String),
-}
 
 /// Last-known content to begin with.
 #[derive(Debug, Clone)]

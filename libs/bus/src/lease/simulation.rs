@@ -1,0 +1,194 @@
+//! Candidates in a world of virtual time, whose messages are late and lost.
+
+use std::time::Duration;
+
+use tidegate_model::Epoch;
+use tokio::time::Instant;
+
+use proptest::{collection::vec, prelude::*};
+
+use super::core::*;
+use super::record::LeaseRecord;
+
+const DURATION: Duration = Duration::from_secs(2);
+
+/// The entry, and candidates who each may have a write on its way.
+struct World {
+    now: Instant,
+    entry: Option<(u64, LeaseRecord)>,
+    revision: u64,
+    cores: Vec<LeaseCore>,
+    sent: Vec<Option<(LeaseAction, Instant)>>,
+    epochs: Vec<Epoch>,
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Pass(u16),
+    /// A candidate looks, where it must, and decides.
+    Decide(usize),
+    /// Its write arrives and is answered for, or the answer is lost.
+    Arrive(usize, bool),
+    /// Its write is lost.
+    Lose(usize),
+    LoseData,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (1u16..700).prop_map(Event::Pass),
+        8 => (0usize..3).prop_map(Event::Decide),
+        8 => ((0usize..3), prop::bool::weighted(0.8)).prop_map(|(who, answered)| Event::Arrive(who, answered)),
+        1 => (0usize..3).prop_map(Event::Lose),
+        1 => Just(Event::LoseData),
+    ]
+}
+
+impl World {
+    fn new() -> World {
+        let core = |name: &str| LeaseCore::new(name.parse().unwrap(), DURATION);
+        let cores = ["a", "b", "c"].map(core).into();
+        World {
+            now: Instant::now(),
+            entry: None,
+            revision: 0,
+            cores,
+            sent: vec![None, None, None],
+            epochs: Vec::new(),
+        }
+    }
+
+    fn decide(&mut self, who: usize) {
+        if self.sent[who].is_some() {
+            return;
+        }
+        if !self.cores[who].holds() {
+            let seen = self.entry.clone().map(|(revision, record)| (revision, Some(record)));
+            self.cores[who].seen(seen, self.now);
+        }
+        let action = self.cores[who].next(self.now);
+        self.sent[who] = (action != LeaseAction::Wait).then_some((action, self.now));
+    }
+
+    fn arrive(&mut self, who: usize, answered: bool) {
+        let Some((action, sent_at)) = self.sent[who].take() else { return };
+        let present = self.entry.as_ref().map(|(revision, _)| *revision);
+        let (record, fits) = match action {
+            LeaseAction::Wait => return,
+            LeaseAction::Create(record) => (record, present.is_none()),
+            LeaseAction::Replace(record, expected) => (record, present == Some(expected)),
+        };
+        if fits {
+            self.revision += 1;
+            self.epochs.push(record.epoch);
+            self.entry = Some((self.revision, record));
+        }
+        match (answered, fits) {
+            (false, _) => self.cores[who].unanswered(),
+            (true, true) => self.cores[who].written(self.revision, sent_at),
+            (true, false) => self.cores[who].contradicted(),
+        }
+    }
+
+    fn round(&mut self, who: usize) -> LeaseState {
+        self.decide(who);
+        self.arrive(who, true);
+        self.cores[who].state(self.now)
+    }
+
+    fn leaders(&self) -> usize {
+        let leads = |core: &&LeaseCore| matches!(core.state(self.now), LeaseState::Leader { .. });
+        self.cores.iter().filter(leads).count()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn there_is_at_most_one_leader_and_epochs_never_fall(events in vec(event(), 0..200)) {
+        let mut world = World::new();
+        // Each has seen an entry: a newcomer can't know that a bucket without one has lost it.
+        (0..3).for_each(|who| { world.round(who); });
+        let mut lost = false;
+        for event in events {
+            match event {
+                Event::Pass(millis) => world.now += Duration::from_millis(u64::from(millis)),
+                Event::Decide(who) => world.decide(who),
+                Event::Arrive(who, answered) => world.arrive(who, answered),
+                Event::Lose(who) => {
+                    if world.sent[who].take().is_some() {
+                        world.cores[who].unanswered();
+                    }
+                }
+                // Once: who slept through all between two losses can't tell them from one that was long ago.
+                Event::LoseData if !lost => {
+                    lost = true;
+                    world.entry = None;
+                    world.epochs.clear();
+                }
+                Event::LoseData => {}
+            }
+            prop_assert!(world.leaders() <= 1);
+            prop_assert!(world.epochs.is_sorted());
+        }
+    }
+}
+
+#[test]
+fn a_lease_that_is_not_renewed_is_taken_over_with_a_larger_epoch() {
+    let mut world = World::new();
+    assert_eq!(world.round(0), LeaseState::Leader { epoch: Epoch(1) });
+    assert_eq!(world.round(1), LeaseState::Standby);
+
+    world.now += DURATION - Duration::from_millis(1);
+    assert_eq!(world.cores[0].state(world.now), LeaseState::Uncertain { epoch: Epoch(1) });
+    assert_eq!(world.round(1), LeaseState::Standby);
+    world.now += Duration::from_millis(1);
+    assert_eq!(world.round(1), LeaseState::Leader { epoch: Epoch(2) });
+
+    world.round(0);
+    assert_eq!(world.round(0), LeaseState::Standby);
+}
+
+#[test]
+fn a_renewal_without_an_answer_is_found_to_have_been_made() {
+    let mut world = World::new();
+    world.round(0);
+    world.decide(0);
+    world.arrive(0, false);
+    assert_eq!(world.round(0), LeaseState::Leader { epoch: Epoch(1) });
+    assert_eq!(world.entry.as_ref().unwrap().0, 3);
+}
+
+#[test]
+fn a_larger_epoch_in_use_makes_the_leader_take_a_larger_one() {
+    let mut world = World::new();
+    world.round(0);
+    assert!(!world.cores[0].hear(Epoch(1)), "its own is no reason");
+    assert!(world.cores[0].hear(Epoch(41)));
+    assert_eq!(world.round(0), LeaseState::Leader { epoch: Epoch(42) });
+}
+
+#[test]
+fn after_a_loss_of_data_the_leader_goes_on_at_once_with_a_larger_epoch() {
+    let mut world = World::new();
+    world.round(0);
+    world.round(1);
+    world.entry = None;
+    assert_eq!(world.round(1), LeaseState::Standby, "the holder may be at work");
+    world.round(0);
+    assert_eq!(world.round(0), LeaseState::Leader { epoch: Epoch(2) });
+}
+
+#[test]
+fn a_lease_that_is_given_back_is_taken_at_once() {
+    let mut world = World::new();
+    world.round(0);
+    world.round(1);
+    let (record, expected) = world.cores[0].release().unwrap();
+    assert_eq!(world.entry.as_ref().unwrap().0, expected);
+    world.entry = Some((2, record));
+    world.revision = 2;
+    assert_eq!(world.round(1), LeaseState::Leader { epoch: Epoch(2) });
+}
