@@ -1,0 +1,168 @@
+//! How long a single change takes with 10,000 clusters, 1,000 services and 50 regions.
+//!
+//! `cargo run --release -p tidegate-routing --example scale` prints medians and maxima for services that share no cluster
+//! and for services that all hang together through clusters of limited capacity, with demand from every region.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tidegate_model::{
+    ClusterName, Timestamp,
+    fleet::{
+        Action, Cluster, Endpoint, Fleet, HostPattern, Policy, Preference, Region, Service, Upstream,
+        UpstreamProtocol,
+    },
+    health::HealthCheck,
+    observation::{Failure, Observation, Outcome, Target},
+    report::Load,
+    unit::Location,
+};
+use tidegate_routing::{Engine, Event, Settings};
+
+const REGIONS: usize = 50;
+const CLUSTERS: usize = 10_000;
+const SERVICES: usize = 1_000;
+const CHANGES: usize = 200;
+
+fn main() {
+    for (title, per_service) in [("services apart", 10), ("all coupled by capacity", 20)] {
+        println!("{title}: {CLUSTERS} clusters, {SERVICES} services of {per_service}, {REGIONS} regions");
+        run(per_service);
+    }
+}
+
+fn name<T: std::str::FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    text.parse().expect("the names here are well-formed")
+}
+
+fn region(at: usize) -> String {
+    format!("region-{at:02}")
+}
+
+fn cluster(at: usize) -> String {
+    format!("cluster-{:05}", at % CLUSTERS)
+}
+
+fn fleet(per_service: usize) -> Fleet {
+    let mut fleet = Fleet::default();
+    for at in 0..REGIONS {
+        let (latitude, longitude) = (-60.0 + 2.4 * at as f64, -170.0 + 6.8 * at as f64);
+        let location = Location::from_degrees(latitude, longitude);
+        fleet.regions.insert(name(&region(at)), Region { location, ..Region::default() });
+    }
+    for at in 0..CLUSTERS {
+        let endpoint = |host: usize| Endpoint {
+            address: name(&format!("10.{}.{}.{host}:8443", at / 250, at % 250)),
+            network: name("internet"),
+        };
+        let upstream = Upstream {
+            protocol: UpstreamProtocol::Auto,
+            tls: None,
+            idle_timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(1),
+            max_requests: 1000,
+        };
+        let endpoints = vec![endpoint(1), endpoint(2)];
+        let entry =
+            Cluster { region: name(&region(at % REGIONS)), endpoints, upstream, capacity: Some(1000) };
+        fleet.clusters.insert(name(&cluster(at)), entry);
+    }
+    for at in 0..SERVICES {
+        let clusters = (at * 10..at * 10 + per_service).map(|at| name(&cluster(at))).collect();
+        let service = Service {
+            hosts: vec![HostPattern::Any],
+            health: HealthCheck::tcp(),
+            priority: 0,
+            max_request_body: None,
+            default: Action { clusters: Preference::Nearest(clusters), policy: Policy::default() },
+            routes: Vec::new(),
+        };
+        fleet.services.insert(name(&format!("service-{at:04}")), service);
+    }
+    fleet
+}
+
+fn observe(region_at: usize, fleet: &Fleet, cluster: &ClusterName, pass: bool) -> Event {
+    let observation = Observation {
+        outcome: if pass { Outcome::Pass } else { Outcome::Fail(Failure::ConnectRefused) },
+        streak: 3,
+    };
+    let endpoints = &fleet.clusters[cluster].endpoints;
+    let target = |endpoint: &Endpoint| Target {
+        cluster: cluster.clone(),
+        endpoint: endpoint.address.clone(),
+        check: HealthCheck::tcp().id(),
+    };
+    Event::Observations {
+        region: name(&region(region_at)),
+        prober: name("prober-1"),
+        changes: endpoints.iter().map(|e| (target(e), Some(observation.clone()))).collect(),
+        cause: None,
+    }
+}
+
+fn run(per_service: usize) {
+    let fleet = Arc::new(fleet(per_service));
+    let mut now = Timestamp(1_000_000_000);
+    let mut engine = Engine::new(Settings::new(name(&region(0))));
+    let timed = |engine: &mut Engine, event: Event, now: Timestamp| {
+        let begin = Instant::now();
+        let changes = engine.apply(event, now);
+        (begin.elapsed(), changes.entries.len())
+    };
+    let (took, entries) = timed(&mut engine, Event::Fleet(fleet.clone()), now);
+    println!("  the fleet: {took:.1?} for {entries} entries");
+
+    let begin = Instant::now();
+    for region_at in 0..REGIONS {
+        let mut all = Vec::new();
+        for cluster in fleet.clusters.keys() {
+            if let Event::Observations { changes, .. } = observe(region_at, &fleet, cluster, true) {
+                all.extend(changes.into_iter().filter_map(|(target, seen)| Some((target, seen?))));
+            }
+        }
+        let (region, prober) = (name(&region(region_at)), name("prober-1"));
+        engine.apply(Event::ObservationsReset { region, prober, all, cause: None }, now);
+    }
+    println!("  snapshots of {REGIONS} probers: {:.1?}", begin.elapsed());
+
+    for region_at in 0..REGIONS {
+        let demand: BTreeMap<_, _> = fleet.services.keys().map(|service| (service.clone(), 150)).collect();
+        let load = Load {
+            edge: name("edge-1"),
+            region: name(&region(region_at)),
+            interval_ms: 1000,
+            demand,
+            clusters: BTreeMap::new(),
+        };
+        engine.apply(Event::Load(load), now);
+    }
+    now = now.plus(Duration::from_secs(1));
+    let (took, entries) = timed(&mut engine, Event::Tick, now);
+    println!("  a look at the demand of every service and region: {took:.1?} for {entries} entries");
+
+    let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+    for at in 0..CHANGES {
+        let cluster: ClusterName = name(&cluster(at * 37));
+        for (what, from, pass) in [
+            ("a cluster fails, as another region sees it", 1, false),
+            ("a cluster fails, as this region sees it", 0, false),
+            ("it is back here", 0, true),
+            ("it is back there", 1, true),
+        ] {
+            let (took, _) = timed(&mut engine, observe(from, &fleet, &cluster, pass), now);
+            times.entry(what).or_default().push(took);
+        }
+    }
+    for (what, mut times) in times {
+        times.sort_unstable();
+        let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
+        println!("  {what}: median {median:.1?}, at most {most:.1?} of {}", times.len());
+    }
+}
