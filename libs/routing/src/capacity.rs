@@ -6,7 +6,7 @@
 //! nobody has room for is the least important traffic. Everything is whole thousandths of requests per second: the
 //! result depends on the flows alone, and not on how they came about.
 
-use crate::plan::Plan;
+use crate::{plan::Plan, ramp};
 
 /// The demand of one service in one region.
 #[derive(Debug, Clone, Copy)]
@@ -19,20 +19,43 @@ pub(crate) struct Flow<'a> {
 }
 
 /// Where a flow's demand goes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Placement {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Placement<P = Vec<u64>> {
     /// What was to be placed; where the flow's demand is not known, something to take shares of.
     pub(crate) demand: u64,
     /// What each of the plan's sharing members gets.
-    pub(crate) placed: Vec<u64>,
+    pub(crate) placed: P,
     /// Whether the demand is real, and counts against capacity.
     pub(crate) counted: bool,
 }
 
-impl Placement {
+impl<P: AsRef<[u64]>> Placement<P> {
     /// What nobody has room for.
     pub(crate) fn unplaced(&self) -> u64 {
-        self.demand - self.placed.iter().sum::<u64>()
+        self.demand - self.placed.as_ref().iter().sum::<u64>()
+    }
+
+    pub(crate) fn to_owned(&self) -> Placement {
+        Placement { demand: self.demand, placed: self.placed.as_ref().to_vec(), counted: self.counted }
+    }
+}
+
+/// Where all flows' demand goes.
+#[derive(Debug)]
+pub(crate) struct Assignment {
+    shared: Vec<Shared>,
+    /// What each sharing member of each flow gets, flow after flow.
+    placed: Vec<u64>,
+}
+
+impl Assignment {
+    /// By flow, in their order.
+    pub(crate) fn placements(&self) -> impl Iterator<Item = Placement<&[u64]>> {
+        self.shared.iter().map(|flow| Placement {
+            demand: if flow.members == 0 { 0 } else { flow.demand },
+            placed: &self.placed[flow.first..flow.first + flow.members],
+            counted: flow.counted,
+        })
     }
 }
 
@@ -43,23 +66,31 @@ const NOMINAL: u64 = 1_000_000;
 pub(crate) const UNLIMITED: u64 = u64::MAX / 4;
 
 /// Shares out all `flows`; `room` is what each cluster can take, by its number, and is what it could still take after.
-pub(crate) fn assign(flows: &[Flow<'_>], room: &mut [u64]) -> Vec<Placement> {
-    let mut sharing: Vec<Sharing<'_>> = flows.iter().map(|flow| Sharing::new(*flow)).collect();
-    let mut by_priority: Vec<usize> = (0..flows.len()).filter(|at| sharing[*at].counted).collect();
-    by_priority.sort_by_key(|at| flows[*at].priority);
-    let mut offered: Vec<u64> = vec![0; room.len()];
-    for class in by_priority.chunk_by(|a, b| flows[*a].priority == flows[*b].priority) {
-        share_out(&mut sharing, class, room, &mut offered, Slow::Kept);
-        // Rather flatten a cluster that returns a little than refuse requests.
-        share_out(&mut sharing, class, room, &mut offered, Slow::Ignored);
+pub(crate) fn assign(flows: &[Flow<'_>], room: &mut [u64]) -> Assignment {
+    let mut assignment = Assignment { shared: Vec::with_capacity(flows.len()), placed: Vec::new() };
+    let mut members = 0;
+    for flow in flows {
+        assignment.shared.push(Shared::new(flow, members));
+        members += flow.plan.sharing;
     }
-    let unknown: Vec<usize> = (0..flows.len()).filter(|at| !sharing[*at].counted).collect();
+    assignment.placed.resize(members, 0);
+
+    let mut round = Round { flows, assignment, offers: Vec::new(), offered: vec![0; room.len()] };
+    let mut by_priority: Vec<usize> =
+        (0..flows.len()).filter(|at| round.assignment.shared[*at].counted).collect();
+    by_priority.sort_by_key(|at| flows[*at].priority);
+    for class in by_priority.chunk_by(|a, b| flows[*a].priority == flows[*b].priority) {
+        round.share_out(class, room, Slow::Kept);
+        // Rather flatten a cluster that returns a little than refuse requests.
+        round.share_out(class, room, Slow::Ignored);
+    }
+    let unknown: Vec<usize> = (0..flows.len()).filter(|at| !round.assignment.shared[*at].counted).collect();
     if !unknown.is_empty() {
         let mut endless = vec![UNLIMITED; room.len()];
-        share_out(&mut sharing, &unknown, &mut endless, &mut offered, Slow::Kept);
-        share_out(&mut sharing, &unknown, &mut endless, &mut offered, Slow::Ignored);
+        round.share_out(&unknown, &mut endless, Slow::Kept);
+        round.share_out(&unknown, &mut endless, Slow::Ignored);
     }
-    sharing.into_iter().map(Sharing::into_placement).collect()
+    round.assignment
 }
 
 /// Whether slow start limits what a member gets.
@@ -69,121 +100,142 @@ enum Slow {
     Ignored,
 }
 
-struct Sharing<'a> {
-    plan: &'a Plan,
+/// How far one flow is shared out.
+#[derive(Debug)]
+struct Shared {
     demand: u64,
     remaining: u64,
-    placed: Vec<u64>,
+    /// Where its members' amounts begin, and how many there are.
+    first: usize,
+    members: usize,
+    /// Where the group begins that is asked next.
+    group_at: usize,
     counted: bool,
 }
 
-impl<'a> Sharing<'a> {
-    fn new(flow: Flow<'a>) -> Sharing<'a> {
+impl Shared {
+    fn new(flow: &Flow<'_>, first: usize) -> Shared {
         // What is sent to clusters that seem down is a try, not a load.
         let counted = flow.demand > 0 && !flow.plan.fail_open;
         let demand = if counted { flow.demand } else { NOMINAL };
-        let sharing = if flow.plan.members.is_empty() { 0 } else { flow.plan.sharing };
-        Sharing { plan: flow.plan, demand, remaining: demand, placed: vec![0; sharing], counted }
+        Shared { demand, remaining: demand, first, members: flow.plan.sharing, group_at: 0, counted }
     }
+}
 
-    fn into_placement(self) -> Placement {
-        let demand = if self.placed.is_empty() { 0 } else { self.demand };
-        Placement { demand, placed: self.placed, counted: self.counted }
-    }
+/// What one flow asks of one member.
+struct Offer {
+    flow: usize,
+    /// Where the member's amount is.
+    member_at: usize,
+    cluster: usize,
+    amount: u64,
+}
 
-    /// What slow start still lets `member` have.
-    fn limit(&self, member: usize, slow: Slow) -> u64 {
-        let ramp = u64::from(self.plan.members[member].ramp);
-        match slow {
-            Slow::Kept if ramp < 1000 => (self.demand / 1000 * ramp).saturating_sub(self.placed[member]),
-            Slow::Kept | Slow::Ignored => u64::MAX,
+struct Round<'a> {
+    flows: &'a [Flow<'a>],
+    assignment: Assignment,
+    offers: Vec<Offer>,
+    /// By cluster; all zero between passes.
+    offered: Vec<u64>,
+}
+
+impl Round<'_> {
+    /// Places what it can of the flows in `class`.
+    fn share_out(&mut self, class: &[usize], room: &mut [u64], slow: Slow) {
+        let shared = &mut self.assignment.shared;
+        let mut active: Vec<usize> = class.iter().copied().filter(|at| shared[*at].remaining > 0).collect();
+        for at in &active {
+            shared[*at].group_at = 0;
+        }
+        // Each flow asks its current group until nobody there takes any more, then the next one, all in step.
+        while !active.is_empty() {
+            // Those that may ask the same group once more: each pass places all, fills a cluster or brings a member to
+            // its limit, so it ends.
+            let mut asking = active.clone();
+            while !asking.is_empty() {
+                asking.retain(|at| self.offer(*at, room, slow));
+                self.accept(room);
+                let shared = &self.assignment.shared;
+                asking.retain(|at| shared[*at].remaining > 0);
+            }
+            let (flows, shared) = (self.flows, &mut self.assignment.shared);
+            active.retain(|at| {
+                let flow = &mut shared[*at];
+                flow.group_at = group_end(flows[*at].plan, flow.group_at, flow.members);
+                flow.remaining > 0 && flow.group_at < flow.members
+            });
         }
     }
 
-    /// Splits what remains among the members of `group` that have room, by weight.
-    fn offer(&self, group: u32, room: &[u64], slow: Slow, mut each: impl FnMut(usize, u64)) {
-        let first = self.plan.members[..self.placed.len()].partition_point(|member| member.group < group);
-        let members = self.plan.members[first..self.placed.len()]
-            .iter()
-            .enumerate()
-            .take_while(|(_, member)| member.group == group)
-            .map(|(offset, member)| (first + offset, member))
-            .filter(|(at, member)| room[member.cluster.index()] > 0 && self.limit(*at, slow) > 0);
-        let weights: u64 = members.clone().map(|(_, member)| u64::from(member.weight)).sum();
-        if weights == 0 {
-            return;
-        }
-        let part = |weight: u32| {
-            // A part of a u64, so it is one.
-            (u128::from(self.remaining) * u128::from(weight) / u128::from(weights)) as u64
+    /// Splits what remains of a flow among the members of its group that have room, by weight; tells whether any has.
+    fn offer(&mut self, flow: usize, room: &[u64], slow: Slow) -> bool {
+        let shared = &self.assignment.shared[flow];
+        let plan = self.flows[flow].plan;
+        let group = shared.group_at..group_end(plan, shared.group_at, shared.members);
+        let placed = &self.assignment.placed[shared.first..shared.first + shared.members];
+        let limit = |at: usize| {
+            let ramp = plan.members[at].ramp;
+            if slow == Slow::Ignored || ramp == ramp::WHOLE {
+                return u64::MAX;
+            }
+            (shared.demand / 1000 * u64::from(ramp)).saturating_sub(placed[at])
         };
-        let parts: u64 = members.clone().map(|(_, member)| part(member.weight)).sum();
-        let mut rest = self.remaining - parts;
-        for (at, member) in members {
-            let amount = part(member.weight) + std::mem::take(&mut rest);
-            each(at, amount.min(self.limit(at, slow)));
+        let takes = |at: &usize| room[plan.members[*at].cluster.index()] > 0 && limit(*at) > 0;
+        let weights: u64 = group.clone().filter(takes).map(|at| u64::from(plan.members[at].weight)).sum();
+        if weights == 0 {
+            return false;
+        }
+        let part = |at: usize| scaled(shared.remaining, u64::from(plan.members[at].weight), weights);
+        // What rounding leaves over goes to the first.
+        let mut rest = shared.remaining - group.clone().filter(takes).map(part).sum::<u64>();
+        for at in group.filter(takes) {
+            let amount = (part(at) + std::mem::take(&mut rest)).min(limit(at));
+            let cluster = plan.members[at].cluster.index();
+            self.offered[cluster] += amount;
+            self.offers.push(Offer { flow, member_at: shared.first + at, cluster, amount });
+        }
+        true
+    }
+
+    /// Takes all that was offered where there is room for all of it, and parts in proportion elsewhere.
+    fn accept(&mut self, room: &mut [u64]) {
+        for Offer { flow, member_at, cluster, amount } in &self.offers {
+            let (offered, room) = (self.offered[*cluster], room[*cluster]);
+            let taken = if offered <= room { *amount } else { scaled(*amount, room, offered) };
+            self.assignment.placed[*member_at] += taken;
+            self.assignment.shared[*flow].remaining -= taken;
+        }
+        for Offer { cluster, .. } in self.offers.drain(..) {
+            room[cluster] = room[cluster].saturating_sub(std::mem::take(&mut self.offered[cluster]));
         }
     }
 }
 
-/// Places what it can of the flows in `class`. `offered` is all zero, before and after.
-fn share_out(
-    sharing: &mut [Sharing<'_>],
-    class: &[usize],
-    room: &mut [u64],
-    offered: &mut [u64],
-    slow: Slow,
-) {
-    let mut offers: Vec<(usize, usize, u64)> = Vec::new();
-    let mut active: Vec<usize> = class.iter().copied().filter(|at| sharing[*at].remaining > 0).collect();
-    let mut group = 0;
-    while !active.is_empty() {
-        // Each pass places all, fills a cluster or brings a member to its limit: it ends.
-        loop {
-            offers.clear();
-            for at in &active {
-                let flow = &sharing[*at];
-                flow.offer(group, room, slow, |member, amount| offers.push((*at, member, amount)));
-            }
-            if offers.is_empty() {
-                break;
-            }
-            for (at, member, amount) in &offers {
-                offered[sharing[*at].plan.members[*member].cluster.index()] += amount;
-            }
-            for (at, member, amount) in &offers {
-                let flow = &mut sharing[*at];
-                let cluster = flow.plan.members[*member].cluster.index();
-                let taken = if offered[cluster] <= room[cluster] {
-                    *amount
-                } else {
-                    (u128::from(*amount) * u128::from(room[cluster]) / u128::from(offered[cluster])) as u64
-                };
-                flow.placed[*member] += taken;
-                flow.remaining -= taken;
-            }
-            for (at, member, _) in &offers {
-                let cluster = sharing[*at].plan.members[*member].cluster.index();
-                let all = std::mem::take(&mut offered[cluster]);
-                if all > 0 {
-                    room[cluster] = room[cluster].saturating_sub(all);
-                }
-            }
-            active.retain(|at| sharing[*at].remaining > 0);
-        }
-        group += 1;
-        active.retain(|at| {
-            let flow = &sharing[*at];
-            flow.placed.len().checked_sub(1).is_some_and(|last| flow.plan.members[last].group >= group)
-        });
+/// Where the group that begins at `from` ends.
+fn group_end(plan: &Plan, from: usize, members: usize) -> usize {
+    let rest = &plan.members[from..members];
+    let Some(first) = rest.first() else { return members };
+    from + rest.iter().take_while(|member| member.group == first.group).count()
+}
+
+/// `amount` times `part` over `whole`, where `part` is at most `whole`.
+fn scaled(amount: u64, part: u64, whole: u64) -> u64 {
+    match amount.checked_mul(part) {
+        _ if part == whole => amount,
+        Some(product) => product / whole,
+        // At most `amount`, so it fits.
+        None => (u128::from(amount) * u128::from(part) / u128::from(whole)) as u64,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::atlas::ClusterId;
-    use crate::plan::Member;
+    use crate::{atlas::ClusterId, plan::Member};
+
+    fn assign(flows: &[Flow<'_>], room: &mut [u64]) -> Vec<Placement> {
+        super::assign(flows, room).placements().map(|placement| placement.to_owned()).collect()
+    }
 
     /// A plan of groups of (cluster, weight, ramp).
     fn plan(groups: &[&[(usize, u32, u16)]]) -> Plan {

@@ -137,12 +137,14 @@ impl Engine {
     /// What each cluster gets from the service and those coupled with it, in thousandths of requests per second.
     fn loads(&self, atlas: &Atlas, service: ServiceId) -> Vec<u64> {
         let flows = self.flows_with(atlas, service);
-        let placements = self.assign(atlas, &flows, Figure::Settled);
+        let assignment = self.assign(atlas, &flows, Figure::Settled);
         let mut loads = vec![0; atlas.clusters().len()];
-        for ((service, region), placement) in flows.iter().zip(placements).filter(|(_, p)| p.counted) {
+        for ((service, region), placement) in
+            flows.iter().zip(assignment.placements()).filter(|(_, p)| p.counted)
+        {
             let plan = self.plan_of(*service, *region);
             let members = plan.into_iter().flat_map(|plan| &plan.members);
-            for (member, placed) in members.zip(&placement.placed) {
+            for (member, placed) in members.zip(placement.placed) {
                 loads[member.cluster.index()] += placed;
             }
         }

@@ -7,7 +7,7 @@ use tidegate_model::routes::ActionTiers;
 use super::{Engine, Work, recompute::forced};
 use crate::{
     atlas::{Atlas, ClusterId, RegionId, ServiceId},
-    capacity::{self, Flow, Placement, UNLIMITED},
+    capacity::{self, Assignment, Flow, Placement, UNLIMITED},
     plan::{self, Facts, Order, Plan},
     ramp,
     tiers::{self, Circumstances},
@@ -65,23 +65,26 @@ impl Engine {
         for (service, region) in &flows {
             self.make_plan(atlas, *service, *region);
         }
-        let mut placements = self.assign(atlas, &flows, Figure::Settled);
+        let mut assignment = self.assign(atlas, &flows, Figure::Settled);
         let unsettled = flows.iter().any(|(service, region)| {
             self.demand.settled(*service, *region) != self.demand.measured(*service, *region)
         });
         if unsettled {
             let measured = self.assign(atlas, &flows, Figure::Measured);
-            if self.must_move(atlas, &flows, &placements, &measured) {
+            if self.must_move(atlas, &flows, &assignment, &measured) {
                 for service in self.coupling.services(group) {
                     self.demand.settle(*service);
                 }
-                placements = measured;
+                assignment = measured;
             }
         }
-        for ((service, region), placement) in flows.iter().zip(placements) {
-            if *region == atlas.home && self.placements[service.index()] != placement {
-                self.placements[service.index()] = placement;
-                different.insert(*service);
+        for ((service, region), placement) in flows.iter().zip(assignment.placements()) {
+            if *region == atlas.home {
+                let placement = placement.to_owned();
+                if self.placements[service.index()] != placement {
+                    self.placements[service.index()] = placement;
+                    different.insert(*service);
+                }
             }
         }
     }
@@ -110,7 +113,7 @@ impl Engine {
     }
 
     /// Shares out `flows`; those without a plan get nothing.
-    pub(crate) fn assign(&self, atlas: &Atlas, flows: &Flows, figure: Figure) -> Vec<Placement> {
+    pub(crate) fn assign(&self, atlas: &Atlas, flows: &Flows, figure: Figure) -> Assignment {
         static NO_PLAN: Plan = Plan { members: Vec::new(), sharing: 0, fail_open: false };
         let mut room: Vec<u64> = atlas.clusters().map(|(_, facts)| room(facts.capacity)).collect();
         let flows: Vec<Flow<'_>> = flows
@@ -128,23 +131,25 @@ impl Engine {
     }
 
     /// Whether the shares in force, `now`, are too wrong for what is measured, for which `then` would be right.
-    fn must_move(&self, atlas: &Atlas, flows: &Flows, now: &[Placement], then: &[Placement]) -> bool {
+    fn must_move(&self, atlas: &Atlas, flows: &Flows, now: &Assignment, then: &Assignment) -> bool {
         let tolerance = self.settings.share_tolerance_permille;
         let mut load: Vec<u64> = vec![0; atlas.clusters().len()];
-        for (((service, region), now), then) in flows.iter().zip(now).zip(then) {
-            let share = |placement: &Placement, at: usize| {
+        for (((service, region), now), then) in flows.iter().zip(now.placements()).zip(then.placements()) {
+            let share = |placement: &Placement<&[u64]>, at: usize| {
                 tiers::permille(placement.placed.get(at).copied().unwrap_or(0), placement.demand)
             };
-            let shed = |placement: &Placement| tiers::permille(placement.unplaced(), placement.demand);
-            let moves = (0..now.placed.len()).any(|at| share(now, at).abs_diff(share(then, at)) > tolerance);
+            let shed =
+                |placement: &Placement<&[u64]>| tiers::permille(placement.unplaced(), placement.demand);
+            let moves =
+                (0..now.placed.len()).any(|at| share(&now, at).abs_diff(share(&then, at)) > tolerance);
             // No request is refused for which there is room.
-            if moves || shed(now) > shed(then) {
+            if moves || shed(&now) > shed(&then) {
                 return true;
             }
             let plan = self.plans[service.index()][region.index()].as_ref();
             if let Some(plan) = plan.filter(|plan| !plan.fail_open) {
                 let measured = u128::from(self.demand.measured(*service, *region));
-                for (member, placed) in plan.members.iter().zip(&now.placed) {
+                for (member, placed) in plan.members.iter().zip(now.placed) {
                     // A part of `measured`, so it is a u64.
                     let part = measured * u128::from(*placed) / u128::from(now.demand.max(1));
                     load[member.cluster.index()] += part as u64;
@@ -258,7 +263,8 @@ impl Engine {
 fn nominal(plan: &Plan, atlas: &Atlas) -> Placement {
     let mut room = vec![UNLIMITED; atlas.clusters().len()];
     let flow = Flow { priority: 0, demand: 0, plan };
-    capacity::assign(&[flow], &mut room).pop().unwrap_or_default()
+    let assignment = capacity::assign(&[flow], &mut room);
+    assignment.placements().next().map(|placement| placement.to_owned()).unwrap_or_default()
 }
 
 /// A capacity in thousandths of requests per second.

@@ -1,5 +1,9 @@
 //! The engine from outside: single behaviours, properties, and a simulation of many regions.
-#![allow(missing_docs, reason = "a test binary has no public items")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test binary: nothing is public, and a panic is a failure"
+)]
 
 mod behaviour;
 mod checks;
