@@ -1,2 +1,70 @@
-//! The `tidegate` command.
-fn main() {}
+//! The `tidegate` command: checks and applies fleets, shows and steers what runs, and runs everything in one process.
+//!
+//! It must not decide anything that a service decides: it asks and tells them over the bus.
+#![forbid(unsafe_code)]
+
+mod apply;
+mod arguments;
+mod check;
+mod dev;
+mod drain;
+mod explain;
+mod init;
+mod link;
+mod origin;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use arguments::{Arguments, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit code for files and arguments that are wrong.
+const WRONG_INPUT: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let ran = runtime.block_on(async {
+        match arguments.command {
+            Command::Init { file, force } => init::init(&file, force),
+            Command::Check { file } => check::check(&file),
+            Command::Schema => check::schema(),
+            Command::Apply { file, author, bus } => apply::apply(&file, author, &bus).await,
+            Command::Status { json, watch, bus } => status::status(json, watch, &bus).await,
+            Command::Drain { target, options, bus } => drain::drain(target, options, &bus).await,
+            Command::Undrain { target, bus } => drain::undrain(target, &bus).await,
+            Command::Explain { service, region, json, bus } => {
+                explain::explain(&service, &region, json, &bus).await
+            }
+            Command::Dev(options) => dev::dev(options).await,
+            Command::Origin(options) => origin::origin(options).await,
+        }
+    });
+    // Threads that still look up a name or read a file are not waited for.
+    runtime.shutdown_background();
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<check::WrongFile>() {
+        Some(wrong) => {
+            eprint!("{wrong}");
+            ExitCode::from(WRONG_INPUT)
+        }
+        None => {
+            eprintln!("tidegate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

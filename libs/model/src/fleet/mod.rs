@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     address::{Address, HostPattern, SpiffeId},
-    file::{FleetError, FleetErrors, STARTER, schema},
+    file::{FleetError, FleetErrors, STARTER, parse_duration, schema},
     listener::{Listener, ListenerLimits, ListenerProtocol},
     route::{Action, Hedge, Policy, Preference, Route, RouteMatch},
     upstream::{CertificateFiles, Upstream, UpstreamProtocol, UpstreamTls},

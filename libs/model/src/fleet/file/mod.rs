@@ -20,6 +20,7 @@ mod walk;
 use self::walk::{Names, Walk};
 pub use self::{
     error::{FleetError, FleetErrors},
+    scalar::duration as parse_duration,
     schema::schema,
 };
 use super::Fleet;

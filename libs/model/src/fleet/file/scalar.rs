@@ -26,7 +26,10 @@ pub(super) const SIZE_PATTERN: &str = r"^[0-9]+(\.[0-9]+)?(B|kB|KB|MB|GB|KiB|MiB
 pub(super) const PERCENT_PATTERN: &str = r"^[0-9]{1,3}%$";
 
 /// A time above zero and at most a day, such as `250ms`, `1.5s` or `2m`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let micros = quantity(text, TIMES).ok_or_else(|| match text.parse::<f64>() {
         Ok(_) => format!("{text} has no unit: a time is written as {text}ms or {text}s"),
         Err(_) => format!("{text:?} is not a time such as 250ms, 1.5s or 2m"),

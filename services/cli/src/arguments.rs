@@ -1,0 +1,176 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use tidegate_model::{ClusterName, EdgeName, RegionName, ServiceName, fleet::parse_duration};
+
+/// Checks and applies fleets, shows and steers what runs.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, about, propagate_version = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a commented fleet file to start from.
+    Init {
+        /// Where to.
+        #[arg(default_value = "fleet.yaml")]
+        file: PathBuf,
+        /// Replace a file that is there.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Check a fleet file and tell all that is wrong with it.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print the JSON Schema of fleet files, for editors.
+    Schema,
+    /// Check a fleet file and make it the fleet.
+    Apply {
+        /// The file.
+        file: PathBuf,
+        /// Who applies it; the user's name when absent.
+        #[arg(long, env = "TIDEGATE_AUTHOR")]
+        author: Option<String>,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
+    /// Show every region's table, edges, clusters, and who serves what from where.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Show it again every second until interrupted.
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
+    /// Send no new traffic to a cluster, or take an edge out of rotation.
+    Drain {
+        #[command(subcommand)]
+        target: Target,
+        #[command(flatten)]
+        options: DrainOptions,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
+    /// Take a drain back.
+    Undrain {
+        #[command(subcommand)]
+        target: Target,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
+    /// Tell why a service's requests go to these clusters, in this order, with these shares.
+    Explain {
+        /// The service.
+        service: ServiceName,
+        /// The region whose table is explained.
+        #[arg(long)]
+        region: RegionName,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
+    /// Run prober, route-computer and edge in this process, without NATS: to try it on one machine.
+    Dev(DevOptions),
+    /// Answer every request with a name: a server to try Tidegate on.
+    Origin(OriginOptions),
+}
+
+/// How to reach the bus.
+#[derive(Debug, Clone, Args)]
+pub struct BusOptions {
+    /// Addresses of NATS servers, separated by commas.
+    #[arg(long, env = "TIDEGATE_NATS__SERVERS", default_value = "nats://127.0.0.1:4222", global = true)]
+    pub nats_servers: String,
+    /// A `.creds` file for NATS.
+    #[arg(long, env = "TIDEGATE_NATS__CREDENTIALS", global = true)]
+    pub nats_credentials: Option<PathBuf>,
+    /// How long to wait for the bus.
+    #[arg(long, default_value = "5s", value_parser = parse_duration, global = true)]
+    pub timeout: Duration,
+}
+
+/// What to drain.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Target {
+    /// A cluster.
+    Cluster {
+        /// Its name.
+        name: ClusterName,
+    },
+    /// An edge.
+    Edge {
+        /// Its name.
+        name: EdgeName,
+    },
+}
+
+/// How to drain.
+#[derive(Debug, Clone, Args)]
+pub struct DrainOptions {
+    /// For how long, such as 30m; until it is taken back when absent.
+    #[arg(long = "for", value_parser = parse_duration, global = true)]
+    pub length: Option<Duration>,
+    /// Why.
+    #[arg(long, default_value = "", global = true)]
+    pub reason: String,
+    /// Who says so; the user's name when absent.
+    #[arg(long, env = "TIDEGATE_AUTHOR", global = true)]
+    pub author: Option<String>,
+}
+
+/// How to run everything in one process.
+#[derive(Debug, Clone, Args)]
+pub struct DevOptions {
+    /// The fleet file.
+    #[arg(long, default_value = "fleet.yaml")]
+    pub fleet: PathBuf,
+    /// The edge to run; the first of the file when absent.
+    #[arg(long)]
+    pub edge: Option<EdgeName>,
+    /// Workers; 0: one per core.
+    #[arg(long, default_value_t = 0)]
+    pub workers: usize,
+    /// The address of the admin listener.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub admin: SocketAddr,
+    /// Where the last table is kept; a temporary folder when absent.
+    #[arg(long)]
+    pub state_dir: Option<PathBuf>,
+    /// Write the addresses that are listened on to this file, as JSON.
+    #[arg(long)]
+    pub ports_file: Option<PathBuf>,
+}
+
+/// How to answer.
+#[derive(Debug, Clone, Args)]
+pub struct OriginOptions {
+    /// The address to listen on; port 0 takes a free one, which is printed.
+    #[arg(long, default_value = "127.0.0.1:9001")]
+    pub bind: SocketAddr,
+    /// The name to answer with; the address when absent.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The size of each answer's body in bytes, the name included.
+    #[arg(long, default_value_t = 0)]
+    pub size: usize,
+    /// Wait this long before each answer.
+    #[arg(long, value_parser = parse_duration)]
+    pub delay: Option<Duration>,
+    /// Write the address to this file, as JSON.
+    #[arg(long)]
+    pub ports_file: Option<PathBuf>,
+}

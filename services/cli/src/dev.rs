@@ -1,0 +1,136 @@
+//! `tidegate dev`: prober, route-computer and edge in one process, on the in-process bus.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tidegate_bus::{Bus, fleet::FleetStore};
+use tidegate_health_prober::ProberSettings;
+use tidegate_model::{EdgeName, RegionName, fleet::Fleet};
+use tidegate_proxy::ProxySettings;
+use tidegate_route_computer::RouteComputerSettings;
+use tidegate_service::{
+    Admin, CommonSettings, Context, Ports, Registry, settings::LogSection, shutdown, telemetry,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{arguments::DevOptions, check, link};
+
+/// How often the fleet file is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Runs until interrupted; a changed fleet file is applied at once, a wrong one is told and changes nothing.
+pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
+    let (text, fleet) = check::read(&options.fleet)?;
+    let (edge, region) = edge_of(&fleet, options.edge.as_ref())?;
+    let registry = Registry::default();
+    let common = CommonSettings {
+        log: LogSection { filter: "info".to_owned(), ..LogSection::default() },
+        ..CommonSettings::default()
+    };
+    let _guard = telemetry::init(&common, "tidegate-dev", edge.as_str(), &registry)?;
+    let stop = shutdown::on_signals()?;
+    let admin = Admin::new(registry.clone());
+    let listener = TcpListener::bind(options.admin)
+        .await
+        .with_context(|| format!("the admin listener cannot be bound to {} (--admin)", options.admin))?;
+    let ports = Ports::new(options.ports_file.clone());
+    ports.add("admin", listener.local_addr()?)?;
+    let context = Context {
+        instance: edge.to_string(),
+        registry: registry.clone(),
+        admin: admin.clone(),
+        ports,
+        shutdown: stop.clone(),
+    };
+
+    let bus = Bus::in_process();
+    FleetStore::new(&bus).put(&text, &link::author(None)).await?;
+    let temporary = std::env::temp_dir().join(format!("tidegate-dev-{}", std::process::id()));
+    let state_dir = options.state_dir.clone().unwrap_or_else(|| temporary.clone());
+
+    let mut proxy = ProxySettings::default();
+    proxy.edge.name = Some(edge);
+    proxy.edge.region = Some(region.clone());
+    proxy.proxy.workers = options.workers;
+    proxy.proxy.state_dir = state_dir;
+    let prober = ProberSettings {
+        region: Some(region.clone()),
+        name: Some("dev".parse()?),
+        ..ProberSettings::default()
+    };
+    let mut computer = RouteComputerSettings::default();
+    computer.computer.region = Some(region);
+    computer.computer.name = Some("dev".parse()?);
+
+    let stop_admin = CancellationToken::new();
+    // The proxy drains first; who decides and probes goes on until it has.
+    let stop_others = CancellationToken::new();
+    let others = Context { shutdown: stop_others.clone(), ..context.clone() };
+    let ran = {
+        let proxy = async {
+            let ran = tidegate_proxy::run(proxy, bus.clone(), context).await;
+            stop_others.cancel();
+            stop_admin.cancel();
+            ran
+        };
+        tokio::try_join!(
+            proxy,
+            async {
+                tidegate_health_prober::run_with(prober, bus.clone(), &registry, stop_others.clone()).await
+            },
+            tidegate_route_computer::run(computer, bus.clone(), others),
+            follow_file(&options.fleet, text, &bus, &stop_others),
+            async {
+                admin.serve(listener, stop_admin.clone()).await;
+                Ok(())
+            },
+        )
+    };
+    if options.state_dir.is_none() {
+        // Nothing was asked to be kept.
+        _ = std::fs::remove_dir_all(&temporary);
+    }
+    ran.map(|_| ())
+}
+
+fn edge_of(fleet: &Fleet, wanted: Option<&EdgeName>) -> anyhow::Result<(EdgeName, RegionName)> {
+    let found = match wanted {
+        Some(name) => fleet
+            .edges
+            .get_key_value(name)
+            .with_context(|| format!("the fleet has no edge {name} (--edge)"))?,
+        None => fleet.edges.iter().next().context("the fleet has no edge: nothing would listen")?,
+    };
+    Ok((found.0.clone(), found.1.region.clone()))
+}
+
+/// Applies the file again whenever it has changed.
+async fn follow_file(
+    file: &PathBuf,
+    mut applied: String,
+    bus: &Bus,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let store = FleetStore::new(bus);
+    let mut seen = Arc::new(applied.clone());
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        // An editor may be replacing it just now; the next look finds it.
+        let Ok(text) = tokio::fs::read_to_string(file).await else { continue };
+        if text == *seen {
+            continue;
+        }
+        seen = Arc::new(text.clone());
+        match Fleet::parse(&text, &file.display().to_string()) {
+            Ok(_) if text != applied => {
+                store.put(&text, &link::author(None)).await?;
+                applied = text;
+                tracing::info!(file = %file.display(), "applied the changed fleet file");
+            }
+            Ok(_) => {}
+            Err(errors) => eprintln!("{errors}\nthe fleet stays as it was"),
+        }
+    }
+    Ok(())
+}

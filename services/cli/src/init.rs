@@ -1,0 +1,22 @@
+//! `tidegate init`.
+
+use std::{fs, io::ErrorKind, io::Write as _, path::Path};
+
+use anyhow::Context as _;
+use tidegate_model::fleet::STARTER;
+
+/// Writes the starter fleet file.
+pub fn init(file: &Path, force: bool) -> anyhow::Result<()> {
+    let opened =
+        fs::OpenOptions::new().write(true).truncate(true).create(force).create_new(!force).open(file);
+    let mut opened = match opened {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            anyhow::bail!("{} is there already; --force replaces it", file.display())
+        }
+        opened => opened.with_context(|| format!("{} cannot be written", file.display()))?,
+    };
+    opened.write_all(STARTER.as_bytes()).with_context(|| format!("{} cannot be written", file.display()))?;
+    let name = file.display();
+    println!("wrote {name}\nnext: tidegate check {name}\n      tidegate dev --fleet {name}");
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! `tidegate status`.
+
+mod gather;
+mod text;
+
+use std::time::Duration;
+
+use crate::{arguments::BusOptions, link};
+
+/// How long to listen for edges, which report once a second.
+const LISTEN: Duration = Duration::from_millis(1300);
+/// How often `--watch` shows anew.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Shows what runs.
+pub async fn status(json: bool, watch: bool, options: &BusOptions) -> anyhow::Result<()> {
+    let bus = link::connect(options).await?;
+    let mut gatherer = gather::Gatherer::start(&bus).await?;
+    loop {
+        gatherer.listen(LISTEN).await?;
+        let status = gatherer.status(&bus).await;
+        if json {
+            println!("{}", serde_json::to_string(&status)?);
+        } else {
+            if watch {
+                // Clears the screen and goes to its top.
+                print!("\x1b[2J\x1b[H");
+            }
+            print!("{}", text::text(&status));
+        }
+        if !watch {
+            return Ok(());
+        }
+        gatherer.listen(EVERY.saturating_sub(LISTEN)).await?;
+    }
+}

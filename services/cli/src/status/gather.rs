@@ -1,0 +1,254 @@
+//! Gathers what regions, edges and probers say.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+use tidegate_bus::{
+    Bus, clock,
+    fleet::FleetStore,
+    overrides::OverrideStore,
+    report::Reports,
+    subjects,
+    table::{Replicas, TableUpdate, Update},
+};
+use tidegate_model::{
+    EdgeName, Epoch, RegionName, Revision, Timestamp,
+    report::Applied,
+    routes::{RouteEntry, RouteKey},
+};
+use tokio::{sync::mpsc, time::Instant};
+
+/// After this time without a heartbeat a region's table counts as gone.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// What runs.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The fleet's revision, author and time; absent when none was applied.
+    pub fleet: Option<FleetStatus>,
+    /// Each region that publishes a table or has an edge.
+    pub regions: BTreeMap<RegionName, RegionStatus>,
+    /// Overrides in force.
+    pub overrides: Vec<String>,
+}
+
+/// The applied fleet.
+#[derive(Debug, Serialize)]
+pub struct FleetStatus {
+    /// Its revision.
+    pub revision: u64,
+    /// Who applied it.
+    pub author: String,
+    /// How long ago, in seconds.
+    pub age_s: u64,
+}
+
+/// One region.
+#[derive(Debug, Default, Serialize)]
+pub struct RegionStatus {
+    /// The table's epoch; absent when nobody publishes it.
+    pub epoch: Option<Epoch>,
+    /// The table's revision.
+    pub revision: Option<Revision>,
+    /// The time since its owner was heard, in milliseconds.
+    pub owner_heard_ms_ago: Option<u64>,
+    /// Its edges.
+    pub edges: BTreeMap<EdgeName, EdgeStatus>,
+    /// Clusters as this region sees them; by check where services' checks differ.
+    pub clusters: BTreeMap<String, Vec<ClusterStatus>>,
+    /// For each service, for each action, the tiers in order: clusters and shares.
+    pub services: BTreeMap<String, Vec<ActionStatus>>,
+}
+
+/// One edge.
+#[derive(Debug, Serialize)]
+pub struct EdgeStatus {
+    /// The epoch it serves by.
+    pub epoch: Epoch,
+    /// The revision it serves by.
+    pub revision: Revision,
+    /// Whether that is the owner's latest.
+    pub is_current: bool,
+    /// How old that is, in milliseconds: since it was applied.
+    pub age_ms: u64,
+    /// From receiving it to serving by it, in microseconds.
+    pub apply_us: u64,
+    /// Whether it drains.
+    pub draining: bool,
+    /// The time since it reported, in milliseconds.
+    pub reported_ms_ago: u64,
+}
+
+/// A cluster for one check.
+#[derive(Debug, Serialize)]
+pub struct ClusterStatus {
+    /// Its verdict.
+    pub verdict: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Where the requests of one action go.
+#[derive(Debug, Serialize)]
+pub struct ActionStatus {
+    /// Clusters and shares, tier by tier.
+    pub tiers: Vec<Vec<(String, u16)>>,
+    /// Why.
+    pub reason: String,
+    /// Whether everything seems down.
+    pub fail_open: bool,
+    /// Requests refused, in thousandths.
+    pub shed_permille: u16,
+}
+
+#[derive(Default)]
+struct Table {
+    epoch: Epoch,
+    revision: Revision,
+    heard_at: Timestamp,
+    entries: BTreeMap<RouteKey, RouteEntry>,
+}
+
+/// Listens on the bus.
+pub struct Gatherer {
+    _tables: Replicas,
+    updates: mpsc::Receiver<TableUpdate<RouteKey, RouteEntry>>,
+    applied: Reports<Applied>,
+    tables: BTreeMap<RegionName, Table>,
+    edges: BTreeMap<(RegionName, EdgeName), (Applied, Timestamp)>,
+}
+
+impl Gatherer {
+    /// Begins to listen.
+    pub async fn start(bus: &Bus) -> anyhow::Result<Gatherer> {
+        let applied = bus.subscribe_reports(subjects::ALL_APPLIED).await?;
+        let (tables, updates) = Replicas::start(bus.clone(), subjects::ALL_ROUTES, SILENCE).await?;
+        Ok(Gatherer { _tables: tables, updates, applied, tables: BTreeMap::new(), edges: BTreeMap::new() })
+    }
+
+    /// Listens for a time.
+    pub async fn listen(&mut self, time: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            tokio::select! {
+                update = self.updates.recv() => match update {
+                    Some(update) => self.take(update),
+                    None => anyhow::bail!("the bus has closed"),
+                },
+                Some(report) = self.applied.next() => {
+                    let Applied { region, edge, .. } = report.body.clone();
+                    self.edges.insert((region, edge), (report.body, report.received_at));
+                }
+                () = tokio::time::sleep_until(until) => return Ok(()),
+            }
+        }
+    }
+
+    fn take(&mut self, update: TableUpdate<RouteKey, RouteEntry>) {
+        let (subject, update) = match update {
+            TableUpdate::Update(subject, update) => (subject, update),
+            TableUpdate::Gone(subject) => {
+                if let Some(region) = subjects::parse_routes(&subject) {
+                    self.tables.remove(&region);
+                }
+                return;
+            }
+        };
+        let Some(region) = subjects::parse_routes(&subject) else { return };
+        let table = self.tables.entry(region).or_default();
+        let (now_epoch, now_revision, heard_at) = match update {
+            Update::Snapshot { epoch, revision, entries, received_at } => {
+                table.entries = entries.into_iter().collect();
+                (epoch, revision, received_at)
+            }
+            Update::Delta { epoch, revision, changes, received_at, .. } => {
+                for (key, entry) in changes {
+                    match entry {
+                        Some(entry) => table.entries.insert(key, entry),
+                        None => table.entries.remove(&key),
+                    };
+                }
+                (epoch, revision, received_at)
+            }
+            Update::Heartbeat { epoch, revision, received_at, .. } => (epoch, revision, received_at),
+            Update::Refused { .. } => return,
+        };
+        (table.epoch, table.revision, table.heard_at) = (now_epoch, now_revision, heard_at);
+    }
+
+    /// What is known now.
+    pub async fn status(&self, bus: &Bus) -> Status {
+        let now = clock::now();
+        let ms_since = |at: Timestamp| now.since(at).as_millis() as u64;
+        let mut regions: BTreeMap<RegionName, RegionStatus> = BTreeMap::new();
+        for (name, table) in &self.tables {
+            let mut status = RegionStatus {
+                epoch: Some(table.epoch),
+                revision: Some(table.revision),
+                owner_heard_ms_ago: Some(ms_since(table.heard_at)),
+                ..RegionStatus::default()
+            };
+            table.entries.iter().for_each(|(key, entry)| status.add(key, entry));
+            regions.insert(name.clone(), status);
+        }
+        for ((region, edge), (applied, received_at)) in &self.edges {
+            let region = regions.entry(region.clone()).or_default();
+            let status = EdgeStatus {
+                epoch: applied.epoch,
+                revision: applied.revision,
+                is_current: (region.epoch, region.revision) == (Some(applied.epoch), Some(applied.revision)),
+                age_ms: ms_since(applied.applied_at),
+                apply_us: match applied.received_at {
+                    Timestamp(0) => 0,
+                    received => applied.applied_at.since(received).as_micros() as u64,
+                },
+                draining: applied.draining,
+                reported_ms_ago: ms_since(*received_at),
+            };
+            region.edges.insert(edge.clone(), status);
+        }
+        let fleet = FleetStore::new(bus).get().await.ok().flatten().map(|fleet| FleetStatus {
+            revision: fleet.head.revision,
+            author: fleet.head.author,
+            age_s: now.since(fleet.head.at).as_secs(),
+        });
+        let overrides = OverrideStore::new(bus).list().await.unwrap_or_default();
+        let overrides = overrides
+            .values()
+            .filter(|item| item.expires_at.is_none_or(|at| at > now))
+            .map(|item| {
+                let reason =
+                    if item.reason.is_empty() { String::new() } else { format!(": {}", item.reason) };
+                let left = item.expires_at.map(|at| format!(", {} s left", at.since(now).as_secs()));
+                format!("{} by {}{reason}{}", item.kind, item.author, left.unwrap_or_default())
+            })
+            .collect();
+        Status { fleet, regions, overrides }
+    }
+}
+
+impl RegionStatus {
+    fn add(&mut self, key: &RouteKey, entry: &RouteEntry) {
+        match (key, entry) {
+            (RouteKey::Health(name, _), RouteEntry::Health(health)) => {
+                let status =
+                    ClusterStatus { verdict: health.verdict.to_string(), reason: health.reason.clone() };
+                self.clusters.entry(name.to_string()).or_default().push(status);
+            }
+            (RouteKey::Tiers(name), RouteEntry::Tiers(tiers)) => {
+                let actions = tiers.actions.iter().map(|action| ActionStatus {
+                    tiers: action
+                        .tiers
+                        .iter()
+                        .map(|tier| tier.shares.iter().map(|(c, share)| (c.to_string(), *share)).collect())
+                        .collect(),
+                    reason: action.reason.clone(),
+                    fail_open: action.fail_open,
+                    shed_permille: action.shed_permille,
+                });
+                self.services.insert(name.to_string(), actions.collect());
+            }
+            _ => {}
+        }
+    }
+}

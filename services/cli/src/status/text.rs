@@ -1,0 +1,92 @@
+//! A status for people.
+
+use std::fmt::Write as _;
+
+use super::gather::{ActionStatus, RegionStatus, Status};
+
+/// The status as text.
+pub fn text(status: &Status) -> String {
+    let mut text = match &status.fleet {
+        Some(fleet) => {
+            format!("fleet revision {} applied by {} {} s ago\n", fleet.revision, fleet.author, fleet.age_s)
+        }
+        None => "no fleet was applied yet (tidegate apply FILE)\n".to_owned(),
+    };
+    for item in &status.overrides {
+        // Writing to a String does not fail.
+        _ = writeln!(text, "override: {item}");
+    }
+    if status.regions.is_empty() {
+        text.push_str("no region has a route-computer or an edge that speaks\n");
+    }
+    for (name, region) in &status.regions {
+        _ = write!(text, "\nregion {name}: ");
+        match (region.epoch, region.revision) {
+            (Some(epoch), Some(revision)) => {
+                let heard = region.owner_heard_ms_ago.unwrap_or_default();
+                _ = writeln!(text, "epoch {epoch} revision {revision}, heard {heard} ms ago");
+            }
+            _ => text.push_str("nobody publishes its table; edges serve the last one\n"),
+        }
+        edges(&mut text, region);
+        for (cluster, checks) in &region.clusters {
+            for check in checks {
+                _ = writeln!(text, "  cluster {cluster:<18} {:<10} {}", check.verdict, check.reason);
+            }
+        }
+        for (service, actions) in &region.services {
+            for (place, action) in actions.iter().enumerate() {
+                let label = if place == 0 { service.clone() } else { format!("{service} route {place}") };
+                _ = writeln!(text, "  service {label:<18} {}", serves(action));
+            }
+        }
+    }
+    text
+}
+
+fn edges(text: &mut String, region: &RegionStatus) {
+    for (name, edge) in &region.edges {
+        let state = if edge.draining {
+            "draining"
+        } else if edge.is_current {
+            "current"
+        } else {
+            "behind"
+        };
+        _ = writeln!(
+            text,
+            "  edge    {:<18} {state:<10} epoch {} revision {}, served for {:.1} s, applied in {} µs",
+            name.as_str(),
+            edge.epoch,
+            edge.revision,
+            edge.age_ms as f64 / 1000.0,
+            edge.apply_us
+        );
+    }
+}
+
+fn serves(action: &ActionStatus) -> String {
+    let tiers: Vec<String> = action
+        .tiers
+        .iter()
+        .map(|tier| match tier.as_slice() {
+            [(cluster, _)] => cluster.clone(),
+            shares => {
+                let total: u32 = shares.iter().map(|(_, share)| u32::from(*share)).sum();
+                let shares: Vec<String> = shares
+                    .iter()
+                    .map(|(cluster, share)| format!("{cluster} {} %", u32::from(*share) * 100 / total.max(1)))
+                    .collect();
+                shares.join(" + ")
+            }
+        })
+        .collect();
+    let mut text = tiers.join(", then ");
+    if action.fail_open {
+        text += " (everything seems down: all is tried)";
+    }
+    if action.shed_permille > 0 {
+        text += &format!(" (refusing {}.{} %)", action.shed_permille / 10, action.shed_permille % 10);
+    }
+    text
+}
