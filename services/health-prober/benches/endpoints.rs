@@ -108,22 +108,26 @@ async fn prober() {
     let (registry, shutdown) = (Registry::default(), CancellationToken::new());
     let measuring = async {
         tokio::time::sleep(WARM_UP).await;
-        let (began, before, passed) =
-            (Instant::now(), cpu(), metric(&registry, "tidegate_probes_total", "\"pass\""));
+        let counts = || {
+            let pass = metric(&registry, "tidegate_probes_total", "\"pass\"");
+            (pass, metric(&registry, "tidegate_probes_total", "") - pass)
+        };
+        let (began, before, (passed, failed)) = (Instant::now(), cpu(), counts());
         tokio::time::sleep(MEASURED).await;
-        let (seconds, after) = (began.elapsed().as_secs_f64(), cpu());
-        let passed = metric(&registry, "tidegate_probes_total", "\"pass\"") - passed;
-        let all = metric(&registry, "tidegate_probes_total", "");
-        let pass = metric(&registry, "tidegate_probes_total", "\"pass\"");
+        let (seconds, after, (passed_then, failed_then)) = (began.elapsed().as_secs_f64(), cpu(), counts());
         println!(
             "{{\"endpoints\": {ENDPOINTS}, \"probes_per_second\": {:.0}, \"failed\": {}, \"cpu_per_second\": {:.3}, \
              \"of_it_in_the_kernel\": {:.3}, \"resident_mib\": {:.0}}}",
-            passed / seconds,
-            all - pass,
+            (passed_then - passed) / seconds,
+            failed_then - failed,
             (after.0 - before.0) / seconds,
             (after.1 - before.1) / seconds,
             resident_mib()
         );
+        let text = registry.to_text();
+        text.lines()
+            .filter(|line| line.starts_with("tidegate_probes_total"))
+            .for_each(|line| eprintln!("{line}"));
         shutdown.cancel();
     };
     let (ran, ()) = tokio::join!(run_with(settings, bus, &registry, shutdown.clone()), measuring);

@@ -81,6 +81,7 @@ struct Entry {
     check: Arc<HealthCheck>,
     /// When it is due, modulo the interval.
     phase: Duration,
+    /// Counts from a number of its own.
     probes: u32,
     observing: Observing,
     throttle: Throttle,
@@ -179,15 +180,11 @@ impl Schedule {
             suspected: None,
         }));
         let throttle = Throttle::new(self.limits.suspicion_gap, check.interval);
+        // Or else all targets of a fleet would have their new connections in the same interval.
+        let probes = (hash % u64::from(self.limits.fresh_every.max(1))) as u32;
         let phase = within(check.interval);
-        let entry = Entry {
-            target: target.clone(),
-            check,
-            phase,
-            probes: 0,
-            observing: Observing::default(),
-            throttle,
-        };
+        let entry =
+            Entry { target: target.clone(), check, phase, probes, observing: Observing::default(), throttle };
         self.entries.insert(id, entry);
         self.ids.insert(target, id);
     }
