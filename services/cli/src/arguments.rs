@@ -160,7 +160,7 @@ pub struct DevOptions {
 pub struct OriginOptions {
     /// The address to listen on; port 0 takes a free one, which is printed.
     #[arg(long, default_value = "127.0.0.1:9001")]
-    pub bind: SocketAddr,
+    pub listen: SocketAddr,
     /// The name to answer with; the address when absent.
     #[arg(long)]
     pub name: Option<String>,

@@ -35,9 +35,9 @@ struct Origin {
 /// Serves until interrupted.
 pub async fn origin(options: OriginOptions) -> anyhow::Result<()> {
     let shutdown = tidegate_service::shutdown::on_signals()?;
-    let listener = TcpListener::bind(options.bind)
+    let listener = TcpListener::bind(options.listen)
         .await
-        .with_context(|| format!("{} cannot be bound (--bind)", options.bind))?;
+        .with_context(|| format!("{} cannot be bound (--listen)", options.listen))?;
     let address = listener.local_addr()?;
     let name = options.name.clone().unwrap_or_else(|| address.to_string());
     let mut body = format!("{name}\n").into_bytes();
