@@ -28,9 +28,13 @@ const SERVICES: usize = 1_000;
 const CHANGES: usize = 200;
 
 fn main() {
-    for (title, per_service) in [("services apart", 10), ("all coupled by capacity", 20)] {
+    for (title, per_service, rate) in [
+        ("services apart", 10, 150),
+        ("all coupled by capacity, few clusters full", 20, 10),
+        ("all coupled by capacity, most clusters full", 20, 150),
+    ] {
         println!("{title}: {CLUSTERS} clusters, {SERVICES} services of {per_service}, {REGIONS} regions");
-        run(per_service);
+        run(per_service, rate);
     }
 }
 
@@ -107,7 +111,8 @@ fn observe(region_at: usize, fleet: &Fleet, cluster: &ClusterName, pass: bool) -
     }
 }
 
-fn run(per_service: usize) {
+/// `rate` is what each region asks of each service, in requests per second.
+fn run(per_service: usize, rate: u32) {
     let fleet = Arc::new(fleet(per_service));
     let mut now = Timestamp(1_000_000_000);
     let mut engine = Engine::new(Settings::new(name(&region(0))));
@@ -133,7 +138,7 @@ fn run(per_service: usize) {
     println!("  snapshots of {REGIONS} probers: {:.1?}", begin.elapsed());
 
     for region_at in 0..REGIONS {
-        let demand: BTreeMap<_, _> = fleet.services.keys().map(|service| (service.clone(), 150)).collect();
+        let demand: BTreeMap<_, _> = fleet.services.keys().map(|service| (service.clone(), rate)).collect();
         let load = Load {
             edge: name("edge-1"),
             region: name(&region(region_at)),

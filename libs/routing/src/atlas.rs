@@ -26,15 +26,8 @@ macro_rules! ids {
             }
 
             // A fleet of more than four thousand million things does not fit into memory.
-            fn at(index: usize) -> Self {
-                Self(index as u32)
-            }
-
-            /// For tests that need no atlas.
-            #[cfg(test)]
-            #[allow(dead_code, reason = "not every kind of number is needed by one")]
             pub(crate) fn numbered(index: usize) -> Self {
-                Self::at(index)
+                Self(index as u32)
             }
         }
     )*};
@@ -86,7 +79,7 @@ impl Atlas {
         // The region itself is there even when the fleet does not know it.
         let regions: BTreeSet<&RegionName> = fleet.regions.keys().chain([home]).collect();
         let regions: Vec<RegionName> = regions.into_iter().cloned().collect();
-        let region_id = |name: &RegionName| regions.binary_search(name).map(RegionId::at).ok();
+        let region_id = |name: &RegionName| regions.binary_search(name).map(RegionId::numbered).ok();
         let clusters: Vec<ClusterFacts> = fleet
             .clusters
             .iter()
@@ -95,8 +88,9 @@ impl Atlas {
                 Some(ClusterFacts { name: name.clone(), region, capacity: cluster.capacity })
             })
             .collect();
-        let cluster_id =
-            |name: &ClusterName| clusters.binary_search_by(|c| c.name.cmp(name)).map(ClusterId::at).ok();
+        let cluster_id = |name: &ClusterName| {
+            clusters.binary_search_by(|c| c.name.cmp(name)).map(ClusterId::numbered).ok()
+        };
         let services = fleet
             .services
             .iter()
@@ -127,11 +121,11 @@ impl Atlas {
     }
 
     pub(crate) fn clusters(&self) -> impl ExactSizeIterator<Item = (ClusterId, &ClusterFacts)> {
-        self.clusters.iter().enumerate().map(|(index, facts)| (ClusterId::at(index), facts))
+        self.clusters.iter().enumerate().map(|(index, facts)| (ClusterId::numbered(index), facts))
     }
 
     pub(crate) fn cluster_id(&self, name: &ClusterName) -> Option<ClusterId> {
-        self.clusters.binary_search_by(|cluster| cluster.name.cmp(name)).map(ClusterId::at).ok()
+        self.clusters.binary_search_by(|cluster| cluster.name.cmp(name)).map(ClusterId::numbered).ok()
     }
 
     pub(crate) fn service(&self, id: ServiceId) -> &ServiceFacts {
@@ -139,11 +133,11 @@ impl Atlas {
     }
 
     pub(crate) fn services(&self) -> impl ExactSizeIterator<Item = (ServiceId, &ServiceFacts)> {
-        self.services.iter().enumerate().map(|(index, facts)| (ServiceId::at(index), facts))
+        self.services.iter().enumerate().map(|(index, facts)| (ServiceId::numbered(index), facts))
     }
 
     pub(crate) fn service_id(&self, name: &ServiceName) -> Option<ServiceId> {
-        self.services.binary_search_by(|service| service.name.cmp(name)).map(ServiceId::at).ok()
+        self.services.binary_search_by(|service| service.name.cmp(name)).map(ServiceId::numbered).ok()
     }
 
     pub(crate) fn region(&self, id: RegionId) -> &RegionName {
@@ -151,11 +145,11 @@ impl Atlas {
     }
 
     pub(crate) fn regions(&self) -> impl ExactSizeIterator<Item = (RegionId, &RegionName)> {
-        self.regions.iter().enumerate().map(|(index, name)| (RegionId::at(index), name))
+        self.regions.iter().enumerate().map(|(index, name)| (RegionId::numbered(index), name))
     }
 
     pub(crate) fn region_id(&self, name: &RegionName) -> Option<RegionId> {
-        self.regions.binary_search(name).map(RegionId::at).ok()
+        self.regions.binary_search(name).map(RegionId::numbered).ok()
     }
 
     pub(crate) fn proximity(&self, from: RegionId, to: RegionId) -> Proximity {

@@ -49,6 +49,11 @@ pub(crate) struct Assignment {
 }
 
 impl Assignment {
+    /// How many of its plan's members each flow of known demand asked, with or without success, in the flows' order.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = usize> {
+        self.shared.iter().map(|flow| if flow.counted { flow.asked } else { 0 })
+    }
+
     /// By flow, in their order.
     pub(crate) fn placements(&self) -> impl Iterator<Item = Placement<&[u64]>> {
         self.shared.iter().map(|flow| Placement {
@@ -57,6 +62,11 @@ impl Assignment {
             counted: flow.counted,
         })
     }
+}
+
+/// A capacity in thousandths of requests per second.
+pub(crate) fn room(capacity: Option<u32>) -> u64 {
+    capacity.map_or(UNLIMITED, |capacity| u64::from(capacity) * 1000)
 }
 
 /// The unit in which a flow of unknown demand is shared out.
@@ -110,6 +120,8 @@ struct Shared {
     members: usize,
     /// Where the group begins that is asked next.
     group_at: usize,
+    /// How many members were asked.
+    asked: usize,
     counted: bool,
 }
 
@@ -118,7 +130,15 @@ impl Shared {
         // What is sent to clusters that seem down is a try, not a load.
         let counted = flow.demand > 0 && !flow.plan.fail_open;
         let demand = if counted { flow.demand } else { NOMINAL };
-        Shared { demand, remaining: demand, first, members: flow.plan.sharing, group_at: 0, counted }
+        Shared {
+            demand,
+            remaining: demand,
+            first,
+            members: flow.plan.sharing,
+            group_at: 0,
+            asked: 0,
+            counted,
+        }
     }
 }
 
@@ -162,6 +182,7 @@ impl Round<'_> {
             active.retain(|at| {
                 let flow = &mut shared[*at];
                 flow.group_at = group_end(flows[*at].plan, flow.group_at, flow.members);
+                flow.asked = flow.asked.max(flow.group_at);
                 flow.remaining > 0 && flow.group_at < flow.members
             });
         }
@@ -219,7 +240,7 @@ fn group_end(plan: &Plan, from: usize, members: usize) -> usize {
 }
 
 /// `amount` times `part` over `whole`, where `part` is at most `whole`.
-fn scaled(amount: u64, part: u64, whole: u64) -> u64 {
+pub(crate) fn scaled(amount: u64, part: u64, whole: u64) -> u64 {
     match amount.checked_mul(part) {
         _ if part == whole => amount,
         Some(product) => product / whole,

@@ -171,6 +171,19 @@ impl Demand {
         self.settled[self.at(service, region)]
     }
 
+    /// Whether shares follow what is measured of a service.
+    pub(crate) fn is_settled(&self, service: ServiceId) -> bool {
+        self.settled[self.row(service)] == self.measured[self.row(service)]
+    }
+
+    /// Has a service's demand looked at at the next moment for it, even if it does not move.
+    pub(crate) fn look_again(&mut self, service: ServiceId, now: Timestamp) {
+        if self.moved.is_empty() {
+            self.moved_at = now;
+        }
+        self.moved.insert(service);
+    }
+
     /// Lets shares follow what is measured of a service.
     pub(crate) fn settle(&mut self, service: ServiceId) {
         let row = self.row(service);

@@ -5,7 +5,7 @@ use tidegate_model::{ClusterName, RegionName, ServiceName, routes::ActionTiers, 
 
 use crate::{
     atlas::{Atlas, ClusterId, ServiceId},
-    engine::{Engine, Figure},
+    engine::Engine,
     health::Health,
     overrides,
     plan::Facts,
@@ -54,7 +54,7 @@ pub struct Candidate {
     pub reached_from: Vec<RegionName>,
     /// What it can take, in requests per second.
     pub capacity: Option<u32>,
-    /// What the service and those coupled with it by capacity send it from all regions, in requests per second.
+    /// What all services that use clusters of limited capacity send it, from all regions, in requests per second.
     pub load: u64,
     /// The part of its share that slow start allows, in thousandths.
     pub slow_start_permille: u16,
@@ -69,7 +69,6 @@ pub struct Candidate {
 impl Engine {
     pub(crate) fn explain_service(&self, atlas: &Atlas, service: ServiceId) -> Explanation {
         let facts = atlas.service(service);
-        let load = self.loads(atlas, service);
         let actions = self.tiers_of(&facts.name).iter().enumerate();
         let demand = atlas.regions().filter_map(|(region, name)| {
             let figures = self.demand_of(service, region);
@@ -86,9 +85,7 @@ impl Engine {
                     candidates: self
                         .candidates(atlas, service, action)
                         .into_iter()
-                        .map(|(cluster, facts)| {
-                            self.candidate(atlas, service, tiers, (cluster, facts), &load)
-                        })
+                        .map(|(cluster, facts)| self.candidate(atlas, service, tiers, (cluster, facts)))
                         .collect(),
                 })
                 .collect(),
@@ -101,7 +98,6 @@ impl Engine {
         service: ServiceId,
         tiers: &ActionTiers,
         (cluster, facts): (ClusterId, Facts),
-        load: &[u64],
     ) -> Candidate {
         let cluster_facts = atlas.cluster(cluster);
         let region = atlas.region(cluster_facts.region);
@@ -126,28 +122,11 @@ impl Engine {
             reason: health.map(|health| health.entry.reason.clone()).unwrap_or_default(),
             reached_from: health.map(Health::reached_from).unwrap_or_default(),
             capacity: cluster_facts.capacity,
-            load: load[cluster.index()] / 1000,
+            load: self.load_of(cluster) / 1000,
             slow_start_permille: facts.ramp,
             overridden: overridden.map(overrides::sentence),
             tier: place.map(|(tier, _)| tier),
             share_permille: place.filter(|(tier, _)| *tier == 0).map_or(0, |(_, share)| share),
         }
-    }
-
-    /// What each cluster gets from the service and those coupled with it, in thousandths of requests per second.
-    fn loads(&self, atlas: &Atlas, service: ServiceId) -> Vec<u64> {
-        let flows = self.flows_with(atlas, service);
-        let assignment = self.assign(atlas, &flows, Figure::Settled);
-        let mut loads = vec![0; atlas.clusters().len()];
-        for ((service, region), placement) in
-            flows.iter().zip(assignment.placements()).filter(|(_, p)| p.counted)
-        {
-            let plan = self.plan_of(*service, *region);
-            let members = plan.into_iter().flat_map(|plan| &plan.members);
-            for (member, placed) in members.zip(placement.placed) {
-                loads[member.cluster.index()] += placed;
-            }
-        }
-        loads
     }
 }

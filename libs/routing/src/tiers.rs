@@ -72,22 +72,43 @@ pub(crate) fn permille(part: u64, whole: u64) -> u16 {
     ((u128::from(part) * 1000 + u128::from(whole) / 2) / u128::from(whole)) as u16
 }
 
+/// Whether two placements of one plan give the same shares.
+pub(crate) fn same_shares(a: &[u64], b: &[u64]) -> bool {
+    let single = |placed: &[u64]| {
+        let mut used = placed.iter().enumerate().filter(|(_, amount)| **amount > 0);
+        used.next().filter(|_| used.next().is_none()).map(|(at, _)| at)
+    };
+    match (single(a), single(b)) {
+        (Some(a), Some(b)) => a == b,
+        (_, _) => {
+            let used =
+                |placed: &[u64]| placed.iter().copied().filter(|amount| *amount > 0).collect::<Vec<_>>();
+            let places = |placed: &[u64]| placed.iter().map(|amount| *amount > 0).collect::<Vec<_>>();
+            places(a) == places(b) && parts(&used(a)) == parts(&used(b))
+        }
+    }
+}
+
 /// Amounts as shares that add up to 1000 (to 50,000 where many share), by largest remainders.
 fn shares(amounts: &[(ClusterId, u64)]) -> Vec<(ClusterId, u16)> {
+    let parts = parts(&amounts.iter().map(|(_, amount)| *amount).collect::<Vec<_>>());
+    amounts.iter().map(|(cluster, _)| *cluster).zip(parts).collect()
+}
+
+fn parts(amounts: &[u64]) -> Vec<u16> {
     let whole: u64 = if amounts.len() <= 32 { 1000 } else { 50_000 };
-    let sum: u128 = amounts.iter().map(|(_, amount)| u128::from(*amount)).sum();
+    let sum: u128 = amounts.iter().map(|amount| u128::from(*amount)).sum();
     if sum == 0 {
-        return amounts.iter().map(|(cluster, _)| (*cluster, 1)).collect();
+        return vec![1; amounts.len()];
     }
     // A part of `whole`, which fits.
     let exact = |amount: u64| u128::from(amount) * u128::from(whole);
-    let mut shares: Vec<(ClusterId, u16)> =
-        amounts.iter().map(|(cluster, amount)| (*cluster, (exact(*amount) / sum) as u16)).collect();
-    let given: u64 = shares.iter().map(|(_, share)| u64::from(*share)).sum();
+    let mut shares: Vec<u16> = amounts.iter().map(|amount| (exact(*amount) / sum) as u16).collect();
+    let given: u64 = shares.iter().map(|share| u64::from(*share)).sum();
     let mut by_remainder: Vec<usize> = (0..amounts.len()).collect();
-    by_remainder.sort_by_key(|at| (std::cmp::Reverse(exact(amounts[*at].1) % sum), *at));
+    by_remainder.sort_by_key(|at| (std::cmp::Reverse(exact(amounts[*at]) % sum), *at));
     for at in by_remainder.into_iter().take((whole - given) as usize) {
-        shares[at].1 += 1;
+        shares[at] += 1;
     }
     shares
 }

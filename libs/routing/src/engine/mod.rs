@@ -1,10 +1,9 @@
 //! The engine: applies events, and recomputes what each of them touches.
 
 mod inputs;
+mod ledger;
 mod recompute;
 mod sharing;
-
-pub(crate) use sharing::Figure;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +14,10 @@ use tidegate_model::{
     routes::{ActionTiers, Cause, RouteEntry, RouteKey},
 };
 
+use ledger::Ledger;
+
 use crate::{
-    atlas::{Atlas, Coupling, RegionId, ServiceId},
+    atlas::{Atlas, ClusterId, Coupling, RegionId, ServiceId},
     capacity::Placement,
     demand::Demand,
     event::{Changes, Event},
@@ -64,6 +65,7 @@ pub struct Engine {
     orders: BTreeMap<(ServiceId, usize, RegionId), Order>,
     /// Of each service's default action, by service and region; nothing where it must be made anew.
     plans: Vec<Vec<Option<Plan>>>,
+    ledger: Ledger,
     /// Of each service's default action in this region.
     placements: Vec<Placement>,
     table: BTreeMap<RouteKey, RouteEntry>,
@@ -103,6 +105,7 @@ impl Engine {
             ramp_of: BTreeMap::new(),
             orders: BTreeMap::new(),
             plans: Vec::new(),
+            ledger: Ledger::default(),
             placements: Vec::new(),
             table: BTreeMap::new(),
         }
@@ -151,8 +154,9 @@ impl Engine {
         self.health.get(&(cluster.clone(), check))
     }
 
-    pub(crate) fn plan_of(&self, service: ServiceId, region: RegionId) -> Option<&Plan> {
-        self.plans[service.index()][region.index()].as_ref()
+    /// What a cluster gets from services that use clusters of limited capacity, in thousandths of requests per second.
+    pub(crate) fn load_of(&self, cluster: ClusterId) -> u64 {
+        self.ledger.load(cluster)
     }
 
     /// Measured and settled demand, in thousandths of requests per second.

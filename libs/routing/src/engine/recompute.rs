@@ -8,7 +8,7 @@ use tidegate_model::{
     routes::{Cause, ClusterEntry, EdgeEntry, HealthEntry, RouteEntry, RouteKey, ServiceEntry, TiersEntry},
 };
 
-use super::{Engine, Pair, Work};
+use super::{Engine, Pair, Work, ledger::Ledger};
 use crate::{
     atlas::{Atlas, ClusterId, Coupling, ServiceId},
     event::Changes,
@@ -55,6 +55,7 @@ impl Engine {
         let regions = atlas.regions().len();
         self.plans = vec![vec![None; regions]; atlas.services().len()];
         self.placements = vec![crate::capacity::Placement::default(); atlas.services().len()];
+        self.ledger = Ledger::new(atlas.services().len(), regions, atlas.clusters().len());
         self.coupling = couple(atlas, &self.overrides);
         self.users = users(atlas, &self.overrides);
         work.services.extend(atlas.services().map(|(id, _)| id));

@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 
 use tidegate_model::routes::ActionTiers;
 
-use super::{Engine, Work, recompute::forced};
+use super::{
+    Engine, Work,
+    ledger::{FlowKey, Ledger, NO_PLAN},
+    recompute::forced,
+};
 use crate::{
     atlas::{Atlas, ClusterId, RegionId, ServiceId},
     capacity::{self, Assignment, Flow, Placement, UNLIMITED},
@@ -14,40 +18,62 @@ use crate::{
     view::Standing,
 };
 
-/// The flows of coupled services: which service in which region.
-pub(crate) type Flows = Vec<(ServiceId, RegionId)>;
-
 /// By how much a cluster may be over its capacity before that counts, in thousandths of requests per second: what
 /// rounding may do.
 const ROUNDING: u64 = 1000;
 
 /// Which demand shares are computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Figure {
+enum Figure {
     Settled,
     Measured,
+}
+
+/// How right the shares in force are for the measured demand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    /// The right ones are the same.
+    Same,
+    /// The right ones are a little different.
+    Tolerable,
+    Wrong,
 }
 
 impl Engine {
     /// Shares out again what was touched, and returns the services whose tiers may be different.
     pub(super) fn share(&mut self, atlas: &Atlas, work: &Work) -> BTreeSet<ServiceId> {
         let mut different = work.services.clone();
+        let mut flows = Vec::new();
         for service in &work.services {
             self.plans[service.index()].fill(None);
+            if self.coupling.group_of(*service).is_some() {
+                flows.extend(self.flows(atlas, &[*service], &[Figure::Settled]));
+            } else {
+                self.ledger.forget(*service);
+                self.share_alone(atlas, *service);
+            }
         }
+        self.reassign(atlas, flows, &mut different);
         let mut groups = BTreeSet::new();
-        for service in work.services.iter().chain(&work.demand) {
+        for service in &work.demand {
             match self.coupling.group_of(*service) {
                 Some(group) => {
                     groups.insert(group);
                 }
-                None if work.services.contains(service) => self.share_alone(atlas, *service),
                 // Without limits, demand changes nothing.
                 None => self.demand.settle(*service),
             }
         }
         for group in groups {
-            self.share_group(atlas, group, &mut different);
+            self.look_at_demand(atlas, group, &mut different);
+        }
+        // What was tolerable before may not be now; found out when demand is looked at next, the same for all replicas.
+        for service in &work.services {
+            if let Some(group) = self.coupling.group_of(*service)
+                && self.coupling.services(group).iter().any(|service| !self.demand.is_settled(*service))
+            {
+                self.demand.look_again(*service, self.now);
+            }
         }
         different
     }
@@ -60,105 +86,115 @@ impl Engine {
         }
     }
 
-    fn share_group(&mut self, atlas: &Atlas, group: usize, different: &mut BTreeSet<ServiceId>) {
-        let flows = self.flows(atlas, group);
+    /// Shares out `flows` by settled demand.
+    fn reassign(&mut self, atlas: &Atlas, flows: Vec<FlowKey>, different: &mut BTreeSet<ServiceId>) {
         for (service, region) in &flows {
             self.make_plan(atlas, *service, *region);
         }
-        let mut assignment = self.assign(atlas, &flows, Figure::Settled);
-        let unsettled = flows.iter().any(|(service, region)| {
-            self.demand.settled(*service, *region) != self.demand.measured(*service, *region)
-        });
-        if unsettled {
-            let measured = self.assign(atlas, &flows, Figure::Measured);
-            if self.must_move(atlas, &flows, &assignment, &measured) {
-                for service in self.coupling.services(group) {
-                    self.demand.settle(*service);
-                }
-                assignment = measured;
+        let mut ledger = std::mem::take(&mut self.ledger);
+        let concerned = ledger.reassign(flows, &rooms(atlas), |key| self.flow(atlas, key, Figure::Settled));
+        self.ledger = ledger;
+        self.take_placements(atlas, &concerned, different);
+    }
+
+    /// Lets the shares of a group follow what is measured, if that matters.
+    fn look_at_demand(&mut self, atlas: &Atlas, group: usize, different: &mut BTreeSet<ServiceId>) {
+        let services = self.coupling.services(group).to_vec();
+        if services.iter().all(|service| self.demand.is_settled(*service)) {
+            return;
+        }
+        let keys = self.flows(atlas, &services, &[Figure::Settled, Figure::Measured]);
+        let new = keys.iter().copied().filter(|key| self.ledger.placement(*key).is_none()).collect();
+        self.reassign(atlas, new, different);
+
+        let flows: Vec<Flow<'_>> = keys.iter().map(|key| self.flow(atlas, *key, Figure::Measured)).collect();
+        let mut room = rooms(atlas);
+        let assignment = capacity::assign(&flows, &mut room);
+        let fit = self.fit(atlas, &keys, &flows, &assignment);
+        if fit == Fit::Tolerable {
+            return;
+        }
+        let asked = Ledger::asked(&flows, &assignment);
+        self.ledger.write(&keys, asked, &room);
+        for service in services {
+            self.demand.settle(service);
+        }
+        self.take_placements(atlas, &keys, different);
+    }
+
+    /// Takes over what the flows of this region got.
+    fn take_placements(&mut self, atlas: &Atlas, keys: &[FlowKey], different: &mut BTreeSet<ServiceId>) {
+        for (service, region) in keys {
+            if *region == atlas.home
+                && let Some(placement) = self.ledger.placement((*service, *region))
+                && self.placements[service.index()] != *placement
+            {
+                self.placements[service.index()] = placement.clone();
+                different.insert(*service);
             }
         }
-        for ((service, region), placement) in flows.iter().zip(assignment.placements()) {
-            if *region == atlas.home {
-                let placement = placement.to_owned();
-                if self.placements[service.index()] != placement {
-                    self.placements[service.index()] = placement;
-                    different.insert(*service);
-                }
-            }
+    }
+
+    /// The flows of some services: those with demand by one of the figures, and all of this region.
+    fn flows(&self, atlas: &Atlas, services: &[ServiceId], figures: &[Figure]) -> Vec<FlowKey> {
+        let all =
+            services.iter().flat_map(|service| atlas.regions().map(move |(region, _)| (*service, region)));
+        all.filter(|key| {
+            key.1 == atlas.home || figures.iter().any(|figure| self.demand_by(*key, *figure) > 0)
+        })
+        .collect()
+    }
+
+    fn demand_by(&self, (service, region): FlowKey, figure: Figure) -> u64 {
+        match figure {
+            Figure::Settled => self.demand.settled(service, region),
+            Figure::Measured => self.demand.measured(service, region),
         }
     }
 
-    /// The flows of a service and of all that are coupled with it.
-    pub(crate) fn flows_with(&self, atlas: &Atlas, service: ServiceId) -> Flows {
-        match self.coupling.group_of(service) {
-            Some(group) => self.flows(atlas, group),
-            None => vec![(service, atlas.home)],
+    fn flow(&self, atlas: &Atlas, key: FlowKey, figure: Figure) -> Flow<'_> {
+        let (service, region) = key;
+        Flow {
+            priority: atlas.service(service).priority,
+            demand: self.demand_by(key, figure),
+            plan: self.plans[service.index()][region.index()].as_ref().unwrap_or(&NO_PLAN),
         }
     }
 
-    /// The flows of a group: those with demand, and all of this region.
-    fn flows(&self, atlas: &Atlas, group: usize) -> Flows {
-        let mut flows = Flows::new();
-        for service in self.coupling.services(group) {
-            for (region, _) in atlas.regions() {
-                let demand =
-                    self.demand.settled(*service, region).max(self.demand.measured(*service, region));
-                if demand > 0 || region == atlas.home {
-                    flows.push((*service, region));
-                }
-            }
-        }
-        flows
-    }
-
-    /// Shares out `flows`; those without a plan get nothing.
-    pub(crate) fn assign(&self, atlas: &Atlas, flows: &Flows, figure: Figure) -> Assignment {
-        static NO_PLAN: Plan = Plan { members: Vec::new(), sharing: 0, fail_open: false };
-        let mut room: Vec<u64> = atlas.clusters().map(|(_, facts)| room(facts.capacity)).collect();
-        let flows: Vec<Flow<'_>> = flows
-            .iter()
-            .map(|(service, region)| Flow {
-                priority: atlas.service(*service).priority,
-                demand: match figure {
-                    Figure::Settled => self.demand.settled(*service, *region),
-                    Figure::Measured => self.demand.measured(*service, *region),
-                },
-                plan: self.plans[service.index()][region.index()].as_ref().unwrap_or(&NO_PLAN),
-            })
-            .collect();
-        capacity::assign(&flows, &mut room)
-    }
-
-    /// Whether the shares in force, `now`, are too wrong for what is measured, for which `then` would be right.
-    fn must_move(&self, atlas: &Atlas, flows: &Flows, now: &Assignment, then: &Assignment) -> bool {
+    /// How well the shares in force fit the measured demand of `flows`, for which `then` would be right.
+    fn fit(&self, atlas: &Atlas, keys: &[FlowKey], flows: &[Flow<'_>], then: &Assignment) -> Fit {
         let tolerance = self.settings.share_tolerance_permille;
         let mut load: Vec<u64> = vec![0; atlas.clusters().len()];
-        for (((service, region), now), then) in flows.iter().zip(now.placements()).zip(then.placements()) {
-            let share = |placement: &Placement<&[u64]>, at: usize| {
-                tiers::permille(placement.placed.get(at).copied().unwrap_or(0), placement.demand)
+        let mut fit = Fit::Same;
+        for ((key, flow), then) in keys.iter().zip(flows).zip(then.placements()) {
+            let Some(now) = self.ledger.placement(*key) else { return Fit::Wrong };
+            let share = |placed: &[u64], at: usize, demand: u64| {
+                tiers::permille(placed.get(at).copied().unwrap_or(0), demand)
             };
             let shed =
-                |placement: &Placement<&[u64]>| tiers::permille(placement.unplaced(), placement.demand);
-            let moves =
-                (0..now.placed.len()).any(|at| share(&now, at).abs_diff(share(&then, at)) > tolerance);
+                (tiers::permille(now.unplaced(), now.demand), tiers::permille(then.unplaced(), then.demand));
+            let off = (0..now.placed.len())
+                .map(|at| share(&now.placed, at, now.demand).abs_diff(share(then.placed, at, then.demand)))
+                .max();
             // No request is refused for which there is room.
-            if moves || shed(&now) > shed(&then) {
-                return true;
+            if off.is_some_and(|off| off > tolerance) || shed.0 > shed.1 {
+                return Fit::Wrong;
             }
-            let plan = self.plans[service.index()][region.index()].as_ref();
-            if let Some(plan) = plan.filter(|plan| !plan.fail_open) {
-                let measured = u128::from(self.demand.measured(*service, *region));
-                for (member, placed) in plan.members.iter().zip(now.placed) {
-                    // A part of `measured`, so it is a u64.
-                    let part = measured * u128::from(*placed) / u128::from(now.demand.max(1));
-                    load[member.cluster.index()] += part as u64;
+            if shed.0 != shed.1 || !tiers::same_shares(&now.placed, then.placed) {
+                fit = Fit::Tolerable;
+            }
+            if !flow.plan.fail_open && now.demand > 0 {
+                for (member, placed) in
+                    flow.plan.members.iter().zip(&now.placed).filter(|(_, placed)| **placed > 0)
+                {
+                    load[member.cluster.index()] += capacity::scaled(flow.demand, *placed, now.demand);
                 }
             }
         }
-        atlas
-            .clusters()
-            .any(|(cluster, facts)| load[cluster.index()] > room(facts.capacity).saturating_add(ROUNDING))
+        let over = atlas.clusters().any(|(cluster, facts)| {
+            load[cluster.index()] > capacity::room(facts.capacity).saturating_add(ROUNDING)
+        });
+        if over { Fit::Wrong } else { fit }
     }
 
     /// The plan of a service's default action as seen from `region`, if it is not there.
@@ -267,7 +303,7 @@ fn nominal(plan: &Plan, atlas: &Atlas) -> Placement {
     assignment.placements().next().map(|placement| placement.to_owned()).unwrap_or_default()
 }
 
-/// A capacity in thousandths of requests per second.
-fn room(capacity: Option<u32>) -> u64 {
-    capacity.map_or(UNLIMITED, |capacity| u64::from(capacity) * 1000)
+/// What each cluster can take.
+fn rooms(atlas: &Atlas) -> Vec<u64> {
+    atlas.clusters().map(|(_, facts)| capacity::room(facts.capacity)).collect()
 }

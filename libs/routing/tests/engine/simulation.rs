@@ -427,6 +427,6 @@ fn simulate(seed: u64) {
 fn whatever_fails_tables_are_sound_and_replicas_converge() {
     match std::env::var("TIDEGATE_SIM_SEED") {
         Ok(seed) => simulate(seed.parse().expect("TIDEGATE_SIM_SEED is a number")),
-        Err(_) => (0..16).for_each(simulate),
+        Err(_) => (0..8).for_each(simulate),
     }
 }
