@@ -178,6 +178,17 @@ fn a_cluster_that_returns_alone_gets_everything() {
 }
 
 #[test]
+fn clusters_that_return_together_are_served_in_order_at_once() {
+    let mut world = all_up(&two_regions());
+    for pass in [false, true] {
+        for (region, prober) in PROBERS {
+            world.say(region, prober, BOTH, pass);
+        }
+    }
+    assert_eq!(world.shares("shop"), [[("us-1", 1000)], [("eu-1", 1000)]], "nobody else could take the rest");
+}
+
+#[test]
 fn a_cluster_that_flaps_is_held_out_and_still_preferred_to_nothing() {
     let mut world = all_up(&two_regions());
     for pass in [false, true, false, true] {
