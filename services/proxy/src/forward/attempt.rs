@@ -173,7 +173,8 @@ async fn open(
     });
     let connected = tokio::select! {
         biased;
-        connected = connect(x.worker, cluster, endpoint, needs_http1) => connected.map_err(unsent)?,
+        // Boxed, because it is large and seldom needed: every request's future would be that much larger.
+        connected = Box::pin(connect(x.worker, cluster, endpoint, needs_http1)) => connected.map_err(unsent)?,
         () = silent, if x.has_elsewhere => return Err(unsent(Failure::ConnectTimeout)),
     };
     match connected {

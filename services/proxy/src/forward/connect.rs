@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::pool::Http2Conn;
 use crate::{
     balance::{Cluster, Endpoint},
-    wire::{Conn, Io},
+    wire::{Conn, Io, coalesce},
     worker::Worker,
 };
 
@@ -84,15 +84,16 @@ async fn handshake(
     if !http2 {
         return Ok(Connected::Http1(Conn::new(io)));
     }
+    let (stream, flusher) = coalesce(io, Bytes::new());
     let (send, connection) = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW * 4)
         .max_header_list_size(64 * 1024)
         .enable_push(false)
-        .handshake::<_, Bytes>(io)
+        .handshake::<_, Bytes>(stream)
         .await
         .map_err(|_| Failure::Reset)?;
     let conn = endpoint.pool.put_http2(send);
-    worker.drive_http2(connection);
+    worker.drive_http2(connection, flusher);
     Ok(Connected::Http2(conn))
 }

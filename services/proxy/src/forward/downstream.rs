@@ -225,6 +225,18 @@ impl Downstream {
         Ok(())
     }
 
+    /// Adds the last data of an answer whose end is known to follow without trailers.
+    pub fn push_last(&mut self, data: Bytes) {
+        match self {
+            Downstream::Http1(down) => down.writer.push(&mut down.conn, &Chunk::Data(data)),
+            Downstream::Http2(down) => {
+                if let Some(writer) = &mut down.writer {
+                    writer.push_last(data);
+                }
+            }
+        }
+    }
+
     /// Writes what was pushed.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         match self {

@@ -54,12 +54,16 @@ pub async fn relay(
                 Poll::Ready(Ok(chunk)) => {
                     moved = true;
                     answered = matches!(chunk, Chunk::End(_));
-                    if upload.down.push(chunk).is_err() {
+                    let pushed = match chunk {
+                        // A body of known length ends with its last data.
+                        Chunk::Data(data) if up.is_body_done() => {
+                            upload.down.push_last(data);
+                            Ok(())
+                        }
+                        chunk => upload.down.push(chunk),
+                    };
+                    if pushed.is_err() {
                         return Poll::Ready(Ended::ClientFailed);
-                    }
-                    // A body that is known to be whole ends in the same write as its last data.
-                    if !answered && up.is_body_done() {
-                        continue;
                     }
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Ended::EndpointFailed(error)),

@@ -49,12 +49,14 @@ impl Http2Reader {
 pub struct Http2Writer {
     stream: h2::SendStream<Bytes>,
     waiting: Bytes,
+    /// Whether what waits is the last.
+    ends: bool,
 }
 
 impl Http2Writer {
     /// A writer to `stream`.
     pub fn new(stream: h2::SendStream<Bytes>) -> Http2Writer {
-        Http2Writer { stream, waiting: Bytes::new() }
+        Http2Writer { stream, waiting: Bytes::new(), ends: false }
     }
 
     /// Ready when all that was pushed has been given to the connection.
@@ -66,9 +68,17 @@ impl Http2Writer {
                 None => return Poll::Ready(Err(h2::Reason::CANCEL.into())),
             };
             let part = self.waiting.split_to(granted.min(self.waiting.len()));
-            self.stream.send_data(part, false)?;
+            let last = self.ends && self.waiting.is_empty();
+            self.stream.send_data(part, last)?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Adds the last data of a body without trailers, which ends the stream with it. Only while
+    /// [`Http2Writer::poll_room`] is ready.
+    pub fn push_last(&mut self, data: Bytes) {
+        self.waiting = data;
+        self.ends = true;
     }
 
     /// Adds a piece. Only while [`Http2Writer::poll_room`] is ready.
@@ -78,6 +88,7 @@ impl Http2Writer {
                 self.waiting = data;
                 Ok(())
             }
+            Chunk::End(_) if self.ends => Ok(()),
             Chunk::End(trailers) if trailers.is_empty() => self.stream.send_data(Bytes::new(), true),
             Chunk::End(trailers) => self.stream.send_trailers(map_of(&trailers)),
         }

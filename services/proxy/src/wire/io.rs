@@ -6,7 +6,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -75,47 +74,5 @@ impl AsyncWrite for Io {
             Io::Accepted(stream) => Pin::new(stream).poll_shutdown(cx),
             Io::Connected(stream) => Pin::new(stream).poll_shutdown(cx),
         }
-    }
-}
-
-/// A stream of which the first bytes were read already.
-pub struct Prefixed {
-    prefix: Bytes,
-    io: Io,
-}
-
-impl Prefixed {
-    /// `io`, preceded by `prefix`.
-    pub fn new(prefix: Bytes, io: Io) -> Prefixed {
-        Prefixed { prefix, io }
-    }
-}
-
-impl AsyncRead for Prefixed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.prefix.has_remaining() {
-            let take = self.prefix.remaining().min(buf.remaining());
-            buf.put_slice(&self.prefix.split_to(take));
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Prefixed {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -1,13 +1,15 @@
 //! Messages on the wire: buffered connections, bodies and their framing. Knows no routes and no policy.
 
 mod body;
+mod coalesce;
 mod conn;
 mod http2;
 mod io;
 mod timer;
 
 pub use body::{BodyError, BodyReader, BodyWriter, Chunk};
+pub use coalesce::{Coalesced, Flusher, coalesce};
 pub use conn::Conn;
 pub use http2::{Http2Reader, Http2Writer, append, fields_of};
-pub use io::{Io, Prefixed};
+pub use io::Io;
 pub use timer::Timer;

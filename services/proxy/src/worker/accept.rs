@@ -18,10 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Listen, Open, Worker, http1, http2};
-use crate::{
-    forward::Client,
-    wire::{Io, Prefixed},
-};
+use crate::{forward::Client, wire::Io};
 
 /// How long accepting rests when the process has no file descriptors left.
 const REST: Duration = Duration::from_millis(50);
@@ -143,7 +140,7 @@ async fn connection(
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tidegate_tls::HTTP2);
             let io = Io::Accepted(Box::new(stream));
             if is_http2 {
-                http2::serve(worker, Prefixed::new(bytes::Bytes::new(), io), client, &limits, &open).await;
+                http2::serve(worker, io, bytes::Bytes::new(), client, &limits, &open).await;
             } else {
                 http1::serve(worker, io, client, &limits, &open).await;
             }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Open, Worker, http2};
 use crate::{
     forward::{Client, Downstream, Http1Down, LocalReply, Outcome, answer_ourselves, handle},
-    wire::{BodyReader, BodyWriter, Conn, Io, Prefixed, Timer},
+    wire::{BodyReader, BodyWriter, Conn, Io, Timer},
 };
 
 /// What an HTTP/2 client with prior knowledge says first (RFC 9113, section 3.4).
@@ -57,7 +57,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
             Waited::Http2 => {
                 let Downstream::Http1(http1) = down else { return };
                 let (io, read) = http1.conn.into_parts();
-                return http2::serve(worker, Prefixed::new(read.freeze(), io), client, limits, open).await;
+                return http2::serve(worker, io, read.freeze(), client, limits, open).await;
             }
             Waited::TooSlow => {
                 worker.counters.too_slow.add(1);

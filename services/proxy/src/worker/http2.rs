@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Open, Worker};
 use crate::{
     forward::{Client, Downstream, Http2Down, LocalReply, answer_ourselves, handle},
-    wire::{Http2Reader, Prefixed, Timer},
+    wire::{Http2Reader, Io, Timer, coalesce},
 };
 
 /// Streams that a client may have open at once.
@@ -26,14 +26,22 @@ enum Event {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(worker: Rc<Worker>, io: Prefixed, client: Client, limits: &ListenerLimits, open: &Open) {
+pub async fn serve(
+    worker: Rc<Worker>,
+    io: Io,
+    prefix: Bytes,
+    client: Client,
+    limits: &ListenerLimits,
+    open: &Open,
+) {
+    let (gathered, flusher) = coalesce(io, prefix);
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(STREAMS)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(limits.head_bytes)
         .max_send_buffer_size(STREAM_WINDOW as usize)
-        .handshake::<_, Bytes>(io);
+        .handshake::<_, Bytes>(gathered);
     let mut connection = match tokio::time::timeout(limits.head_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(_)) | Err(_) => {
@@ -55,8 +63,15 @@ pub async fn serve(worker: Rc<Worker>, io: Prefixed, client: Client, limits: &Li
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     return Poll::Ready(Event::Stream(Box::new(request), respond));
                 }
-                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Event::Ended),
+                Poll::Ready(Some(Err(_)) | None) => {
+                    // The last word (GOAWAY) is for a peer that may not listen any more.
+                    _ = flusher.poll_flush(cx);
+                    return Poll::Ready(Event::Ended);
+                }
                 Poll::Pending => {}
+            }
+            if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
+                return Poll::Ready(Event::Ended);
             }
             open.wake_on_drain(cx);
             if streams.get() > 0 {

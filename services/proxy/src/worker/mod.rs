@@ -8,6 +8,7 @@ mod http2;
 
 use std::{
     cell::{Cell, RefCell},
+    future::Future as _,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -27,7 +28,7 @@ use crate::{
     metrics::{Metrics, WorkerCounters},
     table::Table,
     tls::UpstreamTlsConfigs,
-    wire::Io,
+    wire::{Coalesced, Flusher},
 };
 
 /// Who an edge is.
@@ -170,9 +171,16 @@ impl Worker {
     }
 
     /// Drives an HTTP/2 connection to an endpoint until it ends.
-    pub fn drive_http2(&self, connection: h2::client::Connection<Io, Bytes>) {
+    pub fn drive_http2(&self, connection: h2::client::Connection<Coalesced, Bytes>, flusher: Flusher) {
         self.tasks.spawn_local(async move {
-            if let Err(error) = connection.await {
+            let mut connection = std::pin::pin!(connection);
+            let ended = std::future::poll_fn(|cx| {
+                let ended = connection.as_mut().poll(cx);
+                // A connection that cannot be written to fails at its next read.
+                _ = flusher.poll_flush(cx);
+                ended
+            });
+            if let Err(error) = ended.await {
                 tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
             }
         });

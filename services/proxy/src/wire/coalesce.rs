@@ -1,0 +1,122 @@
+//! A stream that gathers what is written to it, so that many frames become one TLS record and one system call.
+//!
+//! The HTTP/2 library writes and flushes each DATA frame by itself. Here a flush only notes that something waits; whoever
+//! drives the connection writes it out once the library has nothing more to say.
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Io;
+
+/// Bytes gathered before they are written out although more may come; the bound on what a connection buffers.
+const GATHER: usize = 64 * 1024;
+
+/// The library's end of the stream.
+pub struct Coalesced(Rc<RefCell<Inner>>);
+
+/// The driver's end of the stream.
+pub struct Flusher(Rc<RefCell<Inner>>);
+
+struct Inner {
+    io: Io,
+    /// Read before by somebody else.
+    prefix: Bytes,
+    out: Vec<u8>,
+    written: usize,
+    unflushed: bool,
+}
+
+/// `io`, of which `prefix` was read already, as a stream and the means to write out what it gathers.
+pub fn coalesce(io: Io, prefix: Bytes) -> (Coalesced, Flusher) {
+    let inner = Inner { io, prefix, out: Vec::new(), written: 0, unflushed: false };
+    let inner = Rc::new(RefCell::new(inner));
+    (Coalesced(inner.clone()), Flusher(inner))
+}
+
+impl Flusher {
+    /// Writes out what was gathered. To be called whenever the library has been polled.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_write_out(cx)
+    }
+}
+
+impl Inner {
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.out.len() {
+            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.out[self.written..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += count;
+            self.unflushed = true;
+        }
+        if self.written > 0 {
+            self.written = 0;
+            // An idle connection holds no buffer.
+            self.out = Vec::new();
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Coalesced {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.0.borrow_mut();
+        if inner.prefix.has_remaining() {
+            let take = inner.prefix.remaining().min(buf.remaining());
+            buf.put_slice(&inner.prefix.split_to(take));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut inner.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Coalesced {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let mut inner = self.0.borrow_mut();
+        if inner.out.len() >= GATHER {
+            ready!(inner.poll_write_out(cx))?;
+        }
+        inner.out.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut inner = self.0.borrow_mut();
+        if inner.out.len() >= GATHER {
+            ready!(inner.poll_write_out(cx))?;
+        }
+        bufs.iter().for_each(|buf| inner.out.extend_from_slice(buf));
+        Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.0.borrow_mut();
+        ready!(inner.poll_write_out(cx))?;
+        Pin::new(&mut inner.io).poll_shutdown(cx)
+    }
+}
