@@ -128,12 +128,15 @@ pub struct WorkerCounters {
     pub tunnels: Counter,
 }
 
+/// Counters by name, for each the workers' own sets.
+type PerWorker<N, C> = BTreeMap<N, Vec<(usize, Arc<C>)>>;
+
 /// The counters of all workers. The lock is taken when a table changes and when they are read, never for a request.
 #[derive(Debug, Default)]
 pub struct Metrics {
     workers: Mutex<Vec<Arc<WorkerCounters>>>,
-    services: Mutex<BTreeMap<ServiceName, Vec<(usize, Arc<ServiceCounters>)>>>,
-    clusters: Mutex<BTreeMap<ClusterName, Vec<(usize, Arc<ClusterCounters>)>>>,
+    services: Mutex<PerWorker<ServiceName, ServiceCounters>>,
+    clusters: Mutex<PerWorker<ClusterName, ClusterCounters>>,
 }
 
 impl Metrics {

@@ -65,7 +65,7 @@ impl Listeners {
                     Ok(Ok(true)) => tracing::info!(listener = %name, "new certificates are in use"),
                     Ok(Ok(false)) | Err(_) => {}
                     Ok(Err(error)) => {
-                        tracing::warn!(listener = %name, %error, "new certificates are refused")
+                        tracing::warn!(listener = %name, %error, "new certificates are refused");
                     }
                 }
             }

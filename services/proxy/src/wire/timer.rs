@@ -1,6 +1,7 @@
 //! A timer for deadlines that are set far more often than they are reached.
 
 use std::{
+    future::Future as _,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -8,39 +9,38 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A deadline. The runtime's timer behind it is only moved when a deadline comes before it; a timer that fires too early
-/// is armed again. So a deadline per request costs a comparison, not a place in the timer wheel.
+/// is armed again. So a deadline per request costs a comparison, not a place in the timer wheel, and a timer is worth
+/// keeping for the next request.
+#[derive(Default)]
 pub struct Timer {
-    sleep: Pin<Box<Sleep>>,
-    armed: Instant,
+    armed: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl Timer {
-    /// A timer. Must be made within a runtime.
+    /// A timer that is not armed yet.
     pub fn new() -> Timer {
-        let armed = Instant::now();
-        Timer { sleep: Box::pin(sleep_until(armed)), armed }
+        Timer::default()
     }
 
-    /// Ready once `deadline` has passed; otherwise the task is woken then, or earlier.
+    /// Ready once `deadline` has passed; otherwise the task is woken then, or earlier. Must be called within a runtime.
     pub fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let (armed, sleep) = self.armed.get_or_insert_with(|| (deadline, Box::pin(sleep_until(deadline))));
         loop {
-            if self.armed > deadline {
-                self.armed = deadline;
-                self.sleep.as_mut().reset(deadline);
+            if *armed > deadline {
+                *armed = deadline;
+                sleep.as_mut().reset(deadline);
             }
-            if self.sleep.as_mut().poll(cx).is_pending() {
+            if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             if Instant::now() >= deadline {
                 return Poll::Ready(());
             }
-            self.armed = deadline;
-            self.sleep.as_mut().reset(deadline);
+            *armed = deadline;
+            sleep.as_mut().reset(deadline);
         }
     }
 }
-
-use std::future::Future as _;
 
 #[cfg(test)]
 mod tests {

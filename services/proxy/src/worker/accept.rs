@@ -97,7 +97,8 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, sto
                 }
                 let open = Open::new(worker.clone(), listener.open.clone());
                 let listener = listener.clone();
-                worker.tasks.spawn_local(connection(worker.clone(), listener, stream, address.ip(), open));
+                let connection = connection(worker.clone(), listener, stream, address.ip(), open);
+                worker.tasks.spawn_local(Box::pin(connection));
             }
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {

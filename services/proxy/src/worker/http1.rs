@@ -76,7 +76,9 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
         http1.is_http10 = request.version == Version::Http10;
         http1.is_head = request.method == Method::Head;
         http1.keep_alive = keeps_alive(&request) && !worker.is_draining();
-        let outcome = handle(&worker, client, &request, framing, &mut down, &mut timer).await;
+        // Boxed, so that an idle connection does not hold the room that a request needs.
+        let handled = Box::pin(handle(&worker, client, &request, framing, &mut down, &mut timer));
+        let outcome = handled.await;
         let Downstream::Http1(http1) = &mut down else { return };
         if outcome == Outcome::Broken {
             return;

@@ -96,14 +96,15 @@ pub async fn serve(
             Event::Stream(request, respond) => {
                 let count = StreamCount::new(&streams);
                 let most_fields = usize::from(limits.header_count);
-                worker.tasks.spawn_local(stream(
+                // Boxed here, since it is moved several times on its way into a task, and it is large.
+                worker.tasks.spawn_local(Box::pin(stream(
                     worker.clone(),
                     client,
                     *request,
                     respond,
                     most_fields,
                     count,
-                ));
+                )));
             }
         }
     }
@@ -151,8 +152,9 @@ async fn stream(
             return;
         }
     };
-    let mut timer = Timer::new();
+    let mut timer = worker.take_timer();
     handle(&worker, client, &request, framing, &mut down, &mut timer).await;
+    worker.put_timer(timer);
 }
 
 /// The request as HTTP/1.1 would say it; nothing when it could not.

@@ -28,8 +28,11 @@ use crate::{
     metrics::{Metrics, WorkerCounters},
     table::Table,
     tls::UpstreamTlsConfigs,
-    wire::{Coalesced, Flusher},
+    wire::{Coalesced, Flusher, Timer},
 };
+
+/// Timers kept for streams to come.
+const MOST_TIMERS: usize = 1024;
 
 /// Who an edge is.
 #[derive(Debug)]
@@ -64,6 +67,8 @@ pub struct Worker {
     /// What it counts.
     pub counters: Arc<WorkerCounters>,
     draining: Cell<bool>,
+    /// Timers of streams that have ended, for those that begin.
+    timers: RefCell<Vec<Timer>>,
     /// Connections, woken when draining begins.
     connections: WakeSet,
     tasks: TaskTracker,
@@ -109,6 +114,7 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         random: RefCell::new(SmallRng::seed_from_u64(rand::random())),
         counters: parts.metrics.worker(),
         draining: Cell::new(false),
+        timers: RefCell::default(),
         connections: WakeSet::default(),
         tasks: TaskTracker::new(),
         suspects: parts.suspects,
@@ -197,6 +203,19 @@ impl Worker {
     fn drain(&self) {
         self.draining.set(true);
         self.connections.wake_all();
+    }
+
+    /// A timer for a stream.
+    fn take_timer(&self) -> Timer {
+        self.timers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Keeps a timer for another stream.
+    fn put_timer(&self, timer: Timer) {
+        let mut timers = self.timers.borrow_mut();
+        if timers.len() < MOST_TIMERS {
+            timers.push(timer);
+        }
     }
 
     fn tick(&self) {
