@@ -5,7 +5,7 @@
 use std::{
     env, fs,
     io::{BufRead, BufReader},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -32,7 +32,7 @@ impl NatsServer {
         let name = format!("tidegate-nats-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let directory = env::temp_dir().join(name);
         fs::create_dir_all(&directory).expect("a directory for the server's data");
-        let mut server = NatsServer { directory, port: 0, child: None };
+        let mut server = NatsServer { directory, port: lasting_port(), child: None };
         server.run();
         server
     }
@@ -90,7 +90,7 @@ impl NatsServer {
         _ = fs::remove_dir_all(&ports);
         fs::create_dir_all(&ports).expect("a directory for the server's ports");
         let log = fs::File::create(self.directory.join("log")).expect("the server's log");
-        let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
+        let port = self.port.to_string();
         let program = find().expect("a nats-server: set TIDEGATE_NATS_SERVER, or put one on PATH");
         let child = Command::new(&program)
             .args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"])
@@ -132,6 +132,17 @@ impl Drop for NatsServer {
         self.kill();
         _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// A free port that stays free while the server on it is down. The system gives it to no connection (it takes those
+/// from 32768 up), not even to one that is made to that very port, which would then be connected to itself.
+///
+/// # Panics
+/// When no port is free.
+pub fn lasting_port() -> u16 {
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let candidates = std::iter::repeat_with(|| rand::random_range(10_000..32_000_u16));
+    candidates.take(1000).find(free).expect("a free port")
 }
 
 fn parse_port(text: &str) -> Option<u16> {

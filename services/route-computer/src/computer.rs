@@ -48,6 +48,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
 
     let mut rules = Settings::new(region.clone());
     rules.slow_start = settings.computer.slow_start;
+    rules.damping = settings.computer.damping.damping();
     let mut computer = Computer {
         engine: Engine::new(rules),
         exposed: Exposed::new(&context, &bus),

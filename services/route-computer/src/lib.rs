@@ -10,4 +10,4 @@ mod leadership;
 mod settings;
 
 pub use computer::run;
-pub use settings::{ComputerSection, RouteComputerSettings};
+pub use settings::{ComputerSection, DampingSection, RouteComputerSettings};

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidegate_model::{HolderName, RegionName};
+use tidegate_routing::Damping;
 use tidegate_service::{
     CommonSettings, Settings,
     settings::{AdminSection, LogSection, NatsSection, TelemetrySection, duration},
@@ -36,6 +37,8 @@ pub struct ComputerSection {
     /// Over what time a cluster that comes back regains its whole share. All of a region need the same.
     #[serde(with = "duration")]
     pub slow_start: Duration,
+    /// How endpoints that flap are held out. All of a region need the same.
+    pub damping: DampingSection,
     /// How long it listens after its start, at most, before it seeks to lead: until then it may know less than who leads.
     #[serde(with = "duration")]
     pub warm_up: Duration,
@@ -47,8 +50,39 @@ impl Default for ComputerSection {
             region: None,
             name: None,
             slow_start: Duration::from_secs(30),
+            damping: DampingSection::default(),
             warm_up: Duration::from_secs(3),
         }
+    }
+}
+
+/// How an endpoint that flaps is held out: the time doubles with each return, the first of which is never held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DampingSection {
+    /// How long the second return is held. Zero: nothing is ever held.
+    #[serde(with = "duration")]
+    pub first_hold: Duration,
+    /// The longest hold.
+    #[serde(with = "duration")]
+    pub longest_hold: Duration,
+    /// The time of steady passing that forgives one flap.
+    #[serde(with = "duration")]
+    pub forgiven_after: Duration,
+}
+
+impl Default for DampingSection {
+    fn default() -> Self {
+        let Damping { first_hold, longest_hold, forgiven_after } = Damping::default();
+        DampingSection { first_hold, longest_hold, forgiven_after }
+    }
+}
+
+impl DampingSection {
+    /// As the engine takes it.
+    pub fn damping(&self) -> Damping {
+        let DampingSection { first_hold, longest_hold, forgiven_after } = *self;
+        Damping { first_hold, longest_hold, forgiven_after }
     }
 }
 

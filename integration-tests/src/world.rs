@@ -1,0 +1,227 @@
+//! A whole system: a nats-server, and in two regions origins, probers, route-computers and an edge, each a process.
+
+use std::{collections::BTreeMap, net::SocketAddr, process::Output, time::Duration};
+
+use anyhow::Context as _;
+use tidegate_bus::testing::NatsServer;
+use tokio::time::Instant;
+
+use crate::{
+    binaries, client,
+    directory::Directory,
+    metrics::Metrics,
+    origin::Origin,
+    plan::{self, HOST, Plan, REGIONS, RegionPlan},
+    process::{LOOK_EVERY, Process},
+    watch::Watch,
+};
+
+/// How long a service may take to start, and the whole to become well.
+pub const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A system of real processes. All are killed when it is dropped.
+#[derive(Debug)]
+pub struct World {
+    /// What is heard on its bus.
+    pub watch: Watch,
+    /// Endpoints by name.
+    pub origins: BTreeMap<String, Origin>,
+    /// Probers by name.
+    pub probers: BTreeMap<String, Process>,
+    /// Route-computers by name.
+    pub computers: BTreeMap<String, Process>,
+    /// Edges by name.
+    pub edges: BTreeMap<String, Process>,
+    /// The bus's server.
+    pub nats: NatsServer,
+    directory: Directory,
+}
+
+impl World {
+    /// Starts a world and waits until all is well in it.
+    ///
+    /// # Errors
+    /// When a process cannot be started, or it does not become well in time.
+    pub async fn start(plan: &Plan) -> anyhow::Result<World> {
+        let mut world = World::start_without_fleet(plan).await?;
+        let fleet = world.fleet();
+        world.apply(&fleet).await?;
+        world.until_well(START_LIMIT).await?;
+        Ok(world)
+    }
+
+    /// Starts a world to which no fleet was applied yet.
+    ///
+    /// # Errors
+    /// When a process cannot be started.
+    pub async fn start_without_fleet(plan: &Plan) -> anyhow::Result<World> {
+        let directory = Directory::new()?;
+        let nats = NatsServer::start();
+        let watch = Watch::start(&nats.url()).await?;
+        let mut world = World {
+            watch,
+            origins: BTreeMap::new(),
+            probers: BTreeMap::new(),
+            computers: BTreeMap::new(),
+            edges: BTreeMap::new(),
+            nats,
+            directory,
+        };
+        for region in REGIONS {
+            world.start_region(plan, &region).await?;
+        }
+        Ok(world)
+    }
+
+    async fn start_region(&mut self, plan: &Plan, region: &RegionPlan) -> anyhow::Result<()> {
+        let path = self.directory.path().to_owned();
+        for name in region.origins() {
+            self.origins.insert(name.clone(), Origin::start(&name, &path).await?);
+        }
+        let mut common = vec!["--nats-servers".to_owned(), self.nats.url()];
+        if let Some(endpoint) = &plan.otlp_endpoint {
+            common.extend(["--telemetry-otlp-endpoint".to_owned(), endpoint.clone()]);
+        }
+        let start = |program: &str, name: &str, own: &[String]| {
+            Process::start(program, name, &path, own.iter().chain(&common).cloned().collect())
+        };
+        for number in 1..=plan.probers {
+            let name = format!("prober-{}-{number}", region.name);
+            let own = ["--region", region.name, "--name", &name].map(str::to_owned);
+            let process = start("tidegate-health-prober", &name, &own)?;
+            self.probers.insert(name, process);
+        }
+        for number in 1..=plan.computers {
+            let name = format!("computer-{}-{number}", region.name);
+            let own = [
+                "--computer-region".to_owned(),
+                region.name.to_owned(),
+                "--computer-name".to_owned(),
+                name.clone(),
+                "--computer-slow-start".to_owned(),
+                format!("{}ms", plan.slow_start.as_millis()),
+                "--computer-damping-first-hold".to_owned(),
+                format!("{}ms", plan.first_hold.as_millis()),
+            ];
+            let process = start("tidegate-route-computer", &name, &own)?;
+            self.computers.insert(name, process);
+        }
+        let state = path.join(format!("{}.state", region.edge)).display().to_string();
+        let own = [
+            "--edge-name",
+            region.edge,
+            "--edge-region",
+            region.name,
+            "--proxy-workers",
+            &plan.workers.to_string(),
+            "--proxy-state-dir",
+            &state,
+        ]
+        .map(str::to_owned);
+        self.edges.insert(region.edge.to_owned(), start("tidegate-proxy", region.edge, &own)?);
+        Ok(())
+    }
+
+    /// The fleet file of this world.
+    pub fn fleet(&self) -> String {
+        plan::fleet(&self.origins.iter().map(|(name, origin)| (name.clone(), origin.address())).collect())
+    }
+
+    /// Applies a fleet file by the command line.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn apply(&self, fleet: &str) -> anyhow::Result<()> {
+        let file = self.write("fleet.yaml", fleet)?;
+        let output = self.cli(&["apply", &file]).await?;
+        anyhow::ensure!(output.status.success(), "apply: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// Writes a file into this world's folder and returns its path.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> anyhow::Result<String> {
+        let file = self.directory.path().join(name);
+        std::fs::write(&file, text).with_context(|| format!("{} cannot be written", file.display()))?;
+        Ok(file.display().to_string())
+    }
+
+    /// Runs the `tidegate` command against this world's bus.
+    ///
+    /// # Errors
+    /// When it cannot be run, or has not ended after a minute.
+    pub async fn cli(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = std::process::Command::new(binaries::find("tidegate")?);
+        command
+            .args(arguments)
+            .env("TIDEGATE_NATS__SERVERS", self.nats.url())
+            .stdin(std::process::Stdio::null());
+        let running = tokio::task::spawn_blocking(move || command.output());
+        let output = tokio::time::timeout(Duration::from_secs(60), running).await;
+        Ok(output.with_context(|| format!("tidegate {arguments:?} does not end"))???)
+    }
+
+    /// Waits until all is well ([`crate::ledger::Ledger::is_well`]).
+    ///
+    /// # Errors
+    /// When it is not after `limit`.
+    pub async fn until_well(&self, limit: Duration) -> anyhow::Result<()> {
+        self.watch.until("all is well", limit, |ledger| ledger.is_well().then_some(())).await
+    }
+
+    /// The address at which an edge serves users.
+    ///
+    /// # Errors
+    /// When it does not come to listen.
+    pub async fn edge_address(&mut self, edge: &str) -> anyhow::Result<SocketAddr> {
+        let process = self.edges.get_mut(edge).with_context(|| format!("there is no {edge}"))?;
+        Ok(process.addresses(&["http"], START_LIMIT).await?[0])
+    }
+
+    /// The metrics of an edge.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn edge_metrics(&mut self, edge: &str) -> anyhow::Result<Metrics> {
+        let process = self.edges.get_mut(edge).with_context(|| format!("there is no {edge}"))?;
+        let admin = process.addresses(&["admin"], START_LIMIT).await?[0];
+        Metrics::read(admin).await
+    }
+
+    /// Which origin answers a GET through `edge`, with the status.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn ask(&mut self, edge: &str) -> anyhow::Result<(u16, String)> {
+        let address = self.edge_address(edge).await?;
+        let answer = client::get(address, HOST, "/").await?;
+        let origin = answer.headers().get("x-origin").and_then(|name| name.to_str().ok());
+        Ok((answer.status().as_u16(), origin.unwrap_or_default().to_owned()))
+    }
+
+    /// Keeps the logs beyond this world's end.
+    pub fn keep_logs(&self) {
+        self.directory.keep();
+    }
+}
+
+/// Waits until `look` finds something, looking again and again.
+///
+/// # Errors
+/// When it has found nothing after `limit`, or fails.
+pub async fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(found) = look().await? {
+            return Ok(found);
+        }
+        anyhow::ensure!(Instant::now() < deadline, "not after {limit:?}: {what}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
