@@ -191,7 +191,7 @@ impl Exchange<'_> {
             Ended::Whole => Outcome::Answered,
             Ended::EndpointFailed(error) => {
                 tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.address, %error, "answer broken off");
-                self.worker.endpoint_failed(&endpoint, &Failure::Reset, Instant::now());
+                self.worker.endpoint_failed(&endpoint, &Failure::Reset);
                 self.service.counters.broken_off.add(1);
                 upload.into_inner().down.abort();
                 Outcome::Broken

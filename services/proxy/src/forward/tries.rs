@@ -208,7 +208,7 @@ impl<'a> Tries<'a> {
         let mut upload = upload.borrow_mut();
         if now >= self.total_deadline(&upload) {
             for running in self.running.iter_mut().filter_map(Option::take) {
-                self.x.worker.endpoint_failed(&running.endpoint, &Failure::NoAnswer, self.x.started);
+                self.x.worker.endpoint_failed(&running.endpoint, &Failure::NoAnswer);
             }
             return Err(Refusal::Deadline);
         }
@@ -253,13 +253,13 @@ impl<'a> Tries<'a> {
             }
             // Whoever was asked before and has not answered yet was overtaken: evidence, though weak.
             for slower in self.running.iter().flatten().filter(|r| !r.is_hedge) {
-                self.x.worker.endpoint_failed(&slower.endpoint, &Failure::NoAnswer, self.x.started);
+                self.x.worker.endpoint_failed(&slower.endpoint, &Failure::NoAnswer);
             }
             return Step::Done(Box::new(Ok(answer)));
         }
         let failure = Failure::Status(status);
         let (endpoint, cluster) = (answer.flight.endpoint.clone(), answer.flight.cluster.clone());
-        self.x.worker.endpoint_failed(&endpoint, &failure, answer.began);
+        self.x.worker.endpoint_failed(&endpoint, &failure);
         self.tried.push(endpoint);
         self.clusters.push(cluster);
         self.fallback = Some(answer);
@@ -285,7 +285,7 @@ impl<'a> Tries<'a> {
                 return self.next_try(slot, true, false).map_or_else(|| self.give_up(), Step::Try);
             }
         } else {
-            self.x.worker.endpoint_failed(&running.endpoint, &failure, self.x.started);
+            self.x.worker.endpoint_failed(&running.endpoint, &failure);
         }
         self.tried.push(running.endpoint);
         self.clusters.push(running.cluster);

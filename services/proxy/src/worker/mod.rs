@@ -154,9 +154,9 @@ impl Worker {
         self.draining.get()
     }
 
-    /// An endpoint failed a request that began at `began`: counted against it, and told to the probers.
-    pub fn endpoint_failed(&self, endpoint: &Endpoint, failure: &Failure, now: Instant) {
-        let ejected = endpoint.failed(failure, now);
+    /// An endpoint failed a request: counted against it, and told to the probers.
+    pub fn endpoint_failed(&self, endpoint: &Endpoint, failure: &Failure) {
+        let ejected = endpoint.failed(failure, Instant::now());
         self.table.borrow().count_failure(&endpoint.cluster, ejected);
         if ejected {
             tracing::warn!(cluster = %endpoint.cluster, endpoint = %endpoint.address, %failure, "endpoint ejected");
