@@ -101,6 +101,8 @@ impl Endpoint {
         match (silent, silent_for.iter().position(|known| *known == check)) {
             (true, None) => {
                 silent_for.push(check);
+                // A path that swallows packets would swallow the next request on these as well.
+                self.pool.clear();
                 self.waiting.wake_all();
             }
             (false, Some(at)) => {

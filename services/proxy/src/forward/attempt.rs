@@ -64,6 +64,8 @@ pub struct Try {
 pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) -> Result<Answer, TryError> {
     let began = Instant::now();
     let Try { flight, tier, fresh } = this;
+    // An endpoint that was silent already is asked as a last resort, and may prove the verdict wrong.
+    let was_silent = flight.endpoint.is_silent(x.service.check);
     flight.cluster.counters.attempts.add(1);
     let mut up = open(x, &flight, fresh, upload).await?;
     let mut head = Response::default();
@@ -88,7 +90,7 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
                 Poll::Pending => break,
             }
         }
-        if flight.endpoint.is_silent(x.service.check) {
+        if !was_silent && flight.endpoint.is_silent(x.service.check) {
             return Poll::Ready(Err(endpoint_error(&up, Failure::NoAnswer, up.sent())));
         }
         flight.wake_when_silent(cx);
@@ -175,7 +177,7 @@ async fn open(
         biased;
         // Boxed, because it is large and seldom needed: every request's future would be that much larger.
         connected = Box::pin(connect(x.worker, cluster, endpoint, needs_http1)) => connected.map_err(unsent)?,
-        () = silent, if x.has_elsewhere => return Err(unsent(Failure::ConnectTimeout)),
+        () = silent, if x.has_elsewhere && !endpoint.is_silent(x.service.check) => return Err(unsent(Failure::ConnectTimeout)),
     };
     match connected {
         Connected::Http1(conn) => Ok(start_http1(x, conn, false, upload)),
