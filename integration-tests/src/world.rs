@@ -43,7 +43,7 @@ impl World {
     /// # Errors
     /// When a process cannot be started, or it does not become well in time.
     pub async fn start(plan: &Plan) -> anyhow::Result<World> {
-        let mut world = World::start_without_fleet(plan).await?;
+        let world = World::start_without_fleet(plan).await?;
         let fleet = world.fleet();
         world.apply(&fleet).await?;
         world.until_well(START_LIMIT).await?;

@@ -1,0 +1,69 @@
+# `make help` lists the targets. Everything that is needed beyond cargo, gcc and python3 is fetched into target/tools.
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# One profile serves the demo and the tests, so that nothing is compiled twice: see Cargo.toml.
+PROFILE := ci
+BIN := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
+export PATH := $(CURDIR)/target/tools/use:$(PATH)
+# What PATH is searched for must be what was fetched, also where another is first.
+export TIDEGATE_NATS_SERVER ?= $(CURDIR)/target/tools/use/nats-server
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: tools
+tools: ## Fetch nats-server, cargo-nextest and cargo-deny where they are missing
+	@tools/fetch nats-server cargo-nextest cargo-deny
+
+.PHONY: build
+build: ## Build all binaries, quickly (profile ci)
+	@cargo build --profile $(PROFILE) --workspace --bins
+
+.PHONY: release
+release: ## Build all binaries for use (profile release)
+	@cargo build --release --workspace --bins
+
+.PHONY: demo
+demo: ## Two regions and their faults, live, in a minute; ARGS=--json for figures
+	@tools/fetch nats-server
+	@cargo build --profile $(PROFILE) --workspace --bins >&2
+	@$(BIN)/demo $(ARGS)
+
+.PHONY: test
+test: check unit doc ## All checks and all tests
+
+.PHONY: check
+check: fmt clippy deny ## Format, lints, licences and sources
+
+.PHONY: bench
+bench: release ## CPU per request and memory per idle connection, beside HAProxy, nginx and Envoy; ARGS goes to it
+	@python3 bench/bench.py $(ARGS)
+
+.PHONY: fmt
+fmt: ## Check the format (cargo fmt --all mends it)
+	@cargo fmt --all --check
+
+.PHONY: clippy
+clippy: ## Lints, warnings denied
+	@cargo clippy --profile $(PROFILE) --workspace --all-targets -- -D warnings
+
+.PHONY: deny
+deny: ## Bans, licences and sources of dependencies, and advisories where their database can be had
+	@tools/fetch cargo-deny
+	@cargo deny --workspace --log-level warn check --hide-inclusion-graph bans licenses sources
+	@if timeout 60 cargo deny --log-level off fetch db >/dev/null 2>&1; then \
+		cargo deny --workspace --log-level warn check advisories; \
+	else echo "the advisory database cannot be had: advisories are not checked" >&2; fi
+
+.PHONY: unit
+unit: ## Unit, property and integration tests, with real processes and a real nats-server; ARGS goes to nextest
+	@tools/fetch nats-server cargo-nextest
+	@cargo build --profile $(PROFILE) --workspace --lib --bins --tests
+	@cargo nextest run --cargo-profile $(PROFILE) --workspace $(ARGS)
+
+.PHONY: doc
+doc: ## Examples in the documentation
+	@cargo test --profile $(PROFILE) --workspace --doc --quiet
