@@ -10,7 +10,7 @@ use tidegate_bus::{
     table::{Owner, OwnerOptions},
 };
 use tidegate_model::{
-    ClusterName, Epoch, Revision,
+    ClusterName, Epoch, NetworkName, Revision,
     fleet::Fleet,
     observation::{Observation, Outcome, Target},
     report::Suspicion,
@@ -71,6 +71,7 @@ pub async fn run_with(
     let mut prober = Prober {
         schedule: Schedule::new(settings.limits(), seed(&subject)),
         start: Instant::now(),
+        networks: settings.probes.networks.clone(),
         fleet: None,
         ways: Ways::default(),
         connections: HashMap::new(),
@@ -155,6 +156,7 @@ struct Prober {
     schedule: Schedule,
     /// Zero of the schedule's time.
     start: Instant,
+    networks: Vec<NetworkName>,
     fleet: Option<Fleet>,
     ways: Ways,
     /// Connections to reuse, with their clusters' ways: they are of no use when those change.
@@ -250,7 +252,7 @@ impl Prober {
         let Some(fleet) = &self.fleet else { return };
         self.ways.set(fleet);
         let ways = &self.ways;
-        let wanted = wanted(fleet, |cluster: &ClusterName| ways.get(cluster).is_some());
+        let wanted = wanted(fleet, &self.networks, |cluster: &ClusterName| ways.get(cluster).is_some());
         for (id, target) in self.schedule.set_targets(&wanted, self.start.elapsed()) {
             self.connections.remove(&id);
             // What changed of it in this very turn must not come after its removal.

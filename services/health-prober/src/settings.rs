@@ -1,9 +1,9 @@
 //! The settings of a health-prober.
 
 use serde::{Deserialize, Serialize};
-use tidegate_model::{ProberName, RegionName};
+use tidegate_model::{NetworkName, ProberName, RegionName};
 use tidegate_service::settings::{
-    AdminSection, CommonSettings, LogSection, NatsSection, Settings, TelemetrySection,
+    AdminSection, CommonSettings, LogSection, NatsSection, Settings, TelemetrySection, comma_separated,
 };
 
 use crate::core::Limits;
@@ -36,12 +36,15 @@ pub struct ProbesSection {
     pub at_once: usize,
     /// Every how many probes of an endpoint one has a new connection; 1: each.
     pub fresh_every: u32,
+    /// The networks that this prober is on; endpoints on others are not probed. Empty: it is on all.
+    #[serde(deserialize_with = "comma_separated")]
+    pub networks: Vec<NetworkName>,
 }
 
 impl Default for ProbesSection {
     fn default() -> Self {
         let Limits { at_once, fresh_every, .. } = Limits::default();
-        ProbesSection { at_once, fresh_every }
+        ProbesSection { at_once, fresh_every, networks: Vec::new() }
     }
 }
 

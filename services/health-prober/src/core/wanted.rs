@@ -2,22 +2,29 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tidegate_model::{ClusterName, fleet::Fleet, health::HealthCheck, observation::Target};
+use tidegate_model::{
+    ClusterName, NetworkName,
+    fleet::{Endpoint, Fleet},
+    health::HealthCheck,
+    observation::Target,
+};
 
 /// The targets of a fleet with their checks.
 pub type Wanted = BTreeMap<Target, Arc<HealthCheck>>;
 
 /// Each endpoint of each cluster that a service may send requests to, with that service's check. Services with equal
-/// checks share their targets; a cluster of no service is not probed. Clusters for which `reachable` says no are left
-/// out.
-pub fn wanted(fleet: &Fleet, reachable: impl Fn(&ClusterName) -> bool) -> Wanted {
+/// checks share their targets; a cluster of no service is not probed. Endpoints on none of `networks` (when any is named)
+/// and clusters for which `reachable` says no are left out.
+pub fn wanted(fleet: &Fleet, networks: &[NetworkName], reachable: impl Fn(&ClusterName) -> bool) -> Wanted {
     let mut wanted = Wanted::new();
     for service in fleet.services.values() {
         let id = service.health.id();
         let check = Arc::new(service.health.clone());
         for name in service.actions().flat_map(|action| action.clusters.clusters()) {
             let Some(cluster) = fleet.clusters.get(name).filter(|_| reachable(name)) else { continue };
-            for endpoint in &cluster.endpoints {
+            let on_network =
+                |endpoint: &&Endpoint| networks.is_empty() || networks.contains(&endpoint.network);
+            for endpoint in cluster.endpoints.iter().filter(on_network) {
                 let target = Target { cluster: name.clone(), endpoint: endpoint.address.clone(), check: id };
                 wanted.entry(target).or_insert_with(|| check.clone());
             }
@@ -37,7 +44,7 @@ mod tests {
 regions: { eu: {} }
 clusters:
   a: { region: eu, endpoints: ["10.0.0.1:80", "10.0.0.2:80"] }
-  b: { region: eu, endpoints: ["10.0.0.3:80"] }
+  b: { region: eu, endpoints: [{ address: "10.0.0.3:80", network: vpc }] }
   unused: { region: eu, endpoints: ["10.0.0.4:80"] }
 services:
   one: { hosts: [one], clusters: [a], health: { path: / } }
@@ -48,10 +55,12 @@ services:
         )
         .unwrap();
 
-        let all = wanted(&fleet, |_| true);
-        let without_a = wanted(&fleet, |name| name.as_str() != "a");
+        let all = wanted(&fleet, &[], |_| true);
+        let without_a = wanted(&fleet, &[], |name| name.as_str() != "a");
+        let on_vpc = wanted(&fleet, &["vpc".parse().unwrap()], |_| true);
 
         assert_eq!(all.len(), 5, "two endpoints of a with two checks, one of b with one");
         assert_eq!(without_a.len(), 1);
+        assert_eq!(on_vpc.len(), 1);
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tidegate_http1::Request;
 use tidegate_model::{
-    ClusterName, ServiceName,
+    ClusterName, EdgeName, NetworkName, ServiceName,
     fleet::{HostPattern, Policy, RouteMatch},
     health::CheckId,
     routes::{
@@ -68,8 +68,11 @@ struct ClusterState {
 /// All routes, as one worker serves them.
 pub struct Table {
     worker: usize,
+    edge: EdgeName,
     metrics: Arc<Metrics>,
     tls: Arc<UpstreamTlsConfigs>,
+    /// The networks that the edge is on; only endpoints on one of them can be reached. Absent: not told yet.
+    networks: Option<Vec<NetworkName>>,
     entries: BTreeMap<RouteKey, Arc<RouteEntry>>,
     clusters: HashMap<ClusterName, ClusterState>,
     users: HashMap<ClusterName, BTreeSet<ServiceName>>,
@@ -79,11 +82,13 @@ pub struct Table {
 
 impl Table {
     /// No routes.
-    pub fn new(worker: usize, metrics: Arc<Metrics>, tls: Arc<UpstreamTlsConfigs>) -> Table {
+    pub fn new(worker: usize, edge: EdgeName, metrics: Arc<Metrics>, tls: Arc<UpstreamTlsConfigs>) -> Table {
         Table {
             worker,
+            edge,
             metrics,
             tls,
+            networks: None,
             entries: BTreeMap::new(),
             clusters: HashMap::new(),
             users: HashMap::new(),
@@ -148,7 +153,11 @@ impl Table {
                 None => self.entries.remove(key),
             };
             match key {
-                RouteKey::Edge(_) => {}
+                RouteKey::Edge(name) => {
+                    if *name == self.edge && self.renetwork() {
+                        touched.extend(self.services.keys().cloned());
+                    }
+                }
                 RouteKey::Cluster(name) => {
                     self.resolve_cluster(name);
                     touched.extend(self.users.get(name).into_iter().flatten().cloned());
@@ -177,6 +186,22 @@ impl Table {
         }
     }
 
+    /// Takes the edge's networks from its entry. Returns whether they changed; then all clusters are resolved anew.
+    fn renetwork(&mut self) -> bool {
+        let own = self.entries.get(&RouteKey::Edge(self.edge.clone())).map(Arc::as_ref);
+        let networks = match own {
+            Some(RouteEntry::Edge(entry)) => Some(entry.networks.clone()),
+            _ => None,
+        };
+        if self.networks == networks {
+            return false;
+        }
+        self.networks = networks;
+        let names: Vec<ClusterName> = self.clusters.keys().cloned().collect();
+        names.iter().for_each(|name| self.resolve_cluster(name));
+        true
+    }
+
     fn resolve_cluster(&mut self, name: &ClusterName) {
         let Some(RouteEntry::Cluster(entry)) =
             self.entries.get(&RouteKey::Cluster(name.clone())).map(Arc::as_ref)
@@ -188,6 +213,9 @@ impl Table {
         let endpoints = entry
             .endpoints
             .iter()
+            .filter(|endpoint| {
+                self.networks.as_ref().is_none_or(|networks| networks.contains(&endpoint.network))
+            })
             .map(|endpoint| {
                 let known = old.into_iter().flat_map(|state| &state.endpoints);
                 let known = known.clone().find(|known| known.address == endpoint.address);
@@ -349,4 +377,75 @@ impl ServiceView {
 
 fn health_of<'a>(health: &'a HealthEntry, endpoint: &Endpoint) -> Option<&'a EndpointHealth> {
     health.endpoints.iter().find(|known| known.address == endpoint.address)
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_model::{
+        fleet::Fleet,
+        routes::{EdgeEntry, Tier},
+    };
+
+    use super::*;
+
+    /// A table with one service on one cluster whose two endpoints are on different networks.
+    fn table(edge_networks: &[&str]) -> Table {
+        let fleet = Fleet::parse(
+            r#"
+regions: { here: {} }
+clusters:
+  a: { region: here, endpoints: ["127.0.0.1:1", { address: "127.0.0.1:2", network: vpc }] }
+services:
+  site: { hosts: ["*"], clusters: [a] }
+"#,
+            "fleet.yaml",
+        )
+        .unwrap();
+        let (cluster_name, cluster) = fleet.clusters.first_key_value().unwrap();
+        let (service_name, service) = fleet.services.first_key_value().unwrap();
+        let edge: EdgeName = "edge-1".parse().unwrap();
+        let networks = edge_networks.iter().map(|name| name.parse().unwrap()).collect();
+        let action = ActionTiers {
+            tiers: vec![Tier { shares: vec![(cluster_name.clone(), 1000)] }],
+            shed_permille: 0,
+            fail_open: false,
+            reason: String::new(),
+        };
+        let entries = [
+            (
+                RouteKey::Edge(edge.clone()),
+                RouteEntry::Edge(EdgeEntry { address: None, listeners: Vec::new(), networks, drain: None }),
+            ),
+            (
+                RouteKey::Cluster(cluster_name.clone()),
+                RouteEntry::Cluster(ClusterEntry {
+                    region: cluster.region.clone(),
+                    endpoints: cluster.endpoints.clone(),
+                    upstream: cluster.upstream.clone(),
+                }),
+            ),
+            (
+                RouteKey::Service(service_name.clone()),
+                RouteEntry::Service(ServiceEntry {
+                    hosts: service.hosts.clone(),
+                    check: service.health.id(),
+                    max_request_body: None,
+                    default_policy: service.default.policy.clone(),
+                    routes: Vec::new(),
+                }),
+            ),
+            (RouteKey::Tiers(service_name.clone()), RouteEntry::Tiers(TiersEntry { actions: vec![action] })),
+        ];
+        let mut table = Table::new(0, edge, Arc::default(), Arc::default());
+        table.replace(&entries.map(|(key, entry)| (key, Arc::new(entry))));
+        table
+    }
+
+    #[test]
+    fn only_endpoints_on_the_edges_networks_are_used() {
+        for (networks, endpoints) in [(&["internet"][..], 1), (&["internet", "vpc"], 2), (&["other"], 0)] {
+            let service = table(networks).service("site").unwrap();
+            assert_eq!(service.actions[0].endpoint_count, endpoints, "{networks:?}");
+        }
+    }
 }

@@ -109,8 +109,8 @@ pub fn run(
 
 async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_limit: Duration) {
     let worker = Rc::new(Worker {
+        table: RefCell::new(Table::new(parts.id, parts.edge.name.clone(), parts.metrics.clone(), parts.tls)),
         edge: parts.edge,
-        table: RefCell::new(Table::new(parts.id, parts.metrics.clone(), parts.tls)),
         random: RefCell::new(SmallRng::seed_from_u64(rand::random())),
         counters: parts.metrics.worker(),
         draining: Cell::new(false),
