@@ -86,7 +86,7 @@ fn line(text: &mut String, candidate: &Candidate) {
         candidate.capacity.map_or_else(|| "no limit".to_owned(), |capacity| format!("{capacity}/s"));
     _ = writeln!(
         text,
-        "  {:<20} in {}, {:?}; load {}/s of {capacity}{}{}",
+        "  {:<20} in {}, {}; load {}/s of {capacity}{}{}",
         "",
         candidate.region,
         candidate.proximity,

@@ -37,7 +37,7 @@ impl Leadership {
     pub async fn changed(&mut self) {
         if self.state.changed().await.is_err() {
             // The lease's task only ends when it is stopped.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

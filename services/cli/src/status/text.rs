@@ -17,7 +17,7 @@ pub fn text(status: &Status) -> String {
         _ = writeln!(text, "override: {item}");
     }
     if status.regions.is_empty() {
-        text.push_str("no region has a route-computer or an edge that speaks\n");
+        text.push_str("no region publishes a table yet, and no edge speaks\n");
     }
     for (name, region) in &status.regions {
         _ = write!(text, "\nregion {name}: ");
