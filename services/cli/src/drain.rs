@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use tidegate_bus::{Bus, clock, fleet::FleetStore, overrides::OverrideStore};
 use tidegate_model::{
+    ClusterName, EdgeName,
     fleet::Fleet,
     overrides::{Override, OverrideKind},
 };
@@ -28,11 +29,11 @@ impl Target {
         })?;
         let (known, kind, name, names) = match self {
             Target::Cluster { name } => {
-                let names: Vec<&str> = fleet.clusters.keys().map(|n| n.as_str()).collect();
+                let names: Vec<&str> = fleet.clusters.keys().map(ClusterName::as_str).collect();
                 (fleet.clusters.contains_key(name), "cluster", name.as_str(), names)
             }
             Target::Edge { name } => {
-                let names: Vec<&str> = fleet.edges.keys().map(|n| n.as_str()).collect();
+                let names: Vec<&str> = fleet.edges.keys().map(EdgeName::as_str).collect();
                 (fleet.edges.contains_key(name), "edge", name.as_str(), names)
             }
         };

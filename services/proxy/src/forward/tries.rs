@@ -65,7 +65,8 @@ struct Tries<'a> {
     left: u8,
     /// A reused connection may die once without costing a try.
     idle_death_allowed: bool,
-    hedge_at: Option<Instant>,
+    /// How long after the request was sent it is hedged, if it still may be.
+    hedge_after: Option<Duration>,
     running: [Option<Running>; 2],
     /// An answer that only counts when no better one comes.
     fallback: Option<Answer>,
@@ -135,7 +136,7 @@ enum Step {
 
 impl<'a> Tries<'a> {
     fn new(x: &'a Exchange<'a>) -> Tries<'a> {
-        let hedge_at = match x.policy.hedge {
+        let hedge_after = match x.policy.hedge {
             Hedge::Off => None,
             Hedge::After(delay) => Some(delay),
             Hedge::Auto => {
@@ -148,7 +149,7 @@ impl<'a> Tries<'a> {
             clusters: Vec::new(),
             left: x.policy.attempts,
             idle_death_allowed: true,
-            hedge_at: hedge_at.filter(|_| x.repeatable).map(|delay| x.started + delay),
+            hedge_after: hedge_after.filter(|_| x.repeatable),
             running: [None, None],
             fallback: None,
             last: Refusal::NoEndpoint,
@@ -181,7 +182,7 @@ impl<'a> Tries<'a> {
             next = running.deadline.map_or(next, |deadline| deadline.min(next));
         }
         if upload.is_complete() {
-            next = self.hedge_at.map_or(next, |at| at.min(next));
+            next = self.hedge_after.map_or(next, |delay| next.min(upload.progress_at + delay));
         }
         if upload.expects_continue() {
             next = next.min(self.x.started + CONTINUE_AFTER);
@@ -215,10 +216,10 @@ impl<'a> Tries<'a> {
         if now >= self.x.started + CONTINUE_AFTER {
             upload.let_continue();
         }
-        if self.hedge_at.is_none_or(|at| now < at) || !upload.is_complete() {
+        if self.hedge_after.is_none_or(|delay| now < upload.progress_at + delay) || !upload.is_complete() {
             return Ok(None);
         }
-        self.hedge_at = None;
+        self.hedge_after = None;
         let Some(slot) = self.running.iter().position(Option::is_none) else { return Ok(None) };
         let Some(waiting) = self.running.iter().flatten().next() else { return Ok(None) };
         self.tried.push(waiting.endpoint.clone());
