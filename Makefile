@@ -40,7 +40,11 @@ check: fmt clippy deny ## Format, lints, licences and sources
 
 .PHONY: bench
 bench: release ## CPU per request and memory per idle connection, beside HAProxy, nginx and Envoy; ARGS goes to it
-	@python3 bench/bench.py $(ARGS)
+	@tools/fetch nats-server envoy
+	@command -v haproxy nginx h2load openssl >/dev/null || \
+		{ apt-get update -q && apt-get install -qy haproxy nginx-light nghttp2-client openssl; } >&2
+	@python3 bench/bench.py --binaries $(dir $(BIN))release --nats-server $(TIDEGATE_NATS_SERVER) \
+		--envoy $(CURDIR)/target/tools/use/envoy $(ARGS)
 
 .PHONY: fmt
 fmt: ## Check the format (cargo fmt --all mends it)

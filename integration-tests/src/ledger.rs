@@ -35,6 +35,8 @@ pub struct Table {
     pub revision: Revision,
     /// Its entries.
     pub entries: BTreeMap<RouteKey, RouteEntry>,
+    /// When its owner was last heard.
+    pub heard_at: Timestamp,
 }
 
 /// Everything that was heard, in the order in which it was.
@@ -46,6 +48,8 @@ pub struct Ledger {
     pub changes: Vec<Change>,
     /// What edges applied; the reports of an edge that say nothing new are left out.
     pub applied: Vec<Applied>,
+    /// When each edge last reported.
+    pub reported_at: BTreeMap<String, Timestamp>,
     /// Suspicions.
     pub suspicions: Vec<Suspicion>,
 }
@@ -139,6 +143,15 @@ impl Ledger {
                     table.prefers_only(region.cluster) && REGIONS.iter().all(|other| up(table, other.cluster))
                 })
         })
+    }
+
+    /// Whether all is well by what owners and edges have said since then.
+    pub fn is_well_since(&self, since: Timestamp) -> bool {
+        self.is_well()
+            && REGIONS.iter().all(|region| {
+                self.tables.get(region.name).is_some_and(|table| table.heard_at >= since)
+                    && self.reported_at.get(region.edge).is_some_and(|at| *at >= since)
+            })
     }
 
     /// The state of things in a few lines, for what a test says when it fails.

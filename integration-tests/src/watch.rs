@@ -118,6 +118,7 @@ async fn listen(
 }
 
 fn note_applied(ledger: &mut Ledger, applied: Applied) {
+    ledger.reported_at.insert(applied.edge.to_string(), applied.reported_at);
     let same = ledger.edge(applied.edge.as_str()).is_some_and(|last| {
         let mut last = last.clone();
         last.reported_at = applied.reported_at;
@@ -132,11 +133,13 @@ fn take(ledger: &mut Ledger, subject: &str, update: Update<RouteKey, RouteEntry>
     let Some(region) = subjects::parse_routes(subject) else { return };
     let table = ledger.tables.entry(region.to_string()).or_default();
     match update {
-        Update::Snapshot { epoch, revision, entries, .. } => {
+        Update::Snapshot { epoch, revision, entries, received_at } => {
+            table.heard_at = received_at;
             (table.epoch, table.revision) = (epoch, revision);
             table.entries = entries.into_iter().collect();
         }
-        Update::Delta { epoch, revision, changes, meta, .. } => {
+        Update::Delta { epoch, revision, changes, meta, received_at, .. } => {
+            table.heard_at = received_at;
             (table.epoch, table.revision) = (epoch, revision);
             for (key, entry) in changes.iter().cloned() {
                 match entry {
@@ -149,7 +152,10 @@ fn take(ledger: &mut Ledger, subject: &str, update: Update<RouteKey, RouteEntry>
                 ledger.changes.push(Change { region, epoch, revision, entries: changes, cause });
             }
         }
-        Update::Heartbeat { epoch, revision, .. } => (table.epoch, table.revision) = (epoch, revision),
+        Update::Heartbeat { epoch, revision, received_at, .. } => {
+            table.heard_at = received_at;
+            (table.epoch, table.revision) = (epoch, revision);
+        }
         Update::Refused { .. } => {}
     }
 }

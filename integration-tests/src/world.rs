@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, process::Output, time::Duration};
 
 use anyhow::Context as _;
-use tidegate_bus::testing::NatsServer;
+use tidegate_bus::{clock, testing::NatsServer};
 use tokio::time::Instant;
 
 use crate::{
@@ -171,6 +171,15 @@ impl World {
         self.watch.until("all is well", limit, |ledger| ledger.is_well().then_some(())).await
     }
 
+    /// Waits until all is well by what was said after this call.
+    ///
+    /// # Errors
+    /// When it is not after `limit`.
+    pub async fn until_well_again(&self, limit: Duration) -> anyhow::Result<()> {
+        let now = clock::now();
+        self.watch.until("all is well again", limit, |l| l.is_well_since(now).then_some(())).await
+    }
+
     /// The address at which an edge serves users.
     ///
     /// # Errors
@@ -199,6 +208,22 @@ impl World {
         let answer = client::get(address, HOST, "/").await?;
         let origin = answer.headers().get("x-origin").and_then(|name| name.to_str().ok());
         Ok((answer.status().as_u16(), origin.unwrap_or_default().to_owned()))
+    }
+
+    /// What a route-computer says of itself: the page `/standing`.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn standing(&mut self, computer: &str) -> anyhow::Result<serde_json::Value> {
+        let process = self.computers.get_mut(computer).with_context(|| format!("there is no {computer}"))?;
+        let admin = process.addresses(&["admin"], START_LIMIT).await?[0];
+        let answer = client::get(admin, "admin", "/standing").await?;
+        Ok(serde_json::from_slice(answer.body())?)
+    }
+
+    /// Where an edge keeps its last table.
+    pub fn state_file(&self, edge: &str) -> std::path::PathBuf {
+        self.directory.path().join(format!("{edge}.state/{edge}.routes.json"))
     }
 
     /// Keeps the logs beyond this world's end.

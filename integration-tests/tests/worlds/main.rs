@@ -1,0 +1,11 @@
+//! Whole systems of real processes on a real nats-server: what must hold when parts of them are lost.
+//!
+//! It must not know how a service works inside: it starts binaries, breaks them, and looks from outside.
+
+mod collector;
+mod demo;
+mod failover;
+mod leadership;
+mod operator;
+mod outage;
+mod trace;
