@@ -26,6 +26,7 @@ use crate::{metrics::Metrics, settings::ProxySettings, tls::UpstreamTlsConfigs, 
 use disk::Disk;
 use page::Shown;
 use routes::Follower;
+use suspicion::Suspicions;
 use workers::Workers;
 
 /// How often certificates towards clusters are looked at.
@@ -64,13 +65,15 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let seed = saved.as_ref().map(disk::Saved::seed);
     let options = ReplicaOptions { store: Some(store), seed };
     let (replica, updates) = Replica::start(bus.clone(), &subjects::routes(&edge.region), options).await?;
-    let mut follower = Follower::new(edge.clone(), bus.clone(), workers, disk, shown, context.clone());
+    let limiter = Suspicions::default();
+    let mut follower =
+        Follower::new(edge.clone(), bus.clone(), workers, disk, shown, limiter.clone(), context.clone());
     if let Some(saved) = saved {
         follower.begin_with(saved).await;
     }
     context.admin.started();
 
-    let suspicions = suspicion::tell(bus.clone(), edge.clone(), suspected);
+    let suspicions = suspicion::tell(bus.clone(), edge.clone(), limiter, suspected);
     let loads = load::report(bus, edge, metrics);
     let certificates = renew_certificates(tls);
     let workers = tokio::select! {

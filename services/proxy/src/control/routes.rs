@@ -16,6 +16,7 @@ use super::{
     disk::{Disk, Saved},
     listeners::Listeners,
     page::Shown,
+    suspicion::Suspicions,
     workers::Workers,
 };
 use crate::{
@@ -36,6 +37,7 @@ pub struct Follower {
     saving: Option<JoinHandle<()>>,
     unsaved: bool,
     shown: Shown,
+    suspicions: Suspicions,
     context: Context,
     entries: BTreeMap<RouteKey, Arc<RouteEntry>>,
     applied: Applied,
@@ -50,6 +52,7 @@ impl Follower {
         workers: Workers,
         disk: Disk,
         shown: Shown,
+        suspicions: Suspicions,
         context: Context,
     ) -> Follower {
         let applied = Applied {
@@ -72,6 +75,7 @@ impl Follower {
             saving: None,
             unsaved: false,
             shown,
+            suspicions,
             context,
             entries: BTreeMap::new(),
             applied,
@@ -166,6 +170,9 @@ impl Follower {
         let entries: Arc<[(RouteKey, Arc<RouteEntry>)]> =
             entries.into_iter().map(|(key, entry)| (key, Arc::new(entry))).collect();
         self.workers.route(&Routes::All(entries.clone())).await;
+        // What is gone from the table comes first, then all that is in it.
+        self.suspicions.know(self.entries.keys().map(|key| (key, None)));
+        self.suspicions.know(entries.iter().map(|(key, entry)| (key, Some(entry.as_ref()))));
         self.entries = entries.iter().cloned().collect();
         self.update_edge().await;
     }
@@ -174,6 +181,7 @@ impl Follower {
         let changes: Arc<[RouteChange]> =
             changes.into_iter().map(|(key, entry)| (key, entry.map(Arc::new))).collect();
         self.workers.route(&Routes::Changes(changes.clone())).await;
+        self.suspicions.know(changes.iter().map(|(key, entry)| (key, entry.as_deref())));
         let own = RouteKey::Edge(self.edge.name.clone());
         let mut touches_edge = false;
         for (key, entry) in changes.iter() {
