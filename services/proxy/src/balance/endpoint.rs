@@ -52,6 +52,8 @@ pub struct Endpoint {
     pub pool: Pool,
     /// What is held against it.
     outlier: RefCell<Outlier>,
+    /// Checks by which it is down.
+    down_for: RefCell<Vec<CheckId>>,
     /// Checks by which it is down and silent: nothing that waits for it will be answered.
     silent_for: RefCell<Vec<CheckId>>,
     /// Requests that wait for it, woken when it falls silent.
@@ -67,6 +69,7 @@ impl Endpoint {
             outstanding: Cell::new(0),
             pool: Pool::default(),
             outlier: RefCell::default(),
+            down_for: RefCell::default(),
             silent_for: RefCell::default(),
             waiting: WakeSet::default(),
         })
@@ -95,22 +98,30 @@ impl Endpoint {
         !silent_for.is_empty() && silent_for.contains(&check)
     }
 
-    /// Takes note of the verdict by `check`.
-    pub fn set_silent(&self, check: CheckId, silent: bool) {
-        let mut silent_for = self.silent_for.borrow_mut();
-        match (silent, silent_for.iter().position(|known| *known == check)) {
-            (true, None) => {
-                silent_for.push(check);
-                // A path that swallows packets would swallow the next request on these as well.
-                self.pool.clear();
-                self.waiting.wake_all();
-            }
-            (false, Some(at)) => {
-                silent_for.swap_remove(at);
-            }
-            (true, Some(_)) | (false, None) => {}
+    /// Takes note of the verdict by `check`: whether it is down, and whether it is silent with that.
+    pub fn set_health(&self, check: CheckId, down: bool, silent: bool) {
+        if note(&self.down_for, check, down) && !down && self.down_for.borrow().is_empty() {
+            // Probers have seen it serve since it failed here: what was held against it is answered. Where they never
+            // had it down, they can't see what fails, and its own failures go on to count.
+            self.outlier.take();
+        }
+        if note(&self.silent_for, check, silent) && silent {
+            // A path that swallows packets would swallow the next request on these as well.
+            self.pool.clear();
+            self.waiting.wake_all();
         }
     }
+}
+
+/// Makes `checks` contain `check` or not. Returns whether that is new.
+fn note(checks: &RefCell<Vec<CheckId>>, check: CheckId, contained: bool) -> bool {
+    let mut checks = checks.borrow_mut();
+    match (contained, checks.iter().position(|known| *known == check)) {
+        (true, None) => checks.push(check),
+        (false, Some(at)) => _ = checks.swap_remove(at),
+        (true, Some(_)) | (false, None) => return false,
+    }
+    true
 }
 
 /// A request under way at an endpoint; ends when dropped.
@@ -150,5 +161,47 @@ impl Drop for InFlight {
         self.stop_waiting();
         self.endpoint.outstanding.set(self.endpoint.outstanding.get() - 1);
         self.cluster.active.set(self.cluster.active.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHECK: CheckId = CheckId(1);
+    const OTHER: CheckId = CheckId(2);
+
+    fn ejected() -> (Rc<Endpoint>, Instant) {
+        let endpoint = Endpoint::new("127.0.0.1:1".parse().unwrap(), "a".parse().unwrap());
+        let now = Instant::now();
+        assert!(endpoint.failed(&Failure::ConnectRefused, now));
+        (endpoint, now)
+    }
+
+    #[test]
+    fn an_endpoint_that_was_down_and_is_up_again_is_no_longer_ejected() {
+        let (endpoint, now) = ejected();
+        endpoint.set_health(CHECK, true, true);
+        assert!(endpoint.is_ejected(now));
+        endpoint.set_health(CHECK, false, false);
+        assert!(!endpoint.is_ejected(now));
+    }
+
+    #[test]
+    fn an_endpoint_that_probers_never_had_down_stays_ejected() {
+        let (endpoint, now) = ejected();
+        endpoint.set_health(CHECK, false, false);
+        assert!(endpoint.is_ejected(now));
+    }
+
+    #[test]
+    fn an_endpoint_that_another_check_has_down_stays_ejected() {
+        let (endpoint, now) = ejected();
+        endpoint.set_health(CHECK, true, false);
+        endpoint.set_health(OTHER, true, false);
+        endpoint.set_health(CHECK, false, false);
+        assert!(endpoint.is_ejected(now));
+        endpoint.set_health(OTHER, false, false);
+        assert!(!endpoint.is_ejected(now));
     }
 }

@@ -363,7 +363,8 @@ impl Table {
         let health = self.health(name, check);
         for endpoint in &state.endpoints {
             let known = health.and_then(|health| health_of(health, endpoint));
-            endpoint.set_silent(check, known.is_some_and(|known| known.silent));
+            let down = known.is_some_and(|known| matches!(known.verdict, Verdict::Down | Verdict::PathDown));
+            endpoint.set_health(check, down, known.is_some_and(|known| known.silent));
         }
     }
 }
