@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admin, Ports, Registry, metrics,
+    Admin, Ports, Registry, files, metrics,
     settings::{self, Loaded, Settings, SettingsError},
     shutdown, telemetry,
 };
@@ -102,6 +102,10 @@ fn run<S: Settings, F: Future<Output = anyhow::Result<()>>>(
             let (admin, stop) = (admin.clone(), stop_admin.clone());
             async move { admin.serve(listener, stop).await }
         });
+        match files::raise_open_files() {
+            Ok(files) => tracing::info!(files, "open files at most"),
+            Err(error) => tracing::warn!(%error, "the limit of open files cannot be read"),
+        }
         tracing::info!(service = about.name, version = about.version, instance, "starting");
         let context = Context { instance, registry, admin, ports, shutdown };
         let ran = service(settings, context).await;

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod bus;
 pub mod entry;
+pub mod files;
 pub mod metrics;
 pub mod ports;
 pub mod settings;

@@ -9,7 +9,7 @@ use tidegate_model::{EdgeName, RegionName, fleet::Fleet};
 use tidegate_proxy::ProxySettings;
 use tidegate_route_computer::RouteComputerSettings;
 use tidegate_service::{
-    Admin, CommonSettings, Context, Ports, Registry, settings::LogSection, shutdown, telemetry,
+    Admin, CommonSettings, Context, Ports, Registry, files, settings::LogSection, shutdown, telemetry,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,7 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
         ..CommonSettings::default()
     };
     let _guard = telemetry::init(&common, "tidegate-dev", edge.as_str(), &registry)?;
+    files::raise_open_files().context("the limit of open files cannot be read")?;
     let stop = shutdown::on_signals()?;
     let admin = Admin::new(registry.clone());
     let listener = TcpListener::bind(options.admin)

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use tidegate_health_prober::{ProberSettings, run_with};
 use tidegate_service::{Context, Description, bus};
 
@@ -17,9 +16,6 @@ fn main() -> ExitCode {
 }
 
 async fn serve(settings: ProberSettings, context: Context) -> anyhow::Result<()> {
-    // Each endpoint may have a connection, and the usual soft limit is 1024.
-    let files = rlimit::increase_nofile_limit(u64::MAX).context("the limit of open files can't be read")?;
-    tracing::info!(files, "open files at most");
     let bus = bus::connect(&settings.nats, &format!("{} {}", ABOUT.name, context.instance)).await?;
     bus::observe(&context.registry, &bus);
     context.admin.check("bus", bus::check(&bus));
