@@ -10,7 +10,7 @@ use super::{
     connect::{Connected, connect},
     exchange::Exchange,
     heads,
-    pool::Http2Conn,
+    http2_conn::Http2Conn,
     upload::{Cursor, Upload},
     upstream::{Sent, Upstream, failure_of},
 };
@@ -18,6 +18,9 @@ use crate::{
     balance::InFlight,
     wire::{BodyError, Conn, Http2Writer},
 };
+
+/// The most interim answers to one request, so that an endpoint cannot fill memory with them.
+const MOST_INTERIM: u8 = 32;
 
 /// An endpoint's answer, of which the head is here.
 pub struct Answer {
@@ -71,6 +74,7 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
     let mut head = Response::default();
     let mut cursor = Cursor::default();
     let mut broken = false;
+    let mut interim = 0_u8;
     let ended = poll_fn(|cx| {
         loop {
             if let Poll::Ready(Err(error)) = poll_upload(&mut up, upload, &mut cursor, &mut broken, cx) {
@@ -78,10 +82,22 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
             }
             match up.poll_head(&x.request.method, &mut head, cx) {
                 Poll::Ready(Ok(())) => match head.status {
-                    100 => upload.borrow_mut().let_continue(),
+                    100..200 if head.status != 101 && interim == MOST_INTERIM => {
+                        return Poll::Ready(Err(endpoint_error(&up, Failure::BadAnswer, Sent::Maybe)));
+                    }
+                    100 => {
+                        interim += 1;
+                        upload.borrow_mut().let_continue();
+                    }
                     101 if x.origin.upgrade.is_some() => return Poll::Ready(Ok(())),
                     101 => return Poll::Ready(Err(endpoint_error(&up, Failure::BadAnswer, Sent::Maybe))),
-                    102..200 => upload.borrow_mut().down.send_interim(head.status, &head.fields),
+                    102..200 => {
+                        interim += 1;
+                        let mut upload = upload.borrow_mut();
+                        upload.down.send_interim(head.status, &head.fields);
+                        // What is not taken at once goes out with what follows; a client that is gone is noticed there.
+                        _ = upload.down.poll_flush(cx);
+                    }
                     _ => return Poll::Ready(Ok(())),
                 },
                 Poll::Ready(Err((failure, sent))) => {
@@ -209,9 +225,10 @@ async fn start_http2(
         .ok_or(TryError::Client(BodyError::Io(std::io::ErrorKind::InvalidData.into())))?;
     // An HTTP/2 client does not tell interim answers, so the client is told to go on by us.
     upload.borrow_mut().let_continue();
+    let counted = conn.begin();
     let mut send = conn.send.clone().ready().await.map_err(|error| failed(&error))?;
     let bodiless = x.framing == Framing::Empty;
     let (response, stream) = send.send_request(head, bodiless).map_err(|error| failed(&error))?;
     let writer = (!bodiless).then(|| Http2Writer::new(stream));
-    Ok(Upstream::http2(conn, response, writer))
+    Ok(Upstream::http2(conn, counted, response, writer))
 }

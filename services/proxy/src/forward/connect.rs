@@ -9,7 +9,7 @@ use tidegate_model::{
 };
 use tokio::net::TcpStream;
 
-use super::pool::Http2Conn;
+use super::http2_conn::Http2Conn;
 use crate::{
     balance::{Cluster, Endpoint},
     wire::{Conn, Io, coalesce},
@@ -90,10 +90,13 @@ async fn handshake(
         .initial_connection_window_size(STREAM_WINDOW * 4)
         .max_header_list_size(64 * 1024)
         .enable_push(false)
+        // What a server allows at least, until it has said what it allows (RFC 9113, section 6.5.2).
+        .initial_max_send_streams(100)
         .handshake::<_, Bytes>(stream)
         .await
         .map_err(|_| Failure::Reset)?;
-    let conn = endpoint.pool.put_http2(send);
-    worker.drive_http2(connection, flusher);
+    let conn = Http2Conn::new(send, cluster.upstream.idle_timeout);
+    endpoint.pool.put_http2(conn.clone());
+    worker.upstreams.spawn_local(conn.drive(connection, flusher));
     Ok(Connected::Http2(conn))
 }

@@ -134,6 +134,14 @@ impl Downstream {
         }
     }
 
+    /// Lets no other request follow on the client's connection; over HTTP/2 the connection itself says so (`GOAWAY`).
+    pub fn end_after_this(&mut self) {
+        match self {
+            Downstream::Http1(down) => down.keep_alive = false,
+            Downstream::Http2(_) => {}
+        }
+    }
+
     /// Sends the head of an endpoint's answer. `framing` is the answer's own; `body_read` whether the request's whole
     /// body was read, without which the connection can't be used again.
     pub fn send_head(

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, time::Duration};
 
 use rand::RngExt as _;
-use tidegate_http1::{Framing, Method, Request, list_contains, write_field, write_status_line};
+use tidegate_http1::{Framing, Method, Request, Version, list_contains, write_field, write_status_line};
 use tidegate_model::{fleet::Policy, observation::Failure};
 use tokio::time::Instant;
 
@@ -120,11 +120,13 @@ impl Exchange<'_> {
             self.service.counters.count_status(reply.status);
             return answer_ourselves(down, &reply, self.origin.request_id).await;
         }
-        let expects_continue = self
-            .request
-            .fields
-            .get(b"expect")
-            .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        // A client of HTTP/1.0 cannot mean it (RFC 9110, section 10.1.1).
+        let expects_continue = self.request.version == Version::Http11
+            && self
+                .request
+                .fields
+                .get(b"expect")
+                .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
         let most = self.service.max_request_body;
         let upload = RefCell::new(Upload::new(down, expects_continue, most, self.started));
         match first_answer(self, &upload, timer).await {
@@ -181,6 +183,9 @@ impl Exchange<'_> {
             let mut upload = upload.borrow_mut();
             upload.forget_continue();
             let body_read = upload.is_complete();
+            if self.worker.is_draining() {
+                upload.down.end_after_this();
+            }
             let sent = upload.down.send_head(head, framing, body_read, self.origin.request_id);
             if sent.is_err() {
                 return Outcome::Broken;
@@ -235,6 +240,7 @@ impl Exchange<'_> {
                 LocalReply::new(504, "no answer from the cluster")
             }
             Refusal::Failed(failure) => LocalReply::new(502, format!("the cluster failed: {failure}")),
+            Refusal::SlowClient => LocalReply::new(408, "the request's body took too long"),
             Refusal::Deadline => LocalReply::new(504, "no answer within the service's timeout"),
             Refusal::Client(BodyError::TooLarge) => too_large(self.service.max_request_body.unwrap_or(0)),
             Refusal::Client(BodyError::Malformed(error)) => LocalReply::new(400, error.to_string()),
@@ -273,9 +279,15 @@ fn upgrade_of<'a>(request: &'a Request, framing: Framing, down: &Downstream) -> 
     (!list_contains(protocol, b"h2c")).then_some(protocol)
 }
 
-/// The request's own id, or a new one.
+/// The longest id of a client that is passed on.
+const ID_LIMIT: usize = 128;
+
+/// The request's own id, or a new one when it has none that is short and plain.
 fn request_id<'a>(request: &'a Request, buffer: &'a mut [u8; 32], worker: &Worker) -> &'a [u8] {
-    if let Some(id) = request.fields.get(b"x-request-id") {
+    if let Some(id) = request.fields.get(b"x-request-id")
+        && (1..=ID_LIMIT).contains(&id.len())
+        && id.iter().all(u8::is_ascii_graphic)
+    {
         return id;
     }
     let number: u128 = worker.random.borrow_mut().random();

@@ -88,7 +88,6 @@ impl<'a> Nominated<'a> {
 fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&[u8], &[u8])) {
     let nominated = Nominated::of(&request.fields);
     let mut forwarded_for = Vec::new();
-    let mut has_id = false;
     for (name, value) in request.fields.iter() {
         match name {
             b"x-forwarded-for" => {
@@ -97,11 +96,10 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
             }
             // The edge is where the outside begins: a client's own word for these is not passed on.
             b"x-forwarded-proto" | b"x-forwarded-host" => {}
+            // Written below, if it is a usable one.
+            b"x-request-id" => {}
             _ if !is_end_to_end(name) || nominated.holds(name) => {}
-            _ => {
-                has_id |= name == b"x-request-id";
-                write(name, value);
-            }
+            _ => write(name, value),
         }
     }
     let mut text = [0_u8; 48];
@@ -109,9 +107,7 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
     write(b"x-forwarded-for", &forwarded_for);
     write(b"x-forwarded-proto", if origin.is_tls { b"https" } else { b"http" });
     write(b"x-forwarded-host", request.host.as_bytes());
-    if !has_id {
-        write(b"x-request-id", origin.request_id);
-    }
+    write(b"x-request-id", origin.request_id);
     write(b"via", VIA);
 }
 
@@ -166,6 +162,11 @@ pub fn write_http1_request(
     };
     out.extend_from_slice(b"\r\n");
     writer
+}
+
+/// The `content-length` of an answer, where it is one: said on for a HEAD or 304, not made up.
+fn told_length(fields: &Fields) -> Option<&[u8]> {
+    fields.get(b"content-length").filter(|value| !value.is_empty() && value.iter().all(u8::is_ascii_digit))
 }
 
 fn write_length(out: &mut Vec<u8>, length: u64) {
@@ -234,9 +235,7 @@ pub fn write_http1_response(
     let bodiless = answer.status == 204 || answer.status == 304;
     let writer = match framing {
         _ if told.is_head || bodiless => {
-            // The length that a GET would have: said on, not made up.
-            let length = answer.fields.get(b"content-length").filter(|v| v.iter().all(u8::is_ascii_digit));
-            if let Some(length) = length.filter(|_| answer.status != 204) {
+            if let Some(length) = told_length(&answer.fields).filter(|_| answer.status != 204) {
                 write_field(out, b"content-length", length);
             }
             BodyWriter::Nothing
@@ -275,9 +274,13 @@ pub fn http2_response(status: u16, fields: &Fields) -> Result<http::Response<()>
     let nominated = Nominated::of(fields);
     let map = head.headers_mut();
     for (name, value) in fields.iter() {
-        if name == b"content-length" || (is_end_to_end(name) && !nominated.holds(name)) {
+        if is_end_to_end(name) && !nominated.holds(name) {
             append(map, name, value);
         }
+    }
+    // One that was checked as framing, or the length that a GET would have: said on, not made up.
+    if let Some(length) = told_length(fields).filter(|_| status >= 200 && status != 204) {
+        append(map, b"content-length", length);
     }
     Ok(head)
 }

@@ -5,6 +5,7 @@ mod connect;
 mod downstream;
 mod exchange;
 mod heads;
+mod http2_conn;
 mod pool;
 mod relay;
 mod tries;

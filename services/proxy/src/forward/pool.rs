@@ -1,13 +1,10 @@
 //! Connections to one endpoint that wait for work; of one worker.
 
-use std::{
-    cell::{Cell, RefCell},
-    time::Duration,
-};
+use std::{cell::RefCell, time::Duration};
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::http2_conn::Http2Conn;
 use crate::wire::Conn;
 
 /// Idle time after which the kernel is asked whether the peer has closed, even for requests that may be repeated.
@@ -21,21 +18,12 @@ const MOST_IDLE: usize = 256;
 pub struct Pool {
     idle: RefCell<Vec<Idle>>,
     http2: RefCell<Vec<Http2Conn>>,
-    next_id: Cell<u64>,
 }
 
 struct Idle {
     conn: Conn,
     since: Instant,
     until: Instant,
-}
-
-/// An HTTP/2 connection, to open streams on.
-#[derive(Clone)]
-pub struct Http2Conn {
-    id: u64,
-    /// Opens streams.
-    pub send: h2::client::SendRequest<Bytes>,
 }
 
 impl Pool {
@@ -62,28 +50,25 @@ impl Pool {
         }
     }
 
-    /// An HTTP/2 connection to open a stream on.
+    /// An HTTP/2 connection that has room for a stream; always the same while that is so, and the others grow idle.
     pub fn http2(&self) -> Option<Http2Conn> {
-        self.http2.borrow().last().cloned()
+        self.http2.borrow().iter().find(|conn| conn.has_room()).cloned()
     }
 
-    /// Keeps an HTTP/2 connection until it is removed.
-    pub fn put_http2(&self, send: h2::client::SendRequest<Bytes>) -> Http2Conn {
-        let id = self.next_id.get();
-        self.next_id.set(id + 1);
-        let conn = Http2Conn { id, send };
-        self.http2.borrow_mut().push(conn.clone());
-        conn
+    /// Keeps an HTTP/2 connection until it is removed, has ended, or was idle for its time.
+    pub fn put_http2(&self, conn: Http2Conn) {
+        self.http2.borrow_mut().push(conn);
     }
 
     /// Forgets an HTTP/2 connection: it has failed, or takes no more streams.
     pub fn remove_http2(&self, conn: &Http2Conn) {
-        self.http2.borrow_mut().retain(|known| known.id != conn.id);
+        self.http2.borrow_mut().retain(|known| !known.is(conn));
     }
 
     /// Closes what has been idle too long or was closed by the peer.
     pub fn sweep(&self, now: Instant) {
         self.idle.borrow_mut().retain(|idle| now < idle.until && !idle.conn.io().has_news());
+        self.http2.borrow_mut().retain(|conn| conn.is_wanted(now));
     }
 
     /// Closes all idle connections.

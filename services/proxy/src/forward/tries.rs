@@ -35,6 +35,8 @@ pub enum Refusal {
     NoEndpoint,
     /// The last try failed so.
     Failed(Failure),
+    /// The client sent nothing more of its body within the service's timeout.
+    SlowClient,
     /// No answer within the service's timeout.
     Deadline,
     /// The client's body could not be read.
@@ -45,8 +47,16 @@ pub enum Refusal {
 struct Running {
     endpoint: Rc<Endpoint>,
     cluster: Rc<Cluster>,
-    deadline: Option<Instant>,
+    began: Instant,
+    limit: Option<Duration>,
     is_hedge: bool,
+}
+
+impl Running {
+    /// When it must be answered. Like the whole time, its own is counted from when the client last sent something.
+    fn deadline(&self, upload: &Upload<'_>) -> Option<Instant> {
+        Some(self.began.max(upload.progress_at) + self.limit?)
+    }
 }
 
 /// What happened next.
@@ -55,6 +65,8 @@ enum Event {
     Ended(usize, Box<Result<Answer, TryError>>),
     /// The next deadline has passed.
     Time,
+    /// The client has given the request up.
+    Gone,
 }
 
 /// What was tried and what may still be.
@@ -92,7 +104,11 @@ pub async fn first_answer(
                     return Poll::Ready(Event::Ended(slot, Box::new(ended)));
                 }
             }
-            timer.poll_until(tries.next_deadline(&upload.borrow()), cx).map(|()| Event::Time)
+            let mut upload = upload.borrow_mut();
+            if upload.down.poll_gone(cx).is_ready() {
+                return Poll::Ready(Event::Gone);
+            }
+            timer.poll_until(tries.next_deadline(&upload), cx).map(|()| Event::Time)
         })
         .await;
         match event {
@@ -111,8 +127,10 @@ pub async fn first_answer(
                     Step::Done(result) => return *result,
                 }
             }
+            Event::Gone => return Err(Refusal::Client(BodyError::Http2(h2::Reason::CANCEL.into()))),
             Event::Time => {
-                for slot in tries.overdue() {
+                let overdue = tries.overdue(&upload.borrow());
+                for slot in overdue {
                     slots[slot].set(None);
                     match tries.failed(slot, Failure::NoAnswer, Sent::Maybe, false, upload) {
                         Step::Wait => {}
@@ -169,7 +187,8 @@ impl<'a> Tries<'a> {
         self.running[slot] = Some(Running {
             endpoint: endpoint.clone(),
             cluster: cluster.clone(),
-            deadline: self.x.policy.per_try_timeout.map(|limit| Instant::now() + limit),
+            began: Instant::now(),
+            limit: self.x.policy.per_try_timeout,
             is_hedge: slot == 1,
         });
         Some(Try { flight: InFlight::new(endpoint, cluster), tier, fresh })
@@ -178,8 +197,10 @@ impl<'a> Tries<'a> {
     /// When something is due if no try ends before.
     fn next_deadline(&self, upload: &Upload<'_>) -> Instant {
         let mut next = self.total_deadline(upload);
-        for running in self.running.iter().flatten() {
-            next = running.deadline.map_or(next, |deadline| deadline.min(next));
+        if !upload.awaits_client() {
+            for running in self.running.iter().flatten() {
+                next = running.deadline(upload).map_or(next, |deadline| deadline.min(next));
+            }
         }
         if upload.is_complete() {
             next = self.hedge_after.map_or(next, |delay| next.min(upload.progress_at + delay));
@@ -195,10 +216,12 @@ impl<'a> Tries<'a> {
         upload.progress_at + self.x.policy.timeout
     }
 
-    fn overdue(&self) -> impl Iterator<Item = usize> + use<> {
+    fn overdue(&self, upload: &Upload<'_>) -> impl Iterator<Item = usize> + use<> {
         let now = Instant::now();
-        let late =
-            |slot: &Option<Running>| slot.as_ref().and_then(|r| r.deadline).is_some_and(|at| at <= now);
+        let late = |slot: &Option<Running>| {
+            !upload.awaits_client()
+                && slot.as_ref().and_then(|running| running.deadline(upload)).is_some_and(|at| at <= now)
+        };
         let late = [late(&self.running[0]), late(&self.running[1])];
         (0..2).filter(move |slot| late[*slot])
     }
@@ -208,6 +231,9 @@ impl<'a> Tries<'a> {
         let now = Instant::now();
         let mut upload = upload.borrow_mut();
         if now >= self.total_deadline(&upload) {
+            if upload.awaits_client() {
+                return Err(Refusal::SlowClient);
+            }
             for running in self.running.iter_mut().filter_map(Option::take) {
                 self.x.worker.endpoint_failed(&running.endpoint, &Failure::NoAnswer);
             }

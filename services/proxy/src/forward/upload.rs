@@ -25,6 +25,8 @@ pub struct Upload<'a> {
     most: u64,
     /// Whether the client waits for `100 Continue` before it sends.
     expects_continue: bool,
+    /// Whether the last that was asked for is still to come from the client.
+    awaits_client: bool,
     /// When data last came from the client.
     pub progress_at: Instant,
 }
@@ -55,6 +57,7 @@ impl<'a> Upload<'a> {
             end,
             total: 0,
             most: most.unwrap_or(u64::MAX),
+            awaits_client: false,
             progress_at: now,
         }
     }
@@ -67,6 +70,11 @@ impl<'a> Upload<'a> {
     /// Whether the whole body is here (or there is none).
     pub fn is_complete(&self) -> bool {
         self.end.is_some()
+    }
+
+    /// Whether nothing goes on before the client sends more: then the endpoint is not to blame for the time.
+    pub fn awaits_client(&self) -> bool {
+        self.awaits_client
     }
 
     /// Whether the client waits for `100 Continue`.
@@ -100,7 +108,9 @@ impl<'a> Upload<'a> {
             // The interim answer, or its deadline, wakes the task.
             return Poll::Pending;
         }
-        match ready!(self.down.poll_body(cx))? {
+        let polled = self.down.poll_body(cx);
+        self.awaits_client = polled.is_pending();
+        match ready!(polled)? {
             Chunk::Data(data) => {
                 self.total += data.len() as u64;
                 if self.total > self.most {

@@ -10,7 +10,7 @@ use std::{
 use tidegate_http1::{Fields, Framing, Method, Response, Version, list_contains, parse_response};
 use tidegate_model::observation::Failure;
 
-use super::pool::Http2Conn;
+use super::http2_conn::{Http2Conn, Http2Stream};
 use crate::{
     balance::InFlight,
     wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, fields_of},
@@ -59,6 +59,16 @@ pub struct Http2Up {
     framing: Framing,
     reader: Option<Http2Reader>,
     writer: Option<Http2Writer>,
+    stream: Http2Stream,
+}
+
+impl Drop for Http2Up {
+    fn drop(&mut self) {
+        // Given up without an answer: is it only slow, or is the connection dead?
+        if self.response.is_some() {
+            self.stream.doubt();
+        }
+    }
 }
 
 impl Upstream {
@@ -80,6 +90,7 @@ impl Upstream {
     /// A request whose head was sent on a stream; `writer` is absent when it has no body.
     pub fn http2(
         conn: Http2Conn,
+        stream: Http2Stream,
         response: h2::client::ResponseFuture,
         writer: Option<Http2Writer>,
     ) -> Upstream {
@@ -89,6 +100,7 @@ impl Upstream {
             framing: Framing::Empty,
             reader: None,
             writer,
+            stream,
         })
     }
 
@@ -266,7 +278,10 @@ impl Http2Up {
                 self.reader = Some(Http2Reader::new(stream));
                 Poll::Ready(Ok(()))
             }
-            Err(error) => Poll::Ready(Err(failure_of(&error))),
+            Err(error) => {
+                self.response = None;
+                Poll::Ready(Err(failure_of(&error)))
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tidegate_http1::Fields;
+use tidegate_http1::{Fields, may_be_trailer};
 
 use super::{BodyError, Chunk};
 
@@ -41,7 +41,7 @@ impl Http2Reader {
             }
         }
         let trailers = ready!(self.stream.poll_trailers(cx))?;
-        Poll::Ready(Ok(Chunk::End(trailers.map_or_else(Fields::new, |map| fields_of(&map)))))
+        Poll::Ready(Ok(Chunk::End(trailers.map_or_else(Fields::new, |map| trailers_of(&map)))))
     }
 }
 
@@ -109,6 +109,15 @@ impl Http2Writer {
 pub fn fields_of(map: &HeaderMap) -> Fields {
     let mut fields = Fields::new();
     for (name, value) in map {
+        fields.push(name.as_str().as_bytes(), value.as_bytes());
+    }
+    fields
+}
+
+/// The fields of trailers, without those that may not be in them.
+fn trailers_of(map: &HeaderMap) -> Fields {
+    let mut fields = Fields::new();
+    for (name, value) in map.iter().filter(|(name, _)| may_be_trailer(name.as_str().as_bytes())) {
         fields.push(name.as_str().as_bytes(), value.as_bytes());
     }
     fields

@@ -19,6 +19,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 
+/// How long a connection without a request is kept when draining begins: the client may be sending one, which gets its
+/// answer with `connection: close` then, where a closed connection would have lost it.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
+
 /// What came of waiting for a request.
 enum Waited {
     /// A request.
@@ -144,11 +148,14 @@ async fn wait_for_head(
                 Poll::Pending => break,
             }
         }
-        if conn.read.is_empty() && !is_first && worker.is_draining() {
-            return Poll::Ready(Waited::Closed);
-        }
         open.wake_on_drain(cx);
-        let deadline = head_from.map_or(idle_from + limits.idle_timeout, |from| from + limits.head_timeout);
+        let mut deadline =
+            head_from.map_or(idle_from + limits.idle_timeout, |from| from + limits.head_timeout);
+        if let Some(since) = worker.draining_since()
+            && conn.read.is_empty()
+        {
+            deadline = deadline.min(since.max(idle_from) + LAST_CHANCE);
+        }
         if timer.poll_until(deadline, cx).is_ready() {
             return Poll::Ready(if conn.read.is_empty() { Waited::Closed } else { Waited::TooSlow });
         }

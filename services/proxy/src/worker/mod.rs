@@ -8,13 +8,11 @@ mod http2;
 
 use std::{
     cell::{Cell, RefCell},
-    future::Future as _,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use bytes::Bytes;
 use rand::{SeedableRng as _, rngs::SmallRng};
 use tidegate_model::{ClusterName, EdgeName, RegionName, Timestamp, fleet::Address, observation::Failure};
 use tokio::{sync::mpsc, time::Instant};
@@ -28,9 +26,11 @@ use crate::{
     metrics::{Metrics, WorkerCounters},
     table::Table,
     tls::UpstreamTlsConfigs,
-    wire::{Coalesced, Flusher, Timer},
+    wire::Timer,
 };
 
+/// How long the last words to endpoints may take.
+const GOODBYE: Duration = Duration::from_millis(500);
 /// Timers kept for streams to come.
 const MOST_TIMERS: usize = 1024;
 
@@ -66,12 +66,14 @@ pub struct Worker {
     pub random: RefCell<SmallRng>,
     /// What it counts.
     pub counters: Arc<WorkerCounters>,
-    draining: Cell<bool>,
+    draining_since: Cell<Option<Instant>>,
     /// Timers of streams that have ended, for those that begin.
     timers: RefCell<Vec<Timer>>,
     /// Connections, woken when draining begins.
     connections: WakeSet,
     tasks: TaskTracker,
+    /// Connections to endpoints; those of clients end first.
+    pub upstreams: TaskTracker,
     suspects: mpsc::Sender<Suspect>,
 }
 
@@ -113,10 +115,11 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         edge: parts.edge,
         random: RefCell::new(SmallRng::seed_from_u64(rand::random())),
         counters: parts.metrics.worker(),
-        draining: Cell::new(false),
+        draining_since: Cell::new(None),
         timers: RefCell::default(),
         connections: WakeSet::default(),
         tasks: TaskTracker::new(),
+        upstreams: TaskTracker::new(),
         suspects: parts.suspects,
     });
     let mut accepting = accept::Accepting::new(worker.clone());
@@ -134,7 +137,7 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
                 Some(Command::Listen(listen)) => accepting.open(listen),
                 Some(Command::Unlisten(name)) => accepting.close(&name),
                 Some(Command::Drain) => worker.drain(),
-                Some(Command::Undrain) => worker.draining.set(false),
+                Some(Command::Undrain) => worker.draining_since.set(None),
                 None => break,
             },
             _ = ticks.tick() => worker.tick(),
@@ -146,12 +149,21 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
     if tokio::time::timeout(drain_limit, worker.tasks.wait()).await.is_err() {
         tracing::warn!(open = worker.counters.open.get(), "drain limit reached, connections are cut");
     }
+    // Nobody asks endpoints any more: they are told so, and not waited for longer than that takes.
+    worker.table.borrow().endpoints().for_each(|endpoint| endpoint.pool.clear());
+    worker.upstreams.close();
+    _ = tokio::time::timeout(GOODBYE, worker.upstreams.wait()).await;
 }
 
 impl Worker {
     /// Whether the edge is draining.
     pub fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.draining_since.get().is_some()
+    }
+
+    /// Since when the edge is draining, if it is.
+    pub fn draining_since(&self) -> Option<Instant> {
+        self.draining_since.get()
     }
 
     /// An endpoint failed a request: counted against it, and told to the probers.
@@ -176,22 +188,6 @@ impl Worker {
         _ = self.suspects.try_send(suspect);
     }
 
-    /// Drives an HTTP/2 connection to an endpoint until it ends.
-    pub fn drive_http2(&self, connection: h2::client::Connection<Coalesced, Bytes>, flusher: Flusher) {
-        self.tasks.spawn_local(async move {
-            let mut connection = std::pin::pin!(connection);
-            let ended = std::future::poll_fn(|cx| {
-                let ended = connection.as_mut().poll(cx);
-                // A connection that cannot be written to fails at its next read.
-                _ = flusher.poll_flush(cx);
-                ended
-            });
-            if let Err(error) = ended.await {
-                tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
-            }
-        });
-    }
-
     fn apply(&self, routes: &Routes) {
         let mut table = self.table.borrow_mut();
         match routes {
@@ -201,7 +197,9 @@ impl Worker {
     }
 
     fn drain(&self) {
-        self.draining.set(true);
+        if !self.is_draining() {
+            self.draining_since.set(Some(Instant::now()));
+        }
         self.connections.wake_all();
     }
 
@@ -223,10 +221,6 @@ impl Worker {
         let table = self.table.borrow();
         table.endpoints().for_each(|endpoint| endpoint.pool.sweep(now));
         table.services().for_each(|service| service.budget.tick());
-        if self.is_draining() {
-            // Connections that are kept for clients that are gone would keep their tasks.
-            table.endpoints().for_each(|endpoint| endpoint.pool.clear());
-        }
     }
 }
 

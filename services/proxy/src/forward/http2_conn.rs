@@ -1,0 +1,182 @@
+//! An HTTP/2 connection to an endpoint: who may open streams on it, and who keeps it going.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future as _, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::wire::{Coalesced, Flusher, Timer};
+
+/// How long the answer to a PING may take.
+const PONG_WITHIN: Duration = Duration::from_secs(1);
+/// The least time between two PINGs: gRPC servers end connections on which they are more frequent than answers.
+const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// An HTTP/2 connection, to open streams on. Clones are the same connection.
+#[derive(Clone)]
+pub struct Http2Conn {
+    /// Opens streams.
+    pub send: h2::client::SendRequest<Bytes>,
+    state: Rc<State>,
+}
+
+/// What is known of a connection.
+struct State {
+    streams: Cell<usize>,
+    /// Whether a stream was opened since the last look at it.
+    used: Cell<bool>,
+    idle_from: Cell<Instant>,
+    keep: Duration,
+    ended: Cell<bool>,
+    /// Whether a request got no answer on it: the peer, or only this connection, may be dead.
+    doubted: Cell<bool>,
+    driver: RefCell<Option<Waker>>,
+}
+
+/// A stream on a connection; counted until dropped.
+pub struct Http2Stream(Rc<State>);
+
+impl Http2Conn {
+    /// A new connection, closed after `keep` without a stream.
+    pub fn new(send: h2::client::SendRequest<Bytes>, keep: Duration) -> Http2Conn {
+        let state = State {
+            streams: Cell::new(0),
+            used: Cell::new(true),
+            idle_from: Cell::new(Instant::now()),
+            keep,
+            ended: Cell::new(false),
+            doubted: Cell::new(false),
+            driver: RefCell::default(),
+        };
+        Http2Conn { send, state: Rc::new(state) }
+    }
+
+    /// Whether this is the same connection as `other`.
+    pub fn is(&self, other: &Http2Conn) -> bool {
+        Rc::ptr_eq(&self.state, &other.state)
+    }
+
+    /// Whether another stream may be opened without waiting for one to end.
+    pub fn has_room(&self) -> bool {
+        !self.state.ended.get() && self.state.streams.get() < self.send.current_max_send_streams()
+    }
+
+    /// Counts a stream.
+    pub fn begin(&self) -> Http2Stream {
+        self.state.streams.set(self.state.streams.get() + 1);
+        self.state.used.set(true);
+        Http2Stream(self.state.clone())
+    }
+
+    /// Whether it is still worth keeping at `now`. To be asked about once a second.
+    pub fn is_wanted(&self, now: Instant) -> bool {
+        if self.state.used.take() || self.state.streams.get() > 0 {
+            self.state.idle_from.set(now);
+        }
+        !self.state.ended.get() && now < self.state.idle_from.get() + self.state.keep
+    }
+
+    /// Keeps the connection going until it ends.
+    pub fn drive(
+        &self,
+        connection: h2::client::Connection<Coalesced, Bytes>,
+        flusher: Flusher,
+    ) -> impl Future<Output = ()> + 'static {
+        drive(self.state.clone(), connection, flusher)
+    }
+}
+
+impl Http2Stream {
+    /// No answer came on it in time.
+    pub fn doubt(&self) {
+        self.0.doubted.set(true);
+        if let Some(driver) = &*self.0.driver.borrow() {
+            driver.wake_by_ref();
+        }
+    }
+}
+
+impl Drop for Http2Stream {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+    }
+}
+
+async fn drive(state: Rc<State>, mut connection: h2::client::Connection<Coalesced, Bytes>, flusher: Flusher) {
+    let mut checking = connection.ping_pong().map(Checking::new);
+    let mut connection = pin!(connection);
+    poll_fn(|cx| {
+        let ended = connection.as_mut().poll(cx);
+        // A connection that cannot be written to fails at its next read.
+        _ = flusher.poll_flush(cx);
+        if let Poll::Ready(ended) = ended {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
+            }
+            return Poll::Ready(());
+        }
+        if let Some(checking) = &mut checking {
+            let doubted = state.doubted.take();
+            if checking.poll_dead(doubted, cx).is_ready() {
+                tracing::warn!("HTTP/2 connection to an endpoint is dead: no answer to a PING");
+                return Poll::Ready(());
+            }
+            if checking.just_sent() {
+                cx.waker().wake_by_ref();
+            }
+        }
+        let mut driver = state.driver.borrow_mut();
+        if driver.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
+            *driver = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    })
+    .await;
+    // Dropping the connection ends what is still open on it.
+    state.ended.set(true);
+}
+
+/// Finds out whether the peer still answers, when that is in doubt.
+struct Checking {
+    ping_pong: h2::PingPong,
+    sent_at: Option<Instant>,
+    is_waiting: bool,
+    just_sent: bool,
+    timer: Timer,
+}
+
+impl Checking {
+    fn new(ping_pong: h2::PingPong) -> Checking {
+        Checking { ping_pong, sent_at: None, is_waiting: false, just_sent: false, timer: Timer::new() }
+    }
+
+    /// Ready when the peer did not answer.
+    fn poll_dead(&mut self, doubted: bool, cx: &mut Context<'_>) -> Poll<()> {
+        if doubted && !self.is_waiting {
+            let now = Instant::now();
+            let is_rested = self.sent_at.is_none_or(|at| now >= at + PING_EVERY);
+            if is_rested && self.ping_pong.send_ping(h2::Ping::opaque()).is_ok() {
+                (self.sent_at, self.is_waiting, self.just_sent) = (Some(now), true, true);
+            }
+        }
+        let Some(sent_at) = self.sent_at.filter(|_| self.is_waiting) else { return Poll::Pending };
+        if self.ping_pong.poll_pong(cx).is_ready() {
+            // An error is the connection's, which tells of it itself.
+            self.is_waiting = false;
+            return Poll::Pending;
+        }
+        self.timer.poll_until(sent_at + PONG_WITHIN, cx)
+    }
+
+    /// Whether a PING waits for the connection to be polled again.
+    fn just_sent(&mut self) -> bool {
+        std::mem::take(&mut self.just_sent)
+    }
+}

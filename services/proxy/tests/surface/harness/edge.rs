@@ -1,0 +1,237 @@
+//! An edge in a thread, and the owner of its table.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tidegate_bus::{
+    Bus, clock, subjects,
+    table::{Owner, OwnerOptions},
+};
+use tidegate_model::{
+    Epoch, Revision,
+    fleet::Fleet,
+    report::Applied,
+    routes::{EdgeEntry, EndpointHealth, HealthEntry, RouteEntry, RouteKey, TiersEntry},
+    verdict::Verdict,
+};
+use tidegate_proxy::ProxySettings;
+use tidegate_routing::{Engine, Event, Settings};
+use tidegate_service::{Admin, Context, Ports, Registry};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+use super::{DEADLINE, eventually, fleet::FleetFile};
+
+/// A running edge. Stopped when dropped, without waiting for its connections.
+pub struct Edge {
+    bus: Bus,
+    owner: Option<Owner<RouteKey, RouteEntry>>,
+    table: BTreeMap<RouteKey, RouteEntry>,
+    runtime: Runtime,
+    context: Context,
+    thread: Option<JoinHandle<anyhow::Result<()>>>,
+    state_dir: PathBuf,
+    keep_state: bool,
+}
+
+/// How an edge is started.
+pub struct Start {
+    /// Its last table is read from here and kept here; nothing: a new directory.
+    pub state_dir: Option<PathBuf>,
+    /// Whether anybody publishes a table.
+    pub has_owner: bool,
+    /// Worker threads.
+    pub workers: usize,
+    /// How long connections may take to end.
+    pub drain_limit: Duration,
+}
+
+impl Default for Start {
+    fn default() -> Start {
+        Start { state_dir: None, has_owner: true, workers: 1, drain_limit: Duration::from_secs(10) }
+    }
+}
+
+impl Edge {
+    /// An edge that serves `fleet`.
+    pub fn start(fleet: &FleetFile) -> Edge {
+        Edge::start_with(fleet, Start::default())
+    }
+
+    /// The same, started otherwise.
+    pub fn start_with(fleet: &FleetFile, start: Start) -> Edge {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let text = fleet.text();
+        let fleet = Fleet::parse(&text, "fleet.yaml").unwrap_or_else(|error| panic!("{error:?}\n{text}"));
+        let mut engine = Engine::new(Settings::new("here".parse().unwrap()));
+        engine.apply(Event::Fleet(Arc::new(fleet)), clock::now());
+        let table = engine.table().clone();
+
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let bus = Bus::in_process();
+        let owner = start.has_owner.then(|| {
+            let subject = subjects::routes(&"here".parse().unwrap());
+            let owning = Owner::start(
+                bus.clone(),
+                &subject,
+                Epoch(1),
+                Revision(1),
+                table.clone(),
+                OwnerOptions::default(),
+            );
+            runtime.block_on(owning).unwrap()
+        });
+
+        let keep_state = start.state_dir.is_some();
+        let state_dir = start.state_dir.unwrap_or_else(|| {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            std::env::temp_dir().join(format!("tidegate-proxy-{}-{count}", std::process::id()))
+        });
+        let registry = Registry::default();
+        let context = Context {
+            instance: "edge-1".to_owned(),
+            registry: registry.clone(),
+            admin: Admin::new(registry),
+            ports: Ports::new(None),
+            shutdown: CancellationToken::new(),
+        };
+        let mut settings = ProxySettings::default();
+        settings.edge.name = Some("edge-1".parse().unwrap());
+        settings.edge.region = Some("here".parse().unwrap());
+        settings.proxy.workers = start.workers;
+        settings.proxy.state_dir.clone_from(&state_dir);
+        settings.proxy.drain_limit = start.drain_limit;
+        let thread = std::thread::spawn({
+            let (bus, context) = (bus.clone(), context.clone());
+            move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(tidegate_proxy::run(settings, bus, context))
+            }
+        });
+        let edge = Edge { bus, owner, table, runtime, context, thread: Some(thread), state_dir, keep_state };
+        // Listeners open once all workers have the routes.
+        eventually("the listener opens", || edge.context.ports.get("web").is_some());
+        edge
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.context.ports.get("web").unwrap()
+    }
+
+    /// Where its state is kept.
+    pub fn state_dir(&self) -> &PathBuf {
+        &self.state_dir
+    }
+
+    /// The value of a metric (all series of the name together), as `/metrics` would say it.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.context.registry.to_text();
+        text.lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Publishes a change and waits until all workers serve by it.
+    pub fn publish(&mut self, key: RouteKey, entry: Option<RouteEntry>) {
+        let Edge { bus, owner, runtime, table, .. } = self;
+        match entry.clone() {
+            Some(entry) => table.insert(key.clone(), entry),
+            None => table.remove(&key),
+        };
+        let owner = owner.as_mut().expect("this edge has no owner of its table");
+        runtime.block_on(async {
+            let subject = subjects::applied(&"here".parse().unwrap(), &"edge-1".parse().unwrap());
+            let mut reports = bus.subscribe_reports::<Applied>(&subject).await.unwrap();
+            let meta = tidegate_bus::codec::encode(&tidegate_model::routes::RouteCause {
+                causes: Vec::new(),
+                input_at: clock::now(),
+                decided_at: clock::now(),
+            });
+            let Some(published) = owner.publish([(key, entry)], meta, None).await else { return };
+            let applied = async {
+                while let Some(report) = reports.next().await {
+                    if report.body.revision >= published.position.revision {
+                        return;
+                    }
+                }
+            };
+            tokio::time::timeout(DEADLINE, applied).await.expect("the edge applies what is published");
+        });
+    }
+
+    /// Publishes the verdict on the endpoints of a cluster by the service's check: `(address, verdict, silent)`.
+    pub fn health(&mut self, cluster: &str, endpoints: &[(SocketAddr, Verdict, bool)]) {
+        let site = RouteKey::Service("site".parse().unwrap());
+        let Some(RouteEntry::Service(service)) = self.table.get(&site) else { panic!("no service") };
+        let key = RouteKey::Health(cluster.parse().unwrap(), service.check);
+        let endpoints: Vec<EndpointHealth> = endpoints
+            .iter()
+            .map(|(address, verdict, silent)| EndpointHealth {
+                address: address.to_string().parse().unwrap(),
+                verdict: *verdict,
+                silent: *silent,
+            })
+            .collect();
+        let verdict = endpoints[0].verdict;
+        self.publish(
+            key,
+            Some(RouteEntry::Health(HealthEntry { verdict, reason: "a test".to_owned(), endpoints })),
+        );
+    }
+
+    /// Changes the service's tiers.
+    pub fn tiers(&mut self, change: impl FnOnce(&mut TiersEntry)) {
+        let key = RouteKey::Tiers("site".parse().unwrap());
+        let Some(RouteEntry::Tiers(mut tiers)) = self.table.get(&key).cloned() else { panic!("no tiers") };
+        change(&mut tiers);
+        self.publish(key, Some(RouteEntry::Tiers(tiers)));
+    }
+
+    /// Changes the edge's own entry.
+    pub fn entry(&mut self, change: impl FnOnce(&mut EdgeEntry)) {
+        let key = RouteKey::Edge("edge-1".parse().unwrap());
+        let Some(RouteEntry::Edge(mut entry)) = self.table.get(&key).cloned() else { panic!("no entry") };
+        change(&mut entry);
+        self.publish(key, Some(RouteEntry::Edge(entry)));
+    }
+
+    /// Asks it to end, as SIGTERM does.
+    pub fn begin_shutdown(&self) {
+        self.context.shutdown.cancel();
+    }
+
+    /// Asks it to end and waits until it has.
+    pub fn stop(&mut self) {
+        self.begin_shutdown();
+        let thread = self.thread.take().expect("stopped once");
+        eventually("the edge ends", || thread.is_finished());
+        thread.join().unwrap().unwrap();
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.begin_shutdown();
+        if !self.keep_state {
+            // A thread that still drains may write it again; it is in the system's temporary directory.
+            _ = std::fs::remove_dir_all(&self.state_dir);
+        }
+    }
+}
