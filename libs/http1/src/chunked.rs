@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Fields, request::has_bare_line_ending};
+use crate::{Fields, may_be_trailer, request::has_bare_line_ending};
 
 /// The most bytes of a chunk's head (size and extensions) and of all trailers together.
 const LINE_LIMIT: usize = 4096;
@@ -66,7 +66,7 @@ impl ChunkDecoder {
         ChunkDecoder::default()
     }
 
-    /// The trailer fields, once the body has ended.
+    /// The trailer fields that may be ones, once the body has ended.
     pub fn take_trailers(&mut self) -> Fields {
         std::mem::take(&mut self.trailers)
     }
@@ -129,7 +129,9 @@ impl ChunkDecoder {
                     return Err(ChunkError::Trailers);
                 }
                 for field in fields {
-                    self.trailers.push(field.name.as_bytes(), field.value);
+                    if may_be_trailer(field.name.to_ascii_lowercase().as_bytes()) {
+                        self.trailers.push(field.name.as_bytes(), field.value);
+                    }
                 }
                 self.state = State::Done;
                 Ok(Decoded::End { consumed: at + length })

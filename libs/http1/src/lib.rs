@@ -15,7 +15,7 @@ mod response;
 mod write;
 
 pub use chunked::{ChunkDecoder, ChunkError, Decoded};
-pub use fields::{Fields, list_contains};
+pub use fields::{Fields, list_contains, may_be_trailer};
 pub use framing::Framing;
 pub use request::{Limits, Method, ParseError, Request, Version, parse_request, valid_target};
 pub use response::{Response, ResponseError, parse_response};

@@ -253,6 +253,14 @@ impl Downstream {
         }
     }
 
+    /// How many bytes the client has taken, as far as can be seen; to be compared only.
+    pub fn taken(&self) -> u64 {
+        match self {
+            Downstream::Http1(down) => down.conn.total_written(),
+            Downstream::Http2(down) => down.writer.as_ref().map_or(0, Http2Writer::given),
+        }
+    }
+
     /// Ends an answer of our own and writes it out.
     pub fn poll_end(&mut self, ended: &mut bool, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         ready!(self.poll_room(cx))?;

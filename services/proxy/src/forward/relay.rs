@@ -31,7 +31,8 @@ pub async fn relay(
 ) -> Ended {
     let Answer { mut up, flight, mut cursor, .. } = answer;
     let (mut broken, mut answered) = (false, false);
-    let mut moved_at = None;
+    // Since when the client has taken nothing, and how much it had taken then.
+    let mut waiting: Option<(Instant, u64)> = None;
     let ended = poll_fn(|cx| {
         if !cursor.ended && !broken {
             if let Poll::Ready(Err(_)) = poll_upload(&mut up, upload, &mut cursor, &mut broken, cx) {
@@ -43,7 +44,6 @@ pub async fn relay(
             broken = matches!(up.poll_flush(cx), Poll::Ready(Err(_)));
         }
         let mut upload = upload.borrow_mut();
-        let mut moved = false;
         while !answered {
             match upload.down.poll_room(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -52,7 +52,6 @@ pub async fn relay(
             }
             match up.poll_body(cx) {
                 Poll::Ready(Ok(chunk)) => {
-                    moved = true;
                     answered = matches!(chunk, Chunk::End(_));
                     let pushed = match chunk {
                         // A body of known length ends with its last data.
@@ -72,14 +71,16 @@ pub async fn relay(
         }
         match upload.down.poll_flush(cx) {
             Poll::Ready(Ok(())) if answered => return Poll::Ready(Ended::Whole),
-            Poll::Ready(Ok(())) => moved_at = None,
+            Poll::Ready(Ok(())) => waiting = None,
             Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientFailed),
             Poll::Pending => {
-                let now = Instant::now();
-                let since = *moved_at.get_or_insert(now);
-                if moved {
-                    moved_at = Some(now);
-                } else if timer.poll_until(since + stall, cx).is_ready() {
+                let taken = upload.down.taken();
+                let (since, _) = match waiting {
+                    Some((_, known)) if known != taken => *waiting.insert((Instant::now(), taken)),
+                    Some(known) => known,
+                    None => *waiting.insert((Instant::now(), taken)),
+                };
+                if timer.poll_until(since + stall, cx).is_ready() {
                     return Poll::Ready(Ended::ClientFailed);
                 }
             }

@@ -51,12 +51,13 @@ pub struct Http2Writer {
     waiting: Bytes,
     /// Whether what waits is the last.
     ends: bool,
+    given: u64,
 }
 
 impl Http2Writer {
     /// A writer to `stream`.
     pub fn new(stream: h2::SendStream<Bytes>) -> Http2Writer {
-        Http2Writer { stream, waiting: Bytes::new(), ends: false }
+        Http2Writer { stream, waiting: Bytes::new(), ends: false, given: 0 }
     }
 
     /// Ready when all that was pushed has been given to the connection.
@@ -68,10 +69,16 @@ impl Http2Writer {
                 None => return Poll::Ready(Err(h2::Reason::CANCEL.into())),
             };
             let part = self.waiting.split_to(granted.min(self.waiting.len()));
+            self.given += part.len() as u64;
             let last = self.ends && self.waiting.is_empty();
             self.stream.send_data(part, last)?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// How many bytes the peer's windows have let pass.
+    pub fn given(&self) -> u64 {
+        self.given
     }
 
     /// Adds the last data of a body without trailers, which ends the stream with it. Only while

@@ -1,6 +1,11 @@
 //! The proxy's behaviour towards real peers: what it takes, what it says, and what it does when others fail.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod harness;
 
+mod drain;
+mod failures;
 mod messages;
 mod refusals;
+mod routing;
+mod streams;
