@@ -46,11 +46,22 @@ pub enum TryError {
         failure: Failure,
         /// Whether it may have acted on the request.
         sent: Sent,
-        /// Whether a connection that had served before died without a word: no evidence against the endpoint.
-        died_idle: bool,
+        /// What it says of the endpoint.
+        fault: Fault,
     },
     /// The client's body could not be read.
     Client(BodyError),
+}
+
+/// Whose fault a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The endpoint's.
+    Endpoint,
+    /// A connection that had served before died without a word: little evidence against the endpoint.
+    DiedIdle,
+    /// The connection was ended in good order before it took this request: none.
+    WentAway,
 }
 
 /// Where and how a try is made.
@@ -127,8 +138,12 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
 }
 
 fn endpoint_error(up: &Upstream, failure: Failure, sent: Sent) -> TryError {
-    let died_idle = matches!(up, Upstream::Http1(up) if up.died_idle()) && failure == Failure::Reset;
-    TryError::Endpoint { failure, sent, died_idle }
+    let fault = match up {
+        Upstream::Http1(up) if up.died_idle() && failure == Failure::Reset => Fault::DiedIdle,
+        Upstream::Http2(up) if up.went_away() => Fault::WentAway,
+        Upstream::Http1(_) | Upstream::Http2(_) => Fault::Endpoint,
+    };
+    TryError::Endpoint { failure, sent, fault }
 }
 
 /// Moves the request's body on. When the endpoint takes no more of it, `broken` is set: it may still answer.
@@ -170,7 +185,7 @@ async fn open(
 ) -> Result<Upstream, TryError> {
     let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
     let needs_http1 = x.origin.upgrade.is_some();
-    let unsent = |failure| TryError::Endpoint { failure, sent: Sent::Nothing, died_idle: false };
+    let unsent = |failure| TryError::Endpoint { failure, sent: Sent::Nothing, fault: Fault::Endpoint };
     if !fresh {
         if let Some(conn) = endpoint.pool.take(Instant::now(), !x.repeatable) {
             return Ok(start_http1(x, conn, true, upload));
@@ -218,13 +233,12 @@ async fn start_http2(
     let failed = |error: &h2::Error| {
         flight.endpoint.pool.remove_http2(&conn);
         let (failure, _) = failure_of(error);
-        TryError::Endpoint { failure, sent: Sent::Nothing, died_idle: false }
+        TryError::Endpoint { failure, sent: Sent::Nothing, fault: Fault::Endpoint }
     };
     let is_tls = flight.cluster.upstream.tls.is_some();
-    let head = heads::http2_request(x.request, x.origin, x.framing, is_tls)
+    let expects_continue = upload.borrow().expects_continue();
+    let head = heads::http2_request(x.request, x.origin, x.framing, is_tls, expects_continue)
         .ok_or(TryError::Client(BodyError::Io(std::io::ErrorKind::InvalidData.into())))?;
-    // An HTTP/2 client does not tell interim answers, so the client is told to go on by us.
-    upload.borrow_mut().let_continue();
     let counted = conn.begin();
     let mut send = conn.send.clone().ready().await.map_err(|error| failed(&error))?;
     let bodiless = x.framing == Framing::Empty;

@@ -90,8 +90,8 @@ async fn handshake(
         .initial_connection_window_size(STREAM_WINDOW * 4)
         .max_header_list_size(64 * 1024)
         .enable_push(false)
-        // What a server allows at least, until it has said what it allows (RFC 9113, section 6.5.2).
-        .initial_max_send_streams(100)
+        // Until the peer has said how many it takes; more than it takes would wait here.
+        .initial_max_send_streams(1)
         .handshake::<_, Bytes>(stream)
         .await
         .map_err(|_| Failure::Reset)?;

@@ -181,6 +181,7 @@ pub fn http2_request(
     origin: Origin<'_>,
     framing: Framing,
     upstream_is_tls: bool,
+    expects_continue: bool,
 ) -> Option<http::Request<()>> {
     let uri = Uri::builder()
         .scheme(if upstream_is_tls { "https" } else { "http" })
@@ -198,6 +199,9 @@ pub fn http2_request(
             append(map, name, value);
         }
     });
+    if expects_continue {
+        map.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+    }
     if request.fields.get_all(b"te").any(|value| list_contains(value, b"trailers")) {
         map.insert(header::TE, HeaderValue::from_static("trailers"));
     }

@@ -13,7 +13,7 @@ use tidegate_model::{fleet::Hedge, observation::Failure};
 use tokio::time::Instant;
 
 use super::{
-    attempt::{Answer, Try, TryError, attempt},
+    attempt::{Answer, Fault, Try, TryError, attempt},
     exchange::Exchange,
     upload::Upload,
     upstream::Sent,
@@ -75,7 +75,7 @@ struct Tries<'a> {
     tried: Vec<Rc<Endpoint>>,
     clusters: Vec<Rc<Cluster>>,
     left: u8,
-    /// A reused connection may die once without costing a try.
+    /// A reused connection may die or go away once without costing a try.
     idle_death_allowed: bool,
     /// How long after the request was sent it is hedged, if it still may be.
     hedge_after: Option<Duration>,
@@ -117,8 +117,8 @@ pub async fn first_answer(
                 let step = match *ended {
                     Ok(answer) => tries.answered(slot, answer, upload),
                     Err(TryError::Client(error)) => return Err(Refusal::Client(error)),
-                    Err(TryError::Endpoint { failure, sent, died_idle }) => {
-                        tries.failed(slot, failure, sent, died_idle, upload)
+                    Err(TryError::Endpoint { failure, sent, fault }) => {
+                        tries.failed(slot, failure, sent, fault, upload)
                     }
                 };
                 match step {
@@ -132,7 +132,7 @@ pub async fn first_answer(
                 let overdue = tries.overdue(&upload.borrow());
                 for slot in overdue {
                     slots[slot].set(None);
-                    match tries.failed(slot, Failure::NoAnswer, Sent::Maybe, false, upload) {
+                    match tries.failed(slot, Failure::NoAnswer, Sent::Maybe, Fault::Endpoint, upload) {
                         Step::Wait => {}
                         Step::Try(next) => slots[slot].set(Some(attempt(x, next, upload))),
                         Step::Done(result) => return *result,
@@ -299,13 +299,15 @@ impl<'a> Tries<'a> {
         slot: usize,
         failure: Failure,
         sent: Sent,
-        died_idle: bool,
+        fault: Fault,
         upload: &RefCell<Upload<'_>>,
     ) -> Step {
         let Some(running) = self.running[slot].take() else { return Step::Wait };
         let may_repeat = self.x.repeatable || sent == Sent::Nothing;
-        if died_idle {
-            self.x.worker.suspect(&running.endpoint, &failure);
+        if fault != Fault::Endpoint {
+            if fault == Fault::DiedIdle {
+                self.x.worker.suspect(&running.endpoint, &failure);
+            }
             if may_repeat && self.idle_death_allowed && upload.borrow().can_replay() {
                 self.idle_death_allowed = false;
                 self.last = Refusal::Failed(failure);

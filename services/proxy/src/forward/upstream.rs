@@ -60,6 +60,7 @@ pub struct Http2Up {
     reader: Option<Http2Reader>,
     writer: Option<Http2Writer>,
     stream: Http2Stream,
+    went_away: bool,
 }
 
 impl Drop for Http2Up {
@@ -101,6 +102,7 @@ impl Upstream {
             reader: None,
             writer,
             stream,
+            went_away: false,
         })
     }
 
@@ -253,6 +255,11 @@ impl Http1Up {
 }
 
 impl Http2Up {
+    /// Whether the peer ended the connection in good order before it took this request.
+    pub fn went_away(&self) -> bool {
+        self.went_away
+    }
+
     fn poll_head(
         &mut self,
         response: &mut Response,
@@ -261,6 +268,15 @@ impl Http2Up {
         let Some(future) = &mut self.response else {
             return Poll::Pending;
         };
+        match future.poll_informational(cx) {
+            Poll::Ready(Some(Ok(interim))) => {
+                response.status = interim.status().as_u16();
+                response.fields = fields_of(interim.headers());
+                return Poll::Ready(Ok(()));
+            }
+            // An error is the answer's as well, which tells it below.
+            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => {}
+        }
         match ready!(Pin::new(future).poll(cx)) {
             Ok(answer) => {
                 self.response = None;
@@ -280,6 +296,8 @@ impl Http2Up {
             }
             Err(error) => {
                 self.response = None;
+                self.went_away =
+                    error.is_remote() && error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
                 Poll::Ready(Err(failure_of(&error)))
             }
         }

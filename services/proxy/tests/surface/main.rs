@@ -5,7 +5,9 @@ mod harness;
 
 mod drain;
 mod failures;
+mod http2;
 mod messages;
 mod refusals;
 mod routing;
 mod streams;
+mod tls;

@@ -7,6 +7,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
     thread::JoinHandle,
     time::Duration,
@@ -20,7 +21,7 @@ use tidegate_model::{
     Epoch, Revision,
     fleet::Fleet,
     report::Applied,
-    routes::{EdgeEntry, EndpointHealth, HealthEntry, RouteEntry, RouteKey, TiersEntry},
+    routes::{EdgeEntry, EndpointHealth, HealthEntry, RouteCause, RouteEntry, RouteKey, TiersEntry},
     verdict::Verdict,
 };
 use tidegate_proxy::ProxySettings;
@@ -36,7 +37,7 @@ pub struct Edge {
     bus: Bus,
     owner: Option<Owner<RouteKey, RouteEntry>>,
     table: BTreeMap<RouteKey, RouteEntry>,
-    runtime: Runtime,
+    runtime: Option<Runtime>,
     context: Context,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
     state_dir: PathBuf,
@@ -80,16 +81,13 @@ impl Edge {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let bus = Bus::in_process();
         let owner = start.has_owner.then(|| {
-            let subject = subjects::routes(&"here".parse().unwrap());
-            let owning = Owner::start(
-                bus.clone(),
-                &subject,
-                Epoch(1),
-                Revision(1),
-                table.clone(),
-                OwnerOptions::default(),
-            );
-            runtime.block_on(owning).unwrap()
+            let (bus, table) = (bus.clone(), table.clone());
+            run_on(&runtime, async move {
+                let subject = subjects::routes(&"here".parse().unwrap());
+                Owner::start(bus, &subject, Epoch(1), Revision(1), table, OwnerOptions::default())
+                    .await
+                    .unwrap()
+            })
         });
 
         let keep_state = start.state_dir.is_some();
@@ -118,7 +116,16 @@ impl Edge {
                 runtime.block_on(tidegate_proxy::run(settings, bus, context))
             }
         });
-        let edge = Edge { bus, owner, table, runtime, context, thread: Some(thread), state_dir, keep_state };
+        let edge = Edge {
+            bus,
+            owner,
+            table,
+            runtime: Some(runtime),
+            context,
+            thread: Some(thread),
+            state_dir,
+            keep_state,
+        };
         // Listeners open once all workers have the routes.
         eventually("the listener opens", || edge.context.ports.get("web").is_some());
         edge
@@ -145,21 +152,22 @@ impl Edge {
 
     /// Publishes a change and waits until all workers serve by it.
     pub fn publish(&mut self, key: RouteKey, entry: Option<RouteEntry>) {
-        let Edge { bus, owner, runtime, table, .. } = self;
         match entry.clone() {
-            Some(entry) => table.insert(key.clone(), entry),
-            None => table.remove(&key),
+            Some(entry) => self.table.insert(key.clone(), entry),
+            None => self.table.remove(&key),
         };
-        let owner = owner.as_mut().expect("this edge has no owner of its table");
-        runtime.block_on(async {
+        let bus = self.bus.clone();
+        let mut owner = self.owner.take().expect("this edge has no owner of its table");
+        let runtime = self.runtime.as_ref().expect("it runs until it is dropped");
+        let owner = run_on(runtime, async move {
             let subject = subjects::applied(&"here".parse().unwrap(), &"edge-1".parse().unwrap());
             let mut reports = bus.subscribe_reports::<Applied>(&subject).await.unwrap();
-            let meta = tidegate_bus::codec::encode(&tidegate_model::routes::RouteCause {
+            let meta = tidegate_bus::codec::encode(&RouteCause {
                 causes: Vec::new(),
                 input_at: clock::now(),
                 decided_at: clock::now(),
             });
-            let Some(published) = owner.publish([(key, entry)], meta, None).await else { return };
+            let Some(published) = owner.publish([(key, entry)], meta, None).await else { return owner };
             let applied = async {
                 while let Some(report) = reports.next().await {
                     if report.body.revision >= published.position.revision {
@@ -168,7 +176,9 @@ impl Edge {
                 }
             };
             tokio::time::timeout(DEADLINE, applied).await.expect("the edge applies what is published");
+            owner
         });
+        self.owner = Some(owner);
     }
 
     /// Publishes the verdict on the endpoints of a cluster by the service's check: `(address, verdict, silent)`.
@@ -226,9 +236,22 @@ impl Edge {
     }
 }
 
+/// Runs `future` on `runtime` and waits for it; also within another runtime.
+fn run_on<T: Send + 'static>(runtime: &Runtime, future: impl Future<Output = T> + Send + 'static) -> T {
+    let (done, wait) = mpsc::channel();
+    runtime.spawn(async move {
+        // Nobody waits any more when the test has failed.
+        _ = done.send(future.await);
+    });
+    wait.recv().expect("what ran has panicked")
+}
+
 impl Drop for Edge {
     fn drop(&mut self) {
         self.begin_shutdown();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
         if !self.keep_state {
             // A thread that still drains may write it again; it is in the system's temporary directory.
             _ = std::fs::remove_dir_all(&self.state_dir);

@@ -1,8 +1,10 @@
 //! An edge that serves by a table made from a fleet file, scripted origins, and clients that say exactly what a test
 //! wants said.
 
+pub mod certificates;
 pub mod edge;
 pub mod fleet;
+pub mod http2;
 pub mod origin;
 pub mod peer;
 
