@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, Request, Response};
-use tidegate_tls::{HTTP2, Renewable as _, ServerTls};
+use tidegate_tls::{HTTP2, ServerTls};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
