@@ -165,6 +165,7 @@ impl Engine {
     fn fit(&self, atlas: &Atlas, keys: &[FlowKey], flows: &[Flow<'_>], then: &Assignment) -> Fit {
         let tolerance = self.settings.share_tolerance_permille;
         let mut load: Vec<u64> = vec![0; atlas.clusters().len()];
+        let mut refused: Vec<&Plan> = Vec::new();
         let mut fit = Fit::Same;
         for ((key, flow), then) in keys.iter().zip(flows).zip(then.placements()) {
             let Some(now) = self.ledger.placement(*key) else { return Fit::Wrong };
@@ -183,6 +184,9 @@ impl Engine {
             if shed.0 != shed.1 || !tiers::same_shares(&now.placed, then.placed) {
                 fit = Fit::Tolerable;
             }
+            if flow.demand > 0 && shed.0 > 0 {
+                refused.push(flow.plan);
+            }
             if !flow.plan.fail_open && now.demand > 0 {
                 for (member, placed) in
                     flow.plan.members.iter().zip(&now.placed).filter(|(_, placed)| **placed > 0)
@@ -191,10 +195,16 @@ impl Engine {
                 }
             }
         }
-        let over = atlas.clusters().any(|(cluster, facts)| {
-            load[cluster.index()] > capacity::room(facts.capacity).saturating_add(ROUNDING)
-        });
-        if over { Fit::Wrong } else { fit }
+        let room = |cluster: ClusterId| capacity::room(atlas.cluster(cluster).capacity);
+        let over = atlas
+            .clusters()
+            .any(|(cluster, _)| load[cluster.index()] > room(cluster).saturating_add(ROUNDING));
+        // Who fills a cluster may send it less than was settled; then others who were refused would find room there.
+        let needless = refused
+            .iter()
+            .flat_map(|plan| &plan.members[..plan.sharing])
+            .any(|member| load[member.cluster.index()] + ROUNDING < room(member.cluster));
+        if over || needless { Fit::Wrong } else { fit }
     }
 
     /// The plan of a service's default action as seen from `region`, if it is not there.

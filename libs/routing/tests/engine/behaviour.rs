@@ -326,6 +326,29 @@ fn demand_that_wobbles_moves_no_shares() {
 }
 
 #[test]
+fn nothing_is_refused_while_a_fall_in_demand_leaves_room() {
+    // A twentieth of the important service fills eu-1, so that nothing is left there for the other one.
+    let builder = Builder::default()
+        .region("us", 38.9, -77.4)
+        .cluster("us-1", "us", 1, None)
+        .cluster("eu-1", "us", 1, Some(40))
+        .service("shop", 0, nearest(&["us-1", "eu-1"]))
+        .service("batch", 1, ordered(&["eu-1"]));
+    let mut world = all_up(&builder);
+    let mut demand = |shop| {
+        world.apply(load("us", "e", &[("shop", shop), ("batch", 10)]));
+        world.tick_until(world.now + 1000);
+        let eu = world.tiers("shop").tiers[0].shares.iter().find(|(cluster, _)| cluster.as_str() == "eu-1");
+        (eu.map(|(_, share)| *share), world.tiers("batch").shed_permille)
+    };
+
+    assert_eq!(demand(800), (Some(50), 1000));
+    assert_eq!(demand(790), (Some(50), 1000), "room for half a request a second is too little to move for");
+    // Fewer than five points less than what is right, but half of eu-1 would be idle.
+    assert_eq!(demand(420), (Some(95), 1000));
+}
+
+#[test]
 fn the_least_important_service_is_shed_first() {
     let builder = two_regions().service("batch", 9, ordered(&["us-1", "eu-1"]));
     let mut world = all_up(&builder);

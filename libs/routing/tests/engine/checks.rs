@@ -107,16 +107,13 @@ pub fn check_capacity(
             assert!(*sent <= f64::from(capacity) + tolerance, "{cluster} gets {sent} of {capacity}");
         }
     }
-    // The demand that shares follow may lag behind what is measured by the share tolerance of five points, and so may what
-    // is refused.
-    let unused = tolerance + asked * 0.05;
     for (service, engine) in shed {
         for cluster in fleet.services[service].default.clusters.clusters() {
             let serves =
                 health(engine, cluster).unwrap().verdict == Verdict::Up && !drained.contains(cluster);
             let room = fleet.clusters[cluster].capacity.map_or(f64::MAX, f64::from)
                 - sent.get(cluster).copied().unwrap_or(0.0);
-            assert!(!serves || room <= unused, "{service} sheds while {cluster} has room for {room}");
+            assert!(!serves || room <= tolerance, "{service} sheds while {cluster} has room for {room}");
         }
     }
 }
