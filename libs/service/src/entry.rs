@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Admin, Ports, Registry, files, metrics,
     settings::{self, Loaded, Settings, SettingsError},
-    shutdown, telemetry,
+    shutdown,
+    telemetry::{self, SpanSink},
 };
 
 /// The exit code of a service that failed.
@@ -41,6 +42,8 @@ pub struct Context {
     pub admin: Admin,
     /// Where to say which addresses are listened on.
     pub ports: Ports,
+    /// Where spans of requests go; nothing when no collector is given.
+    pub spans: Option<SpanSink>,
     /// Cancelled when the service should end.
     pub shutdown: CancellationToken,
 }
@@ -107,7 +110,7 @@ fn run<S: Settings, F: Future<Output = anyhow::Result<()>>>(
             Err(error) => tracing::warn!(%error, "the limit of open files cannot be read"),
         }
         tracing::info!(service = about.name, version = about.version, instance, "starting");
-        let context = Context { instance, registry, admin, ports, shutdown };
+        let context = Context { instance, registry, admin, ports, spans: telemetry.spans(), shutdown };
         let ran = service(settings, context).await;
         // Until here `/livez` and `/metrics` answered, also while the service drained.
         stop_admin.cancel();

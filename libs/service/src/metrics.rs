@@ -2,6 +2,9 @@
 //!
 //! A hot path keeps its own cells (per worker, without sharing) and registers a closure that adds them up. The registry
 //! is shown as Prometheus text by the admin listener and sent by OTLP where that is on.
+//!
+//! A metric of OpenTelemetry's semantic conventions has its name from there, with dots (`http.server.request.duration`, a
+//! histogram in seconds); Prometheus sees it as `http_server_request_duration_seconds`, as OpenTelemetry advises.
 
 mod cells;
 pub(crate) mod otlp;
@@ -180,5 +183,5 @@ fn owned(labels: &[(&str, &str)]) -> Labels {
 fn is_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     let first = |b: u8| b.is_ascii_alphabetic() || b == b'_' || b == b':';
-    bytes.next().is_some_and(first) && bytes.all(|b| first(b) || b.is_ascii_digit())
+    bytes.next().is_some_and(first) && bytes.all(|b| first(b) || b == b'.' || b.is_ascii_digit())
 }

@@ -6,6 +6,7 @@
 mod format;
 mod propagate;
 mod sender;
+mod spans;
 
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +14,7 @@ use opentelemetry::{KeyValue, trace::TracerProvider};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
-    trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider},
+    trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, SpanProcessor as _},
 };
 use tracing_subscriber::{
     EnvFilter, Layer, Registry as Subscriber,
@@ -30,6 +31,7 @@ use crate::{
 
 pub use propagate::{current_context, set_parent, span_context};
 use sender::{Sender, SpanClient};
+pub use spans::{FinishedSpan, SpanKind, SpanSink, Value};
 
 /// How often spans are sent, at least.
 const SPAN_DELAY: Duration = Duration::from_millis(500);
@@ -57,6 +59,7 @@ pub enum TelemetryError {
 #[derive(Debug)]
 pub struct TelemetryGuard {
     provider: Option<SdkTracerProvider>,
+    requests: Option<SpanSink>,
     sender: Option<Sender>,
 }
 
@@ -89,13 +92,26 @@ pub fn init(
         ),
     };
     let (guard, spans) = match &settings.telemetry.otlp_endpoint {
-        None => (TelemetryGuard { provider: None, sender: None }, None),
+        None => (TelemetryGuard { provider: None, requests: None, sender: None }, None),
         Some(endpoint) => {
             let attributes = attributes(service, instance);
             let source = Source { attributes: attributes.clone(), started: SystemTime::now() };
             let endpoint = endpoint.trim_end_matches('/');
             let sender = Sender::start(endpoint, source, registry.clone(), SEND_LIMIT)?;
-            let provider = provider(endpoint, &attributes, settings.telemetry.sample_ratio, sender.client())?;
+            let resource = Resource::builder_empty()
+                .with_attributes(
+                    attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())),
+                )
+                .build();
+            let mut requests = processor(endpoint, sender.client())?;
+            requests.set_resource(&resource);
+            let provider = SdkTracerProvider::builder()
+                .with_span_processor(processor(endpoint, sender.client())?)
+                .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
+                    settings.telemetry.sample_ratio,
+                ))))
+                .with_resource(resource)
+                .build();
             // What libraries do inside is not of interest, and the exporter's own spans would export themselves.
             let ours = Targets::new().with_target("tidegate", LevelFilter::INFO);
             let layer = tracing_opentelemetry::layer()
@@ -105,7 +121,8 @@ pub fn init(
                 .with_tracked_inactivity(false)
                 .with_target(false)
                 .with_filter(ours);
-            (TelemetryGuard { provider: Some(provider), sender: Some(sender) }, Some(layer))
+            let requests = Some(SpanSink::new(requests));
+            (TelemetryGuard { provider: Some(provider), requests, sender: Some(sender) }, Some(layer))
         }
     };
     let subscriber = tracing_subscriber::registry().with(log.with_filter(filter)).with(spans);
@@ -124,12 +141,7 @@ fn attributes(service: &str, instance: &str) -> Vec<(String, String)> {
     .into()
 }
 
-fn provider(
-    endpoint: &str,
-    attributes: &[(String, String)],
-    ratio: f64,
-    client: SpanClient,
-) -> Result<SdkTracerProvider, TelemetryError> {
+fn processor(endpoint: &str, client: SpanClient) -> Result<BatchSpanProcessor, TelemetryError> {
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(client)
@@ -139,15 +151,15 @@ fn provider(
         .build()
         .map_err(|error| TelemetryError::Exporter(error.to_string()))?;
     let batch = BatchConfigBuilder::default().with_scheduled_delay(SPAN_DELAY).build();
-    let attributes = attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
-    Ok(SdkTracerProvider::builder()
-        .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batch).build())
-        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))
-        .with_resource(Resource::builder_empty().with_attributes(attributes).build())
-        .build())
+    Ok(BatchSpanProcessor::builder(exporter).with_batch_config(batch).build())
 }
 
 impl TelemetryGuard {
+    /// Where spans go that are made whole; nothing when none are sent.
+    pub fn spans(&self) -> Option<SpanSink> {
+        self.requests.clone()
+    }
+
     /// Sends what is left, for at most `limit`. Blocks; after it nothing is sent.
     pub fn shutdown(mut self, limit: Duration) {
         self.finish(limit);
@@ -159,6 +171,11 @@ impl TelemetryGuard {
             && let Err(error) = provider.shutdown_with_timeout(limit)
         {
             tracing::warn!(%error, "the last spans were not sent");
+        }
+        if let Some(requests) = self.requests.take()
+            && let Err(error) = requests.shutdown(limit.saturating_sub(started.elapsed()))
+        {
+            tracing::warn!(%error, "the last spans of requests were not sent");
         }
         if let Some(sender) = self.sender.take() {
             sender.stop(limit.saturating_sub(started.elapsed()));

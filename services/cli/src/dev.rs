@@ -28,7 +28,7 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
         log: LogSection { filter: "info".to_owned(), ..LogSection::default() },
         ..CommonSettings::default()
     };
-    let _guard = telemetry::init(&common, "tidegate-dev", edge.as_str(), &registry)?;
+    let guard = telemetry::init(&common, "tidegate-dev", edge.as_str(), &registry)?;
     files::raise_open_files().context("the limit of open files cannot be read")?;
     let stop = shutdown::on_signals()?;
     let admin = Admin::new(registry.clone());
@@ -42,6 +42,7 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
         registry: registry.clone(),
         admin: admin.clone(),
         ports,
+        spans: guard.spans(),
         shutdown: stop.clone(),
     };
 

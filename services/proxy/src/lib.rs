@@ -6,6 +6,7 @@ mod balance;
 mod control;
 mod forward;
 mod metrics;
+mod observe;
 mod settings;
 mod table;
 mod tls;
@@ -14,4 +15,4 @@ mod wire;
 mod worker;
 
 pub use control::run;
-pub use settings::{EdgeSection, ProxySection, ProxySettings};
+pub use settings::{AccessFormat, AccessLogSection, EdgeSection, ProxySection, ProxySettings};

@@ -32,9 +32,10 @@ impl Counter {
     }
 }
 
-/// Upper bounds of the duration histogram, in seconds: those that OpenTelemetry's HTTP conventions advise.
-pub const DURATION_BOUNDS: [f64; 14] =
-    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+/// Upper bounds of duration histograms, in seconds: those that OpenTelemetry's HTTP conventions advise, and some below,
+/// since many an answer from nearby takes less than the least of them.
+pub const DURATION_BOUNDS: [f64; 17] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// A histogram of durations.
 #[derive(Debug, Default)]
@@ -53,6 +54,52 @@ impl Durations {
             DURATION_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(DURATION_BOUNDS.len());
         self.buckets[bucket].add(1);
         self.sum_us.add(duration.as_micros() as u64);
+    }
+}
+
+/// Durations added up.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DurationSums {
+    /// By bucket, not cumulative; the last is above all bounds.
+    pub counts: [u64; DURATION_BOUNDS.len() + 1],
+    /// In seconds.
+    pub sum: f64,
+}
+
+impl DurationSums {
+    fn of<'a>(all: impl Iterator<Item = &'a Durations>) -> DurationSums {
+        let mut sums = DurationSums::default();
+        for durations in all {
+            for (sum, bucket) in sums.counts.iter_mut().zip(&durations.buckets) {
+                *sum += bucket.get();
+            }
+            sums.sum += durations.sum_us.get() as f64 / 1e6;
+        }
+        sums
+    }
+
+    /// Those since `before`.
+    pub fn since(&self, before: &DurationSums) -> DurationSums {
+        let counts = std::array::from_fn(|at| self.counts[at].saturating_sub(before.counts[at]));
+        DurationSums { counts, sum: (self.sum - before.sum).max(0.0) }
+    }
+
+    /// The time that 95 of 100 do not exceed, linear within its bucket; nothing when there are none.
+    pub fn p95(&self) -> Option<Duration> {
+        let total: u64 = self.counts.iter().sum();
+        let rank = total as f64 * 0.95;
+        let mut below = 0;
+        for (at, count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            if (below + count) as f64 >= rank {
+                let low = if at == 0 { 0.0 } else { DURATION_BOUNDS[at - 1] };
+                // What is above all bounds is at least the last.
+                let high = DURATION_BOUNDS.get(at).copied().unwrap_or(low);
+                let part = (rank - below as f64) / *count as f64;
+                return Some(Duration::from_secs_f64(low + (high - low) * part));
+            }
+            below += count;
+        }
+        None
     }
 }
 
@@ -105,7 +152,28 @@ pub struct ClusterCounters {
     pub connects: Counter,
     /// Endpoints ejected.
     pub ejections: Counter,
+    /// From the beginning of a try to the head of its answer.
+    pub first_byte: Durations,
 }
+
+/// What a worker counts for one service where one cluster in one tier serves it.
+#[derive(Debug, Default)]
+pub struct ServingCounters {
+    /// From a request's head to the end of its answer, by the first digit of the status, 1xx at 0.
+    pub duration: [Durations; 5],
+}
+
+impl ServingCounters {
+    /// Counts a request that was answered from there.
+    pub fn count(&self, status: u16, duration: Duration) {
+        if let Some(durations) = self.duration.get(usize::from(status / 100).wrapping_sub(1)) {
+            durations.record(duration);
+        }
+    }
+}
+
+/// Where a service is served: the cluster and its tier, from 0.
+pub type Serving = (ServiceName, ClusterName, usize);
 
 /// What a worker counts for itself.
 #[derive(Debug, Default)]
@@ -137,6 +205,7 @@ pub struct Metrics {
     workers: Mutex<Vec<Arc<WorkerCounters>>>,
     services: Mutex<PerWorker<ServiceName, ServiceCounters>>,
     clusters: Mutex<PerWorker<ClusterName, ClusterCounters>>,
+    serving: Mutex<PerWorker<Serving, ServingCounters>>,
 }
 
 impl Metrics {
@@ -156,6 +225,41 @@ impl Metrics {
     /// The counters of `worker` for a cluster.
     pub fn cluster(&self, worker: usize, name: &ClusterName) -> Arc<ClusterCounters> {
         of_worker(lock(&self.clusters).entry(name.clone()).or_default(), worker)
+    }
+
+    /// The counters of `worker` for a service in a cluster.
+    pub fn serving(&self, worker: usize, place: Serving) -> Arc<ServingCounters> {
+        of_worker(lock(&self.serving).entry(place).or_default(), worker)
+    }
+
+    /// Durations over all workers: each place with its counts by bucket and the sum in seconds, by status class.
+    pub fn sum_serving(&self) -> Vec<(Serving, [DurationSums; 5])> {
+        let serving = lock(&self.serving);
+        let sum = |sets: &[(usize, Arc<ServingCounters>)], class: usize| {
+            DurationSums::of(sets.iter().map(|(_, set)| &set.duration[class]))
+        };
+        serving
+            .iter()
+            .map(|(place, sets)| (place.clone(), std::array::from_fn(|class| sum(sets, class))))
+            .collect()
+    }
+
+    /// Durations of services over all workers.
+    pub fn sum_service_durations(&self) -> Vec<(ServiceName, DurationSums)> {
+        let services = lock(&self.services);
+        let sum = |sets: &[(usize, Arc<ServiceCounters>)]| {
+            DurationSums::of(sets.iter().map(|(_, set)| &set.duration))
+        };
+        services.iter().map(|(name, sets)| (name.clone(), sum(sets))).collect()
+    }
+
+    /// Times to the first byte of clusters over all workers.
+    pub fn sum_cluster_durations(&self) -> Vec<(ClusterName, DurationSums)> {
+        let clusters = lock(&self.clusters);
+        let sum = |sets: &[(usize, Arc<ClusterCounters>)]| {
+            DurationSums::of(sets.iter().map(|(_, set)| &set.first_byte))
+        };
+        clusters.iter().map(|(name, sets)| (name.clone(), sum(sets))).collect()
     }
 
     /// A sum over all workers.
@@ -190,4 +294,28 @@ fn of_worker<T: Default>(known: &mut Vec<(usize, Arc<T>)>, worker: usize) -> Arc
 
 fn sums<N: Clone, T>(all: &BTreeMap<N, Vec<(usize, Arc<T>)>>, read: impl Fn(&T) -> u64) -> Vec<(N, u64)> {
     all.iter().map(|(name, sets)| (name.clone(), sets.iter().map(|(_, set)| read(set)).sum())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_lies_within_its_bucket() {
+        let durations = Durations::default();
+        assert_eq!(DurationSums::of([&durations].into_iter()).p95(), None);
+        for _ in 0..90 {
+            durations.record(Duration::from_millis(2));
+        }
+        for _ in 0..10 {
+            durations.record(Duration::from_millis(60));
+        }
+        let before = DurationSums::of([&durations].into_iter());
+        assert_eq!(before.p95(), Some(Duration::from_micros(62_500)));
+        for _ in 0..20 {
+            durations.record(Duration::from_micros(100));
+        }
+        let since = DurationSums::of([&durations].into_iter()).since(&before);
+        assert_eq!(since.p95(), Some(Duration::from_micros(475)));
+    }
 }

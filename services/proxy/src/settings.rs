@@ -9,6 +9,8 @@ use tidegate_service::{
     settings::{AdminSection, LogSection, NatsSection, TelemetrySection, duration},
 };
 
+use crate::observe::Sampling;
+
 /// The proxy's settings.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -17,6 +19,8 @@ pub struct ProxySettings {
     pub edge: EdgeSection,
     /// How it works.
     pub proxy: ProxySection,
+    /// The access log.
+    pub access_log: AccessLogSection,
     /// How to reach the bus.
     pub nats: NatsSection,
     /// The admin listener.
@@ -51,6 +55,50 @@ pub struct ProxySection {
     /// How long connections may take to end after that.
     #[serde(with = "duration")]
     pub drain_limit: Duration,
+    /// The share of requests that are traced, 0 to 1, where a collector is given. Errors, retries and hedges always are.
+    pub trace_ratio: f64,
+    /// Whether a request that says in `traceparent` whether it is recorded is traced accordingly. Where just anybody can
+    /// reach the edge, anybody can then have all of their requests traced.
+    pub trace_follows_clients: bool,
+}
+
+/// The access log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccessLogSection {
+    /// The file, opened anew when it was moved away; `-` is standard output; absent: no access log.
+    pub path: Option<PathBuf>,
+    /// The form of its lines.
+    pub format: AccessFormat,
+    /// The share of requests that are logged, 0 to 1. Errors, retries and hedges always are.
+    pub ratio: f64,
+    /// Only answers with at least this status are logged: 400 for errors only.
+    pub min_status: u16,
+    /// Only requests that took at least this long are logged.
+    #[serde(with = "duration")]
+    pub slower_than: Duration,
+}
+
+/// The form of the access log's lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    /// One JSON object on each line.
+    Json,
+    /// Apache's combined log format.
+    Common,
+}
+
+impl Default for AccessLogSection {
+    fn default() -> Self {
+        AccessLogSection {
+            path: None,
+            format: AccessFormat::Json,
+            ratio: 1.0,
+            min_status: 0,
+            slower_than: Duration::ZERO,
+        }
+    }
 }
 
 impl Default for ProxySection {
@@ -60,11 +108,18 @@ impl Default for ProxySection {
             state_dir: PathBuf::from("/var/lib/tidegate"),
             drain_delay: Duration::ZERO,
             drain_limit: Duration::from_secs(30),
+            trace_ratio: 0.01,
+            trace_follows_clients: true,
         }
     }
 }
 
 impl ProxySection {
+    /// Which requests are traced.
+    pub(crate) fn sampling(&self) -> Sampling {
+        Sampling { ratio: self.trace_ratio, follows_clients: self.trace_follows_clients }
+    }
+
     /// The number of workers.
     pub fn worker_count(&self) -> usize {
         match self.workers {
@@ -91,6 +146,13 @@ impl Settings for ProxySettings {
     fn check(&self) -> Result<(), (String, String)> {
         if self.edge.name.is_none() {
             return Err(("edge.name".to_owned(), "this edge's name in the fleet file is needed".to_owned()));
+        }
+        for (key, ratio) in
+            [("proxy.trace_ratio", self.proxy.trace_ratio), ("access_log.ratio", self.access_log.ratio)]
+        {
+            if !(0.0..=1.0).contains(&ratio) {
+                return Err((key.to_owned(), "a number from 0 to 1".to_owned()));
+            }
         }
         Ok(())
     }

@@ -61,7 +61,14 @@ fn metric(name: &str, family: &Family, times: (u64, u64)) -> Metric {
             })
         }
     };
-    Metric { name: name.to_owned(), description: family.help.clone(), data: Some(data), ..Default::default() }
+    let unit = if name.contains('.') || name.ends_with("_seconds") { "s" } else { "" };
+    Metric {
+        name: name.to_owned(),
+        unit: unit.to_owned(),
+        description: family.help.clone(),
+        data: Some(data),
+        ..Default::default()
+    }
 }
 
 fn number(labels: &[(String, String)], value: f64, (start, now): (u64, u64)) -> NumberDataPoint {

@@ -1,6 +1,6 @@
 //! Prometheus' text format, version 0.0.4.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
 use super::{HistogramState, Kind, Sample, Samples};
 
@@ -8,6 +8,7 @@ use super::{HistogramState, Kind, Sample, Samples};
 pub(crate) fn render(samples: &Samples) -> String {
     let mut text = String::with_capacity(16 * 1024);
     for (name, family) in &samples.families {
+        let name = &*told(name);
         let kind = match family.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -24,6 +25,11 @@ pub(crate) fn render(samples: &Samples) -> String {
         }
     }
     text
+}
+
+/// A metric's name as Prometheus takes it: those with dots are OpenTelemetry's, and all in seconds.
+fn told(name: &str) -> Cow<'_, str> {
+    if name.contains('.') { format!("{}_seconds", name.replace('.', "_")).into() } else { name.into() }
 }
 
 fn histogram(text: &mut String, name: &str, labels: &[(String, String)], state: &HistogramState) {
@@ -51,6 +57,8 @@ fn line(
     let labels = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(le);
     let mut open = '{';
     for (label, value) in labels {
+        let label =
+            if label.contains('.') { Cow::Owned(label.replace('.', "_")) } else { Cow::Borrowed(label) };
         let value = value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
         _ = write!(text, "{open}{label}=\"{value}\"");
         open = ',';
@@ -98,6 +106,13 @@ c_seconds_sum{k="v"} 7.65
 c_seconds_count{k="v"} 4
 "#;
         assert_eq!(registry.to_text(), expected);
+    }
+
+    #[test]
+    fn names_of_the_conventions_are_written_as_prometheus_takes_them() {
+        let registry = Registry::default();
+        registry.histogram("http.x.duration", "H.", &[("http.route", "/")], &[1.0]).observe(0.5);
+        assert!(registry.to_text().contains("http_x_duration_seconds_count{http_route=\"/\"} 1\n"));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Picks the endpoint of a try: tiers in order, clusters by share, endpoints by power of two choices.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use rand::{Rng, RngExt as _};
 use tidegate_model::verdict::Verdict;
 use tokio::time::Instant;
 
 use super::{Cluster, Endpoint};
+use crate::metrics::ServingCounters;
 
 /// The clusters of one failover priority.
 pub struct TierView {
@@ -22,6 +23,15 @@ pub struct Choice {
     pub cluster: Rc<Cluster>,
     /// Its endpoints with the verdict by the service's check.
     pub endpoints: Vec<(Rc<Endpoint>, Verdict)>,
+    /// What is counted of the service's requests that it answers in this tier.
+    pub serving: Arc<ServingCounters>,
+}
+
+impl TierView {
+    /// The tier's choice of a cluster.
+    pub fn of(&self, cluster: &Rc<Cluster>) -> Option<&Choice> {
+        self.choices.iter().find(|choice| Rc::ptr_eq(&choice.cluster, cluster))
+    }
 }
 
 /// What a pick may choose from.

@@ -10,9 +10,15 @@ use tidegate_service::{
 };
 
 use super::page::Shown;
-use crate::metrics::{ClusterCounters, DURATION_BOUNDS, Metrics, ServiceCounters, WorkerCounters};
+use crate::{
+    metrics::{ClusterCounters, DURATION_BOUNDS, DurationSums, Metrics, ServiceCounters, WorkerCounters},
+    observe::access,
+};
 
 type Read<C> = fn(&C) -> u64;
+
+/// Statuses by their first digit.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 const WORKERS: [(&str, &str, Read<WorkerCounters>); 7] = [
     ("tidegate_proxy_connections_accepted_total", "Connections accepted.", |w| w.accepted.get()),
@@ -57,13 +63,28 @@ const CLUSTERS: [(&str, &str, Read<ClusterCounters>); 4] = [
 ];
 
 /// Adds the proxy's metrics, readiness checks and pages.
-pub fn expose(context: &Context, bus: &Bus, metrics: &Arc<Metrics>, shown: &Shown) {
+pub fn expose(
+    context: &Context,
+    bus: &Bus,
+    metrics: &Arc<Metrics>,
+    shown: &Shown,
+    access: Option<&Arc<access::Shared>>,
+) {
     tidegate_service::bus::observe(&context.registry, bus);
     // Not the bus: an edge serves without it.
     let readiness = shown.clone();
     context.admin.check("routes", move || readiness.readiness());
     let page = shown.clone();
     context.admin.route("/routes", move |_| Reply::json(&page.page()));
+    if let Some(access) = access {
+        // Weakly, so that the writer ends with the workers.
+        let access = Arc::downgrade(access);
+        context.registry.collect(move |samples| {
+            let (name, help) =
+                ("tidegate_access_log_dropped_total", "Lines that the access log's writer had no room for.");
+            samples.counter(name, help, &[], access.upgrade().map_or(0, |shared| shared.dropped()) as f64);
+        });
+    }
     let (metrics, shown) = (metrics.clone(), shown.clone());
     context.registry.collect(move |samples| {
         collect(samples, &metrics);
@@ -88,7 +109,7 @@ fn collect(samples: &mut Samples, metrics: &Metrics) {
         }
     }
     let (name, help) = ("tidegate_service_responses_total", "Answers, by the first digit of their status.");
-    for (place, class) in ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().enumerate() {
+    for (place, class) in CLASSES.into_iter().enumerate() {
         for (service, count) in metrics.sum_services(|s| s.statuses[place].get()) {
             samples.counter(name, help, &[("service", service.as_str()), ("status", class)], count as f64);
         }
@@ -97,26 +118,42 @@ fn collect(samples: &mut Samples, metrics: &Metrics) {
 }
 
 fn collect_durations(samples: &mut Samples, metrics: &Metrics) {
-    let sums = metrics.sum_services(|s| s.duration.sum_us.get());
-    let buckets: Vec<_> = (0..=DURATION_BOUNDS.len())
-        .map(|place| metrics.sum_services(|s| s.duration.buckets[place].get()))
-        .collect();
-    for (place, (service, sum_us)) in sums.iter().enumerate() {
-        // Services only ever come to the list, so one that came in between is at no place that was read before.
-        let counts: Vec<u64> = buckets
-            .iter()
-            .map(|bucket| {
-                bucket.get(place).filter(|(name, _)| name == service).map_or(0, |(_, count)| *count)
-            })
-            .collect();
-        let state = HistogramState { bounds: DURATION_BOUNDS.into(), counts, sum: *sum_us as f64 / 1e6 };
+    for (service, sums) in metrics.sum_service_durations() {
         samples.histogram(
             "tidegate_service_request_duration_seconds",
             "From a request's head to the end of its answer.",
             &[("service", service.as_str())],
-            state,
+            state_of(&sums),
         );
     }
+    for ((service, cluster, tier), classes) in metrics.sum_serving() {
+        let tier = tier.to_string();
+        for (sums, class) in classes.iter().zip(CLASSES) {
+            // A class that never came is no series.
+            if sums.counts.iter().any(|count| *count > 0) {
+                let labels = [
+                    ("tidegate.service", service.as_str()),
+                    ("tidegate.cluster", cluster.as_str()),
+                    ("tidegate.tier", tier.as_str()),
+                    ("status", class),
+                ];
+                let (name, help) = (
+                    "http.server.request.duration",
+                    "From a request's head to the end of its answer, by where it was served.",
+                );
+                samples.histogram(name, help, &labels, state_of(sums));
+            }
+        }
+    }
+    for (cluster, sums) in metrics.sum_cluster_durations() {
+        let (name, help) =
+            ("http.client.request.duration", "From the beginning of a try to the head of its answer.");
+        samples.histogram(name, help, &[("tidegate.cluster", cluster.as_str())], state_of(&sums));
+    }
+}
+
+fn state_of(sums: &DurationSums) -> HistogramState {
+    HistogramState { bounds: DURATION_BOUNDS.into(), counts: sums.counts.into(), sum: sums.sum }
 }
 
 fn collect_table(samples: &mut Samples, shown: &Shown) {

@@ -22,7 +22,13 @@ use tidegate_bus::{
 use tidegate_service::Context;
 use tokio::sync::mpsc;
 
-use crate::{metrics::Metrics, settings::ProxySettings, tls::UpstreamTlsConfigs, worker::EdgeIdentity};
+use crate::{
+    metrics::Metrics,
+    observe::{Observing, access},
+    settings::ProxySettings,
+    tls::UpstreamTlsConfigs,
+    worker::EdgeIdentity,
+};
 use disk::Disk;
 use page::Shown;
 use routes::Follower;
@@ -57,10 +63,16 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let tls = Arc::new(UpstreamTlsConfigs::default());
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
     let count = settings.proxy.worker_count();
-    let workers = Workers::start(count, &edge, &metrics, &tls, &suspects, settings.proxy.drain_limit)?;
+    let access = access::start(&settings.access_log)
+        .with_context(|| format!("the access log cannot be opened: {:?}", settings.access_log.path))?;
+    let (access, writer) = access.unzip();
+    let sampling = settings.proxy.sampling();
+    let observing = Observing { tracing: context.spans.clone().map(|spans| (spans, sampling)), access };
+    let drain_limit = settings.proxy.drain_limit;
+    let workers = Workers::start(count, &edge, &metrics, &tls, &suspects, &observing, drain_limit)?;
 
     let shown = Shown::new(edge.clone());
-    expose::expose(&context, &bus, &metrics, &shown);
+    expose::expose(&context, &bus, &metrics, &shown, observing.access.as_ref());
     let store = SnapshotStore { bucket: bus.bucket(ROUTES_BUCKET), key: subjects::routes_key(&edge.region) };
     let seed = saved.as_ref().map(disk::Saved::seed);
     let options = ReplicaOptions { store: Some(store), seed };
@@ -81,7 +93,12 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
         never = async { tokio::join!(suspicions, loads, certificates) } => match never.1 {},
     };
     replica.stop().await;
-    workers.drain(settings.proxy.drain_delay).await
+    drop(observing);
+    workers.drain(settings.proxy.drain_delay).await?;
+    if let Some(writer) = writer {
+        tokio::task::spawn_blocking(|| writer.join()).await?;
+    }
+    Ok(())
 }
 
 async fn renew_certificates(tls: Arc<UpstreamTlsConfigs>) -> std::convert::Infallible {

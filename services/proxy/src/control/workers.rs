@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     metrics::Metrics,
+    observe::Observing,
     tls::UpstreamTlsConfigs,
     worker::{self, Command, EdgeIdentity, Routes, Suspect, WorkerParts},
 };
@@ -30,6 +31,7 @@ impl Workers {
         metrics: &Arc<Metrics>,
         tls: &Arc<UpstreamTlsConfigs>,
         suspects: &mpsc::Sender<Suspect>,
+        observing: &Observing,
         drain_limit: Duration,
     ) -> anyhow::Result<Workers> {
         let start = |id| {
@@ -39,6 +41,7 @@ impl Workers {
                 metrics: metrics.clone(),
                 tls: tls.clone(),
                 suspects: suspects.clone(),
+                observing: observing.clone(),
             };
             let (sender, commands) = mpsc::channel(COMMANDS);
             let thread = std::thread::Builder::new()

@@ -9,13 +9,14 @@ use tokio::time::Instant;
 use super::{
     connect::{Connected, connect},
     exchange::Exchange,
-    heads,
+    heads::{self, Origin},
     http2_conn::Http2Conn,
     upload::{Cursor, Upload},
     upstream::{Sent, Upstream, failure_of},
 };
 use crate::{
     balance::InFlight,
+    observe::TraceParentText,
     wire::{BodyError, Conn, Http2Writer},
 };
 
@@ -36,6 +37,8 @@ pub struct Answer {
     pub tier: usize,
     /// When the try began.
     pub began: Instant,
+    /// Its place in the request's trail.
+    pub note: usize,
 }
 
 /// Why a try has no answer.
@@ -72,16 +75,21 @@ pub struct Try {
     pub tier: usize,
     /// Whether only a new connection will do.
     pub fresh: bool,
+    /// Its place in the request's trail.
+    pub note: usize,
+    /// Its span, where the request is traced.
+    pub traceparent: Option<TraceParentText>,
 }
 
 /// Sends the request to the try's endpoint and waits for the head of the answer.
 pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) -> Result<Answer, TryError> {
     let began = Instant::now();
-    let Try { flight, tier, fresh } = this;
+    let Try { flight, tier, fresh, note, traceparent } = this;
+    let origin = Origin { traceparent, ..x.origin };
     // An endpoint that was silent already is asked as a last resort, and may prove the verdict wrong.
     let was_silent = flight.endpoint.is_silent(x.service.check);
     flight.cluster.counters.attempts.add(1);
-    let mut up = open(x, &flight, fresh, upload).await?;
+    let mut up = open(x, origin, &flight, fresh, upload).await?;
     let mut head = Response::default();
     let mut cursor = Cursor::default();
     let mut broken = false;
@@ -126,7 +134,7 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
     .await;
     flight.stop_waiting();
     match ended {
-        Ok(()) => Ok(Answer { up, head, flight, cursor, tier, began }),
+        Ok(()) => Ok(Answer { up, head, flight, cursor, tier, began, note }),
         Err(error) => {
             // What failed this request will not serve the next one.
             if let (Upstream::Http2(up), TryError::Endpoint { .. }) = (&up, &error) {
@@ -179,6 +187,7 @@ pub fn poll_upload(
 /// A connection with the request's head on its way.
 async fn open(
     x: &Exchange<'_>,
+    origin: Origin<'_>,
     flight: &InFlight,
     fresh: bool,
     upload: &RefCell<Upload<'_>>,
@@ -188,13 +197,13 @@ async fn open(
     let unsent = |failure| TryError::Endpoint { failure, sent: Sent::Nothing, fault: Fault::Endpoint };
     if !fresh {
         if let Some(conn) = endpoint.pool.take(Instant::now(), !x.repeatable) {
-            return Ok(start_http1(x, conn, true, upload));
+            return Ok(start_http1(x, origin, conn, true, upload));
         }
         if cluster.upstream.protocol != UpstreamProtocol::Http1
             && !needs_http1
             && let Some(conn) = endpoint.pool.http2()
         {
-            match start_http2(x, conn, flight, upload).await {
+            match start_http2(x, origin, conn, flight, upload).await {
                 Err(TryError::Endpoint { sent: Sent::Nothing, .. }) => {}
                 started => return started,
             }
@@ -211,21 +220,28 @@ async fn open(
         () = silent, if x.has_elsewhere && !endpoint.is_silent(x.service.check) => return Err(unsent(Failure::ConnectTimeout)),
     };
     match connected {
-        Connected::Http1(conn) => Ok(start_http1(x, conn, false, upload)),
-        Connected::Http2(conn) => start_http2(x, conn, flight, upload).await,
+        Connected::Http1(conn) => Ok(start_http1(x, origin, conn, false, upload)),
+        Connected::Http2(conn) => start_http2(x, origin, conn, flight, upload).await,
     }
 }
 
-fn start_http1(x: &Exchange<'_>, mut conn: Conn, reused: bool, upload: &RefCell<Upload<'_>>) -> Upstream {
+fn start_http1(
+    x: &Exchange<'_>,
+    origin: Origin<'_>,
+    mut conn: Conn,
+    reused: bool,
+    upload: &RefCell<Upload<'_>>,
+) -> Upstream {
     let expects_continue = upload.borrow().expects_continue();
     let before = conn.total_written();
-    let writer = heads::write_http1_request(conn.out(), x.request, x.origin, x.framing, expects_continue);
+    let writer = heads::write_http1_request(conn.out(), x.request, origin, x.framing, expects_continue);
     debug_assert_eq!(before, conn.total_written(), "a head is only queued here");
     Upstream::http1(conn, reused, writer)
 }
 
 async fn start_http2(
     x: &Exchange<'_>,
+    origin: Origin<'_>,
     conn: Http2Conn,
     flight: &InFlight,
     upload: &RefCell<Upload<'_>>,
@@ -237,7 +253,7 @@ async fn start_http2(
     };
     let is_tls = flight.cluster.upstream.tls.is_some();
     let expects_continue = upload.borrow().expects_continue();
-    let head = heads::http2_request(x.request, x.origin, x.framing, is_tls, expects_continue)
+    let head = heads::http2_request(x.request, origin, x.framing, is_tls, expects_continue)
         .ok_or(TryError::Client(BodyError::Io(std::io::ErrorKind::InvalidData.into())))?;
     let counted = conn.begin();
     let mut send = conn.send.clone().ready().await.map_err(|error| failed(&error))?;

@@ -11,13 +11,14 @@ use super::{
     Downstream, LocalReply,
     attempt::Answer,
     heads::{Origin, is_end_to_end},
-    relay::{Ended, relay},
+    relay::{Ended, Relayed, relay},
     tries::{Refusal, first_answer},
     tunnel::tunnel,
     upload::Upload,
     upstream::Upstream,
 };
 use crate::{
+    observe::{RequestTrace, Trail},
     table::{ActionView, ServiceView},
     wellknown,
     wire::{BodyError, Timer},
@@ -31,6 +32,8 @@ pub struct Client {
     pub address: IpAddr,
     /// Whether it came over TLS.
     pub is_tls: bool,
+    /// Whether it speaks HTTP/2.
+    pub is_http2: bool,
     /// How long it may take nothing of what waits for it.
     pub stall: Duration,
 }
@@ -52,11 +55,15 @@ pub struct Exchange<'a> {
     pub service: &'a ServiceView,
     /// Its action.
     pub action: &'a ActionView,
+    /// The action's place in the service: 0 for the default, else one more than its route's.
+    pub place: usize,
     /// Its policy.
     pub policy: &'a Policy,
     /// Its head.
     pub request: &'a Request,
     /// Its client.
+    pub client: Client,
+    /// What is told of the client.
     pub origin: Origin<'a>,
     /// Its body's framing.
     pub framing: Framing,
@@ -66,6 +73,10 @@ pub struct Exchange<'a> {
     pub has_elsewhere: bool,
     /// When its head was read.
     pub started: Instant,
+    /// Its trace, when it is told of whatever becomes of it.
+    pub trace: Option<RequestTrace>,
+    /// What was tried.
+    pub trail: RefCell<Trail>,
 }
 
 /// Serves one request: finds its service, gets an answer and relays it.
@@ -87,7 +98,9 @@ pub async fn handle(
     let Some((service, place)) = found else {
         worker.counters.unrouted.add(1);
         let reply = LocalReply::new(404, format!("no service here for host {:?}", request.host));
-        return answer_ourselves(down, &reply, request_id).await;
+        let outcome = answer_ourselves(down, &reply, request_id).await;
+        worker.observer.answered_ourselves(client, request, request_id, reply.status, started.elapsed());
+        return outcome;
     };
     service.counters.requests.add(1);
     service.budget.deposit();
@@ -96,28 +109,33 @@ pub async fn handle(
         worker,
         service: &service,
         action,
+        place,
         policy: &action.policy,
         request,
+        client,
         origin: Origin {
             address: client.address,
             is_tls: client.is_tls,
             request_id,
             upgrade: upgrade_of(request, framing, down),
+            traceparent: None,
         },
         framing,
         repeatable: request.method.is_idempotent(),
         has_elsewhere: action.endpoint_count > 1,
         started,
+        trace: worker.observer.begin(request, worker),
+        trail: RefCell::default(),
     };
     let outcome = x.serve(down, client, timer).await;
-    service.counters.duration.record(started.elapsed());
+    worker.observer.finished(&x, Instant::now());
     outcome
 }
 
 impl Exchange<'_> {
     async fn serve(&self, down: &mut Downstream, client: Client, timer: &mut Timer) -> Outcome {
         if let Some(reply) = self.refusal_before_any_try() {
-            self.service.counters.count_status(reply.status);
+            self.answered_with(reply.status);
             return answer_ourselves(down, &reply, self.origin.request_id).await;
         }
         // A client of HTTP/1.0 cannot mean it (RFC 9110, section 10.1.1).
@@ -132,15 +150,23 @@ impl Exchange<'_> {
         match first_answer(self, &upload, timer).await {
             Ok(answer) => self.relay(answer, upload, client, timer).await,
             Err(refusal) => {
-                let down = upload.into_inner().down;
+                let upload = upload.into_inner();
+                self.trail.borrow_mut().received = upload.received();
+                let down = upload.down;
                 let Some(reply) = self.reply_to(refusal) else {
+                    self.trail.borrow_mut().broken = Some("client gone");
                     down.abort();
                     return Outcome::Broken;
                 };
-                self.service.counters.count_status(reply.status);
+                self.answered_with(reply.status);
                 answer_ourselves(down, &reply, self.origin.request_id).await
             }
         }
+    }
+
+    fn answered_with(&self, status: u16) {
+        self.service.counters.count_status(status);
+        self.trail.borrow_mut().status = Some(status);
     }
 
     fn refusal_before_any_try(&self) -> Option<LocalReply> {
@@ -171,7 +197,8 @@ impl Exchange<'_> {
         timer: &mut Timer,
     ) -> Outcome {
         let head = &answer.head;
-        self.service.counters.count_status(head.status);
+        self.answered_with(head.status);
+        self.trail.borrow_mut().relayed = Some(answer.note);
         if answer.tier > 0 {
             self.service.counters.failed_over.add(1);
         }
@@ -192,18 +219,24 @@ impl Exchange<'_> {
             }
         }
         let (cluster, endpoint) = (answer.flight.cluster.clone(), answer.flight.endpoint.clone());
-        match relay(answer, &upload, client.stall, timer).await {
+        let Relayed { ended, sent } = relay(answer, &upload, client.stall, timer).await;
+        let upload = upload.into_inner();
+        let mut trail = self.trail.borrow_mut();
+        (trail.sent, trail.received) = (sent, upload.received());
+        match ended {
             Ended::Whole => Outcome::Answered,
             Ended::EndpointFailed(error) => {
                 tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.address, %error, "answer broken off");
                 self.worker.endpoint_failed(&endpoint, &Failure::Reset);
                 self.service.counters.broken_off.add(1);
-                upload.into_inner().down.abort();
+                trail.broken = Some("answer broken off");
+                upload.down.abort();
                 Outcome::Broken
             }
             Ended::ClientFailed => {
                 self.service.counters.client_gone.add(1);
-                upload.into_inner().down.abort();
+                trail.broken = Some("client gone");
+                upload.down.abort();
                 Outcome::Broken
             }
         }

@@ -8,7 +8,10 @@ use tidegate_http1::{
     write_request_line, write_status_line,
 };
 
-use crate::wire::{BodyError, BodyWriter, append};
+use crate::{
+    observe::TraceParentText,
+    wire::{BodyError, BodyWriter, append},
+};
 
 /// How we call ourselves in `via`.
 const VIA: &[u8] = b"1.1 tidegate";
@@ -24,6 +27,8 @@ pub struct Origin<'a> {
     pub request_id: &'a [u8],
     /// What the request wants to upgrade to.
     pub upgrade: Option<&'a [u8]>,
+    /// The trace that the endpoint is told instead of the client's word.
+    pub traceparent: Option<TraceParentText>,
 }
 
 /// How the answer's connection goes on.
@@ -98,6 +103,7 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
             b"x-forwarded-proto" | b"x-forwarded-host" => {}
             // Written below, if it is a usable one.
             b"x-request-id" => {}
+            b"traceparent" if origin.traceparent.is_some() => {}
             _ if !is_end_to_end(name) || nominated.holds(name) => {}
             _ => write(name, value),
         }
@@ -109,6 +115,9 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
     write(b"x-forwarded-host", request.host.as_bytes());
     write(b"x-request-id", origin.request_id);
     write(b"via", VIA);
+    if let Some(traceparent) = &origin.traceparent {
+        write(b"traceparent", traceparent.as_bytes());
+    }
 }
 
 /// Writes an address without allocating.
@@ -305,7 +314,13 @@ mod tests {
     use super::*;
 
     fn origin<'a>() -> Origin<'a> {
-        Origin { address: [192, 0, 2, 1].into(), is_tls: false, request_id: b"id", upgrade: None }
+        Origin {
+            address: [192, 0, 2, 1].into(),
+            is_tls: false,
+            request_id: b"id",
+            upgrade: None,
+            traceparent: None,
+        }
     }
 
     fn written(fields: &[(&str, &str)]) -> String {

@@ -14,5 +14,5 @@ mod upload;
 mod upstream;
 
 pub use downstream::{Downstream, Http1Down, Http2Down, LocalReply};
-pub use exchange::{Client, Outcome, answer_ourselves, handle};
+pub use exchange::{Client, Exchange, Outcome, answer_ourselves, handle};
 pub use pool::Pool;

@@ -20,6 +20,14 @@ pub enum Ended {
     ClientFailed,
 }
 
+/// What came of a relay.
+pub struct Relayed {
+    /// How it ended.
+    pub ended: Ended,
+    /// Bytes of the answer's body that were given to the client's connection.
+    pub sent: u64,
+}
+
 /// Relays until the answer has ended. `stall` is how long the client may take nothing of what waits for it.
 ///
 /// The connection to the endpoint is given back when both directions have ended.
@@ -28,9 +36,10 @@ pub async fn relay(
     upload: &RefCell<Upload<'_>>,
     stall: Duration,
     timer: &mut Timer,
-) -> Ended {
+) -> Relayed {
     let Answer { mut up, flight, mut cursor, .. } = answer;
     let (mut broken, mut answered) = (false, false);
+    let mut sent = 0;
     // Since when the client has taken nothing, and how much it had taken then.
     let mut waiting: Option<(Instant, u64)> = None;
     let ended = poll_fn(|cx| {
@@ -52,7 +61,10 @@ pub async fn relay(
             }
             match up.poll_body(cx) {
                 Poll::Ready(Ok(chunk)) => {
-                    answered = matches!(chunk, Chunk::End(_));
+                    match &chunk {
+                        Chunk::Data(data) => sent += data.len() as u64,
+                        Chunk::End(_) => answered = true,
+                    }
                     let pushed = match chunk {
                         // A body of known length ends with its last data.
                         Chunk::Data(data) if up.is_body_done() => {
@@ -94,5 +106,5 @@ pub async fn relay(
     if matches!(ended, Ended::Whole) {
         up.finish(&flight, cursor.ended && !broken);
     }
-    ended
+    Relayed { ended, sent }
 }

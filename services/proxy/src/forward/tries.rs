@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use rand::RngExt as _;
 use tidegate_model::{fleet::Hedge, observation::Failure};
 use tokio::time::Instant;
 
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::{
     balance::{Candidates, Cluster, Endpoint, InFlight, pick},
+    observe::{Ending, TraceParentText, TryNote, Why},
     wire::{BodyError, Timer},
 };
 
@@ -50,6 +52,8 @@ struct Running {
     began: Instant,
     limit: Option<Duration>,
     is_hedge: bool,
+    /// Its place in the request's trail.
+    note: usize,
 }
 
 impl Running {
@@ -184,14 +188,40 @@ impl<'a> Tries<'a> {
         };
         let picked = pick(from, &mut *self.x.worker.random.borrow_mut())?;
         let (endpoint, cluster, tier) = (picked.endpoint.clone(), picked.cluster.clone(), picked.tier);
+        let (began, is_hedge) = (Instant::now(), slot == 1);
+        let (span_id, traceparent) = match &self.x.trace {
+            Some(trace) => {
+                let id = self.x.worker.random.borrow_mut().random::<u64>().max(1);
+                (id, Some(TraceParentText::new(trace.trace_id, id)))
+            }
+            None => (0, None),
+        };
+        let mut trail = self.x.trail.borrow_mut();
+        let why = match (trail.count(), is_hedge) {
+            (0, _) => Why::First,
+            (_, true) => Why::Hedge,
+            (_, false) => Why::Retry,
+        };
+        let (note_endpoint, note_cluster) = (endpoint.clone(), cluster.clone());
+        let note = trail.begin(TryNote {
+            cluster: note_cluster,
+            endpoint: note_endpoint,
+            tier,
+            why,
+            span_id,
+            began,
+            ended: None,
+        });
+        let limit = self.x.policy.per_try_timeout;
         self.running[slot] = Some(Running {
             endpoint: endpoint.clone(),
             cluster: cluster.clone(),
-            began: Instant::now(),
-            limit: self.x.policy.per_try_timeout,
-            is_hedge: slot == 1,
+            began,
+            limit,
+            is_hedge,
+            note,
         });
-        Some(Try { flight: InFlight::new(endpoint, cluster), tier, fresh })
+        Some(Try { flight: InFlight::new(endpoint, cluster), tier, fresh, note, traceparent })
     }
 
     /// When something is due if no try ends before.
@@ -272,8 +302,12 @@ impl<'a> Tries<'a> {
     fn answered(&mut self, slot: usize, answer: Answer, upload: &RefCell<Upload<'_>>) -> Step {
         let running = self.running[slot].take();
         let status = answer.head.status;
+        let now = Instant::now();
+        self.x.trail.borrow_mut().end(answer.note, now, Ending::Status(status));
+        let took = now - answer.began;
+        answer.flight.cluster.counters.first_byte.record(took);
         if !matches!(status, 502..=504) {
-            self.x.service.latency.record(answer.began.elapsed());
+            self.x.service.latency.record(took);
             answer.flight.endpoint.succeeded();
             if running.is_some_and(|r| r.is_hedge) {
                 self.x.service.counters.hedges_won.add(1);
@@ -303,6 +337,7 @@ impl<'a> Tries<'a> {
         upload: &RefCell<Upload<'_>>,
     ) -> Step {
         let Some(running) = self.running[slot].take() else { return Step::Wait };
+        self.x.trail.borrow_mut().end(running.note, Instant::now(), Ending::Failed(failure.clone()));
         let may_repeat = self.x.repeatable || sent == Sent::Nothing;
         if fault != Fault::Endpoint {
             if fault == Fault::DiedIdle {

@@ -67,6 +67,11 @@ impl<'a> Upload<'a> {
         self.dropped == 0
     }
 
+    /// Bytes that came from the client.
+    pub fn received(&self) -> u64 {
+        self.total
+    }
+
     /// Whether the whole body is here (or there is none).
     pub fn is_complete(&self) -> bool {
         self.end.is_some()

@@ -30,6 +30,8 @@ pub type RouteChange = (RouteKey, Option<Arc<RouteEntry>>);
 
 /// A service as one worker serves it. A request keeps the one with which it began.
 pub struct ServiceView {
+    /// Its name.
+    pub name: ServiceName,
     /// Its health check.
     pub check: CheckId,
     /// The largest request body, in bytes.
@@ -294,7 +296,7 @@ impl Table {
                     fail_open: false,
                     reason: String::new(),
                 };
-                self.action(policy, tiers.actions.get(place).unwrap_or(&empty), entry.check)
+                self.action(name, policy, tiers.actions.get(place).unwrap_or(&empty), entry.check)
             })
             .collect();
         let budget = match old {
@@ -303,6 +305,7 @@ impl Table {
         };
         budget.set_percent(entry.default_policy.budget_percent);
         ServiceView {
+            name: name.clone(),
             check: entry.check,
             max_request_body: entry.max_request_body,
             actions,
@@ -314,11 +317,18 @@ impl Table {
         }
     }
 
-    fn action(&self, policy: &Policy, from: &ActionTiers, check: CheckId) -> ActionView {
+    fn action(
+        &self,
+        service: &ServiceName,
+        policy: &Policy,
+        from: &ActionTiers,
+        check: CheckId,
+    ) -> ActionView {
         let tiers: Vec<TierView> = from
             .tiers
             .iter()
-            .map(|tier| {
+            .enumerate()
+            .map(|(place, tier)| {
                 let choices = tier.shares.iter().filter_map(|(name, share)| {
                     let state = self.clusters.get(name)?;
                     let health = self.health(name, check);
@@ -334,6 +344,7 @@ impl Table {
                         share: u32::from(*share),
                         cluster: state.cluster.clone(),
                         endpoints: endpoints.collect(),
+                        serving: self.metrics.serving(self.worker, (service.clone(), name.clone(), place)),
                     })
                 });
                 TierView { choices: choices.collect() }
@@ -370,6 +381,16 @@ impl Table {
 }
 
 impl ServiceView {
+    /// What the route with the action at `place` asks of a path, as `http.route` tells it; nothing for the default.
+    pub fn route(&self, place: usize) -> Option<String> {
+        let route = self.routes.get(place.checked_sub(1)?)?;
+        match (&route.path, &route.path_prefix) {
+            (Some(path), _) => Some(path.clone()),
+            (None, Some(prefix)) => Some(format!("{}/*", prefix.trim_end_matches('/'))),
+            (None, None) => None,
+        }
+    }
+
     fn clusters(&self) -> Vec<ClusterName> {
         let choices = self.actions.iter().flat_map(|action| &action.tiers).flat_map(|tier| &tier.choices);
         choices.map(|choice| choice.cluster.name.clone()).collect()

@@ -131,6 +131,7 @@ async fn connection(
             IpAddr::V4(_) => address,
         },
         is_tls: listener.tls.is_some(),
+        is_http2: false,
         stall: limits.idle_timeout,
     };
     let Some(acceptor) = &listener.tls else {

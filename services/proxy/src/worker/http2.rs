@@ -34,6 +34,7 @@ pub async fn serve(
     limits: &ListenerLimits,
     open: &Open,
 ) {
+    let client = Client { is_http2: true, ..client };
     let (gathered, flusher) = coalesce(io, prefix);
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(STREAMS)

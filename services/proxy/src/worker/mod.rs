@@ -24,6 +24,7 @@ pub use date::http_date;
 use crate::{
     balance::{Endpoint, WakeSet},
     metrics::{Metrics, WorkerCounters},
+    observe::{Observer, Observing},
     table::Table,
     tls::UpstreamTlsConfigs,
     wire::Timer,
@@ -66,6 +67,8 @@ pub struct Worker {
     pub random: RefCell<SmallRng>,
     /// What it counts.
     pub counters: Arc<WorkerCounters>,
+    /// What it tells of requests.
+    pub observer: Observer,
     draining_since: Cell<Option<Instant>>,
     /// Timers of streams that have ended, for those that begin.
     timers: RefCell<Vec<Timer>>,
@@ -89,6 +92,8 @@ pub struct WorkerParts {
     pub tls: Arc<UpstreamTlsConfigs>,
     /// Where failures of endpoints are told. Told without waiting; what does not fit is repeated by the next failure.
     pub suspects: mpsc::Sender<Suspect>,
+    /// What is told of requests.
+    pub observing: Observing,
 }
 
 /// Runs a worker until its commands end and its connections are done, at most `drain_limit` later.
@@ -115,6 +120,7 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         edge: parts.edge,
         random: RefCell::new(SmallRng::seed_from_u64(rand::random())),
         counters: parts.metrics.worker(),
+        observer: parts.observing.observer(),
         draining_since: Cell::new(None),
         timers: RefCell::default(),
         connections: WakeSet::default(),
@@ -221,6 +227,7 @@ impl Worker {
         let table = self.table.borrow();
         table.endpoints().for_each(|endpoint| endpoint.pool.sweep(now));
         table.services().for_each(|service| service.budget.tick());
+        self.observer.flush();
     }
 }
 

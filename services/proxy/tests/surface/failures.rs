@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -125,17 +125,23 @@ fn a_put_too_large_to_keep_is_not_sent_again() {
 #[test]
 fn a_connection_that_its_origin_closed_while_idle_costs_no_post() {
     // Each connection serves one request and is closed without a word.
-    let closing = Origin::scripted(|mut peer, seen, _| {
-        let Some(request) = peer.request() else { return };
-        seen.note(&request);
-        peer.send(OK);
+    let closed = Arc::new(AtomicUsize::new(0));
+    let closing = Origin::scripted({
+        let closed = closed.clone();
+        move |mut peer, seen, _| {
+            let Some(request) = peer.request() else { return };
+            seen.note(&request);
+            peer.send(OK);
+            drop(peer);
+            closed.fetch_add(1, Ordering::SeqCst);
+        }
     });
     let edge = Edge::start(&FleetFile::of(&[closing.address()]));
     let mut client = Peer::connect(edge.address());
     for count in 1..=30 {
         assert_eq!(client.ask(POST).text(), "ok", "request {count}");
-        // Over loopback the close has often, not always, arrived when the next request is sent: both must go well.
-        eventually("the origin was reached", || closing.seen().connections() >= count);
+        // A close that comes as the next request is being sent may cost it: then it is not known what became of it.
+        eventually("the origin has closed", || closed.load(Ordering::SeqCst) >= count);
     }
     assert_eq!(closing.seen().count(), 30, "each was sent once");
 }

@@ -7,6 +7,7 @@ mod drain;
 mod failures;
 mod http2;
 mod messages;
+mod observe;
 mod refusals;
 mod routing;
 mod streams;

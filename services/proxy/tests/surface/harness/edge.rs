@@ -24,9 +24,9 @@ use tidegate_model::{
     routes::{EdgeEntry, EndpointHealth, HealthEntry, RouteCause, RouteEntry, RouteKey, TiersEntry},
     verdict::Verdict,
 };
-use tidegate_proxy::ProxySettings;
+use tidegate_proxy::{AccessLogSection, ProxySettings};
 use tidegate_routing::{Engine, Event, Settings};
-use tidegate_service::{Admin, Context, Ports, Registry};
+use tidegate_service::{Admin, Context, Ports, Registry, telemetry::SpanSink};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -54,11 +54,25 @@ pub struct Start {
     pub workers: usize,
     /// How long connections may take to end.
     pub drain_limit: Duration,
+    /// The access log.
+    pub access_log: AccessLogSection,
+    /// Where spans go.
+    pub spans: Option<SpanSink>,
+    /// The share of requests that are traced.
+    pub trace_ratio: f64,
 }
 
 impl Default for Start {
     fn default() -> Start {
-        Start { state_dir: None, has_owner: true, workers: 1, drain_limit: Duration::from_secs(10) }
+        Start {
+            state_dir: None,
+            has_owner: true,
+            workers: 1,
+            drain_limit: Duration::from_secs(10),
+            access_log: AccessLogSection::default(),
+            spans: None,
+            trace_ratio: 0.0,
+        }
     }
 }
 
@@ -101,6 +115,7 @@ impl Edge {
             registry: registry.clone(),
             admin: Admin::new(registry),
             ports: Ports::new(None),
+            spans: start.spans,
             shutdown: CancellationToken::new(),
         };
         let mut settings = ProxySettings::default();
@@ -109,6 +124,8 @@ impl Edge {
         settings.proxy.workers = start.workers;
         settings.proxy.state_dir.clone_from(&state_dir);
         settings.proxy.drain_limit = start.drain_limit;
+        settings.proxy.trace_ratio = start.trace_ratio;
+        settings.access_log = start.access_log;
         let thread = std::thread::spawn({
             let (bus, context) = (bus.clone(), context.clone());
             move || {
@@ -139,6 +156,11 @@ impl Edge {
     /// Where its state is kept.
     pub fn state_dir(&self) -> &PathBuf {
         &self.state_dir
+    }
+
+    /// What `/metrics` says.
+    pub fn metrics(&self) -> String {
+        self.context.registry.to_text()
     }
 
     /// The value of a metric (all series of the name together), as `/metrics` would say it.

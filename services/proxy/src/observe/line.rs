@@ -1,0 +1,175 @@
+//! One line of the access log.
+
+use std::{io::Write as _, net::IpAddr, time::Duration};
+
+use serde::Serialize;
+use tidegate_http1::Request;
+
+use super::{
+    decide::RequestTrace,
+    spans::version_text,
+    trail::{Trail, Why},
+};
+use crate::{forward::Exchange, settings::AccessFormat, worker::http_date};
+
+/// What a line says. Never a query, a cookie or a credential.
+#[derive(Serialize)]
+pub struct Line<'a> {
+    /// Milliseconds since 1970.
+    time_ms: u64,
+    client: IpAddr,
+    method: &'a str,
+    scheme: &'static str,
+    host: &'a str,
+    path: &'a str,
+    protocol: &'static str,
+    status: u16,
+    /// From the request's head to the end of its answer.
+    duration_ms: f64,
+    bytes_in: u64,
+    bytes_out: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tier: Option<usize>,
+    attempts: usize,
+    hedged: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+    request_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<String>,
+    #[serde(skip)]
+    referer: Option<String>,
+}
+
+impl<'a> Line<'a> {
+    /// The line of a request that a service answers for.
+    pub fn of_exchange(
+        x: &'a Exchange<'_>,
+        trail: &Trail,
+        trace: Option<RequestTrace>,
+        duration: Duration,
+    ) -> Line<'a> {
+        let (client, request_id) = (x.client, x.origin.request_id);
+        let status = trail.status.unwrap_or(0);
+        let served = trail.relayed.and_then(|place| trail.tries().nth(place));
+        Line {
+            bytes_in: trail.received,
+            bytes_out: trail.sent,
+            service: Some(x.service.name.as_str()),
+            cluster: served.map(|note| note.cluster.name.to_string()),
+            endpoint: served.map(|note| note.endpoint.address.to_string()),
+            tier: served.map(|note| note.tier),
+            attempts: trail.count(),
+            hedged: trail.tries().any(|note| note.why == Why::Hedge),
+            error: trail.broken,
+            trace_id: trace.map(|trace| format!("{:032x}", trace.trace_id)),
+            ..Line::of_request(x.request, client, request_id, status, duration)
+        }
+    }
+
+    /// The line of a request that no service answers for.
+    pub fn of_request(
+        request: &'a Request,
+        client: crate::forward::Client,
+        request_id: &[u8],
+        status: u16,
+        duration: Duration,
+    ) -> Line<'a> {
+        let text = |name: &[u8]| Some(String::from_utf8_lossy(request.fields.get(name)?).into_owned());
+        Line {
+            time_ms: tidegate_bus::clock::now().0 / 1000,
+            client: client.address.to_canonical(),
+            method: request.method.as_str(),
+            scheme: if client.is_tls { "https" } else { "http" },
+            host: &request.host,
+            path: request.target.split('?').next().unwrap_or_default(),
+            protocol: version_text(client, request),
+            status,
+            duration_ms: duration.as_micros() as f64 / 1000.0,
+            bytes_in: 0,
+            bytes_out: 0,
+            service: None,
+            cluster: None,
+            endpoint: None,
+            tier: None,
+            attempts: 0,
+            hedged: false,
+            error: None,
+            request_id: String::from_utf8_lossy(request_id).into_owned(),
+            trace_id: None,
+            user_agent: text(b"user-agent"),
+            referer: text(b"referer").map(|url| url.split('?').next().unwrap_or_default().to_owned()),
+        }
+    }
+
+    /// Adds the line to `out`.
+    pub fn write(&self, format: AccessFormat, out: &mut Vec<u8>) {
+        // Writing to memory cannot fail, and nothing in a line is without a form in JSON.
+        let written = match format {
+            AccessFormat::Json => serde_json::to_writer(&mut *out, self).map_err(std::io::Error::from),
+            AccessFormat::Common => self.write_common(out),
+        };
+        debug_assert!(written.is_ok(), "{written:?}");
+        out.push(b'\n');
+    }
+
+    /// The combined format of Apache's httpd.
+    fn write_common(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let quoted = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), escape);
+        write!(
+            out,
+            "{} - - [{}] \"{} {} HTTP/{}\" {} {} \"{}\" \"{}\"",
+            self.client,
+            common_date(http_date().as_bytes()),
+            self.method,
+            escape(self.path),
+            self.protocol,
+            self.status,
+            self.bytes_out,
+            quoted(&self.referer),
+            quoted(&self.user_agent),
+        )
+    }
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT` as `06/Nov/1994:08:49:37 +0000`.
+fn common_date(http: &[u8]) -> String {
+    let part = |range| String::from_utf8_lossy(http.get(range).unwrap_or_default());
+    format!("{}/{}/{}:{} +0000", part(5..7), part(8..11), part(12..16), part(17..25))
+}
+
+/// What a client sent, so that it cannot end a line or a quotation.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => escaped.extend(['\\', c]),
+            c if c.is_control() => escaped.extend(c.escape_default()),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_has_the_form_of_the_common_log() {
+        assert_eq!(common_date(b"Sun, 06 Nov 1994 08:49:37 GMT"), "06/Nov/1994:08:49:37 +0000");
+    }
+
+    #[test]
+    fn a_client_cannot_forge_a_line() {
+        assert_eq!(escape("a\" 200\nb\\"), "a\\\" 200\\nb\\\\");
+    }
+}

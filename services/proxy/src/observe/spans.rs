@@ -1,0 +1,213 @@
+//! Spans of a request: one of the whole, one of each try. Names by OpenTelemetry's semantic conventions for HTTP
+//! (<https://opentelemetry.io/docs/specs/semconv/http/http-spans/>).
+
+use std::time::SystemTime;
+
+use rand::RngExt as _;
+use tidegate_http1::{Method, Request, Version};
+use tidegate_model::fleet::Address;
+use tidegate_service::telemetry::{FinishedSpan, SpanKind, SpanSink, Value};
+use tokio::time::Instant;
+
+use super::{
+    decide::RequestTrace,
+    trail::{Ending, Trail, TryNote, Why},
+};
+use crate::forward::{Client, Exchange};
+
+/// The longest text of a client that goes into a span, in bytes.
+const LONGEST: usize = 256;
+
+/// Sends the spans of a request that has ended.
+pub fn send(sink: &SpanSink, x: &Exchange<'_>, trail: &Trail, trace: RequestTrace, ended: Instant) {
+    let clock = Clock { now: (ended, SystemTime::now()) };
+    sink.send(FinishedSpan {
+        trace_id: trace.trace_id,
+        span_id: trace.span_id,
+        parent: trace.parent,
+        parent_is_remote: true,
+        kind: SpanKind::Server,
+        name: match x.service.route(x.place) {
+            Some(route) => format!("{} {route}", name_of(x.request)).into(),
+            None => name_of(x.request).into(),
+        },
+        start: clock.at(x.started),
+        end: clock.at(ended),
+        attributes: server_attributes(x, trail),
+        error: error_of(trail),
+    });
+    for (number, note) in trail.tries().enumerate() {
+        let span_id = match note.span_id {
+            0 => x.worker.random.borrow_mut().random::<u64>().max(1),
+            id => id,
+        };
+        let (end, ending) =
+            note.ended.as_ref().map_or((ended, &Ending::Abandoned), |(at, ending)| (*at, ending));
+        // The answer's head came earlier; what is relayed ends with the request.
+        let end = if trail.relayed == Some(number) { ended } else { end };
+        sink.send(FinishedSpan {
+            trace_id: trace.trace_id,
+            span_id,
+            parent: Some(trace.span_id),
+            parent_is_remote: false,
+            kind: SpanKind::Client,
+            name: name_of(x.request).into(),
+            start: clock.at(note.began),
+            end: clock.at(end),
+            attributes: client_attributes(x.request, note, ending, number),
+            error: match ending {
+                Ending::Failed(failure) => Some(failure.to_string()),
+                Ending::Status(status) if *status >= 500 => Some(format!("status {status}")),
+                Ending::Status(_) | Ending::Abandoned => None,
+            },
+        });
+    }
+}
+
+/// Turns instants into times of day.
+struct Clock {
+    now: (Instant, SystemTime),
+}
+
+impl Clock {
+    fn at(&self, instant: Instant) -> SystemTime {
+        self.now.1 - self.now.0.saturating_duration_since(instant)
+    }
+}
+
+fn error_of(trail: &Trail) -> Option<String> {
+    match (trail.broken, trail.status) {
+        (Some(broken), _) => Some(broken.to_owned()),
+        (None, Some(status)) if status >= 500 => Some(format!("status {status}")),
+        (None, Some(_)) => None,
+        (None, None) => Some("not answered".to_owned()),
+    }
+}
+
+fn server_attributes(x: &Exchange<'_>, trail: &Trail) -> Vec<(&'static str, Value)> {
+    let request = x.request;
+    let (path, query) = match request.target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (request.target.as_str(), None),
+    };
+    let mut attributes: Vec<(&'static str, Value)> = vec![
+        ("http.request.method", method_of(request).into()),
+        ("url.path", cut(path).into()),
+        ("url.scheme", if x.origin.is_tls { "https" } else { "http" }.into()),
+        ("server.address", cut(&request.host).into()),
+        ("client.address", x.origin.address.to_canonical().to_string().into()),
+        ("network.protocol.name", "http".into()),
+        ("network.protocol.version", version_text(x.client, request).into()),
+        ("tidegate.service", x.service.name.to_string().into()),
+        ("tidegate.request_id", String::from_utf8_lossy(x.origin.request_id).into_owned().into()),
+        ("tidegate.attempts", (trail.count() as i64).into()),
+    ];
+    if matches!(request.method, Method::Other(_)) {
+        attributes.push(("http.request.method_original", cut(request.method.as_str()).into()));
+    }
+    // What is in a query may be secret: only that there is one.
+    if query.is_some() {
+        attributes.push(("tidegate.has_query", true.into()));
+    }
+    if let Some(route) = x.service.route(x.place) {
+        attributes.push(("http.route", route.into()));
+    }
+    if let Some(agent) = request.fields.get(b"user-agent") {
+        attributes.push(("user_agent.original", cut(&String::from_utf8_lossy(agent)).into()));
+    }
+    if let Some((tier, cluster)) = trail.served_by() {
+        attributes.push(("tidegate.cluster", cluster.name.to_string().into()));
+        attributes.push(("tidegate.tier", (tier as i64).into()));
+    }
+    if let Some(status) = trail.status {
+        attributes.push(("http.response.status_code", i64::from(status).into()));
+    }
+    match (trail.broken, trail.status) {
+        (Some(broken), _) => attributes.push(("error.type", broken.into())),
+        (None, Some(status)) if status >= 500 => attributes.push(("error.type", status.to_string().into())),
+        (None, _) => {}
+    }
+    attributes
+}
+
+fn client_attributes(
+    request: &Request,
+    note: &TryNote,
+    ending: &Ending,
+    number: usize,
+) -> Vec<(&'static str, Value)> {
+    let (host, port) = match &note.endpoint.address {
+        Address::Ip(address) => (address.ip().to_string(), address.port()),
+        Address::Name { host, port } => (host.clone(), *port),
+    };
+    let mut attributes: Vec<(&'static str, Value)> = vec![
+        ("http.request.method", method_of(request).into()),
+        ("server.address", host.into()),
+        ("server.port", i64::from(port).into()),
+        ("tidegate.cluster", note.cluster.name.to_string().into()),
+        ("tidegate.endpoint", note.endpoint.address.to_string().into()),
+        ("tidegate.tier", (note.tier as i64).into()),
+        ("tidegate.attempt", (number as i64 + 1).into()),
+        (
+            "tidegate.reason",
+            match note.why {
+                Why::First => "first",
+                Why::Retry => "retry",
+                Why::Hedge => "hedge",
+            }
+            .into(),
+        ),
+    ];
+    if number > 0 {
+        attributes.push(("http.request.resend_count", (number as i64).into()));
+    }
+    match ending {
+        Ending::Status(status) => {
+            attributes.push(("http.response.status_code", i64::from(*status).into()));
+            if *status >= 500 {
+                attributes.push(("error.type", status.to_string().into()));
+            }
+        }
+        Ending::Failed(failure) => attributes.push(("error.type", failure.to_string().into())),
+        Ending::Abandoned => attributes.push(("tidegate.abandoned", true.into())),
+    }
+    attributes
+}
+
+/// What a client said, cut to what a span should hold.
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(LONGEST.min(text.len()))].to_owned()
+}
+
+/// The protocol's version as the conventions write it.
+pub fn version_text(client: Client, request: &Request) -> &'static str {
+    match request.version {
+        _ if client.is_http2 => "2",
+        Version::Http10 => "1.0",
+        Version::Http11 => "1.1",
+    }
+}
+
+/// The method, or `_OTHER` for what is not one of HTTP's own: a client must not make up names.
+fn method_of(request: &Request) -> &'static str {
+    match &request.method {
+        Method::Get => "GET",
+        Method::Head => "HEAD",
+        Method::Post => "POST",
+        Method::Put => "PUT",
+        Method::Delete => "DELETE",
+        Method::Options => "OPTIONS",
+        Method::Patch => "PATCH",
+        Method::Trace => "TRACE",
+        Method::Connect => "CONNECT",
+        Method::Other(_) => "_OTHER",
+    }
+}
+
+/// A span's name begins so.
+fn name_of(request: &Request) -> &'static str {
+    match &request.method {
+        Method::Other(_) => "HTTP",
+        _ => method_of(request),
+    }
+}
