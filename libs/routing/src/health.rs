@@ -166,7 +166,7 @@ fn reason(endpoints: &[Judged], standings: &[Standing], standing: Standing, regi
         return "no prober has spoken of it yet".to_owned();
     }
     let mut text = match standing.verdict {
-        Verdict::PathDown => format!("other regions reach it, {region} does not: "),
+        Verdict::PathDown => format!("not reached from {region}, and other regions last saw it pass: "),
         Verdict::Up | Verdict::Down | Verdict::Unknown => String::new(),
     };
     text += &format!("{passing} of {} endpoints pass", endpoints.len());

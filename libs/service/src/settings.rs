@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 use clap::{Arg, ArgMatches, Command};
 use config::{Config, ConfigError, Environment, File, FileFormat, Map, Source, Value};
+use documented::DocumentedFields;
 use serde::{Serialize, de::DeserializeOwned};
 
 use keys::Keys;
@@ -31,6 +32,9 @@ pub trait Settings: Default + Serialize + DeserializeOwned {
     /// The name of this instance among others of the service, for logs, traces and metrics.
     fn instance(&self) -> String;
 
+    /// What a setting of its own is, as its field's documentation says it; [`docs_of`] finds it for a section.
+    fn docs(key: &str) -> Option<&'static str>;
+
     /// Checks what types can't say. The first is the setting's name (`nats.servers`), the second what would be right.
     ///
     /// # Errors
@@ -38,6 +42,12 @@ pub trait Settings: Default + Serialize + DeserializeOwned {
     fn check(&self) -> Result<(), (String, String)> {
         Ok(())
     }
+}
+
+/// What a setting is, if it is in the section of this name: as the documentation of the section's field says.
+pub fn docs_of<T: DocumentedFields>(section: &str, key: &str) -> Option<&'static str> {
+    let name = if section.is_empty() { key } else { key.strip_prefix(section)?.strip_prefix('.')? };
+    T::get_field_docs(name).ok()
 }
 
 /// What is wrong with the settings.
@@ -92,7 +102,7 @@ pub fn load<S: Settings>(
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded<S>, SettingsError> {
     let keys = Keys::of(&S::default());
-    let matches = command(about, &keys).try_get_matches_from(args)?;
+    let matches = command::<S>(about, &keys).try_get_matches_from(args)?;
     let env: BTreeMap<String, String> = env.into_iter().collect();
     let path = |flag: &str, variable: &str| {
         let given = matches.get_one::<String>(flag).or_else(|| env.get(variable));
@@ -144,7 +154,7 @@ fn value_error(error: &ConfigError, origins: &BTreeMap<String, String>) -> Setti
 }
 
 /// The command line: one flag for each setting.
-fn command(about: &Description, keys: &Keys) -> Command {
+fn command<S: Settings>(about: &Description, keys: &Keys) -> Command {
     let own = [
         Arg::new("config")
             .long("config")
@@ -156,10 +166,13 @@ fn command(about: &Description, keys: &Keys) -> Command {
     ];
     let settings = keys.iter().map(|(key, default)| {
         let default = default.as_ref().map(|d| format!(" [default: {d}]")).unwrap_or_default();
+        let docs = CommonSettings::docs(key).or_else(|| S::docs(key)).unwrap_or_default();
+        debug_assert!(!docs.is_empty(), "{key} is not documented");
+        let docs = docs.split_whitespace().collect::<Vec<_>>().join(" ").replace('`', "");
         Arg::new(key.clone())
             .long(keys::flag(key))
             .value_name("VALUE")
-            .help(format!("Setting {key} [env: {}]{default}", keys::variable(key)))
+            .help(format!("{docs} [env: {}]{default}", keys::variable(key)))
     });
     Command::new(about.name).about(about.about).version(about.version).args(own).args(settings)
 }

@@ -35,6 +35,10 @@ impl Settings for TestSettings {
         }
     }
 
+    fn docs(_: &str) -> Option<&'static str> {
+        Some("A setting of the test.")
+    }
+
     fn instance(&self) -> String {
         "test-1".to_owned()
     }

@@ -54,6 +54,10 @@ impl Settings for TestSettings {
         }
     }
 
+    fn docs(_: &str) -> Option<&'static str> {
+        Some("A setting of the test.")
+    }
+
     fn instance(&self) -> String {
         self.name.clone().unwrap_or_default()
     }
@@ -165,8 +169,14 @@ fn variables_that_are_not_settings_are_left_alone() {
 #[test]
 fn help_shows_every_setting_with_its_variable_and_default() {
     let said = error("", &[], &["--help"]);
-    for shown in ["--nats-servers", "TIDEGATE_NATS__SERVERS", "nats://127.0.0.1:4222", "--interval", "250ms"]
-    {
+    for shown in [
+        "--nats-servers",
+        "TIDEGATE_NATS__SERVERS",
+        "nats://127.0.0.1:4222",
+        "--interval",
+        "250ms",
+        "The servers' addresses.",
+    ] {
         assert!(said.contains(shown), "{shown} is not in\n{said}");
     }
 }

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use tidegate_model::{ClusterName, EdgeName, RegionName, ServiceName, fleet::parse_duration};
@@ -70,6 +70,25 @@ pub enum Command {
         #[command(flatten)]
         bus: BusOptions,
     },
+    /// Send all of a service's traffic to one cluster first.
+    Force {
+        /// The service.
+        service: ServiceName,
+        /// Where its requests go.
+        #[arg(long)]
+        to: ClusterName,
+        #[command(flatten)]
+        options: DrainOptions,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
+    /// Take a forced route back.
+    Unforce {
+        /// The service.
+        service: ServiceName,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
     /// Tell why a service's requests go to these clusters, in this order, with these shares.
     Explain {
         /// The service.
@@ -116,9 +135,14 @@ pub enum Target {
         /// Its name.
         name: EdgeName,
     },
+    /// All clusters of a region.
+    Region {
+        /// Its name.
+        name: RegionName,
+    },
 }
 
-/// How to drain.
+/// How an operator's word is given.
 #[derive(Debug, Clone, Args)]
 pub struct DrainOptions {
     /// For how long, such as 30m; until it is taken back when absent.
@@ -142,8 +166,8 @@ pub struct DevOptions {
     #[arg(long)]
     pub edge: Option<EdgeName>,
     /// Workers; 0: one per core.
-    #[arg(long, default_value_t = 0)]
-    pub workers: usize,
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=1024))]
+    pub workers: u16,
     /// The address of the admin listener.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub admin: SocketAddr,
@@ -174,3 +198,15 @@ pub struct OriginOptions {
     #[arg(long)]
     pub ports_file: Option<PathBuf>,
 }
+
+/// An argument that does not fit what there is.
+#[derive(Debug)]
+pub struct WrongArgument(pub String);
+
+impl fmt::Display for WrongArgument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongArgument {}

@@ -14,7 +14,10 @@ use tidegate_service::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{arguments::DevOptions, check, link};
+use crate::{
+    arguments::{DevOptions, WrongArgument},
+    check, link,
+};
 
 /// How often the fleet file is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -23,6 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
     let (text, fleet) = check::read(&options.fleet)?;
     let (edge, region) = edge_of(&fleet, options.edge.as_ref())?;
+    can_listen(&fleet, &edge)?;
     let registry = Registry::default();
     let common = CommonSettings {
         log: LogSection { filter: "info".to_owned(), ..LogSection::default() },
@@ -54,7 +58,7 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
     let mut proxy = ProxySettings::default();
     proxy.edge.name = Some(edge);
     proxy.edge.region = Some(region.clone());
-    proxy.proxy.workers = options.workers;
+    proxy.proxy.workers = usize::from(options.workers);
     proxy.proxy.state_dir = state_dir;
     let prober = ProberSettings {
         region: Some(region.clone()),
@@ -101,10 +105,21 @@ fn edge_of(fleet: &Fleet, wanted: Option<&EdgeName>) -> anyhow::Result<(EdgeName
         Some(name) => fleet
             .edges
             .get_key_value(name)
-            .with_context(|| format!("the fleet has no edge {name} (--edge)"))?,
+            .ok_or_else(|| WrongArgument(format!("the fleet has no edge {name} (--edge)")))?,
         None => fleet.edges.iter().next().context("the fleet has no edge: nothing would listen")?,
     };
     Ok((found.0.clone(), found.1.region.clone()))
+}
+
+/// Looks whether the edge's listeners can be opened: a service waits for an address to become free, but whoever tries
+/// Tidegate out sits before it.
+fn can_listen(fleet: &Fleet, edge: &EdgeName) -> anyhow::Result<()> {
+    for name in fleet.edges.get(edge).into_iter().flat_map(|edge| &edge.listeners) {
+        let Some(listener) = fleet.listeners.get(name) else { continue };
+        std::net::TcpListener::bind(listener.bind)
+            .with_context(|| format!("the listener {name} cannot be bound to {}", listener.bind))?;
+    }
+    Ok(())
 }
 
 /// Applies the file again whenever it has changed.

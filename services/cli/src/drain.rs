@@ -1,15 +1,18 @@
-//! `tidegate drain` and `tidegate undrain`.
+//! `tidegate drain` and `tidegate force`, and how they are taken back.
+
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tidegate_bus::{Bus, clock, fleet::FleetStore, overrides::OverrideStore};
 use tidegate_model::{
-    ClusterName, EdgeName,
+    ClusterName, ServiceName,
     fleet::Fleet,
     overrides::{Override, OverrideKind},
 };
 
+use crate::say::say_line;
 use crate::{
-    arguments::{BusOptions, DrainOptions, Target},
+    arguments::{BusOptions, DrainOptions, Target, WrongArgument},
     link,
 };
 
@@ -18,59 +21,103 @@ impl Target {
         match self {
             Target::Cluster { name } => OverrideKind::DrainCluster(name),
             Target::Edge { name } => OverrideKind::DrainEdge(name),
+            Target::Region { name } => OverrideKind::EvacuateRegion(name),
         }
-    }
-
-    /// Refuses a name that the fleet does not have.
-    async fn check(&self, bus: &Bus) -> anyhow::Result<()> {
-        let text = FleetStore::new(bus).get().await?.context("no fleet was applied yet (tidegate apply)")?;
-        let fleet = Fleet::parse(&text.text, "fleet").map_err(|_| {
-            anyhow::anyhow!("the fleet on the bus cannot be read by this version of tidegate")
-        })?;
-        let (known, kind, name, names) = match self {
-            Target::Cluster { name } => {
-                let names: Vec<&str> = fleet.clusters.keys().map(ClusterName::as_str).collect();
-                (fleet.clusters.contains_key(name), "cluster", name.as_str(), names)
-            }
-            Target::Edge { name } => {
-                let names: Vec<&str> = fleet.edges.keys().map(EdgeName::as_str).collect();
-                (fleet.edges.contains_key(name), "edge", name.as_str(), names)
-            }
-        };
-        anyhow::ensure!(known, "the fleet has no {kind} {name}; it has {}", names.join(", "));
-        Ok(())
     }
 }
 
-/// Writes the override.
+/// Refuses names that the fleet does not have.
+async fn check(kind: &OverrideKind, bus: &Bus) -> anyhow::Result<()> {
+    let text = FleetStore::new(bus).get().await?.context("no fleet was applied yet (tidegate apply)")?;
+    let fleet = Fleet::parse(&text.text, "fleet")
+        .map_err(|_| anyhow::anyhow!("the fleet on the bus cannot be read by this version of tidegate"))?;
+    match kind {
+        OverrideKind::DrainCluster(name) => known("cluster", name.as_str(), fleet.clusters.keys()),
+        OverrideKind::DrainEdge(name) => known("edge", name.as_str(), fleet.edges.keys()),
+        OverrideKind::EvacuateRegion(name) => known("region", name.as_str(), fleet.regions.keys()),
+        OverrideKind::ForceRoute { service, cluster } => {
+            known("service", service.as_str(), fleet.services.keys())?;
+            known("cluster", cluster.as_str(), fleet.clusters.keys())
+        }
+    }
+}
+
+fn known<N: ToString>(kind: &str, name: &str, names: impl Iterator<Item = N>) -> anyhow::Result<()> {
+    let names: Vec<String> = names.map(|name| name.to_string()).collect();
+    if names.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    let wrong = match names.is_empty() {
+        true => format!("the fleet has no {kind} {name}, and no other"),
+        false => format!("the fleet has no {kind} {name}; it has {}", names.join(", ")),
+    };
+    Err(WrongArgument(wrong).into())
+}
+
+/// Drains.
 pub async fn drain(target: Target, options: DrainOptions, bus: &BusOptions) -> anyhow::Result<()> {
+    put(target.kind(), options, bus, "tidegate undrain").await
+}
+
+/// Forces a service's route.
+pub async fn force(
+    service: ServiceName,
+    cluster: ClusterName,
+    options: DrainOptions,
+    bus: &BusOptions,
+) -> anyhow::Result<()> {
+    put(OverrideKind::ForceRoute { service, cluster }, options, bus, "tidegate unforce").await
+}
+
+/// Takes a drain back.
+pub async fn undrain(target: Target, bus: &BusOptions) -> anyhow::Result<()> {
+    let kind = target.kind();
+    if !take_back(&kind, bus).await? {
+        anyhow::bail!("there is no {kind}");
+    }
+    say_line(format_args!("{kind} was taken back"))
+}
+
+/// Takes a forced route back.
+pub async fn unforce(service: ServiceName, bus: &BusOptions) -> anyhow::Result<()> {
+    // A service has one forced route at most, whatever the cluster.
+    let kind = OverrideKind::ForceRoute { service: service.clone(), cluster: "any".parse()? };
+    if !take_back(&kind, bus).await? {
+        anyhow::bail!("{service} is not forced anywhere");
+    }
+    say_line(format_args!("the forced route of {service} was taken back"))
+}
+
+async fn put(kind: OverrideKind, options: DrainOptions, bus: &BusOptions, undo: &str) -> anyhow::Result<()> {
     let bus = link::connect(bus).await?;
-    target.check(&bus).await?;
+    check(&kind, &bus).await?;
     let now = clock::now();
     let entry = Override {
-        kind: target.kind(),
+        kind,
         author: link::author(options.author),
         reason: options.reason,
         created_at: now,
         expires_at: options.length.map(|length| now.plus(length)),
     };
     OverrideStore::new(&bus).put(&entry).await?;
-    let until = options.length.map_or_else(
-        || "until it is taken back (tidegate undrain)".to_owned(),
-        |length| format!("for {length:?}"),
-    );
-    println!("{}, {until}", entry.kind);
-    Ok(())
+    let until = match options.length {
+        None => format!("until it is taken back ({undo})"),
+        Some(length) => format!("for {}", length_text(length)),
+    };
+    say_line(format_args!("{}, {until}", entry.kind))
 }
 
-/// Removes the override.
-pub async fn undrain(target: Target, bus: &BusOptions) -> anyhow::Result<()> {
+async fn take_back(kind: &OverrideKind, bus: &BusOptions) -> anyhow::Result<bool> {
     let bus = link::connect(bus).await?;
-    let kind = target.kind();
-    if OverrideStore::new(&bus).delete(&kind).await? {
-        println!("{kind} was taken back");
-        Ok(())
-    } else {
-        anyhow::bail!("there is no {kind}")
+    Ok(OverrideStore::new(&bus).delete(kind).await?)
+}
+
+/// A time as people write it: `30m`, `1h`, `90s`.
+fn length_text(length: Duration) -> String {
+    match (length.as_millis(), length.as_secs()) {
+        (millis, _) if !millis.is_multiple_of(1000) => format!("{millis}ms"),
+        (_, secs) if secs.is_multiple_of(3600) => format!("{}h", secs / 3600),
+        (_, secs) if secs.is_multiple_of(60) => format!("{}m", secs / 60),
+        (_, secs) => format!("{secs}s"),
     }
 }

@@ -8,6 +8,7 @@ use tidegate_bus::{BusError, subjects};
 use tidegate_model::{RegionName, ServiceName};
 use tidegate_routing::{Candidate, Explanation};
 
+use crate::say::{say, say_line};
 use crate::{arguments::BusOptions, link};
 
 /// Asks the region's route-computers and prints what they say.
@@ -27,12 +28,12 @@ pub async fn explain(
         anyhow::bail!("{}", refused.error);
     }
     if json {
-        println!("{}", String::from_utf8_lossy(&answer));
+        say_line(format_args!("{}", String::from_utf8_lossy(&answer)))?;
         return Ok(());
     }
     let explanation: Explanation =
         serde_json::from_slice(&answer).context("the route-computer is of another version")?;
-    print!("{}", text(&explanation));
+    say(format_args!("{}", text(&explanation)))?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::{fs, io::ErrorKind, io::Write as _, path::Path};
 
+use crate::say::say_line;
 use anyhow::Context as _;
 use tidegate_model::fleet::STARTER;
 
@@ -17,6 +18,6 @@ pub fn init(file: &Path, force: bool) -> anyhow::Result<()> {
     };
     opened.write_all(STARTER.as_bytes()).with_context(|| format!("{} cannot be written", file.display()))?;
     let name = file.display();
-    println!("wrote {name}\nnext: tidegate check {name}\n      tidegate dev --fleet {name}");
+    say_line(format_args!("wrote {name}\nnext: tidegate check {name}\n      tidegate dev --fleet {name}"))?;
     Ok(())
 }

@@ -12,13 +12,14 @@ mod explain;
 mod init;
 mod link;
 mod origin;
+mod say;
 mod status;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, WrongArgument};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -41,6 +42,8 @@ fn main() -> ExitCode {
             Command::Status { json, watch, bus } => status::status(json, watch, &bus).await,
             Command::Drain { target, options, bus } => drain::drain(target, options, &bus).await,
             Command::Undrain { target, bus } => drain::undrain(target, &bus).await,
+            Command::Force { service, to, options, bus } => drain::force(service, to, options, &bus).await,
+            Command::Unforce { service, bus } => drain::unforce(service, &bus).await,
             Command::Explain { service, region, json, bus } => {
                 explain::explain(&service, &region, json, &bus).await
             }
@@ -57,9 +60,16 @@ fn main() -> ExitCode {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
+    if say::is_unheard(error) {
+        return ExitCode::SUCCESS;
+    }
     match error.downcast_ref::<check::WrongFile>() {
         Some(wrong) => {
-            eprint!("{wrong}");
+            eprintln!("{}", wrong.to_string().trim_end());
+            ExitCode::from(WRONG_INPUT)
+        }
+        None if error.is::<WrongArgument>() || error.is::<check::Unreadable>() => {
+            eprintln!("tidegate: {error:#}");
             ExitCode::from(WRONG_INPUT)
         }
         None => {

@@ -23,6 +23,7 @@ use hyper_util::{
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::arguments::OriginOptions;
+use crate::say::say_line;
 
 struct Origin {
     name: String,
@@ -43,7 +44,7 @@ pub async fn origin(options: OriginOptions) -> anyhow::Result<()> {
     let mut body = format!("{name}\n").into_bytes();
     body.resize(body.len().max(options.size), b'.');
     tidegate_service::Ports::new(options.ports_file.clone()).add("origin", address)?;
-    println!("{name} answers on http://{address}");
+    say_line(format_args!("{name} answers on http://{address}"))?;
     let origin = Arc::new(Origin {
         name,
         body: body.into(),

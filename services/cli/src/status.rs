@@ -5,6 +5,7 @@ mod text;
 
 use std::time::Duration;
 
+use crate::say::{say, say_line};
 use crate::{arguments::BusOptions, link};
 
 /// How long to listen for edges, which report once a second.
@@ -20,13 +21,13 @@ pub async fn status(json: bool, watch: bool, options: &BusOptions) -> anyhow::Re
         gatherer.listen(LISTEN).await?;
         let status = gatherer.status(&bus).await;
         if json {
-            println!("{}", serde_json::to_string(&status)?);
+            say_line(format_args!("{}", serde_json::to_string(&status)?))?;
         } else {
             if watch {
                 // Clears the screen and goes to its top.
-                print!("\x1b[2J\x1b[H");
+                say(format_args!("\x1b[2J\x1b[H"))?;
             }
-            print!("{}", text::text(&status));
+            say(format_args!("{}", text::text(&status)))?;
         }
         if !watch {
             return Ok(());

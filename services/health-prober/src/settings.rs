@@ -1,15 +1,17 @@
 //! The settings of a health-prober.
 
+use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 use tidegate_model::{NetworkName, ProberName, RegionName};
 use tidegate_service::settings::{
     AdminSection, CommonSettings, LogSection, NatsSection, Settings, TelemetrySection, comma_separated,
+    docs_of,
 };
 
 use crate::core::Limits;
 
 /// The settings of a health-prober.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProberSettings {
     /// The region that it probes from.
@@ -29,7 +31,7 @@ pub struct ProberSettings {
 }
 
 /// How a prober probes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProbesSection {
     /// Probes at once. More are due than that only when many endpoints don't answer.
@@ -67,6 +69,10 @@ impl Settings for ProberSettings {
 
     fn instance(&self) -> String {
         self.name.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
+    fn docs(key: &str) -> Option<&'static str> {
+        docs_of::<ProberSettings>("", key).or_else(|| docs_of::<ProbesSection>("probes", key))
     }
 
     fn check(&self) -> Result<(), (String, String)> {

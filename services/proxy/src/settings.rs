@@ -2,17 +2,18 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 use tidegate_model::{EdgeName, RegionName};
 use tidegate_service::{
     CommonSettings, Settings,
-    settings::{AdminSection, LogSection, NatsSection, TelemetrySection, duration},
+    settings::{AdminSection, LogSection, NatsSection, TelemetrySection, docs_of, duration},
 };
 
 use crate::observe::Sampling;
 
 /// The proxy's settings.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxySettings {
     /// Who this edge is.
@@ -32,7 +33,7 @@ pub struct ProxySettings {
 }
 
 /// Who an edge is.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct EdgeSection {
     /// Its name, as in the fleet file.
@@ -41,8 +42,11 @@ pub struct EdgeSection {
     pub region: Option<RegionName>,
 }
 
+/// More threads than any machine has use for.
+const MOST_WORKERS: usize = 1024;
+
 /// How a proxy works.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxySection {
     /// Workers; 0: one per core.
@@ -63,7 +67,7 @@ pub struct ProxySection {
 }
 
 /// The access log.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessLogSection {
     /// The file, opened anew when it was moved away; `-` is standard output; absent: no access log.
@@ -143,9 +147,18 @@ impl Settings for ProxySettings {
         self.edge.name.as_ref().map_or_else(|| "unnamed".to_owned(), ToString::to_string)
     }
 
+    fn docs(key: &str) -> Option<&'static str> {
+        docs_of::<EdgeSection>("edge", key)
+            .or_else(|| docs_of::<ProxySection>("proxy", key))
+            .or_else(|| docs_of::<AccessLogSection>("access_log", key))
+    }
+
     fn check(&self) -> Result<(), (String, String)> {
         if self.edge.name.is_none() {
             return Err(("edge.name".to_owned(), "this edge's name in the fleet file is needed".to_owned()));
+        }
+        if self.proxy.workers > MOST_WORKERS {
+            return Err(("proxy.workers".to_owned(), format!("at most {MOST_WORKERS}; 0 is one per core")));
         }
         for (key, ratio) in
             [("proxy.trace_ratio", self.proxy.trace_ratio), ("access_log.ratio", self.access_log.ratio)]

@@ -54,6 +54,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
         exposed: Exposed::new(&context, &bus),
         region: region.clone(),
         fleet: None,
+        knows_overrides: false,
         heard: BTreeSet::new(),
         leadership: None,
     };
@@ -98,6 +99,7 @@ struct Computer {
     region: RegionName,
     /// The revision of the fleet that the engine has.
     fleet: Option<u64>,
+    knows_overrides: bool,
     heard: BTreeSet<(RegionName, ProberName)>,
     leadership: Option<Leadership>,
 }
@@ -109,9 +111,12 @@ struct Came {
 }
 
 impl Computer {
-    /// Whether it knows enough to lead: the fleet, and what a prober of its region sees, if one spoke in time.
+    /// Whether it knows enough to lead: the fleet, the overrides, and what a prober of its region sees, if one spoke in
+    /// time.
     fn is_warm(&self, time_is_up: bool) -> bool {
-        self.fleet.is_some() && (time_is_up || self.heard.iter().any(|(region, _)| *region == self.region))
+        self.fleet.is_some()
+            && self.knows_overrides
+            && (time_is_up || self.heard.iter().any(|(region, _)| *region == self.region))
     }
 
     async fn step(&mut self, event: Event, came: Option<Came>) {
@@ -218,6 +223,7 @@ impl Computer {
 
     async fn take_overrides(&mut self, overrides: &watch::Receiver<Option<Arc<Overrides>>>) {
         let Some(overrides) = overrides.borrow().clone() else { return };
+        self.knows_overrides = true;
         self.step(Event::Overrides(overrides.as_ref().clone()), None).await;
     }
 

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
+use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 use tidegate_model::{HolderName, RegionName};
 use tidegate_routing::Damping;
 use tidegate_service::{
     CommonSettings, Settings,
-    settings::{AdminSection, LogSection, NatsSection, TelemetrySection, duration},
+    settings::{AdminSection, LogSection, NatsSection, TelemetrySection, docs_of, duration},
 };
 
 /// The route-computer's settings.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouteComputerSettings {
     /// Who it is and how it decides.
@@ -27,7 +28,7 @@ pub struct RouteComputerSettings {
 }
 
 /// Who a route-computer is and how it decides.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ComputerSection {
     /// The region whose table it computes.
@@ -57,7 +58,7 @@ impl Default for ComputerSection {
 }
 
 /// How an endpoint that flaps is held out: the time doubles with each return, the first of which is never held.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct DampingSection {
     /// How long the second return is held. Zero: nothing is ever held.
@@ -101,6 +102,11 @@ impl Settings for RouteComputerSettings {
         let region = part(self.computer.region.as_ref().map(ToString::to_string));
         let name = part(self.computer.name.as_ref().map(ToString::to_string));
         format!("{region}/{name}")
+    }
+
+    fn docs(key: &str) -> Option<&'static str> {
+        docs_of::<ComputerSection>("computer", key)
+            .or_else(|| docs_of::<DampingSection>("computer.damping", key))
     }
 
     fn check(&self) -> Result<(), (String, String)> {

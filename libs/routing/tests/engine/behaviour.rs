@@ -89,7 +89,12 @@ fn what_only_this_region_cannot_reach_is_path_down_and_left_out() {
     let mut world = all_up(&two_regions());
     world.say("us", "p", &["eu-1"], false);
     assert_eq!(world.health("eu-1").verdict, Verdict::PathDown);
-    assert!(world.health("eu-1").reason.starts_with("other regions reach it, us does not: 0 of 2"));
+    assert!(
+        world
+            .health("eu-1")
+            .reason
+            .starts_with("not reached from us, and other regions last saw it pass: 0 of 2")
+    );
     assert_eq!(world.shares("shop"), [[("us-1", 1000)]]);
 }
 

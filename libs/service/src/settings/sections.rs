@@ -2,9 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 
-use super::comma_separated;
+use super::{comma_separated, docs_of};
 
 /// The sections that all services have.
 #[derive(Debug, Clone, Default)]
@@ -20,7 +21,7 @@ pub struct CommonSettings {
 }
 
 /// How to reach the bus.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct NatsSection {
     /// The servers' addresses.
@@ -61,7 +62,7 @@ impl Default for NatsSection {
 }
 
 /// The admin listener.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminSection {
     /// Its address; port 0 takes a free one.
@@ -75,7 +76,7 @@ impl Default for AdminSection {
 }
 
 /// The log, on standard error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSection {
     /// For people or for machines.
@@ -102,7 +103,7 @@ pub enum LogFormat {
 }
 
 /// Traces and metrics by OTLP.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetrySection {
     /// The collector, such as `http://127.0.0.1:4318`; absent: nothing is sent.
@@ -118,6 +119,13 @@ impl Default for TelemetrySection {
 }
 
 impl CommonSettings {
+    pub(super) fn docs(key: &str) -> Option<&'static str> {
+        docs_of::<NatsSection>("nats", key)
+            .or_else(|| docs_of::<AdminSection>("admin", key))
+            .or_else(|| docs_of::<LogSection>("log", key))
+            .or_else(|| docs_of::<TelemetrySection>("telemetry", key))
+    }
+
     pub(super) fn check(&self) -> Result<(), (String, String)> {
         let wrong = |key: &str, problem: &str| Err((key.to_owned(), problem.to_owned()));
         let nats = &self.nats;
