@@ -215,7 +215,7 @@ impl Worker {
         for record in self.stores.overrides.records().await? {
             match &record {
                 Record::TakenBack(mark) if !is_kept(&record, now) => {
-                    self.stores.overrides.forget(mark).await?
+                    self.stores.overrides.forget(mark).await?;
                 }
                 Record::TakenBack(_) | Record::Standing(_) => {
                     digest = digest.wrapping_add(xxh3_128(&record.to_json()));

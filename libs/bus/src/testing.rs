@@ -1,9 +1,11 @@
 //! A real nats-server for tests: started on a free port, with JetStream in a directory of its own, killed when dropped.
 //!
-//! Regions whose servers keep their own data are [`Regions`].
+//! Regions whose servers keep their own data are [`Regions`], three servers that keep copies of one another's
+//! [`three_servers`].
 //!
 //! It is found by `TIDEGATE_NATS_SERVER`, else on `PATH`, else in `target/tools/bin` of the workspace.
 
+mod cluster;
 mod regions;
 
 use std::{
@@ -16,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use cluster::three_servers;
 pub use regions::Regions;
 
 /// How long a server may take to be ready.

@@ -163,7 +163,11 @@ impl NatsStore {
         config.num_replicas = self.bus.bucket_replicas;
         match self.bus.jetstream.update_stream(&config).await {
             Ok(_) => {
-                tracing::info!(bucket = self.name, copies = config.num_replicas, "the bucket has more copies")
+                tracing::info!(
+                    bucket = self.name,
+                    copies = config.num_replicas,
+                    "the bucket has more copies"
+                );
             }
             Err(error) => {
                 tracing::warn!(
