@@ -51,17 +51,17 @@ pub struct Holdings {
 
 /// What is asked of another region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Wish {
-    fleet: bool,
-    overrides: bool,
+pub(crate) struct Wish {
+    pub fleet: bool,
+    pub overrides: bool,
 }
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Load {
-    fleet: Option<(FleetHead, String)>,
+pub(crate) struct Load {
+    pub fleet: Option<(FleetHead, String)>,
     /// Overrides and marks as JSON, which readers of any version can pass on.
-    overrides: Vec<Bytes>,
+    pub overrides: Vec<Bytes>,
 }
 
 impl Wire for Holdings {}
