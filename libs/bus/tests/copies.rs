@@ -47,20 +47,20 @@ async fn a_bucket_that_was_made_with_one_copy_gets_three_and_outlives_every_sing
     assert_eq!(bucket.get("key").await.unwrap().unwrap().value, "value");
 
     // Then it can be read and written without any one of the servers.
-    for lost in 0..servers.len() {
-        let what = format!("the bucket can be written and read with server {lost} killed");
+    for (number, server) in servers.iter_mut().enumerate() {
+        let what = format!("the bucket can be written and read with server {number} killed");
         // Copies that are still being made are no copies: the entry must be written with all there.
         until("it can be written with all servers there", async || {
             bucket.put("before", Bytes::from(what.clone())).await.is_ok()
         })
         .await;
-        servers[lost].kill();
+        server.kill();
         until(&what, async || {
             bucket.put("key", Bytes::from(what.clone())).await.is_ok()
                 && bucket.get("key").await.is_ok_and(|entry| entry.is_some_and(|e| e.value == what))
         })
         .await;
-        servers[lost].restart();
+        server.restart();
     }
 }
 
@@ -75,9 +75,9 @@ async fn who_leads_a_region_goes_on_without_one_server_of_three() {
     let leads = |state: &LeaseState| matches!(state, LeaseState::Leader { .. });
     tokio::time::timeout(LONG, state.wait_for(leads)).await.unwrap().unwrap();
 
-    for lost in 0..servers.len() {
+    for server in &mut servers {
         // When one server is killed, whichever it is.
-        servers[lost].kill();
+        server.kill();
         let since = tokio::time::Instant::now();
 
         // Then it leads, certainly, after more than the lease's duration, in the epoch in which it began.
@@ -87,7 +87,7 @@ async fn who_leads_a_region_goes_on_without_one_server_of_three() {
             leads(&state) && since.elapsed() > Duration::from_secs(3)
         })
         .await;
-        servers[lost].restart();
+        server.restart();
     }
     lease.stop().await;
 }
