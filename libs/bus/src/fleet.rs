@@ -11,6 +11,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
     Bus, BusError, Subscription, backoff,
@@ -45,6 +46,23 @@ pub struct FleetText {
     pub head: FleetHead,
     /// The file.
     pub text: String,
+}
+
+/// The order of fleet files: the larger is the newer. Two that were applied in different regions within one millisecond
+/// differ in the digest, so that all regions choose the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FleetMark {
+    /// The file's revision.
+    pub revision: u64,
+    /// The file's XXH3 digest.
+    pub digest: u128,
+}
+
+impl FleetText {
+    /// Its place in the order of fleet files.
+    pub fn mark(&self) -> FleetMark {
+        FleetMark { revision: self.head.revision, digest: xxh3_128(self.text.as_bytes()) }
+    }
 }
 
 /// The bucket with the fleet file.
@@ -111,6 +129,35 @@ impl FleetStore {
         }
     }
 
+    /// Takes over a file from another region's bus, as it is, unless there is one as new. Says whether it was written.
+    ///
+    /// # Errors
+    /// When the bus is away or does not answer in time, or others write without end.
+    pub async fn accept(&self, fleet: &FleetText) -> Result<bool, BusError> {
+        let mut lost = None;
+        for _ in 0..TRIES {
+            let before = self.head().await?;
+            if before.as_ref().is_some_and(|(blob, head)| mark(blob, head) >= fleet.mark()) {
+                return Ok(false);
+            }
+            let place = before.map_or(Place::Empty, |(blob, _)| Place::Over(blob.revision));
+            match self.write(&fleet.head, &fleet.text, place).await {
+                Ok(()) => return Ok(true),
+                Err(error) if error.is_conflict() => lost = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(lost.unwrap_or(BusError::Closed))
+    }
+
+    /// The place of the file that is there in the order of fleet files; nothing when none was applied.
+    ///
+    /// # Errors
+    /// When the bus is away or does not answer in time.
+    pub async fn mark(&self) -> Result<Option<FleetMark>, BusError> {
+        Ok(self.head().await?.map(|(blob, head)| mark(&blob, &head)))
+    }
+
     async fn head(&self) -> Result<Option<(BlobHead, FleetHead)>, BusError> {
         let Some(blob) = self.bucket.blob_head(KEY).await? else { return Ok(None) };
         let head = codec::decode(&blob.label)?;
@@ -124,6 +171,10 @@ impl FleetStore {
         _ = self.bus.publish(subjects::FLEET, None, codec::encode(&head.revision)).await;
         Ok(())
     }
+}
+
+fn mark(blob: &BlobHead, head: &FleetHead) -> FleetMark {
+    FleetMark { revision: head.revision, digest: blob.digest }
 }
 
 /// Follows the fleet file. Dropping it ends that.
@@ -195,7 +246,7 @@ impl Follower {
 
     async fn look(&self) -> Result<(), BusError> {
         let have = self.sender.borrow().clone();
-        let Some((_, head)) = self.store.head().await? else {
+        let Some(there) = self.store.mark().await? else {
             if let (true, Some(fleet)) = (self.restore, &have)
                 && self.store.restore(fleet).await?
             {
@@ -203,11 +254,11 @@ impl Follower {
             }
             return Ok(());
         };
-        if have.as_ref().is_some_and(|have| have.head.revision >= head.revision) {
+        if have.as_ref().is_some_and(|have| have.head.revision > there.revision || have.mark() >= there) {
             return Ok(());
         }
         if let Some(fleet) = self.store.get().await?
-            && have.is_none_or(|have| fleet.head.revision > have.head.revision)
+            && have.is_none_or(|have| fleet.mark() > have.mark())
         {
             self.sender.send_replace(Some(Arc::new(fleet)));
         }

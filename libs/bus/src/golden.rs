@@ -24,8 +24,9 @@ use tidegate_model::{
 };
 
 use crate::{
+    carry::{self, Holdings, Wish},
     codec::{OLDEST_VERSION, SCHEMA_VERSION, Wire, decode, encode},
-    fleet::FleetHead,
+    fleet::{FleetHead, FleetMark},
     table::{Change, Delta, Heartbeat, Origin, Position, Snapshot, Summary},
 };
 
@@ -58,6 +59,16 @@ fn endpoints() -> Vec<Endpoint> {
 
 fn certificate() -> CertificateFiles {
     CertificateFiles { chain: "tls/shop.crt".into(), key: "tls/shop.key".into() }
+}
+
+#[test]
+fn golden_carry() {
+    let mark = FleetMark { revision: 1_700_000_000_000, digest: 1 << 100 };
+    check("holdings", &Holdings { fleet: Some(mark), overrides: u128::MAX });
+    check("carry_wish", &Wish { fleet: true, overrides: false });
+    let head = FleetHead { revision: 7, author: "ann".to_owned(), at: Timestamp(1) };
+    let overrides = vec![Bytes::from("{}")];
+    check("carry_load", &carry::Load { fleet: Some((head, "regions: {}".to_owned())), overrides });
 }
 
 #[test]

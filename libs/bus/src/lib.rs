@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bucket;
+pub mod carry;
 pub mod clock;
 pub mod codec;
 pub mod error;

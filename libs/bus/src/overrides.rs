@@ -1,9 +1,14 @@
 //! Overrides on the bus: one entry each, as JSON so that people can read them with the `nats` tool, and a follower.
 
+mod record;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tidegate_model::overrides::{Override, OverrideKind};
+use tidegate_model::{
+    Timestamp,
+    overrides::{Override, OverrideKind},
+};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -13,9 +18,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Bus, BusError, Subscription, backoff,
-    bucket::{Bucket, Stamp},
-    subjects,
+    bucket::{Bucket, Entry, Stamp},
+    clock, subjects,
 };
+
+pub(crate) use record::{Record, TakenBack};
+
+/// How often a write that lost against another is tried again.
+const TRIES: u32 = 5;
 
 /// Overrides by their key ([`OverrideKind::key`]). Expired ones may be among them.
 pub type Overrides = BTreeMap<String, Override>;
@@ -33,13 +43,17 @@ impl OverrideStore {
         OverrideStore { bucket: bus.bucket(subjects::OVERRIDES_BUCKET), bus: bus.clone() }
     }
 
-    /// Writes an override in place of another of the same thing.
+    /// Writes an override in place of another of the same thing. Where that was written, or taken back, by a clock that is
+    /// ahead, this one's time is moved behind it: the later word counts in every region.
     ///
     /// # Errors
     /// When the bus is away or does not answer in time.
     pub async fn put(&self, entry: &Override) -> Result<(), BusError> {
-        self.bucket.put(&entry.kind.key(), to_json(entry)).await?;
-        self.nudge().await;
+        self.replace(&entry.kind, |before| {
+            let created_at = before.map_or(entry.created_at, |at| entry.created_at.max(Timestamp(at.0 + 1)));
+            Some(Record::Standing(Override { created_at, ..entry.clone() }))
+        })
+        .await?;
         Ok(())
     }
 
@@ -48,13 +62,98 @@ impl OverrideStore {
     /// # Errors
     /// When the bus is away or does not answer in time.
     pub async fn delete(&self, kind: &OverrideKind) -> Result<bool, BusError> {
+        self.replace_standing(kind, clock::now()).await
+    }
+
+    async fn replace_standing(&self, kind: &OverrideKind, now: Timestamp) -> Result<bool, BusError> {
         let key = kind.key();
-        if self.bucket.get(&key).await?.is_none() {
+        let standing = |entry: &Entry| matches!(Record::parse(&key, &entry.value), Ok(Record::Standing(_)));
+        if !self.bucket.get(&key).await?.as_ref().is_some_and(standing) {
             return Ok(false);
         }
-        self.bucket.delete(&key).await?;
-        self.nudge().await;
-        Ok(true)
+        self.replace(kind, |before| {
+            let taken_back_at = before.map_or(now, |at| now.max(Timestamp(at.0 + 1)));
+            Some(Record::TakenBack(TakenBack { kind: kind.clone(), taken_back_at }))
+        })
+        .await
+    }
+
+    /// Replaces what is there of `kind` by what `next` makes of its time, if anything. Says whether it wrote.
+    async fn replace(
+        &self,
+        kind: &OverrideKind,
+        next: impl Fn(Option<Timestamp>) -> Option<Record>,
+    ) -> Result<bool, BusError> {
+        let key = kind.key();
+        let mut lost = None;
+        for _ in 0..TRIES {
+            let before = self.bucket.get(&key).await?;
+            // What can't be read is replaced.
+            let record = before.as_ref().and_then(|entry| Record::parse(&key, &entry.value).ok());
+            let Some(record) = next(record.map(|record| record.at())) else { return Ok(false) };
+            let written = match before {
+                Some(entry) => self.bucket.update(&key, record.to_json(), entry.revision).await,
+                None => self.bucket.create(&key, record.to_json()).await,
+            };
+            match written {
+                Ok(_) => {
+                    self.nudge().await;
+                    return Ok(true);
+                }
+                Err(error) if error.is_conflict() => lost = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(lost.unwrap_or(BusError::Closed))
+    }
+
+    /// Takes over a record from another region's bus, unless there is one of the same thing that is as new. Says whether
+    /// it was written.
+    pub(crate) async fn accept(&self, record: &Record) -> Result<bool, BusError> {
+        let key = record.kind().key();
+        for _ in 0..TRIES {
+            let before = self.bucket.get(&key).await?;
+            let there = before.as_ref().and_then(|entry| Record::parse(&key, &entry.value).ok());
+            if there.is_some_and(|there| there.rank() >= record.rank()) {
+                return Ok(false);
+            }
+            let written = match before {
+                Some(entry) => self.bucket.update(&key, record.to_json(), entry.revision).await,
+                None => self.bucket.create(&key, record.to_json()).await,
+            };
+            match written {
+                Ok(_) => {
+                    self.nudge().await;
+                    return Ok(true);
+                }
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Somebody writes without end; the next comparison finds out what is left to do.
+        Ok(false)
+    }
+
+    /// Removes the mark of one that was taken back.
+    pub(crate) async fn forget(&self, record: &TakenBack) -> Result<(), BusError> {
+        self.bucket.delete(&record.kind.key()).await
+    }
+
+    /// Differs from an earlier one when anything was written since.
+    pub(crate) async fn stamp(&self) -> Result<Stamp, BusError> {
+        self.bucket.stamp().await
+    }
+
+    /// All records: the overrides, and the marks of those that were taken back.
+    pub(crate) async fn records(&self) -> Result<Vec<Record>, BusError> {
+        let mut records = Vec::new();
+        for (key, entry) in self.bucket.list().await? {
+            match Record::parse(&key, &entry.value) {
+                Ok(record) => records.push(record),
+                Err(reason) => tracing::warn!(key, reason, "an override is left out"),
+            }
+        }
+        Ok(records)
     }
 
     /// All overrides. What can't be read, or is not at its own key, is left out with a warning.
@@ -62,26 +161,17 @@ impl OverrideStore {
     /// # Errors
     /// When the bus is away or does not answer in time.
     pub async fn list(&self) -> Result<Overrides, BusError> {
-        let mut overrides = Overrides::new();
-        for (key, entry) in self.bucket.list().await? {
-            match serde_json::from_slice::<Override>(&entry.value) {
-                Ok(entry) if entry.kind.key() == key => _ = overrides.insert(key, entry),
-                Ok(entry) => tracing::warn!(key, kind = %entry.kind, "an override is not at its own key"),
-                Err(error) => tracing::warn!(key, %error, "an override cannot be read"),
-            }
-        }
-        Ok(overrides)
+        let standing = |record| match record {
+            Record::Standing(entry) => Some((entry.kind.key(), entry)),
+            Record::TakenBack(_) => None,
+        };
+        Ok(self.records().await?.into_iter().filter_map(standing).collect())
     }
 
     async fn nudge(&self) {
         // Who misses it looks by itself a second later.
         _ = self.bus.publish(subjects::OVERRIDES, None, Bytes::new()).await;
     }
-}
-
-fn to_json(entry: &Override) -> Bytes {
-    // Plain data with string keys only: JSON can always hold it.
-    serde_json::to_vec(entry).expect("an override is JSON").into()
 }
 
 /// Follows the overrides. Dropping it ends that.
@@ -160,16 +250,17 @@ impl Follower {
         // Another bucket than before, where nobody has deleted anything: its data was lost.
         let lost = self.stamp.is_some_and(|before| before.created != stamp.created);
         if let (true, true, Some(have)) = (lost, self.restore, &have) {
-            for (key, entry) in
-                have.iter().filter(|(key, _)| !overrides.contains_key(*key)).collect::<Vec<_>>()
-            {
-                match self.store.bucket.create(key, to_json(entry)).await {
+            for (key, entry) in have.iter().filter(|(key, _)| !overrides.contains_key(*key)) {
+                match self.store.bucket.create(key, Record::Standing(entry.clone()).to_json()).await {
                     Ok(_) => tracing::warn!(key, "the bus had lost an override: put back"),
                     Err(error) if error.is_conflict() => {}
                     Err(error) => return Err(error),
                 }
-                overrides.insert(key.clone(), entry.clone());
             }
+        }
+        if lost && self.restore {
+            // With what was put back, by this follower or another.
+            overrides = self.store.list().await?;
         }
         if have.as_deref() != Some(&overrides) {
             self.sender.send_replace(Some(Arc::new(overrides)));

@@ -16,6 +16,8 @@ pub const ALL_APPLIED: &str = "tidegate.v1.applied.*.*";
 pub const ALL_LOAD: &str = "tidegate.v1.load.*.*";
 /// Questions why a service's requests go where they go: see [`explain`].
 pub const EXPLAIN: &str = "tidegate.v1.explain";
+/// What every region's bus holds of the fleet and the overrides.
+pub const ALL_CARRY: &str = "tidegate.v1.carry.*";
 /// Every suspicion.
 pub const ALL_SUSPICIONS: &str = "tidegate.v1.suspect.*.*";
 
@@ -78,6 +80,21 @@ pub fn suspect(region: &RegionName, cluster: &ClusterName) -> String {
 /// the answer JSON.
 pub fn explain(region: &RegionName) -> String {
     format!("{EXPLAIN}.{region}")
+}
+
+/// What a region's bus holds of the fleet and the overrides.
+pub fn carry(region: &RegionName) -> String {
+    format!("tidegate.v1.carry.{region}")
+}
+
+/// The region of a subject made by [`carry`].
+pub fn parse_carry(subject: &str) -> Option<RegionName> {
+    subject.strip_prefix("tidegate.v1.carry.")?.parse().ok()
+}
+
+/// Where a region is asked for its fleet and overrides.
+pub fn carry_request(region: &RegionName) -> String {
+    format!("{}.request", carry(region))
 }
 
 /// Where a table's snapshot is asked for.

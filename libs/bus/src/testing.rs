@@ -1,6 +1,12 @@
 //! A real nats-server for tests: started on a free port, with JetStream in a directory of its own, killed when dropped.
 //!
+//! Regions whose servers keep their own data are [`Regions`], three servers that keep copies of one another's
+//! [`three_servers`].
+//!
 //! It is found by `TIDEGATE_NATS_SERVER`, else on `PATH`, else in `target/tools/bin` of the workspace.
+
+mod cluster;
+mod regions;
 
 use std::{
     env, fs,
@@ -12,6 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use cluster::three_servers;
+pub use regions::Regions;
+
 /// How long a server may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(20);
 
@@ -20,6 +29,8 @@ const READY_LIMIT: Duration = Duration::from_secs(20);
 pub struct NatsServer {
     directory: PathBuf,
     port: u16,
+    /// Whether it has JetStream.
+    keeps: bool,
     child: Option<Child>,
 }
 
@@ -29,10 +40,16 @@ impl NatsServer {
     /// # Panics
     /// When there is no nats-server, or it is not ready in time.
     pub fn start() -> NatsServer {
+        NatsServer::start_with("", true)
+    }
+
+    /// Starts a server with more settings than a port and, where it `keeps` data, JetStream.
+    fn start_with(config: &str, keeps: bool) -> NatsServer {
         let name = format!("tidegate-nats-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let directory = env::temp_dir().join(name);
         fs::create_dir_all(&directory).expect("a directory for the server's data");
-        let mut server = NatsServer { directory, port: lasting_port(), child: None };
+        fs::write(directory.join("config"), config).expect("the server's settings");
+        let mut server = NatsServer { directory, port: lasting_port(), keeps, child: None };
         server.run();
         server
     }
@@ -93,7 +110,10 @@ impl NatsServer {
         let port = self.port.to_string();
         let program = find().expect("a nats-server: set TIDEGATE_NATS_SERVER, or put one on PATH");
         let child = Command::new(&program)
-            .args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"])
+            .args(["-a", "127.0.0.1", "-p", &port, "-c"])
+            .arg(self.directory.join("config"))
+            .args(self.keeps.then_some("-js"))
+            .arg("-sd")
             .arg(&self.directory)
             .arg("--ports_file_dir")
             .arg(&ports)
@@ -123,7 +143,7 @@ impl NatsServer {
         _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
         let mut line = String::new();
         _ = BufReader::new(stream).read_line(&mut line);
-        line.starts_with("INFO ") && line.contains("\"jetstream\":true")
+        line.starts_with("INFO ") && (!self.keeps || line.contains("\"jetstream\":true"))
     }
 }
 

@@ -1,13 +1,13 @@
 //! The shape of a service's `main`: settings, telemetry, the admin listener, the service, the last flush.
 
-use std::{env, process::ExitCode, time::Duration};
+use std::{env, ffi::OsString, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admin, Ports, Registry, files, metrics,
+    Admin, Ports, Registry, files, healthcheck, metrics,
     settings::{self, Loaded, Settings, SettingsError},
     shutdown,
     telemetry::{self, SpanSink},
@@ -48,7 +48,8 @@ pub struct Context {
     pub shutdown: CancellationToken,
 }
 
-/// Runs a service: to be called by `main`, which returns what it returns. On a runtime of one thread; what needs more
+/// Runs a service, or with `healthcheck` as the first argument asks the one that runs with the same settings whether it is
+/// ready: to be called by `main`, which returns what it returns. On a runtime of one thread; what needs more
 /// starts its own threads.
 ///
 /// Exit codes: 0 after a shutdown that was asked for, 1 when the service failed, 2 when its settings are wrong (with one
@@ -57,7 +58,12 @@ pub fn main<S: Settings, F: Future<Output = anyhow::Result<()>>>(
     about: Description,
     service: impl FnOnce(S, Context) -> F,
 ) -> ExitCode {
-    let loaded = match settings::load::<S>(&about, env::args_os(), variables()) {
+    let mut args: Vec<OsString> = env::args_os().collect();
+    let checks = args.get(1).is_some_and(|first| first == "healthcheck");
+    if checks {
+        args.remove(1);
+    }
+    let loaded = match settings::load::<S>(&about, args, variables()) {
         Ok(loaded) => loaded,
         // Help and the version come as errors, too.
         Err(SettingsError::Flags(error)) => error.exit(),
@@ -66,7 +72,12 @@ pub fn main<S: Settings, F: Future<Output = anyhow::Result<()>>>(
             return ExitCode::from(WRONG_SETTINGS);
         }
     };
-    match run(about, loaded, service) {
+    let ran = if checks {
+        healthcheck::ask(loaded.settings.common().admin.bind, "/readyz").map(drop)
+    } else {
+        run(about, loaded, service)
+    };
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}: {error:#}", about.name);

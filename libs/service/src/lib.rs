@@ -7,6 +7,7 @@ pub mod admin;
 pub mod bus;
 pub mod entry;
 pub mod files;
+mod healthcheck;
 pub mod metrics;
 pub mod ports;
 pub mod settings;

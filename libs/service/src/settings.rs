@@ -174,7 +174,13 @@ fn command<S: Settings>(about: &Description, keys: &Keys) -> Command {
             .value_name("VALUE")
             .help(format!("{docs} [env: {}]{default}", keys::variable(key)))
     });
-    Command::new(about.name).about(about.about).version(about.version).args(own).args(settings)
+    Command::new(about.name)
+        .about(about.about)
+        .version(about.version)
+        .override_usage(format!("{0} [OPTIONS]\n       {0} healthcheck [OPTIONS]", about.name))
+        .after_help("healthcheck asks the service that runs with the same settings whether it is ready (admin.bind): exit code 0 or 1.")
+        .args(own)
+        .args(settings)
 }
 
 /// Notes where settings come from, and refuses what is no setting's name, which `serde` can't say of one of several

@@ -133,14 +133,43 @@ fn sigterm_ends_it_well_after_it_has_listened() {
     assert!(said.contains("shutting down") && said.contains("stopped"), "{said}");
 }
 
+fn healthcheck_asks_the_service_that_runs_with_the_same_settings() {
+    let file = std::env::temp_dir().join(format!("tidegate-healthcheck-{}.json", std::process::id()));
+    let child = start(&["--ports-file", file.to_str().unwrap()]);
+    let address = wait_for("the ports file", || {
+        let ports: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file).ok()?).ok()?;
+        Some(ports["admin"].as_str()?.to_owned())
+    });
+    // As it would be bound in a container: to all addresses.
+    let everywhere = address.replace("127.0.0.1", "0.0.0.0");
+
+    wait_for("health", || {
+        (end(start(&["healthcheck", "--admin-bind", &everywhere])).0 == Some(0)).then_some(())
+    });
+
+    signal(&child, "TERM");
+    assert_eq!(end(child).0, Some(0));
+    fs::remove_file(file).unwrap();
+    let (code, said) = end(start(&["healthcheck", "--admin-bind", &address]));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("does not answer"), "{said}");
+    let (code, said) = end(start(&["healthcheck"]));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("admin.bind has port 0"), "{said}");
+}
+
 fn main() -> ExitCode {
     if std::env::var_os("ENTRY_TEST_IS_THE_SERVICE").is_some() {
         return service();
     }
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 4] = [
         ("wrong_settings_end_with_one_line_and_code_2", wrong_settings_end_with_one_line_and_code_2),
         ("a_failure_ends_with_code_1", a_failure_ends_with_code_1),
         ("sigterm_ends_it_well_after_it_has_listened", sigterm_ends_it_well_after_it_has_listened),
+        (
+            "healthcheck_asks_the_service_that_runs_with_the_same_settings",
+            healthcheck_asks_the_service_that_runs_with_the_same_settings,
+        ),
     ];
     // The part of the test harness's command line that test runners rely on.
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -117,9 +117,19 @@ pub struct BusOptions {
     /// A `.creds` file for NATS.
     #[arg(long, env = "TIDEGATE_NATS__CREDENTIALS", global = true)]
     pub nats_credentials: Option<PathBuf>,
+    /// Copies of each bucket, on as many NATS servers: 1, 3 or 5.
+    #[arg(long, env = "TIDEGATE_NATS__BUCKET_REPLICAS", default_value_t = 1, value_parser = bucket_replicas, global = true)]
+    pub nats_bucket_replicas: usize,
     /// How long to wait for the bus.
     #[arg(long, default_value = "5s", value_parser = parse_duration, global = true)]
     pub timeout: Duration,
+}
+
+fn bucket_replicas(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(copies @ (1 | 3 | 5)) => Ok(copies),
+        _ => Err("1, 3 or 5 is needed".to_owned()),
+    }
 }
 
 /// What to drain.

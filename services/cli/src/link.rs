@@ -11,6 +11,7 @@ pub async fn connect(options: &BusOptions) -> anyhow::Result<Bus> {
     let settings = NatsSection {
         servers: options.nats_servers.split(',').map(|server| server.trim().to_owned()).collect(),
         credentials: options.nats_credentials.clone(),
+        bucket_replicas: options.nats_bucket_replicas,
         ..NatsSection::default()
     };
     let bus =

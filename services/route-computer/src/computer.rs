@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tidegate_bus::{
-    Bus, TraceContext, clock, codec,
+    Bus, TraceContext,
+    carry::Carrier,
+    clock, codec,
     fleet::{FleetFollower, FleetText},
     overrides::{OverrideFollower, Overrides},
     report::Reports,
@@ -39,6 +41,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let holder = settings.computer.name.clone().context("the name is missing (computer.name)")?;
     let fleets = FleetFollower::start(&bus, POLL, true).await?;
     let overrides = OverrideFollower::start(&bus, POLL, true).await?;
+    let carrier = Carrier::start(&bus, &region, is_fleet).await?;
     let (probers, mut observations) =
         Replicas::start::<Target, Observation>(bus.clone(), subjects::ALL_PROBES, PROBER_GONE).await?;
     let mut loads: Reports<Load> = bus.subscribe_reports(subjects::ALL_LOAD).await?;
@@ -90,6 +93,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     probers.stop().await;
     fleets.stop().await;
     overrides.stop().await;
+    carrier.stop().await;
     Ok(())
 }
 
@@ -248,6 +252,11 @@ impl Computer {
         let position = self.leadership.as_ref().and_then(Leadership::position);
         self.exposed.show(&self.engine, position, self.fleet.is_some(), self.heard.len());
     }
+}
+
+/// Whether a fleet file can be read by this version.
+fn is_fleet(text: &str) -> bool {
+    Fleet::parse(text, "fleet").is_ok()
 }
 
 /// Logs and traces what was concluded.

@@ -35,6 +35,8 @@ pub struct BlobHead {
     pub label: Bytes,
     /// The blob's size in bytes.
     pub size: u64,
+    /// The blob's XXH3 digest.
+    pub digest: u128,
     record: Head,
 }
 
@@ -136,6 +138,7 @@ impl Bucket {
             revision: entry.revision,
             label: record.label.clone(),
             size: record.size,
+            digest: record.digest,
             record,
         }))
     }

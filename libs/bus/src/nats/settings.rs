@@ -16,7 +16,7 @@ pub struct NatsSettings {
     pub tls: Option<NatsTls>,
     /// Messages that a subscription holds before the newest are lost.
     pub subscription_capacity: usize,
-    /// Copies of a bucket that this process makes (1, 3 or 5); has no effect on buckets that exist.
+    /// Copies of a bucket (1, 3 or 5): of one that this process makes, and at least so many of one that it finds.
     pub bucket_replicas: usize,
 }
 

@@ -154,12 +154,40 @@ impl NatsStore {
         within(LIMIT, || format!("{operation} of {key} in bucket {}", self.name), tried).await
     }
 
+    /// Gives a bucket that was made with fewer copies as many as this process wants. It works on where it can't.
+    async fn raise_replicas(&self, store: &Store) {
+        let mut config = store.stream.cached_info().config.clone();
+        if config.num_replicas >= self.bus.bucket_replicas {
+            return;
+        }
+        config.num_replicas = self.bus.bucket_replicas;
+        match self.bus.jetstream.update_stream(&config).await {
+            Ok(_) => {
+                tracing::info!(
+                    bucket = self.name,
+                    copies = config.num_replicas,
+                    "the bucket has more copies"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(
+                    bucket = self.name,
+                    error = full(&error),
+                    "the bucket cannot have more copies"
+                );
+            }
+        }
+    }
+
     async fn find_or_make(&self) -> Result<Store, BusError> {
         let mut found = self.found.lock().await;
         *found = None;
         let context = &self.bus.jetstream;
         let store = match context.get_key_value(&self.name).await {
-            Ok(store) => store,
+            Ok(store) => {
+                self.raise_replicas(&store).await;
+                store
+            }
             Err(_) => context
                 .create_key_value(jetstream::kv::Config {
                     bucket: self.name.clone(),

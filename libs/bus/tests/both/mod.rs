@@ -8,6 +8,7 @@ use tidegate_bus::{Bus, NatsSettings, testing::NatsServer};
 #[allow(dead_code, reason = "not every test file waits")]
 pub const LONG: Duration = Duration::from_secs(20);
 
+#[allow(dead_code, reason = "not every test file has one server")]
 pub async fn over_nats(server: &NatsServer) -> Bus {
     let bus = Bus::connect(NatsSettings::new([server.url()], "test")).await.unwrap();
     assert!(bus.ready(LONG).await);

@@ -41,7 +41,7 @@ pub struct NatsSection {
     pub certificate: Option<PathBuf>,
     /// PEM file with the certificate's key.
     pub key: Option<PathBuf>,
-    /// Copies of a bucket that is made: 1, 3 or 5.
+    /// Copies of each bucket, on as many servers: 1, 3 or 5.
     pub bucket_replicas: usize,
 }
 
