@@ -228,9 +228,16 @@ impl Follower {
     async fn run(mut self, mut nudges: Subscription, poll: Duration, stop: CancellationToken) {
         let mut tick = tokio::time::interval_at(Instant::now() + backoff::jitter(poll), poll);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing = false;
         loop {
-            if let Err(error) = self.look().await {
-                tracing::debug!(%error, "the overrides could not be looked at");
+            match self.look().await {
+                Ok(()) => failing = false,
+                // Said once, not every second.
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(%error, "the overrides could not be looked at");
+                }
+                Err(_) => {}
             }
             tokio::select! {
                 () = stop.cancelled() => return,

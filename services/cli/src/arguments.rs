@@ -117,6 +117,24 @@ pub struct BusOptions {
     /// A `.creds` file for NATS.
     #[arg(long, env = "TIDEGATE_NATS__CREDENTIALS", global = true)]
     pub nats_credentials: Option<PathBuf>,
+    /// A user's name for NATS, with its password.
+    #[arg(long, env = "TIDEGATE_NATS__USER", global = true)]
+    pub nats_user: Option<String>,
+    /// The user's password.
+    #[arg(long, env = "TIDEGATE_NATS__PASSWORD", hide_env_values = true, global = true)]
+    pub nats_password: Option<String>,
+    /// A token for NATS, instead of a user.
+    #[arg(long, env = "TIDEGATE_NATS__TOKEN", hide_env_values = true, global = true)]
+    pub nats_token: Option<String>,
+    /// PEM file with the authorities that are trusted; with it TLS is required.
+    #[arg(long, env = "TIDEGATE_NATS__CA", global = true)]
+    pub nats_ca: Option<PathBuf>,
+    /// PEM file with the certificate that is shown to NATS, with its key.
+    #[arg(long, env = "TIDEGATE_NATS__CERTIFICATE", global = true)]
+    pub nats_certificate: Option<PathBuf>,
+    /// PEM file with the certificate's key.
+    #[arg(long, env = "TIDEGATE_NATS__KEY", global = true)]
+    pub nats_key: Option<PathBuf>,
     /// Copies of each bucket, on as many NATS servers: 1, 3 or 5.
     #[arg(long, env = "TIDEGATE_NATS__BUCKET_REPLICAS", default_value_t = 1, value_parser = bucket_replicas, global = true)]
     pub nats_bucket_replicas: usize,

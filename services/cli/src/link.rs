@@ -4,21 +4,29 @@ use anyhow::Context as _;
 use tidegate_bus::Bus;
 use tidegate_service::settings::NatsSection;
 
-use crate::arguments::BusOptions;
+use crate::arguments::{BusOptions, WrongArgument};
 
 /// Connects, and waits until the bus is there.
 pub async fn connect(options: &BusOptions) -> anyhow::Result<Bus> {
     let settings = NatsSection {
         servers: options.nats_servers.split(',').map(|server| server.trim().to_owned()).collect(),
         credentials: options.nats_credentials.clone(),
+        user: options.nats_user.clone(),
+        password: options.nats_password.clone(),
+        token: options.nats_token.clone(),
+        ca: options.nats_ca.clone(),
+        certificate: options.nats_certificate.clone(),
+        key: options.nats_key.clone(),
         bucket_replicas: options.nats_bucket_replicas,
-        ..NatsSection::default()
     };
+    settings
+        .check()
+        .map_err(|(key, problem)| WrongArgument(format!("--{}: {problem}", key.replace(['.', '_'], "-"))))?;
     let bus =
         tidegate_service::bus::connect(&settings, "tidegate").await.context("the bus cannot be used")?;
     anyhow::ensure!(
         bus.ready(options.timeout).await,
-        "no NATS server answers at {} within {:?} (--nats-servers)",
+        "no NATS server answers at {} within {:?}, or none that lets this user in (--nats-servers)",
         options.nats_servers,
         options.timeout
     );

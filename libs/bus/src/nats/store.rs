@@ -208,7 +208,7 @@ impl NatsStore {
     }
 }
 
-/// An error with its causes, which this client's errors keep to themselves.
+/// An error with its causes, which this client's errors keep to themselves, and what helps.
 fn full(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -218,6 +218,9 @@ fn full(error: &dyn std::error::Error) -> String {
             text = format!("{text}: {more}");
         }
         cause = error.source();
+    }
+    if text.contains("JetStream not enabled") || text.contains("JetStream unavailable") {
+        text += " (JetStream is needed: nats-server --jetstream)";
     }
     text
 }

@@ -118,19 +118,23 @@ impl Default for TelemetrySection {
     }
 }
 
-impl CommonSettings {
-    pub(super) fn docs(key: &str) -> Option<&'static str> {
-        docs_of::<NatsSection>("nats", key)
-            .or_else(|| docs_of::<AdminSection>("admin", key))
-            .or_else(|| docs_of::<LogSection>("log", key))
-            .or_else(|| docs_of::<TelemetrySection>("telemetry", key))
-    }
-
-    pub(super) fn check(&self) -> Result<(), (String, String)> {
+impl NatsSection {
+    /// Checks what types can't say. The first is the setting's name, the second what would be right.
+    ///
+    /// # Errors
+    /// The setting that is wrong.
+    pub fn check(&self) -> Result<(), (String, String)> {
         let wrong = |key: &str, problem: &str| Err((key.to_owned(), problem.to_owned()));
-        let nats = &self.nats;
+        let nats = self;
         if nats.servers.is_empty() {
             return wrong("nats.servers", "at least one address such as nats://127.0.0.1:4222 is needed");
+        }
+        if nats.servers.iter().any(|server| server.contains('@')) {
+            // It would be shown in logs, and is no part of an address for this client.
+            return wrong(
+                "nats.servers",
+                "addresses without a user: that goes into nats.user and nats.password",
+            );
         }
         if nats.user.is_some() != nats.password.is_some() {
             return wrong("nats.password", "a user needs a password, and a password a user");
@@ -145,6 +149,21 @@ impl CommonSettings {
         if ![1, 3, 5].contains(&nats.bucket_replicas) {
             return wrong("nats.bucket_replicas", "1, 3 or 5");
         }
+        Ok(())
+    }
+}
+
+impl CommonSettings {
+    pub(super) fn docs(key: &str) -> Option<&'static str> {
+        docs_of::<NatsSection>("nats", key)
+            .or_else(|| docs_of::<AdminSection>("admin", key))
+            .or_else(|| docs_of::<LogSection>("log", key))
+            .or_else(|| docs_of::<TelemetrySection>("telemetry", key))
+    }
+
+    pub(super) fn check(&self) -> Result<(), (String, String)> {
+        let wrong = |key: &str, problem: &str| Err((key.to_owned(), problem.to_owned()));
+        self.nats.check()?;
         if let Err(error) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
             return wrong("log.filter", &format!("{error}; right would be info,tidegate_bus=debug"));
         }

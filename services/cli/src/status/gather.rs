@@ -13,6 +13,7 @@ use tidegate_bus::{
 };
 use tidegate_model::{
     EdgeName, Epoch, RegionName, Revision, Timestamp,
+    fleet::Fleet,
     report::Applied,
     routes::{RouteEntry, RouteKey},
 };
@@ -26,7 +27,9 @@ const SILENCE: Duration = Duration::from_secs(10);
 pub struct Status {
     /// The fleet's revision, author and time; absent when none was applied.
     pub fleet: Option<FleetStatus>,
-    /// Each region that publishes a table or has an edge.
+    /// Why the bus could not be asked for the fleet, if so.
+    pub problem: Option<String>,
+    /// Each region of the fleet, and others that publish a table or have an edge.
     pub regions: BTreeMap<RegionName, RegionStatus>,
     /// Overrides in force.
     pub overrides: Vec<String>,
@@ -52,8 +55,14 @@ pub struct RegionStatus {
     pub revision: Option<Revision>,
     /// The time since its owner was heard, in milliseconds.
     pub owner_heard_ms_ago: Option<u64>,
+    /// Whether the fleet does not have it.
+    pub is_unknown: bool,
     /// Its edges.
     pub edges: BTreeMap<EdgeName, EdgeStatus>,
+    /// Edges of the fleet that nobody has heard of.
+    pub missing_edges: Vec<EdgeName>,
+    /// Edges that speak and that the fleet does not have in this region.
+    pub unknown_edges: Vec<EdgeName>,
     /// Clusters as this region sees them; by check where services' checks differ.
     pub clusters: BTreeMap<String, Vec<ClusterStatus>>,
     /// For each service, for each action, the tiers in order: clusters and shares.
@@ -207,7 +216,15 @@ impl Gatherer {
             };
             region.edges.insert(edge.clone(), status);
         }
-        let fleet = FleetStore::new(bus).get().await.ok().flatten().map(|fleet| FleetStatus {
+        let (text, problem) = match FleetStore::new(bus).get().await {
+            Ok(text) => (text, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let expected = text.as_ref().and_then(|text| Fleet::parse(&text.text, "fleet").ok());
+        if let Some(expected) = &expected {
+            note_expected(expected, &mut regions);
+        }
+        let fleet = text.map(|fleet| FleetStatus {
             revision: fleet.head.revision,
             author: fleet.head.author,
             age_s: now.since(fleet.head.at).as_secs(),
@@ -223,7 +240,29 @@ impl Gatherer {
                 format!("{} by {}{reason}{}", item.kind, item.author, left.unwrap_or_default())
             })
             .collect();
-        Status { fleet, regions, overrides }
+        Status { fleet, problem, regions, overrides }
+    }
+}
+
+/// Notes what the fleet has and nobody has heard of, and what is heard and not of the fleet.
+fn note_expected(fleet: &Fleet, regions: &mut BTreeMap<RegionName, RegionStatus>) {
+    for (name, region) in regions.iter_mut() {
+        region.is_unknown = !fleet.regions.contains_key(name);
+        region.unknown_edges = region
+            .edges
+            .keys()
+            .filter(|edge| fleet.edges.get(*edge).is_none_or(|known| known.region != *name))
+            .cloned()
+            .collect();
+    }
+    for name in fleet.regions.keys() {
+        regions.entry(name.clone()).or_default();
+    }
+    for (name, edge) in &fleet.edges {
+        let region = regions.entry(edge.region.clone()).or_default();
+        if !region.edges.contains_key(name) {
+            region.missing_edges.push(name.clone());
+        }
     }
 }
 

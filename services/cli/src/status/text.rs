@@ -10,7 +10,10 @@ pub fn text(status: &Status) -> String {
         Some(fleet) => {
             format!("fleet revision {} applied by {} {} s ago\n", fleet.revision, fleet.author, fleet.age_s)
         }
-        None => "no fleet was applied yet (tidegate apply FILE)\n".to_owned(),
+        None => match &status.problem {
+            Some(problem) => format!("the fleet cannot be read: {problem}\n"),
+            None => "no fleet was applied yet (tidegate apply FILE)\n".to_owned(),
+        },
     };
     for item in &status.overrides {
         // Writing to a String does not fail.
@@ -28,6 +31,9 @@ pub fn text(status: &Status) -> String {
             }
             _ => text.push_str("nobody publishes its table; edges serve the last one\n"),
         }
+        if region.is_unknown {
+            text.push_str("  the fleet has no such region\n");
+        }
         edges(&mut text, region);
         for (cluster, checks) in &region.clusters {
             for check in checks {
@@ -44,9 +50,14 @@ pub fn text(status: &Status) -> String {
     text
 }
 
+/// Edges say each second what they serve; after this many milliseconds without a word one is silent.
+const SILENT_AFTER_MS: u64 = 3500;
+
 fn edges(text: &mut String, region: &RegionStatus) {
     for (name, edge) in &region.edges {
-        let state = if edge.draining {
+        let state = if edge.reported_ms_ago > SILENT_AFTER_MS {
+            "silent"
+        } else if edge.draining {
             "draining"
         } else if edge.is_current {
             "current"
@@ -61,6 +72,16 @@ fn edges(text: &mut String, region: &RegionStatus) {
             edge.revision,
             edge.age_ms as f64 / 1000.0,
             edge.apply_us
+        );
+        if region.unknown_edges.contains(name) {
+            _ = writeln!(text, "          the fleet has no edge {name} in this region");
+        }
+    }
+    for name in &region.missing_edges {
+        _ = writeln!(
+            text,
+            "  edge    {:<18} missing    the fleet has it, and nothing was heard of it",
+            name.as_str()
         );
     }
 }
