@@ -239,6 +239,13 @@ impl Exchange<'_> {
                 upload.down.abort();
                 Outcome::Broken
             }
+            Ended::RequestRefused(error) => {
+                tracing::debug!(%error, "request refused within its body, after its answer had begun");
+                self.worker.counters.refused.add(1);
+                trail.broken = Some("request refused");
+                upload.down.abort();
+                Outcome::Broken
+            }
         }
     }
 

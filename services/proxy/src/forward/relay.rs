@@ -18,6 +18,8 @@ pub enum Ended {
     EndpointFailed(BodyError),
     /// The client broke off, or took nothing for too long.
     ClientFailed,
+    /// The rest of the request's body is one that is not forwarded.
+    RequestRefused(BodyError),
 }
 
 /// What came of a relay.
@@ -43,10 +45,10 @@ pub async fn relay(
     // Since when the client has taken nothing, and how much it had taken then.
     let mut waiting: Option<(Instant, u64)> = None;
     let ended = poll_fn(|cx| {
+        let mut request_failed = None;
         if !cursor.ended && !broken {
-            if let Poll::Ready(Err(_)) = poll_upload(&mut up, upload, &mut cursor, &mut broken, cx) {
-                // The rest of the request will not come. The answer may be one that needs none of it.
-                broken = true;
+            if let Poll::Ready(Err(error)) = poll_upload(&mut up, upload, &mut cursor, &mut broken, cx) {
+                request_failed = Some(error);
             }
         } else if !broken {
             // What was pushed may not be written whole yet.
@@ -96,6 +98,14 @@ pub async fn relay(
                     return Poll::Ready(Ended::ClientFailed);
                 }
             }
+        }
+        // The endpoint waits for the rest of the request, which will not come: neither side would end the other's wait.
+        match request_failed {
+            Some(BodyError::Io(_) | BodyError::Http2(_)) => return Poll::Ready(Ended::ClientFailed),
+            Some(error @ (BodyError::Malformed(_) | BodyError::TooLarge)) => {
+                return Poll::Ready(Ended::RequestRefused(error));
+            }
+            None => {}
         }
         if upload.down.poll_gone(cx).is_ready() {
             return Poll::Ready(Ended::ClientFailed);

@@ -15,6 +15,7 @@ use crate::harness::{DEADLINE, edge::Edge, eventually, fleet::FleetFile, origin:
 const GET: &str = "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 5\r\n\r\nhello";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const CHUNKED_POST: &str = "POST / HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
 const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy";
 
 /// An origin that reads requests, notes them, and resets the connection.
@@ -303,4 +304,43 @@ fn a_client_that_goes_away_does_not_count_against_the_endpoint() {
     eventually("it is noticed", || edge.metric("tidegate_service_client_gone_total") == 1.0);
     go.store(true, Ordering::SeqCst);
     assert_eq!(edge.metric("tidegate_cluster_failures_total"), 0.0);
+}
+
+/// An origin that begins its answer with the request's head and ends it with the request's body; it notes each request
+/// whose connection ends.
+fn answering_early() -> Origin {
+    Origin::scripted(|mut peer, seen, _| {
+        let Some(request) = peer.head() else { return };
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n");
+        peer.rest();
+        seen.note(&request);
+    })
+}
+
+#[test]
+fn a_request_that_turns_out_malformed_after_its_answer_began_ends_on_both_sides() {
+    let origin = answering_early();
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let mut client = Peer::connect(edge.address());
+    client.send(CHUNKED_POST);
+    assert_eq!(client.head().unwrap().status(), 200);
+    assert_eq!(client.exactly(10), b"5\r\nearly\r\n");
+    client.send("no chunk\r\n");
+    assert!(client.ends(), "and not as if the answer were whole");
+    eventually("the origin is let go", || origin.seen().count() == 1);
+    assert_eq!(edge.metric("tidegate_proxy_requests_refused_total"), 1.0);
+    assert_eq!(edge.metric("tidegate_cluster_failures_total"), 0.0);
+}
+
+#[test]
+fn a_client_that_goes_away_within_its_body_after_the_answer_began_lets_the_origin_go() {
+    let origin = answering_early();
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let mut client = Peer::connect(edge.address());
+    client.send(CHUNKED_POST);
+    assert_eq!(client.head().unwrap().status(), 200);
+    client.end_sending();
+    eventually("the origin is let go", || origin.seen().count() == 1);
+    assert_eq!(client.rest(), b"5\r\nearly\r\n", "and not as if the answer were whole");
+    assert_eq!(edge.metric("tidegate_service_client_gone_total"), 1.0);
 }
