@@ -270,8 +270,8 @@ impl Downstream {
         self.poll_flush(cx)
     }
 
-    /// Ready when the client has given the request up. Only HTTP/2 can say so without ending the connection.
-    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the client has given the request up in so many words: only HTTP/2 has them.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Downstream::Http1(_) => Poll::Pending,
             Downstream::Http2(down) => {
@@ -281,6 +281,30 @@ impl Downstream {
                 };
                 reset.map(|_| ())
             }
+        }
+    }
+
+    /// Ready when the client has given the request up or its connection has failed. An HTTP/1.1 client that has only
+    /// ended its direction is not gone: it may wait for its answer.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            // While its body is read, that tells. Of what comes after it, one read's worth is taken and kept.
+            Downstream::Http1(down) if down.reader.is_done() && down.conn.read.is_empty() => {
+                match down.conn.poll_fill(cx) {
+                    Poll::Ready(Err(_)) => Poll::Ready(()),
+                    Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+                }
+            }
+            Downstream::Http1(_) => Poll::Pending,
+            Downstream::Http2(_) => self.poll_reset(cx),
+        }
+    }
+
+    /// Whether the client will send nothing more, not even another request.
+    pub fn has_ended_sending(&self) -> bool {
+        match self {
+            Downstream::Http1(down) => down.conn.is_ended(),
+            Downstream::Http2(_) => false,
         }
     }
 

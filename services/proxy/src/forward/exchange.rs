@@ -11,7 +11,7 @@ use super::{
     Downstream, LocalReply,
     attempt::Answer,
     heads::{Origin, is_end_to_end},
-    relay::{Ended, Relayed, relay},
+    relay::{Ended, Patience, Relayed, relay},
     tries::{Refusal, first_answer},
     tunnel::tunnel,
     upload::Upload,
@@ -203,7 +203,7 @@ impl Exchange<'_> {
             self.service.counters.failed_over.add(1);
         }
         if head.status == 101 {
-            return self.tunnel(answer, upload.into_inner().down).await;
+            return self.tunnel(answer, upload.into_inner().down, timer).await;
         }
         let framing = answer.up.framing();
         {
@@ -219,7 +219,8 @@ impl Exchange<'_> {
             }
         }
         let (cluster, endpoint) = (answer.flight.cluster.clone(), answer.flight.endpoint.clone());
-        let Relayed { ended, sent } = relay(answer, &upload, client.stall, timer).await;
+        let patience = Patience { stall: client.stall, silence: self.worker.idle_limits.stream };
+        let Relayed { ended, sent } = relay(answer, &upload, patience, timer).await;
         let upload = upload.into_inner();
         let mut trail = self.trail.borrow_mut();
         (trail.sent, trail.received) = (sent, upload.received());
@@ -239,6 +240,12 @@ impl Exchange<'_> {
                 upload.down.abort();
                 Outcome::Broken
             }
+            Ended::Silent => {
+                self.service.counters.broken_off.add(1);
+                trail.broken = Some("silent");
+                upload.down.abort();
+                Outcome::Broken
+            }
             Ended::RequestRefused(error) => {
                 tracing::debug!(%error, "request refused within its body, after its answer had begun");
                 self.worker.counters.refused.add(1);
@@ -249,7 +256,7 @@ impl Exchange<'_> {
         }
     }
 
-    async fn tunnel(&self, answer: Answer, down: &mut Downstream) -> Outcome {
+    async fn tunnel(&self, answer: Answer, down: &mut Downstream, timer: &mut Timer) -> Outcome {
         let Answer { up: Upstream::Http1(mut up), head, .. } = answer else { return Outcome::Broken };
         let Downstream::Http1(down) = down else { return Outcome::Broken };
         let out = down.conn.out();
@@ -263,7 +270,8 @@ impl Exchange<'_> {
         }
         out.extend_from_slice(b"\r\n");
         self.worker.counters.tunnels.add(1);
-        if let Err(error) = tunnel(&mut down.conn, &mut up.conn).await {
+        let idle = self.worker.idle_limits;
+        if let Err(error) = tunnel(&mut down.conn, &mut up.conn, idle, timer).await {
             tracing::debug!(%error, "tunnel broken off");
         }
         Outcome::Broken

@@ -109,7 +109,7 @@ pub async fn first_answer(
                 }
             }
             let mut upload = upload.borrow_mut();
-            if upload.down.poll_gone(cx).is_ready() {
+            if upload.down.poll_reset(cx).is_ready() {
                 return Poll::Ready(Event::Gone);
             }
             timer.poll_until(tries.next_deadline(&upload), cx).map(|()| Event::Time)

@@ -1,8 +1,10 @@
 //! What is forwarded, and in which form: heads, bodies, trailers, interim answers.
 
-use std::{sync::mpsc, time::Duration};
+use std::sync::mpsc;
 
-use crate::harness::{DEADLINE, edge::Edge, fleet::FleetFile, origin::Origin, peer::Peer};
+use crate::harness::{
+    DEADLINE, edge::Edge, eventually, fleet::FleetFile, kernel, origin::Origin, peer::Peer,
+};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
 
@@ -233,7 +235,8 @@ fn the_origins_word_decides_whether_an_expected_body_is_sent() {
             peer.send("HTTP/1.1 100 Continue\r\n\r\n");
             peer.body(&mut request, false);
             seen.note(&request);
-            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            // The next request comes on a connection of its own.
+            peer.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         }
     });
     let edge = edge(&origin);
@@ -303,8 +306,10 @@ fn an_answer_before_the_bodys_end_reaches_the_client() {
 
 #[test]
 fn a_client_that_ends_its_sending_still_gets_its_answer() {
-    let origin = Origin::answering(|_| {
-        std::thread::sleep(Duration::from_millis(50)); // Longer than it takes to see the client's end.
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let origin = Origin::answering(move |_| {
+        wait.lock().unwrap().recv_timeout(DEADLINE).expect("told to answer");
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".into()
     });
     let edge = edge(&origin);
@@ -312,6 +317,11 @@ fn a_client_that_ends_its_sending_still_gets_its_answer() {
         let mut client = Peer::connect(edge.address());
         client.send(request);
         client.end_sending();
+        let here = client.stream().local_addr().unwrap();
+        eventually("its end arrives", || {
+            kernel::socket(edge.address(), here).is_some_and(|socket| socket.state == kernel::CLOSE_WAIT)
+        });
+        go.send(()).unwrap();
         assert_eq!(client.answer().text(), "ok");
         assert!(client.ends());
     }
