@@ -311,7 +311,12 @@ impl Downstream {
     /// Breaks an answer off so that the client cannot take it for whole.
     pub fn abort(&mut self) {
         match self {
-            Downstream::Http1(down) => down.keep_alive = false,
+            Downstream::Http1(down) => {
+                down.keep_alive = false;
+                if down.writer == BodyWriter::UntilClose {
+                    down.conn.io().reset_on_close();
+                }
+            }
             Downstream::Http2(down) => match &mut down.writer {
                 Some(writer) => writer.reset(h2::Reason::INTERNAL_ERROR),
                 None => down.respond.send_reset(h2::Reason::INTERNAL_ERROR),

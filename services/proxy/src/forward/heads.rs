@@ -263,7 +263,7 @@ pub fn write_http1_response(
         }
         Framing::Chunked | Framing::UntilClose if told.is_http10 => {
             keep_alive = false;
-            BodyWriter::Plain
+            BodyWriter::UntilClose
         }
         Framing::Chunked | Framing::UntilClose => {
             write_field(out, b"transfer-encoding", b"chunked");

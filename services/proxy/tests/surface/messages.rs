@@ -1,6 +1,9 @@
 //! What is forwarded, and in which form: heads, bodies, trailers, interim answers.
 
-use std::sync::mpsc;
+use std::{
+    io::{ErrorKind, Read as _},
+    sync::mpsc,
+};
 
 use crate::harness::{
     DEADLINE, edge::Edge, eventually, fleet::FleetFile, kernel, origin::Origin, peer::Peer,
@@ -208,6 +211,22 @@ fn an_answer_that_is_broken_off_is_never_whole_for_the_client() {
         assert!(rest.starts_with("HTTP/1.1 502 ") || !rest.ends_with("0\r\n\r\n"), "{rest}");
         assert!(!rest.contains("content-length: 3"), "{rest}");
     }
+}
+
+#[test]
+fn an_answer_to_http_1_0_that_is_broken_off_ends_in_a_reset() {
+    let origin = Origin::scripted(|mut peer, _, _| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        // Ended without the last chunk.
+    });
+    let edge = edge(&origin);
+    let mut client = Peer::connect(edge.address());
+    client.send("GET / HTTP/1.0\r\nHost: site.test\r\n\r\n");
+    let end =
+        std::iter::repeat_with(|| client.stream().read(&mut [0; 1024])).find(|read| !matches!(read, Ok(1..)));
+    let error = end.unwrap().expect_err("an end in good order would make the answer whole");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
