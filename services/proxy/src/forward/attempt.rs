@@ -54,6 +54,8 @@ pub enum TryError {
     },
     /// The client's body could not be read.
     Client(BodyError),
+    /// The request has a target or host that HTTP/2 cannot say.
+    Unsayable,
 }
 
 /// Whose fault a failure is.
@@ -254,7 +256,7 @@ async fn start_http2(
     let is_tls = flight.cluster.upstream.tls.is_some();
     let expects_continue = upload.borrow().expects_continue();
     let head = heads::http2_request(x.request, origin, x.framing, is_tls, expects_continue)
-        .ok_or(TryError::Client(BodyError::Io(std::io::ErrorKind::InvalidData.into())))?;
+        .ok_or(TryError::Unsayable)?;
     let counted = conn.begin();
     let mut send = conn.send.clone().ready().await.map_err(|error| failed(&error))?;
     let bodiless = x.framing == Framing::Empty;

@@ -290,6 +290,10 @@ impl Exchange<'_> {
             Refusal::Failed(failure) => LocalReply::new(502, format!("the cluster failed: {failure}")),
             Refusal::SlowClient => LocalReply::new(408, "the request's body took too long"),
             Refusal::Deadline => LocalReply::new(504, "no answer within the service's timeout"),
+            Refusal::Unsayable => {
+                self.worker.counters.refused.add(1);
+                LocalReply::new(400, "malformed request target or host")
+            }
             Refusal::Client(BodyError::TooLarge) => too_large(self.service.max_request_body.unwrap_or(0)),
             Refusal::Client(BodyError::Malformed(error)) => LocalReply::new(400, error.to_string()),
             Refusal::Client(BodyError::Io(_) | BodyError::Http2(_)) => {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version as HttpVersion, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version as HttpVersion, header, uri::PathAndQuery};
 use tidegate_http1::{
     Fields, Framing, Method, Request, Response, list_contains, write_decimal, write_field,
     write_request_line, write_status_line,
@@ -195,7 +195,7 @@ pub fn http2_request(
     let uri = Uri::builder()
         .scheme(if upstream_is_tls { "https" } else { "http" })
         .authority(if request.host.is_empty() { "localhost" } else { request.host.as_str() })
-        .path_and_query(request.target.as_str())
+        .path_and_query(path_and_query(&request.target)?)
         .build()
         .ok()?;
     let mut head = http::Request::new(());
@@ -218,6 +218,27 @@ pub fn http2_request(
         map.insert(header::CONTENT_LENGTH, length.into());
     }
     Some(head)
+}
+
+/// The target as HTTP/2 can say it. Characters that no URI holds (RFC 3986, section 2) but many a client sends are
+/// percent-encoded, which means the same.
+fn path_and_query(target: &str) -> Option<PathAndQuery> {
+    PathAndQuery::try_from(target).or_else(|_| PathAndQuery::try_from(percent_encoded(target))).ok()
+}
+
+fn percent_encoded(target: &str) -> String {
+    let mut encoded = String::with_capacity(target.len() + 16);
+    for byte in target.bytes() {
+        match byte {
+            b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | 0x80.. => {
+                encoded.push('%');
+                let digit = |value: u8| char::from(b"0123456789ABCDEF"[usize::from(value)]);
+                encoded.extend([digit(byte >> 4), digit(byte & 15)]);
+            }
+            plain => encoded.push(char::from(plain)),
+        }
+    }
+    encoded
 }
 
 /// Writes the head of an answer for HTTP/1.x.

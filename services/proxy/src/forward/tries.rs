@@ -43,6 +43,8 @@ pub enum Refusal {
     Deadline,
     /// The client's body could not be read.
     Client(BodyError),
+    /// The request has a target or host that the endpoint's protocol cannot say.
+    Unsayable,
 }
 
 /// A try under way.
@@ -121,6 +123,7 @@ pub async fn first_answer(
                 let step = match *ended {
                     Ok(answer) => tries.answered(slot, answer, upload),
                     Err(TryError::Client(error)) => return Err(Refusal::Client(error)),
+                    Err(TryError::Unsayable) => return Err(Refusal::Unsayable),
                     Err(TryError::Endpoint { failure, sent, fault }) => {
                         tries.failed(slot, failure, sent, fault, upload)
                     }

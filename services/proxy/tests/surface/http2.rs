@@ -84,6 +84,27 @@ fn an_http1_client_reaches_an_http2_origin_on_one_connection() {
     assert_eq!(origin.seen().connections(), 1);
 }
 
+#[test]
+fn a_target_that_http2_cannot_say_is_encoded_and_a_host_refused() {
+    let origin = Http2Origin::named("two", Serving::default());
+    let edge = Edge::start(&to_http2(&[&origin]).prefer("[a]"));
+    let mut client = Peer::connect(edge.address());
+    for (target, told) in [
+        ("/a<b>`c", "/a%3Cb%3E%60c"),
+        ("/x?q=\"<é>\"", "/x?q=%22%3C%C3%A9%3E%22"),
+        ("/100%25?{a|b}", "/100%25?{a|b}"),
+    ] {
+        let answer = client.ask(format!("GET {target} HTTP/1.1\r\nHost: site.test\r\n\r\n"));
+        assert_eq!(answer.text(), "two", "{target}");
+        assert_eq!(origin.seen().requests().last().unwrap().line, format!("GET {told} HTTP/2"));
+    }
+    // Its port is not looked at to find the service.
+    let answer = client.ask("GET / HTTP/1.1\r\nHost: site.test:1:2\r\n\r\n");
+    assert_eq!(answer.status(), 400);
+    assert_eq!(client.ask(GET).text(), "two", "the client's connection goes on");
+    assert_eq!(edge.metric("tidegate_service_client_gone_total"), 0.0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn trailers_pass_over_http2_on_both_sides() {
     let origin = Http2Origin::start(Serving::default(), |mut exchange| async move {
