@@ -11,9 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
+use tidegate_tls::HTTP2;
 
 use crate::harness::{
     DEADLINE,
+    certificates::Authority,
     edge::{Edge, Start},
     eventually,
     fleet::FleetFile,
@@ -103,6 +105,30 @@ fn a_target_that_http2_cannot_say_is_encoded_and_a_host_refused() {
     assert_eq!(answer.status(), 400);
     assert_eq!(client.ask(GET).text(), "two", "the client's connection goes on");
     assert_eq!(edge.metric("tidegate_service_client_gone_total"), 0.0);
+}
+
+#[test]
+fn an_upgrade_does_not_concern_a_cluster_that_speaks_only_http2() {
+    let authority = Authority::new("upgrade");
+    let tls = Serving { tls: Some(authority.origin(&[HTTP2])), ..Serving::default() };
+    let ca = format!("tls: {{ ca: {} }}", authority.file());
+    let strict = format!("{ca}, protocol: http2");
+    for (serving, more) in
+        [(Serving::default(), "protocol: http2"), (tls.clone(), strict.as_str()), (tls, ca.as_str())]
+    {
+        let origin = Http2Origin::named("two", serving);
+        let edge = Edge::start(&FleetFile::new().cluster("a", &[origin.address()], more));
+        let mut client = Peer::connect(edge.address());
+        for _ in 0..2 {
+            let answer = client.ask(
+                "GET / HTTP/1.1\r\nHost: site.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            );
+            assert_eq!((answer.status(), answer.text()), (200, "two"), "{more}");
+        }
+        assert_eq!(origin.seen().requests()[0].field("upgrade"), None);
+        assert_eq!(edge.metric("tidegate_cluster_failures_total"), 0.0, "{more}");
+        assert_eq!(edge.metric("tidegate_cluster_ejections_total"), 0.0, "{more}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
