@@ -198,8 +198,8 @@ impl Downstream {
                     down.writer.push(&mut down.conn, &Chunk::Data(Bytes::from(body)));
                 }
                 Downstream::Http2(down) => {
-                    // A stream's first window holds any reply of our own, so this needs no wait for room: what does not
-                    // fit at once is sent by `poll_flush`.
+                    // Nothing was pushed before, so this needs no wait for room: what the client's window does not hold
+                    // at once is sent by `poll_flush`.
                     if let Some(writer) = &mut down.writer {
                         writer.push(Chunk::Data(Bytes::from(body)))?;
                     }

@@ -1,6 +1,6 @@
 //! One request from its head to the end of its answer.
 
-use std::{cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, time::Duration};
+use std::{cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, task::Poll, time::Duration};
 
 use rand::RngExt as _;
 use tidegate_http1::{Framing, Method, Request, Version, list_contains, write_field, write_status_line};
@@ -92,13 +92,13 @@ pub async fn handle(
     let mut id = [0; 32];
     let request_id = request_id(request, &mut id, worker);
     if let Some(reply) = wellknown::reply(worker, &request.target) {
-        return answer_ourselves(down, &reply, request_id).await;
+        return answer_ourselves(down, &reply, request_id, client.stall, timer).await;
     }
     let found = worker.table.borrow().find(request);
     let Some((service, place)) = found else {
         worker.counters.unrouted.add(1);
         let reply = LocalReply::new(404, format!("no service here for host {:?}", request.host));
-        let outcome = answer_ourselves(down, &reply, request_id).await;
+        let outcome = answer_ourselves(down, &reply, request_id, client.stall, timer).await;
         worker.observer.answered_ourselves(client, request, request_id, reply.status, started.elapsed());
         return outcome;
     };
@@ -136,7 +136,7 @@ impl Exchange<'_> {
     async fn serve(&self, down: &mut Downstream, client: Client, timer: &mut Timer) -> Outcome {
         if let Some(reply) = self.refusal_before_any_try() {
             self.answered_with(reply.status);
-            return answer_ourselves(down, &reply, self.origin.request_id).await;
+            return answer_ourselves(down, &reply, self.origin.request_id, client.stall, timer).await;
         }
         // A client of HTTP/1.0 cannot mean it (RFC 9110, section 10.1.1).
         let expects_continue = self.request.version == Version::Http11
@@ -159,7 +159,7 @@ impl Exchange<'_> {
                     return Outcome::Broken;
                 };
                 self.answered_with(reply.status);
-                answer_ourselves(down, &reply, self.origin.request_id).await
+                answer_ourselves(down, &reply, self.origin.request_id, client.stall, timer).await
             }
         }
     }
@@ -308,16 +308,31 @@ fn too_large(most: u64) -> LocalReply {
     LocalReply::new(413, format!("the request's body is larger than {most} bytes"))
 }
 
-/// Gives an answer of our own.
-pub async fn answer_ourselves(down: &mut Downstream, reply: &LocalReply, request_id: &[u8]) -> Outcome {
+/// Gives an answer of our own, within the time that a client may take nothing.
+pub async fn answer_ourselves(
+    down: &mut Downstream,
+    reply: &LocalReply,
+    request_id: &[u8],
+    stall: Duration,
+    timer: &mut Timer,
+) -> Outcome {
     if down.reply(reply, request_id).is_err() {
         return Outcome::Broken;
     }
     let mut ended = false;
-    match poll_fn(|cx| down.poll_end(&mut ended, cx)).await {
-        Ok(()) => Outcome::Answered,
-        Err(_) => Outcome::Broken,
+    let mut deadline = None;
+    let given = poll_fn(|cx| {
+        if let Poll::Ready(given) = down.poll_end(&mut ended, cx) {
+            return Poll::Ready(given.is_ok());
+        }
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + stall);
+        timer.poll_until(deadline, cx).map(|()| false)
+    });
+    if given.await {
+        return Outcome::Answered;
     }
+    down.abort();
+    Outcome::Broken
 }
 
 /// What a request wants its connection to become.

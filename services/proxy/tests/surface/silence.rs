@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::harness::{
+    DEADLINE,
     edge::{Edge, Start},
     eventually,
     fleet::FleetFile,
@@ -151,6 +152,23 @@ fn a_tunnel_ends_when_nothing_passes_for_too_long() {
     }
     assert!(client.ends());
     eventually("the origin is let go", || origin.seen().count() == 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_client_that_does_not_take_an_answer_of_ours_is_given_up() {
+    let fleet =
+        FleetFile::of(&[Origin::refusing()]).listener("protocol: http, limits: { idle_timeout: 300ms }");
+    let edge = Edge::start(&fleet);
+    let stream = tokio::net::TcpStream::connect(edge.address()).await.unwrap();
+    // No window: not a byte of a body may be sent to it.
+    let (mut send, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    tokio::spawn(connection);
+    let (answer, _) = send.send_request(crate::harness::http2::request("GET"), true).unwrap();
+    let mut answer = tokio::time::timeout(DEADLINE, answer).await.expect("in time").unwrap();
+    assert_eq!(answer.status(), 502);
+    let end = tokio::time::timeout(DEADLINE, answer.body_mut().data()).await.expect("in time");
+    assert!(end.unwrap().unwrap_err().is_reset());
 }
 
 #[test]
