@@ -174,7 +174,8 @@ impl<'a> Tries<'a> {
             clusters: Vec::new(),
             left: x.policy.attempts,
             idle_death_allowed: true,
-            hedge_after: hedge_after.filter(|_| x.repeatable),
+            // Of two that are under way at once, the later may be done first: an old PUT would undo a newer one.
+            hedge_after: hedge_after.filter(|_| x.request.method.is_safe() && x.origin.upgrade.is_none()),
             running: [None, None],
             fallback: None,
             last: Refusal::NoEndpoint,

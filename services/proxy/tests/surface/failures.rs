@@ -176,11 +176,19 @@ fn a_hedge_answers_when_an_endpoint_freezes() {
 }
 
 #[test]
-fn a_post_is_never_hedged() {
+fn what_changes_something_or_upgrades_is_never_hedged() {
     let (slow, good) = (frozen(), Origin::named("b"));
-    let edge = Edge::start(&two(&slow, &good).service("retry: { hedge_after: 20ms }, timeout: 300ms"));
-    assert_eq!(Peer::connect(edge.address()).ask(POST).status(), 504);
-    assert_eq!((slow.seen().count(), good.seen().count()), (1, 0));
+    let mut edge = Edge::start(&two(&slow, &good).service("retry: { hedge_after: 20ms }, timeout: 300ms"));
+    let upgrade = format!("{}Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", &GET[..GET.len() - 2]);
+    for (count, request) in
+        [POST, &POST.replace("POST", "PUT"), &GET.replace("GET", "DELETE"), &upgrade].iter().enumerate()
+    {
+        assert_eq!(Peer::connect(edge.address()).ask(request).status(), 504, "{request}");
+        assert_eq!((slow.seen().count(), good.seen().count()), (count + 1, 0), "{request}");
+        // What is held against it for this must not send the next one elsewhere.
+        edge.health("a", &[(slow.address(), Verdict::Down, false)]);
+        edge.health("a", &[(slow.address(), Verdict::Up, false)]);
+    }
 }
 
 #[test]
