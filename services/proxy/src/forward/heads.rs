@@ -99,8 +99,10 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
                 forwarded_for.extend_from_slice(value);
                 forwarded_for.extend_from_slice(b", ");
             }
-            // The edge is where the outside begins: a client's own word for these is not passed on.
-            b"x-forwarded-proto" | b"x-forwarded-host" => {}
+            // The edge is where the outside begins: a client's own word for these is not passed on. What it says of whom
+            // it speaks for (x-forwarded-for) is: the edge's word is the last of the list.
+            b"forwarded" | b"x-real-ip" | b"x-forwarded-proto" | b"x-forwarded-host"
+            | b"x-forwarded-port" => {}
             // Written below, if it is a usable one.
             b"x-request-id" => {}
             b"traceparent" if origin.traceparent.is_some() => {}

@@ -72,7 +72,7 @@ fn connection_fields_stay_on_their_connection_and_ours_are_added() {
     let answer = Peer::connect(edge.address()).ask(
         "GET /p?q=1 HTTP/1.1\r\nHost: site.test\r\nConnection: X-Secret, Keep-Alive, Content-Length\r\nX-Secret: 1\r\nTE: trailers\r\n\
          Upgrade: h2c\r\nProxy-Connection: keep-alive\r\nX-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\n\
-         X-Forwarded-Host: evil.test\r\nVia: 1.0 before\r\nX-Request-Id: abc-1\r\nCookie: a=1\r\n\r\n",
+         X-Forwarded-Host: evil.test\r\nX-Forwarded-Port: 1\r\nX-Real-Ip: 198.51.100.7\r\nForwarded: for=198.51.100.7\r\nVia: 1.0 before\r\nX-Request-Id: abc-1\r\nCookie: a=1\r\n\r\n",
     );
     for gone in ["x-inner", "keep-alive", "proxy-connection", "connection"] {
         assert_eq!(answer.field(gone), None);
@@ -85,7 +85,17 @@ fn connection_fields_stay_on_their_connection_and_ours_are_added() {
     let request = &origin.seen().requests()[0];
     assert_eq!(request.line, "GET /p?q=1 HTTP/1.1");
     assert_eq!(request.field("host"), Some("site.test"));
-    for gone in ["x-secret", "te", "upgrade", "proxy-connection", "keep-alive", "connection"] {
+    for gone in [
+        "x-secret",
+        "te",
+        "upgrade",
+        "proxy-connection",
+        "keep-alive",
+        "connection",
+        "x-forwarded-port",
+        "x-real-ip",
+        "forwarded",
+    ] {
         assert_eq!(request.field(gone), None, "{gone}");
     }
     assert_eq!(request.field("x-forwarded-for"), Some("198.51.100.7, 127.0.0.1"));
