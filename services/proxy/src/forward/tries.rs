@@ -145,8 +145,11 @@ pub async fn first_answer(
                         Step::Done(result) => return *result,
                     }
                 }
-                if let Some((slot, next)) = tries.passed(upload)? {
-                    slots[slot].set(Some(attempt(x, next, upload)));
+                match tries.passed(upload) {
+                    Ok(Some((slot, next))) => slots[slot].set(Some(attempt(x, next, upload))),
+                    Ok(None) => {}
+                    // An endpoint's word, even a bad one, says more than that there was none in time.
+                    Err(refusal) => return tries.fallback.take().ok_or(refusal),
                 }
             }
         }
@@ -298,6 +301,7 @@ impl<'a> Tries<'a> {
         tiers
             .iter()
             .flat_map(|tier| &tier.choices)
+            .filter(|choice| choice.cluster.has_room())
             .flat_map(|choice| &choice.endpoints)
             .any(|(endpoint, _)| !self.tried.iter().any(|tried| Rc::ptr_eq(tried, endpoint)))
     }

@@ -97,6 +97,31 @@ fn when_all_answer_503_the_client_gets_one_of_them() {
 }
 
 #[test]
+fn a_503_that_was_held_back_is_given_when_the_time_is_up() {
+    let (bad, slow) = (Origin::answering(|_| BUSY.into()), frozen());
+    let edge = Edge::start(&two(&bad, &slow).service("retry: { hedge_after: off }, timeout: 200ms"));
+    let answer = Peer::connect(edge.address()).ask(GET);
+    assert_eq!((answer.status(), answer.text()), (503, "busy"));
+    assert_eq!((bad.seen().count(), slow.seen().count()), (1, 1));
+}
+
+#[test]
+fn a_retry_for_which_nobody_has_room_costs_no_budget() {
+    let (bad, slow) = (Origin::answering(|_| BUSY.into()), frozen());
+    let fleet = FleetFile::new()
+        .cluster("a", &[bad.address()], "")
+        .cluster("b", &[slow.address()], "max_requests: 1")
+        .service("retry: { attempts: 1, hedge_after: off, budget: 0% }")
+        .routes("{ path: /b, clusters: [b] }");
+    let edge = Edge::start(&fleet);
+    let mut waiting = Peer::connect(edge.address());
+    waiting.send(GET.replace("/ ", "/b "));
+    eventually("it has the only room", || slow.seen().count() == 1);
+    assert_eq!(Peer::connect(edge.address()).ask(GET).status(), 503);
+    assert_eq!(edge.metric("tidegate_service_budget_exhausted_total"), 0.0);
+}
+
+#[test]
 fn a_put_is_sent_again_with_its_whole_body() {
     let (bad, good) = (resetting(), Origin::named("b"));
     let edge = Edge::start(&two(&bad, &good));
