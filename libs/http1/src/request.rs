@@ -60,6 +60,19 @@ impl Method {
         }
     }
 
+    /// Whether it asks for nothing to be changed (RFC 9110, section 9.2.1).
+    pub fn is_safe(&self) -> bool {
+        match self {
+            Method::Get | Method::Head | Method::Options | Method::Trace => true,
+            Method::Post
+            | Method::Put
+            | Method::Delete
+            | Method::Patch
+            | Method::Connect
+            | Method::Other(_) => false,
+        }
+    }
+
     /// Whether doing it twice is the same as doing it once (RFC 9110, section 9.2.2).
     pub fn is_idempotent(&self) -> bool {
         match self {

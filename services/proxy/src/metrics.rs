@@ -124,7 +124,7 @@ pub struct ServiceCounters {
     pub no_endpoint: Counter,
     /// Requests answered by a lower tier than the first.
     pub failed_over: Counter,
-    /// Answers that an endpoint broke off.
+    /// Answers that an endpoint broke off, or of which nothing came for too long.
     pub broken_off: Counter,
     /// Requests whose client went away.
     pub client_gone: Counter,

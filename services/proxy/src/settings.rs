@@ -10,7 +10,7 @@ use tidegate_service::{
     settings::{AdminSection, LogSection, NatsSection, TelemetrySection, docs_of, duration},
 };
 
-use crate::observe::Sampling;
+use crate::{observe::Sampling, worker::IdleLimits};
 
 /// The proxy's settings.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
@@ -59,6 +59,12 @@ pub struct ProxySection {
     /// How long connections may take to end after that.
     #[serde(with = "duration")]
     pub drain_limit: Duration,
+    /// How long nothing may pass in either direction of a request whose answer has begun.
+    #[serde(with = "duration")]
+    pub stream_idle_timeout: Duration,
+    /// How long nothing may pass in either direction of an upgraded connection (WebSocket).
+    #[serde(with = "duration")]
+    pub tunnel_idle_timeout: Duration,
     /// The share of requests that are traced, 0 to 1, where a collector is given. Errors, retries and hedges always are.
     pub trace_ratio: f64,
     /// Whether a request that says in `traceparent` whether it is recorded is traced accordingly. Where just anybody can
@@ -112,6 +118,9 @@ impl Default for ProxySection {
             state_dir: PathBuf::from("/var/lib/tidegate"),
             drain_delay: Duration::ZERO,
             drain_limit: Duration::from_secs(30),
+            // Envoy's `stream_idle_timeout`, and what HAProxy's manual advises for `timeout tunnel`.
+            stream_idle_timeout: Duration::from_secs(300),
+            tunnel_idle_timeout: Duration::from_secs(3600),
             trace_ratio: 0.01,
             trace_follows_clients: true,
         }
@@ -122,6 +131,11 @@ impl ProxySection {
     /// Which requests are traced.
     pub(crate) fn sampling(&self) -> Sampling {
         Sampling { ratio: self.trace_ratio, follows_clients: self.trace_follows_clients }
+    }
+
+    /// How long streams and tunnels may be silent.
+    pub(crate) fn idle_limits(&self) -> IdleLimits {
+        IdleLimits { stream: self.stream_idle_timeout, tunnel: self.tunnel_idle_timeout }
     }
 
     /// The number of workers.

@@ -38,7 +38,7 @@ pub struct ListenerLimits {
     pub header_count: u16,
     /// How long a client may take to send a whole request head, or a TLS handshake.
     pub head_timeout: Duration,
-    /// How long a client may be idle between requests, or send nothing of a body that is waited for.
+    /// How long a client may be idle between requests, or take nothing of what waits for it.
     pub idle_timeout: Duration,
     /// The most connections at once for the whole edge on this listener.
     pub max_connections: u32,

@@ -6,8 +6,9 @@ use std::cell::Cell;
 const RESERVE: u32 = 100;
 /// What one retry costs, in the unit in which a request pays `percent`.
 const COST: u32 = 100;
-/// The most retries that can be saved up.
-const MOST: u32 = 10_000;
+/// Savings above the reserve lose one part in this many each second: what is left of steady requests is worth so many
+/// seconds of them less one (Finagle's window is as long).
+const SECONDS_SAVED: u32 = 10;
 
 /// A token bucket that requests fill and retries empty (the shape of Finagle's `RetryBudget`, with a reserve that is
 /// restored over time in place of a time window).
@@ -29,8 +30,7 @@ impl Budget {
 
     /// A request came.
     pub fn deposit(&self) {
-        let tokens = self.tokens.get() + u32::from(self.percent.get());
-        self.tokens.set(tokens.min(MOST * COST));
+        self.tokens.set(self.tokens.get().saturating_add(u32::from(self.percent.get())));
     }
 
     /// Takes the right to one retry or hedge.
@@ -44,12 +44,14 @@ impl Budget {
         }
     }
 
-    /// Restores a tenth of the reserve; called once a second.
+    /// Restores a tenth of the reserve, or lets a tenth of what was saved beyond it go; called once a second.
     pub fn tick(&self) {
+        const FULL: u32 = RESERVE * COST;
         let tokens = self.tokens.get();
-        if tokens < RESERVE * COST {
-            self.tokens.set((tokens + RESERVE * COST / 10).min(RESERVE * COST));
-        }
+        self.tokens.set(match tokens.checked_sub(FULL) {
+            Some(saved) => FULL + saved - saved.div_ceil(SECONDS_SAVED),
+            None => (tokens + FULL / 10).min(FULL),
+        });
     }
 }
 
@@ -66,6 +68,18 @@ mod tests {
         budget.tick();
         let restored = std::iter::repeat_with(|| budget.withdraw()).take_while(|allowed| *allowed).count();
         assert_eq!(restored, 10);
+    }
+
+    #[test]
+    fn a_quiet_day_saves_no_more_than_seconds_of_requests() {
+        let budget = Budget::new(20);
+        for _ in 0..86_400 {
+            (0..1000).for_each(|_| budget.deposit());
+            budget.tick();
+        }
+        let retries = std::iter::repeat_with(|| budget.withdraw()).take_while(|allowed| *allowed).count();
+        // The reserve, and a fifth of the 1,000 requests of each of ten seconds.
+        assert!((100 + 1500..=100 + 2000).contains(&retries), "{retries}");
     }
 
     #[test]

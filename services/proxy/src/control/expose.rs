@@ -51,7 +51,9 @@ const SERVICES: [(&str, &str, Read<ServiceCounters>); 10] = [
     ("tidegate_service_failed_over_total", "Requests answered by a lower tier than the first.", |s| {
         s.failed_over.get()
     }),
-    ("tidegate_service_broken_off_total", "Answers that an endpoint broke off.", |s| s.broken_off.get()),
+    ("tidegate_service_broken_off_total", "Answers that an endpoint broke off or fell silent in.", |s| {
+        s.broken_off.get()
+    }),
     ("tidegate_service_client_gone_total", "Requests whose client went away.", |s| s.client_gone.get()),
 ];
 

@@ -5,9 +5,10 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     sync::Arc,
+    time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tidegate_model::{
     ListenerName,
     fleet::{Listener, ListenerProtocol},
@@ -16,7 +17,10 @@ use tidegate_service::Ports;
 use tidegate_tls::{HTTP1, HTTP2, Renewable as _, ServerTls};
 
 use super::workers::Workers;
-use crate::worker::{Command, Listen};
+use crate::{
+    wire::{UNACKNOWLEDGED, end_when_gone},
+    worker::{Command, Listen},
+};
 
 /// Connections that wait to be accepted, per worker (Linux takes `net.core.somaxconn` where that is less).
 const BACKLOG: i32 = 4096;
@@ -108,8 +112,10 @@ impl Listeners {
         // A listener that only changes its limits keeps its port, also one that the system chose.
         let earlier = self.open.get(name).filter(|open| open.listener.bind == listener.bind);
         let bind = earlier.map_or(listener.bind, |open| open.address);
-        let sockets =
-            sockets(bind, workers.count()).map_err(|error| format!("{bind} cannot be bound: {error}"))?;
+        // A client that takes nothing is given up by its own limit, not by the kernel before that.
+        let unacknowledged = listener.limits.idle_timeout.max(UNACKNOWLEDGED);
+        let sockets = sockets(bind, workers.count(), unacknowledged)
+            .map_err(|error| format!("{bind} cannot be bound: {error}"))?;
         let address = sockets
             .first()
             .and_then(|socket| socket.local_addr().ok())
@@ -130,7 +136,7 @@ impl Listeners {
 }
 
 /// One socket per worker on the same address: the kernel spreads connections over them (`SO_REUSEPORT`).
-fn sockets(bind: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+fn sockets(bind: SocketAddr, count: usize, unacknowledged: Duration) -> io::Result<Vec<TcpListener>> {
     let mut address = bind;
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
@@ -141,6 +147,7 @@ fn sockets(bind: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
             socket.set_only_v6(!address.ip().is_unspecified())?;
         }
         socket.set_nonblocking(true)?;
+        end_when_gone(&SockRef::from(&socket), unacknowledged)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from(socket);

@@ -62,14 +62,12 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let metrics = Arc::new(Metrics::default());
     let tls = Arc::new(UpstreamTlsConfigs::default());
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
-    let count = settings.proxy.worker_count();
     let access = access::start(&settings.access_log)
         .with_context(|| format!("the access log cannot be opened: {:?}", settings.access_log.path))?;
     let (access, writer) = access.unzip();
     let sampling = settings.proxy.sampling();
     let observing = Observing { tracing: context.spans.clone().map(|spans| (spans, sampling)), access };
-    let drain_limit = settings.proxy.drain_limit;
-    let workers = Workers::start(count, &edge, &metrics, &tls, &suspects, &observing, drain_limit)?;
+    let workers = Workers::start(&edge, &metrics, &tls, &suspects, &observing, &settings.proxy)?;
 
     let shown = Shown::new(edge.clone());
     expose::expose(&context, &bus, &metrics, &shown, observing.access.as_ref());

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     metrics::Metrics,
     observe::Observing,
+    settings::ProxySection,
     tls::UpstreamTlsConfigs,
     worker::{self, Command, EdgeIdentity, Routes, Suspect, WorkerParts},
 };
@@ -21,19 +22,19 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` workers.
+    /// Starts as many workers as the settings say.
     ///
     /// # Errors
     /// When a thread cannot be made.
     pub fn start(
-        count: usize,
         edge: &Arc<EdgeIdentity>,
         metrics: &Arc<Metrics>,
         tls: &Arc<UpstreamTlsConfigs>,
         suspects: &mpsc::Sender<Suspect>,
         observing: &Observing,
-        drain_limit: Duration,
+        section: &ProxySection,
     ) -> anyhow::Result<Workers> {
+        let (count, drain_limit) = (section.worker_count(), section.drain_limit);
         let start = |id| {
             let parts = WorkerParts {
                 id,
@@ -42,6 +43,7 @@ impl Workers {
                 tls: tls.clone(),
                 suspects: suspects.clone(),
                 observing: observing.clone(),
+                idle_limits: section.idle_limits(),
             };
             let (sender, commands) = mpsc::channel(COMMANDS);
             let thread = std::thread::Builder::new()

@@ -54,6 +54,8 @@ pub enum TryError {
     },
     /// The client's body could not be read.
     Client(BodyError),
+    /// The request has a target or host that HTTP/2 cannot say.
+    Unsayable,
 }
 
 /// Whose fault a failure is.
@@ -85,11 +87,13 @@ pub struct Try {
 pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) -> Result<Answer, TryError> {
     let began = Instant::now();
     let Try { flight, tier, fresh, note, traceparent } = this;
-    let origin = Origin { traceparent, ..x.origin };
+    // HTTP/2 has no upgrade: such a cluster is asked without, which any upgrade allows (RFC 9110, section 7.8).
+    let upgrade = x.origin.upgrade.filter(|_| flight.cluster.upstream.protocol != UpstreamProtocol::Http2);
+    let mut origin = Origin { traceparent, upgrade, ..x.origin };
     // An endpoint that was silent already is asked as a last resort, and may prove the verdict wrong.
     let was_silent = flight.endpoint.is_silent(x.service.check);
     flight.cluster.counters.attempts.add(1);
-    let mut up = open(x, origin, &flight, fresh, upload).await?;
+    let mut up = open(x, &mut origin, &flight, fresh, upload).await?;
     let mut head = Response::default();
     let mut cursor = Cursor::default();
     let mut broken = false;
@@ -108,7 +112,7 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
                         interim += 1;
                         upload.borrow_mut().let_continue();
                     }
-                    101 if x.origin.upgrade.is_some() => return Poll::Ready(Ok(())),
+                    101 if origin.upgrade.is_some() => return Poll::Ready(Ok(())),
                     101 => return Poll::Ready(Err(endpoint_error(&up, Failure::BadAnswer, Sent::Maybe))),
                     102..200 => {
                         interim += 1;
@@ -184,44 +188,63 @@ pub fn poll_upload(
     Poll::Ready(Ok(()))
 }
 
-/// A connection with the request's head on its way.
+/// A connection with the request's head on its way. Where the upgrade that it asks for is not to be had, `origin` is
+/// without it afterwards.
 async fn open(
     x: &Exchange<'_>,
-    origin: Origin<'_>,
+    origin: &mut Origin<'_>,
     flight: &InFlight,
     fresh: bool,
     upload: &RefCell<Upload<'_>>,
 ) -> Result<Upstream, TryError> {
     let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
-    let needs_http1 = x.origin.upgrade.is_some();
     let unsent = |failure| TryError::Endpoint { failure, sent: Sent::Nothing, fault: Fault::Endpoint };
     if !fresh {
         if let Some(conn) = endpoint.pool.take(Instant::now(), !x.repeatable) {
-            return Ok(start_http1(x, origin, conn, true, upload));
+            return Ok(start_http1(x, *origin, conn, true, upload));
         }
         if cluster.upstream.protocol != UpstreamProtocol::Http1
-            && !needs_http1
+            && origin.upgrade.is_none()
             && let Some(conn) = endpoint.pool.http2()
         {
-            match start_http2(x, origin, conn, flight, upload).await {
+            match start_http2(x, *origin, conn, flight, upload).await {
                 Err(TryError::Endpoint { sent: Sent::Nothing, .. }) => {}
                 started => return started,
             }
         }
     }
+    let connected = match connect_unless_silent(x, origin.upgrade.is_some(), flight).await {
+        // It may speak HTTP/2 alone, which was not offered: no reason to hold anything against it.
+        Err(Failure::Tls)
+            if origin.upgrade.is_some() && cluster.upstream.protocol == UpstreamProtocol::Auto =>
+        {
+            origin.upgrade = None;
+            connect_unless_silent(x, false, flight).await
+        }
+        connected => connected,
+    };
+    match connected.map_err(unsent)? {
+        Connected::Http1(conn) => Ok(start_http1(x, *origin, conn, false, upload)),
+        Connected::Http2(conn) => start_http2(x, *origin, conn, flight, upload).await,
+    }
+}
+
+/// Connects, unless the verdict comes meanwhile that the endpoint is silent.
+async fn connect_unless_silent(
+    x: &Exchange<'_>,
+    http1_only: bool,
+    flight: &InFlight,
+) -> Result<Connected, Failure> {
+    let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
     let silent = poll_fn(|cx| {
         flight.wake_when_silent(cx);
         if endpoint.is_silent(x.service.check) { Poll::Ready(()) } else { Poll::Pending }
     });
-    let connected = tokio::select! {
+    tokio::select! {
         biased;
         // Boxed, because it is large and seldom needed: every request's future would be that much larger.
-        connected = Box::pin(connect(x.worker, cluster, endpoint, needs_http1)) => connected.map_err(unsent)?,
-        () = silent, if x.has_elsewhere && !endpoint.is_silent(x.service.check) => return Err(unsent(Failure::ConnectTimeout)),
-    };
-    match connected {
-        Connected::Http1(conn) => Ok(start_http1(x, origin, conn, false, upload)),
-        Connected::Http2(conn) => start_http2(x, origin, conn, flight, upload).await,
+        connected = Box::pin(connect(x.worker, cluster, endpoint, http1_only)) => connected,
+        () = silent, if x.has_elsewhere && !endpoint.is_silent(x.service.check) => Err(Failure::ConnectTimeout),
     }
 }
 
@@ -254,7 +277,7 @@ async fn start_http2(
     let is_tls = flight.cluster.upstream.tls.is_some();
     let expects_continue = upload.borrow().expects_continue();
     let head = heads::http2_request(x.request, origin, x.framing, is_tls, expects_continue)
-        .ok_or(TryError::Client(BodyError::Io(std::io::ErrorKind::InvalidData.into())))?;
+        .ok_or(TryError::Unsayable)?;
     let counted = conn.begin();
     let mut send = conn.send.clone().ready().await.map_err(|error| failed(&error))?;
     let bodiless = x.framing == Framing::Empty;

@@ -3,6 +3,7 @@
 use std::{io, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tidegate_model::{
     fleet::{Address, UpstreamProtocol},
     observation::Failure,
@@ -12,7 +13,7 @@ use tokio::net::TcpStream;
 use super::http2_conn::Http2Conn;
 use crate::{
     balance::{Cluster, Endpoint},
-    wire::{Conn, Io, coalesce},
+    wire::{Conn, Io, UNACKNOWLEDGED, coalesce, end_when_gone},
     worker::Worker,
 };
 
@@ -60,6 +61,7 @@ async fn handshake(
     })?;
     // Without this a request that is written in two parts waits for the peer's delayed acknowledgement.
     stream.set_nodelay(true).map_err(|_| Failure::ConnectError)?;
+    end_when_gone(&SockRef::from(&stream), UNACKNOWLEDGED).map_err(|_| Failure::ConnectError)?;
     cluster.counters.connects.add(1);
     let mut http2 = cluster.upstream.protocol == UpstreamProtocol::Http2 && !http1_only;
     let io = match &cluster.upstream.tls {

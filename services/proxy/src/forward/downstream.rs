@@ -198,8 +198,8 @@ impl Downstream {
                     down.writer.push(&mut down.conn, &Chunk::Data(Bytes::from(body)));
                 }
                 Downstream::Http2(down) => {
-                    // A stream's first window holds any reply of our own, so this needs no wait for room: what does not
-                    // fit at once is sent by `poll_flush`.
+                    // Nothing was pushed before, so this needs no wait for room: what the client's window does not hold
+                    // at once is sent by `poll_flush`.
                     if let Some(writer) = &mut down.writer {
                         writer.push(Chunk::Data(Bytes::from(body)))?;
                     }
@@ -270,8 +270,8 @@ impl Downstream {
         self.poll_flush(cx)
     }
 
-    /// Ready when the client has given the request up. Only HTTP/2 can say so without ending the connection.
-    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the client has given the request up in so many words: only HTTP/2 has them.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Downstream::Http1(_) => Poll::Pending,
             Downstream::Http2(down) => {
@@ -284,10 +284,39 @@ impl Downstream {
         }
     }
 
+    /// Ready when the client has given the request up or its connection has failed. An HTTP/1.1 client that has only
+    /// ended its direction is not gone: it may wait for its answer.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            // While its body is read, that tells. Of what comes after it, one read's worth is taken and kept.
+            Downstream::Http1(down) if down.reader.is_done() && down.conn.read.is_empty() => {
+                match down.conn.poll_fill(cx) {
+                    Poll::Ready(Err(_)) => Poll::Ready(()),
+                    Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+                }
+            }
+            Downstream::Http1(_) => Poll::Pending,
+            Downstream::Http2(_) => self.poll_reset(cx),
+        }
+    }
+
+    /// Whether the client will send nothing more, not even another request.
+    pub fn has_ended_sending(&self) -> bool {
+        match self {
+            Downstream::Http1(down) => down.conn.is_ended(),
+            Downstream::Http2(_) => false,
+        }
+    }
+
     /// Breaks an answer off so that the client cannot take it for whole.
     pub fn abort(&mut self) {
         match self {
-            Downstream::Http1(down) => down.keep_alive = false,
+            Downstream::Http1(down) => {
+                down.keep_alive = false;
+                if down.writer == BodyWriter::UntilClose {
+                    down.conn.io().reset_on_close();
+                }
+            }
             Downstream::Http2(down) => match &mut down.writer {
                 Some(writer) => writer.reset(h2::Reason::INTERNAL_ERROR),
                 None => down.respond.send_reset(h2::Reason::INTERNAL_ERROR),

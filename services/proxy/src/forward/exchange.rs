@@ -1,6 +1,6 @@
 //! One request from its head to the end of its answer.
 
-use std::{cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, time::Duration};
+use std::{cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, task::Poll, time::Duration};
 
 use rand::RngExt as _;
 use tidegate_http1::{Framing, Method, Request, Version, list_contains, write_field, write_status_line};
@@ -11,7 +11,7 @@ use super::{
     Downstream, LocalReply,
     attempt::Answer,
     heads::{Origin, is_end_to_end},
-    relay::{Ended, Relayed, relay},
+    relay::{Ended, Patience, Relayed, relay},
     tries::{Refusal, first_answer},
     tunnel::tunnel,
     upload::Upload,
@@ -92,13 +92,13 @@ pub async fn handle(
     let mut id = [0; 32];
     let request_id = request_id(request, &mut id, worker);
     if let Some(reply) = wellknown::reply(worker, &request.target) {
-        return answer_ourselves(down, &reply, request_id).await;
+        return answer_ourselves(down, &reply, request_id, client.stall, timer).await;
     }
     let found = worker.table.borrow().find(request);
     let Some((service, place)) = found else {
         worker.counters.unrouted.add(1);
         let reply = LocalReply::new(404, format!("no service here for host {:?}", request.host));
-        let outcome = answer_ourselves(down, &reply, request_id).await;
+        let outcome = answer_ourselves(down, &reply, request_id, client.stall, timer).await;
         worker.observer.answered_ourselves(client, request, request_id, reply.status, started.elapsed());
         return outcome;
     };
@@ -136,7 +136,7 @@ impl Exchange<'_> {
     async fn serve(&self, down: &mut Downstream, client: Client, timer: &mut Timer) -> Outcome {
         if let Some(reply) = self.refusal_before_any_try() {
             self.answered_with(reply.status);
-            return answer_ourselves(down, &reply, self.origin.request_id).await;
+            return answer_ourselves(down, &reply, self.origin.request_id, client.stall, timer).await;
         }
         // A client of HTTP/1.0 cannot mean it (RFC 9110, section 10.1.1).
         let expects_continue = self.request.version == Version::Http11
@@ -159,7 +159,7 @@ impl Exchange<'_> {
                     return Outcome::Broken;
                 };
                 self.answered_with(reply.status);
-                answer_ourselves(down, &reply, self.origin.request_id).await
+                answer_ourselves(down, &reply, self.origin.request_id, client.stall, timer).await
             }
         }
     }
@@ -203,7 +203,7 @@ impl Exchange<'_> {
             self.service.counters.failed_over.add(1);
         }
         if head.status == 101 {
-            return self.tunnel(answer, upload.into_inner().down).await;
+            return self.tunnel(answer, upload.into_inner().down, timer).await;
         }
         let framing = answer.up.framing();
         {
@@ -219,7 +219,8 @@ impl Exchange<'_> {
             }
         }
         let (cluster, endpoint) = (answer.flight.cluster.clone(), answer.flight.endpoint.clone());
-        let Relayed { ended, sent } = relay(answer, &upload, client.stall, timer).await;
+        let patience = Patience { stall: client.stall, silence: self.worker.idle_limits.stream };
+        let Relayed { ended, sent } = relay(answer, &upload, patience, timer).await;
         let upload = upload.into_inner();
         let mut trail = self.trail.borrow_mut();
         (trail.sent, trail.received) = (sent, upload.received());
@@ -239,10 +240,23 @@ impl Exchange<'_> {
                 upload.down.abort();
                 Outcome::Broken
             }
+            Ended::Silent => {
+                self.service.counters.broken_off.add(1);
+                trail.broken = Some("silent");
+                upload.down.abort();
+                Outcome::Broken
+            }
+            Ended::RequestRefused(error) => {
+                tracing::debug!(%error, "request refused within its body, after its answer had begun");
+                self.worker.counters.refused.add(1);
+                trail.broken = Some("request refused");
+                upload.down.abort();
+                Outcome::Broken
+            }
         }
     }
 
-    async fn tunnel(&self, answer: Answer, down: &mut Downstream) -> Outcome {
+    async fn tunnel(&self, answer: Answer, down: &mut Downstream, timer: &mut Timer) -> Outcome {
         let Answer { up: Upstream::Http1(mut up), head, .. } = answer else { return Outcome::Broken };
         let Downstream::Http1(down) = down else { return Outcome::Broken };
         let out = down.conn.out();
@@ -256,7 +270,8 @@ impl Exchange<'_> {
         }
         out.extend_from_slice(b"\r\n");
         self.worker.counters.tunnels.add(1);
-        if let Err(error) = tunnel(&mut down.conn, &mut up.conn).await {
+        let idle = self.worker.idle_limits;
+        if let Err(error) = tunnel(&mut down.conn, &mut up.conn, idle, timer).await {
             tracing::debug!(%error, "tunnel broken off");
         }
         Outcome::Broken
@@ -275,6 +290,10 @@ impl Exchange<'_> {
             Refusal::Failed(failure) => LocalReply::new(502, format!("the cluster failed: {failure}")),
             Refusal::SlowClient => LocalReply::new(408, "the request's body took too long"),
             Refusal::Deadline => LocalReply::new(504, "no answer within the service's timeout"),
+            Refusal::Unsayable => {
+                self.worker.counters.refused.add(1);
+                LocalReply::new(400, "malformed request target or host")
+            }
             Refusal::Client(BodyError::TooLarge) => too_large(self.service.max_request_body.unwrap_or(0)),
             Refusal::Client(BodyError::Malformed(error)) => LocalReply::new(400, error.to_string()),
             Refusal::Client(BodyError::Io(_) | BodyError::Http2(_)) => {
@@ -289,16 +308,31 @@ fn too_large(most: u64) -> LocalReply {
     LocalReply::new(413, format!("the request's body is larger than {most} bytes"))
 }
 
-/// Gives an answer of our own.
-pub async fn answer_ourselves(down: &mut Downstream, reply: &LocalReply, request_id: &[u8]) -> Outcome {
+/// Gives an answer of our own, within the time that a client may take nothing.
+pub async fn answer_ourselves(
+    down: &mut Downstream,
+    reply: &LocalReply,
+    request_id: &[u8],
+    stall: Duration,
+    timer: &mut Timer,
+) -> Outcome {
     if down.reply(reply, request_id).is_err() {
         return Outcome::Broken;
     }
     let mut ended = false;
-    match poll_fn(|cx| down.poll_end(&mut ended, cx)).await {
-        Ok(()) => Outcome::Answered,
-        Err(_) => Outcome::Broken,
+    let mut deadline = None;
+    let given = poll_fn(|cx| {
+        if let Poll::Ready(given) = down.poll_end(&mut ended, cx) {
+            return Poll::Ready(given.is_ok());
+        }
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + stall);
+        timer.poll_until(deadline, cx).map(|()| false)
+    });
+    if given.await {
+        return Outcome::Answered;
     }
+    down.abort();
+    Outcome::Broken
 }
 
 /// What a request wants its connection to become.

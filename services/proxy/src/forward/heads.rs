@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version as HttpVersion, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version as HttpVersion, header, uri::PathAndQuery};
 use tidegate_http1::{
     Fields, Framing, Method, Request, Response, list_contains, write_decimal, write_field,
     write_request_line, write_status_line,
@@ -99,8 +99,10 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
                 forwarded_for.extend_from_slice(value);
                 forwarded_for.extend_from_slice(b", ");
             }
-            // The edge is where the outside begins: a client's own word for these is not passed on.
-            b"x-forwarded-proto" | b"x-forwarded-host" => {}
+            // The edge is where the outside begins: a client's own word for these is not passed on. What it says of whom
+            // it speaks for (x-forwarded-for) is: the edge's word is the last of the list.
+            b"forwarded" | b"x-real-ip" | b"x-forwarded-proto" | b"x-forwarded-host"
+            | b"x-forwarded-port" => {}
             // Written below, if it is a usable one.
             b"x-request-id" => {}
             b"traceparent" if origin.traceparent.is_some() => {}
@@ -195,7 +197,7 @@ pub fn http2_request(
     let uri = Uri::builder()
         .scheme(if upstream_is_tls { "https" } else { "http" })
         .authority(if request.host.is_empty() { "localhost" } else { request.host.as_str() })
-        .path_and_query(request.target.as_str())
+        .path_and_query(path_and_query(&request.target)?)
         .build()
         .ok()?;
     let mut head = http::Request::new(());
@@ -218,6 +220,27 @@ pub fn http2_request(
         map.insert(header::CONTENT_LENGTH, length.into());
     }
     Some(head)
+}
+
+/// The target as HTTP/2 can say it. Characters that no URI holds (RFC 3986, section 2) but many a client sends are
+/// percent-encoded, which means the same.
+fn path_and_query(target: &str) -> Option<PathAndQuery> {
+    PathAndQuery::try_from(target).or_else(|_| PathAndQuery::try_from(percent_encoded(target))).ok()
+}
+
+fn percent_encoded(target: &str) -> String {
+    let mut encoded = String::with_capacity(target.len() + 16);
+    for byte in target.bytes() {
+        match byte {
+            b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | 0x80.. => {
+                encoded.push('%');
+                let digit = |value: u8| char::from(b"0123456789ABCDEF"[usize::from(value)]);
+                encoded.extend([digit(byte >> 4), digit(byte & 15)]);
+            }
+            plain => encoded.push(char::from(plain)),
+        }
+    }
+    encoded
 }
 
 /// Writes the head of an answer for HTTP/1.x.
@@ -263,7 +286,7 @@ pub fn write_http1_response(
         }
         Framing::Chunked | Framing::UntilClose if told.is_http10 => {
             keep_alive = false;
-            BodyWriter::Plain
+            BodyWriter::UntilClose
         }
         Framing::Chunked | Framing::UntilClose => {
             write_field(out, b"transfer-encoding", b"chunked");

@@ -1,6 +1,11 @@
 //! Relays an answer, and what is left of the request, with bounded memory in both directions.
 
-use std::{cell::RefCell, future::poll_fn, task::Poll, time::Duration};
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -18,6 +23,19 @@ pub enum Ended {
     EndpointFailed(BodyError),
     /// The client broke off, or took nothing for too long.
     ClientFailed,
+    /// The rest of the request's body is one that is not forwarded.
+    RequestRefused(BodyError),
+    /// Nothing came from either side for too long.
+    Silent,
+}
+
+/// How long a relay waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For a client that takes nothing of what waits for it, or that has ended its direction while nothing comes.
+    pub stall: Duration,
+    /// For anything to pass in either direction.
+    pub silence: Duration,
 }
 
 /// What came of a relay.
@@ -28,13 +46,13 @@ pub struct Relayed {
     pub sent: u64,
 }
 
-/// Relays until the answer has ended. `stall` is how long the client may take nothing of what waits for it.
+/// Relays until the answer has ended.
 ///
 /// The connection to the endpoint is given back when both directions have ended.
 pub async fn relay(
     answer: Answer,
     upload: &RefCell<Upload<'_>>,
-    stall: Duration,
+    patience: Patience,
     timer: &mut Timer,
 ) -> Relayed {
     let Answer { mut up, flight, mut cursor, .. } = answer;
@@ -42,11 +60,12 @@ pub async fn relay(
     let mut sent = 0;
     // Since when the client has taken nothing, and how much it had taken then.
     let mut waiting: Option<(Instant, u64)> = None;
+    let mut silence = Silence(None);
     let ended = poll_fn(|cx| {
+        let mut request_failed = None;
         if !cursor.ended && !broken {
-            if let Poll::Ready(Err(_)) = poll_upload(&mut up, upload, &mut cursor, &mut broken, cx) {
-                // The rest of the request will not come. The answer may be one that needs none of it.
-                broken = true;
+            if let Poll::Ready(Err(error)) = poll_upload(&mut up, upload, &mut cursor, &mut broken, cx) {
+                request_failed = Some(error);
             }
         } else if !broken {
             // What was pushed may not be written whole yet.
@@ -92,19 +111,46 @@ pub async fn relay(
                     Some(known) => known,
                     None => *waiting.insert((Instant::now(), taken)),
                 };
-                if timer.poll_until(since + stall, cx).is_ready() {
+                if timer.poll_until(since + patience.stall, cx).is_ready() {
                     return Poll::Ready(Ended::ClientFailed);
                 }
             }
         }
+        // The endpoint waits for the rest of the request, which will not come: neither side would end the other's wait.
+        match request_failed {
+            Some(BodyError::Io(_) | BodyError::Http2(_)) => return Poll::Ready(Ended::ClientFailed),
+            Some(error @ (BodyError::Malformed(_) | BodyError::TooLarge)) => {
+                return Poll::Ready(Ended::RequestRefused(error));
+            }
+            None => {}
+        }
         if upload.down.poll_gone(cx).is_ready() {
             return Poll::Ready(Ended::ClientFailed);
         }
-        Poll::Pending
+        let moved = sent + upload.received() + upload.down.taken();
+        // Its end of sending may be a half-close, and then the answer is awaited; or all that it will ever say.
+        let may_be_gone = upload.down.has_ended_sending();
+        let limit = if may_be_gone { patience.stall.min(patience.silence) } else { patience.silence };
+        ready!(silence.poll(moved, limit, timer, cx));
+        Poll::Ready(if may_be_gone { Ended::ClientFailed } else { Ended::Silent })
     })
     .await;
     if matches!(ended, Ended::Whole) {
         up.finish(&flight, cursor.ended && !broken);
     }
     Relayed { ended, sent }
+}
+
+/// Since when nothing has passed, and how much had passed by then. Nothing before it is first looked at.
+struct Silence(Option<(u64, Instant)>);
+
+impl Silence {
+    /// Ready when no more than the `moved` bytes have passed for `limit`.
+    fn poll(&mut self, moved: u64, limit: Duration, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
+        let since = match self.0 {
+            Some((known, since)) if known == moved => since,
+            Some(_) | None => self.0.insert((moved, Instant::now())).1,
+        };
+        timer.poll_until(since + limit, cx)
+    }
 }

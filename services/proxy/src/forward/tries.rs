@@ -43,6 +43,8 @@ pub enum Refusal {
     Deadline,
     /// The client's body could not be read.
     Client(BodyError),
+    /// The request has a target or host that the endpoint's protocol cannot say.
+    Unsayable,
 }
 
 /// A try under way.
@@ -109,7 +111,7 @@ pub async fn first_answer(
                 }
             }
             let mut upload = upload.borrow_mut();
-            if upload.down.poll_gone(cx).is_ready() {
+            if upload.down.poll_reset(cx).is_ready() {
                 return Poll::Ready(Event::Gone);
             }
             timer.poll_until(tries.next_deadline(&upload), cx).map(|()| Event::Time)
@@ -121,6 +123,7 @@ pub async fn first_answer(
                 let step = match *ended {
                     Ok(answer) => tries.answered(slot, answer, upload),
                     Err(TryError::Client(error)) => return Err(Refusal::Client(error)),
+                    Err(TryError::Unsayable) => return Err(Refusal::Unsayable),
                     Err(TryError::Endpoint { failure, sent, fault }) => {
                         tries.failed(slot, failure, sent, fault, upload)
                     }
@@ -142,8 +145,11 @@ pub async fn first_answer(
                         Step::Done(result) => return *result,
                     }
                 }
-                if let Some((slot, next)) = tries.passed(upload)? {
-                    slots[slot].set(Some(attempt(x, next, upload)));
+                match tries.passed(upload) {
+                    Ok(Some((slot, next))) => slots[slot].set(Some(attempt(x, next, upload))),
+                    Ok(None) => {}
+                    // An endpoint's word, even a bad one, says more than that there was none in time.
+                    Err(refusal) => return tries.fallback.take().ok_or(refusal),
                 }
             }
         }
@@ -171,7 +177,8 @@ impl<'a> Tries<'a> {
             clusters: Vec::new(),
             left: x.policy.attempts,
             idle_death_allowed: true,
-            hedge_after: hedge_after.filter(|_| x.repeatable),
+            // Of two that are under way at once, the later may be done first: an old PUT would undo a newer one.
+            hedge_after: hedge_after.filter(|_| x.request.method.is_safe() && x.origin.upgrade.is_none()),
             running: [None, None],
             fallback: None,
             last: Refusal::NoEndpoint,
@@ -294,6 +301,7 @@ impl<'a> Tries<'a> {
         tiers
             .iter()
             .flat_map(|tier| &tier.choices)
+            .filter(|choice| choice.cluster.has_room())
             .flat_map(|choice| &choice.endpoints)
             .any(|(endpoint, _)| !self.tried.iter().any(|tried| Rc::ptr_eq(tried, endpoint)))
     }

@@ -115,8 +115,10 @@ impl BodyReader {
 /// Writes a body to an HTTP/1.1 connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyWriter {
-    /// The data as it is: its length was announced, or the connection's end ends it.
+    /// The data as it is: its length was announced.
     Plain,
+    /// The data as it is: the connection's end ends it.
+    UntilClose,
     /// Chunked.
     Chunked,
     /// Nothing, whatever comes: the answer to a HEAD.
@@ -128,8 +130,8 @@ impl BodyWriter {
     pub fn push(self, conn: &mut Conn, chunk: &Chunk) {
         let out = conn.out();
         match (self, chunk) {
-            (BodyWriter::Nothing, _) | (BodyWriter::Plain, Chunk::End(_)) => {}
-            (BodyWriter::Plain, Chunk::Data(data)) => out.extend_from_slice(data),
+            (BodyWriter::Nothing, _) | (BodyWriter::Plain | BodyWriter::UntilClose, Chunk::End(_)) => {}
+            (BodyWriter::Plain | BodyWriter::UntilClose, Chunk::Data(data)) => out.extend_from_slice(data),
             (BodyWriter::Chunked, Chunk::Data(data)) => {
                 write_chunk_head(out, data.len());
                 out.extend_from_slice(data);

@@ -14,7 +14,9 @@ use super::Io;
 
 /// Bytes read at once at most.
 const SCRATCH: usize = 64 * 1024;
-/// Bytes waiting to be written above which no more are taken: the bound on memory per direction.
+/// Bytes waiting to be written above which no more are taken, and bytes that were written above which their room is given
+/// back although more waits behind them. With one more piece of [`SCRATCH`] bytes pushed while there was room, three times
+/// this is the bound on memory per direction.
 const WRITE_ROOM: usize = 64 * 1024;
 
 thread_local! {
@@ -102,7 +104,11 @@ impl Conn {
             return Poll::Ready(Ok(()));
         }
         while self.written < self.write.len() {
-            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.write[self.written..]))?;
+            let Poll::Ready(count) = Pin::new(&mut self.io).poll_write(cx, &self.write[self.written..])?
+            else {
+                self.forget_written();
+                return Poll::Pending;
+            };
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -118,6 +124,14 @@ impl Conn {
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
         self.unflushed = false;
         Poll::Ready(Ok(()))
+    }
+
+    /// Gives back the room of what was written, once it is much: a steady slow reader may never let the rest be empty.
+    fn forget_written(&mut self) {
+        if self.written >= WRITE_ROOM {
+            self.write.drain(..self.written);
+            self.written = 0;
+        }
     }
 
     /// How many bytes the kernel has taken so far; unchanged since a request began: the peer has seen nothing of it.
@@ -144,5 +158,44 @@ impl Conn {
     /// Marks `count` bytes of `read` as used.
     pub fn advance(&mut self, count: usize) {
         self.read.advance(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{
+        io::AsyncReadExt as _,
+        net::{TcpListener, TcpSocket},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_steady_slow_reader_does_not_let_the_buffer_grow() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_send_buffer_size(16 * 1024).unwrap();
+        let stream = socket.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut reader, _) = listener.accept().await.unwrap();
+        let mut conn = Conn::new(Io::Plain(stream));
+
+        let (mut pushed, mut largest) = (0, 0);
+        let mut piece = vec![0; 48 * 1024];
+        while pushed < 4 * 1024 * 1024 {
+            // Whatever is taken makes room for more at once, so there is never nothing to write.
+            tokio::select! {
+                biased;
+                room = poll_fn(|cx| conn.poll_room(cx)) => {
+                    room.unwrap();
+                    conn.out().extend_from_slice(&[b'x'; SCRATCH]);
+                    pushed += SCRATCH;
+                    largest = largest.max(conn.out().len());
+                }
+                count = reader.read(&mut piece) => assert!(count.unwrap() > 0),
+            }
+        }
+        assert!(largest <= 3 * WRITE_ROOM, "{largest} bytes were held");
     }
 }

@@ -4,6 +4,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
@@ -29,6 +30,12 @@ impl Io {
             Io::Accepted(stream) => stream.get_ref().0,
             Io::Connected(stream) => stream.get_ref().0,
         }
+    }
+
+    /// Lets the connection end with a reset: a peer that waits for the end of the stream must not take this one for it.
+    pub fn reset_on_close(&self) {
+        // Where it fails, the connection has failed already.
+        _ = socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
     }
 
     /// Whether the peer has closed or sent something, asked of the kernel without waiting and without taking anything.

@@ -5,6 +5,7 @@ mod coalesce;
 mod conn;
 mod http2;
 mod io;
+mod keepalive;
 mod timer;
 
 pub use body::{BodyError, BodyReader, BodyWriter, Chunk};
@@ -12,4 +13,5 @@ pub use coalesce::{Coalesced, Flusher, coalesce};
 pub use conn::Conn;
 pub use http2::{Http2Reader, Http2Writer, append, fields_of};
 pub use io::Io;
+pub use keepalive::{UNACKNOWLEDGED, end_when_gone};
 pub use timer::Timer;

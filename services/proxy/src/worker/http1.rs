@@ -66,13 +66,15 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
             Waited::TooSlow => {
                 worker.counters.too_slow.add(1);
                 http1.keep_alive = false;
-                answer_ourselves(&mut down, &LocalReply::new(408, "the request took too long"), b"-").await;
+                let reply = LocalReply::new(408, "the request took too long");
+                answer_ourselves(&mut down, &reply, b"-", client.stall, &mut timer).await;
                 return close(down, &mut timer).await;
             }
             Waited::Refused(error) => {
                 worker.counters.refused.add(1);
                 http1.keep_alive = false;
-                answer_ourselves(&mut down, &LocalReply::new(error.status(), error.to_string()), b"-").await;
+                let reply = LocalReply::new(error.status(), error.to_string());
+                answer_ourselves(&mut down, &reply, b"-", client.stall, &mut timer).await;
                 return close(down, &mut timer).await;
             }
         };

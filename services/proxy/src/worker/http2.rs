@@ -141,6 +141,7 @@ async fn stream(
     let reader = has_body.then(|| Http2Reader::new(body));
     let mut down = Downstream::Http2(Box::new(Http2Down::new(reader, respond, is_head)));
     let too_many = head.headers.len() > most_fields;
+    let mut timer = worker.take_timer();
     let (request, framing) = match request_of(&head, has_body) {
         Some(parsed) if !too_many => parsed,
         refused => {
@@ -149,11 +150,11 @@ async fn stream(
                 Some(_) => LocalReply::new(431, "too many header fields"),
                 None => LocalReply::new(400, "malformed request"),
             };
-            answer_ourselves(&mut down, &reply, b"-").await;
+            answer_ourselves(&mut down, &reply, b"-", client.stall, &mut timer).await;
+            worker.put_timer(timer);
             return;
         }
     };
-    let mut timer = worker.take_timer();
     handle(&worker, client, &request, framing, &mut down, &mut timer).await;
     worker.put_timer(timer);
 }

@@ -44,6 +44,15 @@ pub struct EdgeIdentity {
     pub region: RegionName,
 }
 
+/// How long nothing may pass in either direction once an answer has begun.
+#[derive(Debug, Clone, Copy)]
+pub struct IdleLimits {
+    /// Of a request.
+    pub stream: Duration,
+    /// Of an upgraded connection.
+    pub tunnel: Duration,
+}
+
 /// A real request that failed at an endpoint.
 #[derive(Debug, Clone)]
 pub struct Suspect {
@@ -69,6 +78,8 @@ pub struct Worker {
     pub counters: Arc<WorkerCounters>,
     /// What it tells of requests.
     pub observer: Observer,
+    /// How long streams and tunnels may be silent.
+    pub idle_limits: IdleLimits,
     draining_since: Cell<Option<Instant>>,
     /// Timers of streams that have ended, for those that begin.
     timers: RefCell<Vec<Timer>>,
@@ -94,6 +105,8 @@ pub struct WorkerParts {
     pub suspects: mpsc::Sender<Suspect>,
     /// What is told of requests.
     pub observing: Observing,
+    /// How long streams and tunnels may be silent.
+    pub idle_limits: IdleLimits,
 }
 
 /// Runs a worker until its commands end and its connections are done, at most `drain_limit` later.
@@ -121,6 +134,7 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         random: RefCell::new(SmallRng::seed_from_u64(rand::random())),
         counters: parts.metrics.worker(),
         observer: parts.observing.observer(),
+        idle_limits: parts.idle_limits,
         draining_since: Cell::new(None),
         timers: RefCell::default(),
         connections: WakeSet::default(),

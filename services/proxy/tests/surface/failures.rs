@@ -15,6 +15,8 @@ use crate::harness::{DEADLINE, edge::Edge, eventually, fleet::FleetFile, origin:
 const GET: &str = "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 5\r\n\r\nhello";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const CHUNKED_POST: &str =
+    "POST / HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
 const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy";
 
 /// An origin that reads requests, notes them, and resets the connection.
@@ -92,6 +94,31 @@ fn when_all_answer_503_the_client_gets_one_of_them() {
     let answer = Peer::connect(edge.address()).ask(GET);
     assert_eq!((answer.status(), answer.text()), (503, "busy"));
     assert_eq!(origins[0].seen().count() + origins[1].seen().count(), 2, "each endpoint is asked once");
+}
+
+#[test]
+fn a_503_that_was_held_back_is_given_when_the_time_is_up() {
+    let (bad, slow) = (Origin::answering(|_| BUSY.into()), frozen());
+    let edge = Edge::start(&two(&bad, &slow).service("retry: { hedge_after: off }, timeout: 200ms"));
+    let answer = Peer::connect(edge.address()).ask(GET);
+    assert_eq!((answer.status(), answer.text()), (503, "busy"));
+    assert_eq!((bad.seen().count(), slow.seen().count()), (1, 1));
+}
+
+#[test]
+fn a_retry_for_which_nobody_has_room_costs_no_budget() {
+    let (bad, slow) = (Origin::answering(|_| BUSY.into()), frozen());
+    let fleet = FleetFile::new()
+        .cluster("a", &[bad.address()], "")
+        .cluster("b", &[slow.address()], "max_requests: 1")
+        .service("retry: { attempts: 1, hedge_after: off, budget: 0% }")
+        .routes("{ path: /b, clusters: [b] }");
+    let edge = Edge::start(&fleet);
+    let mut waiting = Peer::connect(edge.address());
+    waiting.send(GET.replace("/ ", "/b "));
+    eventually("it has the only room", || slow.seen().count() == 1);
+    assert_eq!(Peer::connect(edge.address()).ask(GET).status(), 503);
+    assert_eq!(edge.metric("tidegate_service_budget_exhausted_total"), 0.0);
 }
 
 #[test]
@@ -174,11 +201,19 @@ fn a_hedge_answers_when_an_endpoint_freezes() {
 }
 
 #[test]
-fn a_post_is_never_hedged() {
+fn what_changes_something_or_upgrades_is_never_hedged() {
     let (slow, good) = (frozen(), Origin::named("b"));
-    let edge = Edge::start(&two(&slow, &good).service("retry: { hedge_after: 20ms }, timeout: 300ms"));
-    assert_eq!(Peer::connect(edge.address()).ask(POST).status(), 504);
-    assert_eq!((slow.seen().count(), good.seen().count()), (1, 0));
+    let mut edge = Edge::start(&two(&slow, &good).service("retry: { hedge_after: 20ms }, timeout: 300ms"));
+    let upgrade = format!("{}Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", &GET[..GET.len() - 2]);
+    for (count, request) in
+        [POST, &POST.replace("POST", "PUT"), &GET.replace("GET", "DELETE"), &upgrade].iter().enumerate()
+    {
+        assert_eq!(Peer::connect(edge.address()).ask(request).status(), 504, "{request}");
+        assert_eq!((slow.seen().count(), good.seen().count()), (count + 1, 0), "{request}");
+        // What is held against it for this must not send the next one elsewhere.
+        edge.health("a", &[(slow.address(), Verdict::Down, false)]);
+        edge.health("a", &[(slow.address(), Verdict::Up, false)]);
+    }
 }
 
 #[test]
@@ -303,4 +338,43 @@ fn a_client_that_goes_away_does_not_count_against_the_endpoint() {
     eventually("it is noticed", || edge.metric("tidegate_service_client_gone_total") == 1.0);
     go.store(true, Ordering::SeqCst);
     assert_eq!(edge.metric("tidegate_cluster_failures_total"), 0.0);
+}
+
+/// An origin that begins its answer with the request's head and ends it with the request's body; it notes each request
+/// whose connection ends.
+fn answering_early() -> Origin {
+    Origin::scripted(|mut peer, seen, _| {
+        let Some(request) = peer.head() else { return };
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n");
+        peer.rest();
+        seen.note(&request);
+    })
+}
+
+#[test]
+fn a_request_that_turns_out_malformed_after_its_answer_began_ends_on_both_sides() {
+    let origin = answering_early();
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let mut client = Peer::connect(edge.address());
+    client.send(CHUNKED_POST);
+    assert_eq!(client.head().unwrap().status(), 200);
+    assert_eq!(client.exactly(10), b"5\r\nearly\r\n");
+    client.send("no chunk\r\n");
+    assert!(client.ends(), "and not as if the answer were whole");
+    eventually("the origin is let go", || origin.seen().count() == 1);
+    assert_eq!(edge.metric("tidegate_proxy_requests_refused_total"), 1.0);
+    assert_eq!(edge.metric("tidegate_cluster_failures_total"), 0.0);
+}
+
+#[test]
+fn a_client_that_goes_away_within_its_body_after_the_answer_began_lets_the_origin_go() {
+    let origin = answering_early();
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let mut client = Peer::connect(edge.address());
+    client.send(CHUNKED_POST);
+    assert_eq!(client.head().unwrap().status(), 200);
+    client.end_sending();
+    eventually("the origin is let go", || origin.seen().count() == 1);
+    assert_eq!(client.rest(), b"5\r\nearly\r\n", "and not as if the answer were whole");
+    assert_eq!(edge.metric("tidegate_service_client_gone_total"), 1.0);
 }

@@ -11,9 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
+use tidegate_tls::HTTP2;
 
 use crate::harness::{
     DEADLINE,
+    certificates::Authority,
     edge::{Edge, Start},
     eventually,
     fleet::FleetFile,
@@ -82,6 +84,51 @@ fn an_http1_client_reaches_an_http2_origin_on_one_connection() {
     assert_eq!((seen[0].line.as_str(), seen[0].field("host")), ("GET / HTTP/2", Some("site.test")));
     assert_eq!((seen[1].text(), seen[1].field("content-length")), ("hello", Some("5")));
     assert_eq!(origin.seen().connections(), 1);
+}
+
+#[test]
+fn a_target_that_http2_cannot_say_is_encoded_and_a_host_refused() {
+    let origin = Http2Origin::named("two", Serving::default());
+    let edge = Edge::start(&to_http2(&[&origin]).prefer("[a]"));
+    let mut client = Peer::connect(edge.address());
+    for (target, told) in [
+        ("/a<b>`c", "/a%3Cb%3E%60c"),
+        ("/x?q=\"<é>\"", "/x?q=%22%3C%C3%A9%3E%22"),
+        ("/100%25?{a|b}", "/100%25?{a|b}"),
+    ] {
+        let answer = client.ask(format!("GET {target} HTTP/1.1\r\nHost: site.test\r\n\r\n"));
+        assert_eq!(answer.text(), "two", "{target}");
+        assert_eq!(origin.seen().requests().last().unwrap().line, format!("GET {told} HTTP/2"));
+    }
+    // Its port is not looked at to find the service.
+    let answer = client.ask("GET / HTTP/1.1\r\nHost: site.test:1:2\r\n\r\n");
+    assert_eq!(answer.status(), 400);
+    assert_eq!(client.ask(GET).text(), "two", "the client's connection goes on");
+    assert_eq!(edge.metric("tidegate_service_client_gone_total"), 0.0);
+}
+
+#[test]
+fn an_upgrade_does_not_concern_a_cluster_that_speaks_only_http2() {
+    let authority = Authority::new("upgrade");
+    let tls = Serving { tls: Some(authority.origin(&[HTTP2])), ..Serving::default() };
+    let ca = format!("tls: {{ ca: {} }}", authority.file());
+    let strict = format!("{ca}, protocol: http2");
+    for (serving, more) in
+        [(Serving::default(), "protocol: http2"), (tls.clone(), strict.as_str()), (tls, ca.as_str())]
+    {
+        let origin = Http2Origin::named("two", serving);
+        let edge = Edge::start(&FleetFile::new().cluster("a", &[origin.address()], more));
+        let mut client = Peer::connect(edge.address());
+        for _ in 0..2 {
+            let answer = client.ask(
+                "GET / HTTP/1.1\r\nHost: site.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            );
+            assert_eq!((answer.status(), answer.text()), (200, "two"), "{more}");
+        }
+        assert_eq!(origin.seen().requests()[0].field("upgrade"), None);
+        assert_eq!(edge.metric("tidegate_cluster_failures_total"), 0.0, "{more}");
+        assert_eq!(edge.metric("tidegate_cluster_ejections_total"), 0.0, "{more}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

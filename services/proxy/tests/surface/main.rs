@@ -10,5 +10,6 @@ mod messages;
 mod observe;
 mod refusals;
 mod routing;
+mod silence;
 mod streams;
 mod tls;

@@ -1,8 +1,13 @@
 //! What is forwarded, and in which form: heads, bodies, trailers, interim answers.
 
-use std::{sync::mpsc, time::Duration};
+use std::{
+    io::{ErrorKind, Read as _},
+    sync::mpsc,
+};
 
-use crate::harness::{DEADLINE, edge::Edge, fleet::FleetFile, origin::Origin, peer::Peer};
+use crate::harness::{
+    DEADLINE, edge::Edge, eventually, fleet::FleetFile, kernel, origin::Origin, peer::Peer,
+};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
 
@@ -67,7 +72,7 @@ fn connection_fields_stay_on_their_connection_and_ours_are_added() {
     let answer = Peer::connect(edge.address()).ask(
         "GET /p?q=1 HTTP/1.1\r\nHost: site.test\r\nConnection: X-Secret, Keep-Alive, Content-Length\r\nX-Secret: 1\r\nTE: trailers\r\n\
          Upgrade: h2c\r\nProxy-Connection: keep-alive\r\nX-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\n\
-         X-Forwarded-Host: evil.test\r\nVia: 1.0 before\r\nX-Request-Id: abc-1\r\nCookie: a=1\r\n\r\n",
+         X-Forwarded-Host: evil.test\r\nX-Forwarded-Port: 1\r\nX-Real-Ip: 198.51.100.7\r\nForwarded: for=198.51.100.7\r\nVia: 1.0 before\r\nX-Request-Id: abc-1\r\nCookie: a=1\r\n\r\n",
     );
     for gone in ["x-inner", "keep-alive", "proxy-connection", "connection"] {
         assert_eq!(answer.field(gone), None);
@@ -80,7 +85,17 @@ fn connection_fields_stay_on_their_connection_and_ours_are_added() {
     let request = &origin.seen().requests()[0];
     assert_eq!(request.line, "GET /p?q=1 HTTP/1.1");
     assert_eq!(request.field("host"), Some("site.test"));
-    for gone in ["x-secret", "te", "upgrade", "proxy-connection", "keep-alive", "connection"] {
+    for gone in [
+        "x-secret",
+        "te",
+        "upgrade",
+        "proxy-connection",
+        "keep-alive",
+        "connection",
+        "x-forwarded-port",
+        "x-real-ip",
+        "forwarded",
+    ] {
         assert_eq!(request.field(gone), None, "{gone}");
     }
     assert_eq!(request.field("x-forwarded-for"), Some("198.51.100.7, 127.0.0.1"));
@@ -209,6 +224,22 @@ fn an_answer_that_is_broken_off_is_never_whole_for_the_client() {
 }
 
 #[test]
+fn an_answer_to_http_1_0_that_is_broken_off_ends_in_a_reset() {
+    let origin = Origin::scripted(|mut peer, _, _| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        // Ended without the last chunk.
+    });
+    let edge = edge(&origin);
+    let mut client = Peer::connect(edge.address());
+    client.send("GET / HTTP/1.0\r\nHost: site.test\r\n\r\n");
+    let end =
+        std::iter::repeat_with(|| client.stream().read(&mut [0; 1024])).find(|read| !matches!(read, Ok(1..)));
+    let error = end.unwrap().expect_err("an end in good order would make the answer whole");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
 fn a_malformed_answer_is_502() {
     for answer in [
         "nonsense\r\n\r\n",
@@ -233,7 +264,8 @@ fn the_origins_word_decides_whether_an_expected_body_is_sent() {
             peer.send("HTTP/1.1 100 Continue\r\n\r\n");
             peer.body(&mut request, false);
             seen.note(&request);
-            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            // The next request comes on a connection of its own.
+            peer.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         }
     });
     let edge = edge(&origin);
@@ -303,8 +335,10 @@ fn an_answer_before_the_bodys_end_reaches_the_client() {
 
 #[test]
 fn a_client_that_ends_its_sending_still_gets_its_answer() {
-    let origin = Origin::answering(|_| {
-        std::thread::sleep(Duration::from_millis(50)); // Longer than it takes to see the client's end.
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let origin = Origin::answering(move |_| {
+        wait.lock().unwrap().recv_timeout(DEADLINE).expect("told to answer");
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".into()
     });
     let edge = edge(&origin);
@@ -312,6 +346,11 @@ fn a_client_that_ends_its_sending_still_gets_its_answer() {
         let mut client = Peer::connect(edge.address());
         client.send(request);
         client.end_sending();
+        let here = client.stream().local_addr().unwrap();
+        eventually("its end arrives", || {
+            kernel::socket(edge.address(), here).is_some_and(|socket| socket.state == kernel::CLOSE_WAIT)
+        });
+        go.send(()).unwrap();
         assert_eq!(client.answer().text(), "ok");
         assert!(client.ends());
     }

@@ -60,6 +60,10 @@ pub struct Start {
     pub spans: Option<SpanSink>,
     /// The share of requests that are traced.
     pub trace_ratio: f64,
+    /// How long a request whose answer has begun may be silent.
+    pub stream_idle_timeout: Duration,
+    /// How long an upgraded connection may be silent.
+    pub tunnel_idle_timeout: Duration,
 }
 
 impl Default for Start {
@@ -72,6 +76,8 @@ impl Default for Start {
             access_log: AccessLogSection::default(),
             spans: None,
             trace_ratio: 0.0,
+            stream_idle_timeout: Duration::from_secs(300),
+            tunnel_idle_timeout: Duration::from_secs(3600),
         }
     }
 }
@@ -125,6 +131,8 @@ impl Edge {
         settings.proxy.state_dir.clone_from(&state_dir);
         settings.proxy.drain_limit = start.drain_limit;
         settings.proxy.trace_ratio = start.trace_ratio;
+        settings.proxy.stream_idle_timeout = start.stream_idle_timeout;
+        settings.proxy.tunnel_idle_timeout = start.tunnel_idle_timeout;
         settings.access_log = start.access_log;
         let thread = std::thread::spawn({
             let (bus, context) = (bus.clone(), context.clone());

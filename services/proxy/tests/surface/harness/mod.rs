@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod edge;
 pub mod fleet;
 pub mod http2;
+pub mod kernel;
 pub mod origin;
 pub mod peer;
 
