@@ -1,6 +1,6 @@
 //! One try of a request at one endpoint, until the head of its answer.
 
-use std::{cell::RefCell, future::poll_fn, task::Poll};
+use std::{cell::RefCell, future::poll_fn, task::Poll, time::Duration};
 
 use tidegate_http1::{Framing, Response};
 use tidegate_model::{fleet::UpstreamProtocol, observation::Failure};
@@ -69,6 +69,9 @@ pub enum Fault {
     WentAway,
 }
 
+/// For how long after a piece of its body a request that cannot be sent again is left with a silent endpoint.
+const TAKING: Duration = Duration::from_secs(1);
+
 /// Where and how a try is made.
 pub struct Try {
     /// Counts it at its endpoint.
@@ -129,7 +132,7 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
                 Poll::Pending => break,
             }
         }
-        if !was_silent && flight.endpoint.is_silent(x.service.check) {
+        if !was_silent && flight.endpoint.is_silent(x.service.check) && !is_taking(&upload.borrow()) {
             return Poll::Ready(Err(endpoint_error(&up, Failure::NoAnswer, up.sent())));
         }
         flight.wake_when_silent(cx);
@@ -147,6 +150,12 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
             Err(error)
         }
     }
+}
+
+/// Whether the endpoint took much of a body, and that a moment ago: then it is busy, whatever its probes say, and the
+/// request could not be sent to another one. The service's timeout still ends it.
+fn is_taking(upload: &Upload<'_>) -> bool {
+    !upload.can_replay() && upload.progress_at.elapsed() < TAKING
 }
 
 fn endpoint_error(up: &Upstream, failure: Failure, sent: Sent) -> TryError {

@@ -318,6 +318,29 @@ fn a_verdict_that_an_endpoint_is_silent_frees_all_that_wait_for_it() {
 }
 
 #[test]
+fn a_long_upload_is_not_given_up_because_probes_of_a_busy_endpoint_time_out() {
+    let go = Arc::new(AtomicBool::new(false));
+    let busy = Origin::scripted({
+        let go = go.clone();
+        move |mut peer, seen, _| {
+            let Some(mut request) = peer.head() else { return };
+            peer.body(&mut request, false);
+            seen.note(&request);
+            eventually("told to go on", || go.load(Ordering::SeqCst));
+            peer.send(OK);
+        }
+    });
+    let mut edge = Edge::start(&FleetFile::of(&[busy.address()]).service("timeout: 20s"));
+    let mut client = Peer::connect(edge.address());
+    client.send("PUT / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 300000\r\n\r\n");
+    client.send(vec![b'x'; 300_000]);
+    eventually("all of it was taken", || busy.seen().count() == 1);
+    edge.health("a", &[(busy.address(), Verdict::Down, true)]);
+    go.store(true, Ordering::SeqCst);
+    assert_eq!(client.answer().text(), "ok");
+}
+
+#[test]
 fn a_client_that_goes_away_does_not_count_against_the_endpoint() {
     let go = Arc::new(AtomicBool::new(false));
     let origin = {
