@@ -199,6 +199,18 @@ impl World {
         Metrics::read(admin).await
     }
 
+    /// The metrics of every route-computer.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub async fn computers_metrics(&mut self) -> anyhow::Result<Vec<Metrics>> {
+        let mut all = Vec::new();
+        for process in self.computers.values_mut() {
+            all.push(Metrics::read(process.addresses(&["admin"], START_LIMIT).await?[0]).await?);
+        }
+        Ok(all)
+    }
+
     /// Which origin answers a GET through `edge`, with the status.
     ///
     /// # Errors

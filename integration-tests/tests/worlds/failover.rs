@@ -108,6 +108,18 @@ async fn under_load_every_edge_has_moved_within_100_ms_of_a_kill() -> anyhow::Re
     let found = kill_again_and_again(&mut world).await?;
     let summary = Summary::of(&load.stop().await?);
     assert_eq!(summary.failed_get, 0, "{summary:?}");
+
+    // And the services' own metrics tell of it.
+    let computers = world.computers_metrics().await?;
+    let name = "tidegate_convergence_fault_to_verdict_seconds_count";
+    let by_suspicion: f64 =
+        computers.iter().map(|metrics| metrics.sum(name, &["signal=\"suspicion\""])).sum();
+    assert!(by_suspicion >= ROUNDS as f64, "{by_suspicion}");
+    for region in [HOME, AWAY] {
+        let metrics = world.edge_metrics(region.edge).await?;
+        let applied = metrics.sum("tidegate_convergence_verdict_to_applied_seconds_count", &[]);
+        assert!(applied >= ROUNDS as f64, "{}: {applied}", region.edge);
+    }
     for detection in &found {
         assert!(detection.found.iter().any(|found| found.signal == "suspicion"), "{detection:?}");
     }

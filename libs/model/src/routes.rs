@@ -146,6 +146,16 @@ pub struct RouteCause {
     pub decided_at: Timestamp,
 }
 
+impl RouteCause {
+    /// Whether it changes who may serve, and not only the shares or the time.
+    pub fn is_decisive(&self) -> bool {
+        self.causes.iter().any(|cause| match cause {
+            Cause::Health { .. } | Cause::Override(_) | Cause::Fleet => true,
+            Cause::Load | Cause::Time => false,
+        })
+    }
+}
+
 /// One cause of a change of routes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {

@@ -136,6 +136,7 @@ impl Computer {
         for cause in &changes.causes {
             note(cause);
         }
+        self.exposed.note_verdicts(&changes.causes, decided_at);
         drop(entered);
         if changes.is_empty() {
             return;

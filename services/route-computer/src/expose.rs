@@ -4,7 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 use tidegate_bus::Bus;
-use tidegate_model::{Epoch, Revision, routes::RouteEntry, verdict::Verdict};
+use tidegate_model::{
+    Epoch, Revision, Timestamp,
+    observation::Signal,
+    routes::{Cause, RouteEntry},
+    verdict::Verdict,
+};
 use tidegate_routing::Engine;
 use tidegate_service::{
     Context,
@@ -15,12 +20,17 @@ use tidegate_service::{
 /// Upper bounds for the time of one computation, in seconds.
 const COMPUTE_BOUNDS: [f64; 10] = [1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 1.0];
 
+/// Upper bounds for the time from a fault to its verdict, in seconds.
+const CONVERGENCE_BOUNDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
 /// What a route-computer shows of itself.
 pub struct Exposed {
     /// The time of each event's computation, in seconds.
     pub compute_seconds: Histogram,
     /// Deltas published.
     pub published: Counter,
+    by_probe: Histogram,
+    by_suspicion: Histogram,
     standing: Arc<Mutex<Standing>>,
 }
 
@@ -35,6 +45,21 @@ struct Standing {
 }
 
 impl Exposed {
+    /// Notes how long verdicts took that were just reached: since the first request failed, or since the probe that showed
+    /// it began.
+    pub fn note_verdicts(&self, causes: &[Cause], decided_at: Timestamp) {
+        for cause in causes {
+            let Cause::Health { signal: Some(signal), probed_at, .. } = cause else { continue };
+            let (histogram, since) = match signal {
+                Signal::Suspicion { first_failure_at } => (&self.by_suspicion, Some(*first_failure_at)),
+                Signal::Schedule => (&self.by_probe, *probed_at),
+            };
+            if let Some(since) = since {
+                histogram.observe(decided_at.since(since).as_secs_f64());
+            }
+        }
+    }
+
     /// Adds metrics, readiness checks and pages.
     pub fn new(context: &Context, bus: &Bus) -> Exposed {
         let standing = Arc::new(Mutex::new(Standing::default()));
@@ -77,7 +102,17 @@ impl Exposed {
             samples.gauge(name, help, &[], s.fail_open as f64);
             samples.gauge("tidegate_probers_known", "Probers whose tables are known.", &[], s.probers as f64);
         });
+        let convergence = |signal| {
+            context.registry.histogram(
+                "tidegate_convergence_fault_to_verdict_seconds",
+                "From the first failed request, or the beginning of the probe that showed it, to the verdict.",
+                &[("signal", signal)],
+                &CONVERGENCE_BOUNDS,
+            )
+        };
         Exposed {
+            by_probe: convergence("probe"),
+            by_suspicion: convergence("suspicion"),
             compute_seconds: context.registry.histogram(
                 "tidegate_compute_seconds",
                 "From an event to the changes that follow from it.",

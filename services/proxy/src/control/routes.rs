@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tidegate_bus::{Bus, TraceContext, clock, subjects, table::Update};
+use tidegate_bus::{Bus, TraceContext, clock, codec, subjects, table::Update};
 use tidegate_model::{
     Epoch, Revision, Timestamp,
     report::Applied,
-    routes::{RouteEntry, RouteKey},
+    routes::{RouteCause, RouteEntry, RouteKey},
 };
-use tidegate_service::{Context, telemetry};
+use tidegate_service::{Context, metrics::Histogram, telemetry};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::Instrument as _;
 
@@ -27,6 +27,9 @@ use crate::{
 /// How often the edge says what it serves, and looks after its listeners and its disk.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// Upper bounds for the time from a verdict to serving by it, in seconds.
+const CONVERGENCE_BOUNDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+
 /// Follows the table.
 pub struct Follower {
     edge: Arc<EdgeIdentity>,
@@ -41,6 +44,8 @@ pub struct Follower {
     context: Context,
     entries: BTreeMap<RouteKey, Arc<RouteEntry>>,
     applied: Applied,
+    /// From a verdict to serving by it.
+    converged: Histogram,
     drained: bool,
 }
 
@@ -66,6 +71,12 @@ impl Follower {
             refused_old_epochs: 0,
             draining: false,
         };
+        let converged = context.registry.histogram(
+            "tidegate_convergence_verdict_to_applied_seconds",
+            "From a verdict, an override or a new fleet to serving by it, by the clocks of both machines.",
+            &[],
+            &CONVERGENCE_BOUNDS,
+        );
         Follower {
             edge,
             bus,
@@ -79,6 +90,7 @@ impl Follower {
             context,
             entries: BTreeMap::new(),
             applied,
+            converged,
             drained: false,
         }
     }
@@ -132,7 +144,7 @@ impl Follower {
                 tracing::info!(%epoch, %revision, "serving by a new table");
                 self.report(None).await;
             }
-            Update::Delta { epoch, revision, changes, meta: _, trace, received_at } => {
+            Update::Delta { epoch, revision, changes, meta, trace, received_at } => {
                 let span = tracing::info_span!(
                     "apply",
                     otel.kind = "consumer",
@@ -147,6 +159,13 @@ impl Follower {
                 }
                 self.change(changes).instrument(span.clone()).await;
                 self.note(epoch, revision, received_at);
+                // What can't be read is a newer route-computer's; its change counts all the same.
+                if let Ok(cause) = codec::decode::<RouteCause>(&meta)
+                    && cause.is_decisive()
+                {
+                    let took = self.applied.applied_at.since(cause.decided_at);
+                    self.converged.observe(took.as_secs_f64());
+                }
                 let trace = telemetry::span_context(&span).or(trace);
                 drop(span);
                 self.report(trace.as_ref()).await;
