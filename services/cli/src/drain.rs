@@ -16,6 +16,9 @@ use crate::{
     link,
 };
 
+/// Characters of a reason that are kept.
+const LONGEST_REASON: usize = 500;
+
 impl Target {
     fn kind(self) -> OverrideKind {
         match self {
@@ -95,7 +98,7 @@ async fn put(kind: OverrideKind, options: DrainOptions, bus: &BusOptions, undo: 
     let entry = Override {
         kind,
         author: link::author(options.author),
-        reason: options.reason,
+        reason: one_line(&options.reason),
         created_at: now,
         expires_at: options.length.map(|length| now.plus(length)),
     };
@@ -110,6 +113,11 @@ async fn put(kind: OverrideKind, options: DrainOptions, bus: &BusOptions, undo: 
 async fn take_back(kind: &OverrideKind, bus: &BusOptions) -> anyhow::Result<bool> {
     let bus = link::connect(bus).await?;
     Ok(OverrideStore::new(&bus).delete(kind).await?)
+}
+
+/// What is shown on every operator's terminal: one line, of bounded length, without control characters.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_REASON).collect()
 }
 
 /// A time as people write it: `30m`, `1h`, `90s`.

@@ -127,6 +127,7 @@ impl Follower {
             }
         }
         self.applied.draining = true;
+        self.show();
         self.report(None).await;
         self.save();
         if let Some(saving) = self.saving.take() {

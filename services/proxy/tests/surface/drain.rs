@@ -42,8 +42,10 @@ fn a_shutdown_finishes_what_is_under_way_and_says_close() {
     let mut client = Peer::connect(edge.address());
     client.send(GET);
     eventually("it is under way", || origin.seen().count() == 1);
+    assert!(edge.is_ready());
     edge.begin_shutdown();
     eventually("it no longer accepts", || TcpStream::connect(edge.address()).is_err());
+    assert!(!edge.is_ready(), "`/readyz` tells balancers that ask there");
     go.send(()).unwrap();
     let answer = client.answer();
     assert_eq!((answer.text(), answer.field("connection")), ("ok", Some("close")));

@@ -166,6 +166,11 @@ impl Edge {
         &self.state_dir
     }
 
+    /// What `/readyz` says.
+    pub fn is_ready(&self) -> bool {
+        self.context.admin.readiness().0
+    }
+
     /// What `/metrics` says.
     pub fn metrics(&self) -> String {
         self.context.registry.to_text()
