@@ -67,7 +67,7 @@ async fn handshake(
     let io = match &cluster.upstream.tls {
         None => Io::Plain(stream),
         Some(_) => {
-            let tls = cluster.tls.as_ref().ok_or(Failure::Tls)?;
+            let tls = cluster.tls.as_ref().and_then(|tls| tls.get()).ok_or(Failure::Tls)?;
             let name = tls.server_name(&endpoint.address).map_err(|_| Failure::Tls)?;
             let mut config = tls.config();
             if http1_only {

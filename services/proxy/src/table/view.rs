@@ -235,7 +235,7 @@ impl Table {
         Cluster {
             name: name.clone(),
             region: entry.region.clone(),
-            tls: entry.upstream.tls.as_ref().and_then(|tls| self.tls.get(tls, entry.upstream.protocol)),
+            tls: entry.upstream.tls.as_ref().map(|tls| self.tls.get(&(tls.clone(), entry.upstream.protocol))),
             upstream: entry.upstream.clone(),
             active: std::cell::Cell::new(0),
             counters: self.metrics.cluster(self.worker, name),
