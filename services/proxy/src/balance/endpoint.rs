@@ -29,6 +29,8 @@ pub struct Cluster {
     pub tls: Option<Arc<UpstreamTlsConfig>>,
     /// Requests under way.
     pub active: Cell<u32>,
+    /// This worker's part of the most requests that may be under way from the whole edge.
+    pub max_requests: u32,
     /// Counters of this worker.
     pub counters: Arc<ClusterCounters>,
 }
@@ -36,7 +38,7 @@ pub struct Cluster {
 impl Cluster {
     /// Whether another request may be sent without going over the cluster's limit.
     pub fn has_room(&self) -> bool {
-        self.active.get() < self.upstream.max_requests
+        self.active.get() < self.max_requests
     }
 }
 

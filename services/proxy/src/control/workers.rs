@@ -9,6 +9,7 @@ use crate::{
     metrics::Metrics,
     observe::Observing,
     settings::ProxySection,
+    table::WorkerPlace,
     tls::UpstreamTlsConfigs,
     worker::{self, Command, EdgeIdentity, Routes, Suspect, WorkerParts},
 };
@@ -37,7 +38,7 @@ impl Workers {
         let (count, drain_limit) = (section.worker_count(), section.drain_limit);
         let start = |id| {
             let parts = WorkerParts {
-                id,
+                place: WorkerPlace { id, count },
                 edge: edge.clone(),
                 metrics: metrics.clone(),
                 tls: tls.clone(),

@@ -10,7 +10,14 @@ use std::{
 
 use tidegate_model::verdict::Verdict;
 
-use crate::harness::{DEADLINE, edge::Edge, eventually, fleet::FleetFile, origin::Origin, peer::Peer};
+use crate::harness::{
+    DEADLINE,
+    edge::{Edge, Start},
+    eventually,
+    fleet::FleetFile,
+    origin::Origin,
+    peer::Peer,
+};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 5\r\n\r\nhello";
@@ -285,6 +292,18 @@ fn a_cluster_at_its_limit_sends_requests_to_the_next_one() {
     waiting.iter_mut().for_each(|client| client.send(GET));
     eventually("both wait", || slow.seen().count() == 2);
     assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "b");
+}
+
+#[test]
+fn the_limit_of_a_cluster_is_that_of_the_whole_edge() {
+    let slow = frozen();
+    let fleet = FleetFile::new().cluster("a", &[slow.address()], "max_requests: 5");
+    let edge = Edge::start_with(&fleet, Start { workers: 2, ..Start::default() });
+    let mut clients: Vec<Peer> = (0..60).map(|_| Peer::connect(edge.address())).collect();
+    clients.iter_mut().for_each(|client| client.send(GET));
+    // The kernel gives one of two workers all of 60 connections once in 2^59 times.
+    eventually("the others are refused", || edge.metric("tidegate_service_no_endpoint_total") == 55.0);
+    eventually("those within it are asked", || slow.seen().count() == 5);
 }
 
 #[test]
