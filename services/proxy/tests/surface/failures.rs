@@ -157,6 +157,23 @@ fn a_put_too_large_to_keep_is_not_sent_again() {
 }
 
 #[test]
+fn a_put_in_tiny_chunks_is_sent_again_only_while_they_are_few() {
+    for (chunks, again) in [(100, true), (3_000, false)] {
+        let bad = Origin::scripted(|mut peer, seen, _| {
+            let Some(request) = peer.request() else { return };
+            seen.note(&request);
+            peer.reset();
+        });
+        let good = Origin::named("b");
+        let edge = Edge::start(&two(&bad, &good));
+        let body = "1\r\nx\r\n".repeat(chunks);
+        let head = "PUT / HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let answer = Peer::connect(edge.address()).ask(format!("{head}{body}0\r\n\r\n"));
+        assert_eq!((answer.status(), good.seen().count()), if again { (200, 1) } else { (502, 0) });
+    }
+}
+
+#[test]
 fn a_connection_that_its_origin_closed_while_idle_costs_no_post() {
     // Each connection serves one request and is closed without a word.
     let closed = Arc::new(AtomicUsize::new(0));
