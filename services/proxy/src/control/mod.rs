@@ -75,16 +75,8 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let options = ReplicaOptions { store: Some(store), seed };
     let (replica, updates) = Replica::start(bus.clone(), &subjects::routes(&edge.region), options).await?;
     let limiter = Suspicions::default();
-    let mut follower = Follower::new(
-        edge.clone(),
-        bus.clone(),
-        workers,
-        disk,
-        shown,
-        limiter.clone(),
-        tls.clone(),
-        context.clone(),
-    );
+    let mut follower =
+        Follower::new(edge.clone(), bus.clone(), workers, disk, shown, limiter.clone(), context.clone());
     if let Some(saved) = saved {
         follower.begin_with(saved).await;
     }

@@ -1,10 +1,6 @@
 //! Follows the region's route table: workers serve by it, the disk keeps it, the bus hears of it.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tidegate_bus::{Bus, TraceContext, clock, subjects, table::Update};
 use tidegate_model::{
@@ -25,7 +21,6 @@ use super::{
 };
 use crate::{
     table::RouteChange,
-    tls::{TlsKey, UpstreamTlsConfigs},
     worker::{Command, EdgeIdentity, Routes},
 };
 
@@ -45,7 +40,6 @@ pub struct Follower {
     suspicions: Suspicions,
     context: Context,
     entries: BTreeMap<RouteKey, Arc<RouteEntry>>,
-    tls: Arc<UpstreamTlsConfigs>,
     applied: Applied,
     drained: bool,
 }
@@ -59,7 +53,6 @@ impl Follower {
         disk: Disk,
         shown: Shown,
         suspicions: Suspicions,
-        tls: Arc<UpstreamTlsConfigs>,
         context: Context,
     ) -> Follower {
         let applied = Applied {
@@ -85,7 +78,6 @@ impl Follower {
             suspicions,
             context,
             entries: BTreeMap::new(),
-            tls,
             applied,
             drained: false,
         }
@@ -177,7 +169,6 @@ impl Follower {
     async fn replace(&mut self, entries: Vec<(RouteKey, RouteEntry)>) {
         let entries: Arc<[(RouteKey, Arc<RouteEntry>)]> =
             entries.into_iter().map(|(key, entry)| (key, Arc::new(entry))).collect();
-        self.prepare_tls(entries.iter().map(|(_, entry)| entry.as_ref())).await;
         self.workers.route(&Routes::All(entries.clone())).await;
         // What is gone from the table comes first, then all that is in it.
         self.suspicions.know(self.entries.keys().map(|key| (key, None)));
@@ -189,7 +180,6 @@ impl Follower {
     async fn change(&mut self, changes: Vec<(RouteKey, Option<RouteEntry>)>) {
         let changes: Arc<[RouteChange]> =
             changes.into_iter().map(|(key, entry)| (key, entry.map(Arc::new))).collect();
-        self.prepare_tls(changes.iter().filter_map(|(_, entry)| entry.as_deref())).await;
         self.workers.route(&Routes::Changes(changes.clone())).await;
         self.suspicions.know(changes.iter().map(|(key, entry)| (key, entry.as_deref())));
         let own = RouteKey::Edge(self.edge.name.clone());
@@ -203,29 +193,6 @@ impl Follower {
         }
         if touches_edge {
             self.update_edge().await;
-        }
-    }
-
-    /// Reads the files of TLS towards clusters, so that workers find them read.
-    async fn prepare_tls(&self, entries: impl Iterator<Item = &RouteEntry>) {
-        let keys: HashSet<TlsKey> = entries
-            .filter_map(|entry| match entry {
-                RouteEntry::Cluster(cluster) => {
-                    Some((cluster.upstream.tls.clone()?, cluster.upstream.protocol))
-                }
-                RouteEntry::Edge(_)
-                | RouteEntry::Health(_)
-                | RouteEntry::Service(_)
-                | RouteEntry::Tiers(_) => None,
-            })
-            .collect();
-        if keys.is_empty() {
-            return;
-        }
-        let tls = self.tls.clone();
-        let reading = tokio::task::spawn_blocking(move || keys.iter().for_each(|key| tls.prepare(key)));
-        if reading.await.is_err() {
-            tracing::error!("reading certificates failed");
         }
     }
 
