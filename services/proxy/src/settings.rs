@@ -38,7 +38,7 @@ pub struct ProxySettings {
 pub struct EdgeSection {
     /// Its name, as in the fleet file.
     pub name: Option<EdgeName>,
-    /// Its region; absent: what the fleet file says, or the last table on disk.
+    /// Its region; absent: what the fleet file says, or, when the bus does not tell, the last table on disk.
     pub region: Option<RegionName>,
 }
 

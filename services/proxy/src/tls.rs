@@ -1,55 +1,147 @@
-//! TLS configurations towards clusters, shared by all workers.
+//! TLS configurations towards clusters, shared by all workers. Files are read by the control side alone.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
 };
 
 use tidegate_model::fleet::{UpstreamProtocol, UpstreamTls};
 use tidegate_tls::{ClientTls, HTTP1, HTTP2, Renewable, Resumption};
 
+/// Rounds of [`UpstreamTlsConfigs::renew`] after which what nobody uses is forgotten.
+const FORGOTTEN_AFTER: u32 = 60;
+
+/// What a configuration is made of.
+pub type TlsKey = (UpstreamTls, UpstreamProtocol);
+
 /// The configurations that clusters use; each is read from its files once and renewed when they change.
 #[derive(Debug, Default)]
 pub struct UpstreamTlsConfigs {
-    known: Mutex<HashMap<(UpstreamTls, UpstreamProtocol), Arc<ClientTls>>>,
+    known: Mutex<HashMap<TlsKey, Arc<UpstreamTlsConfig>>>,
 }
 
-impl UpstreamTlsConfigs {
-    /// The configuration for `tls`; nothing, and an error in the log, when its files cannot be used.
-    pub fn get(&self, tls: &UpstreamTls, protocol: UpstreamProtocol) -> Option<Arc<ClientTls>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (tls.clone(), protocol);
-        if let Some(config) = known.get(&key) {
-            return Some(config.clone());
+/// One configuration: there once its files can be used.
+#[derive(Default)]
+pub struct UpstreamTlsConfig {
+    loaded: OnceLock<ClientTls>,
+    /// Why it is not there.
+    problem: Mutex<String>,
+    unused_rounds: AtomicU32,
+}
+
+impl UpstreamTlsConfig {
+    /// The configuration; nothing while its files are missing or cannot be used.
+    pub fn get(&self) -> Option<&ClientTls> {
+        self.loaded.get()
+    }
+
+    /// Reads the files if that has not succeeded yet. What is wrong is logged when it is new.
+    fn load(&self, (tls, protocol): &TlsKey) {
+        if self.loaded.get().is_some() {
+            return;
         }
         let alpn: &[&[u8]] = match protocol {
             UpstreamProtocol::Auto => &[HTTP2, HTTP1],
             UpstreamProtocol::Http1 => &[HTTP1],
             UpstreamProtocol::Http2 => &[HTTP2],
         };
+        let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
         match ClientTls::load(tls, alpn, Resumption::On) {
             Ok(config) => {
-                let config = Arc::new(config);
-                known.insert(key, config.clone());
-                Some(config)
+                if !problem.is_empty() {
+                    tracing::info!(?config, "TLS towards a cluster can be used now");
+                }
+                // If somebody else was quicker, that one is as good.
+                _ = self.loaded.set(config);
             }
             Err(error) => {
-                tracing::error!(%error, "TLS towards a cluster cannot be used");
-                None
+                let error = error.to_string();
+                if *problem != error {
+                    tracing::error!(%error, "TLS towards a cluster cannot be used");
+                    *problem = error;
+                }
             }
         }
     }
+}
 
-    /// Reads changed files anew. Blocks; call it away from the data path.
+impl fmt::Debug for UpstreamTlsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("UpstreamTlsConfig").field(&self.loaded.get()).finish()
+    }
+}
+
+impl UpstreamTlsConfigs {
+    /// The configuration of `key`, whether or not it was read from its files yet. Never waits for a file.
+    pub fn get(&self, key: &TlsKey) -> Arc<UpstreamTlsConfig> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = known.get(key) {
+            return config.clone();
+        }
+        let config = Arc::<UpstreamTlsConfig>::default();
+        known.insert(key.clone(), config.clone());
+        config
+    }
+
+    /// Reads the files of a configuration before it is used, if they were not read yet. Blocks; call it away from the data
+    /// path.
+    pub fn prepare(&self, key: &TlsKey) {
+        self.get(key).load(key);
+    }
+
+    /// Reads changed files anew, and those that could not be used before. Blocks; call it away from the data path.
     pub fn renew(&self) {
-        let all: Vec<Arc<ClientTls>> =
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        for config in all {
-            match config.renew() {
-                Ok(true) => tracing::info!(?config, "new certificates are in use"),
+        let all: Vec<(TlsKey, Arc<UpstreamTlsConfig>)> = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.retain(|_, config| {
+                let unused = if Arc::strong_count(config) > 1 {
+                    config.unused_rounds.store(0, Relaxed);
+                    0
+                } else {
+                    config.unused_rounds.fetch_add(1, Relaxed) + 1
+                };
+                unused < FORGOTTEN_AFTER
+            });
+            known.iter().map(|(key, config)| (key.clone(), config.clone())).collect()
+        };
+        for (key, config) in all {
+            let Some(loaded) = config.get() else {
+                config.load(&key);
+                continue;
+            };
+            match loaded.renew() {
+                Ok(true) => tracing::info!(config = ?loaded, "new certificates are in use"),
                 Ok(false) => {}
-                Err(error) => tracing::warn!(?config, %error, "new certificates are refused"),
+                Err(error) => tracing::warn!(config = ?loaded, %error, "new certificates are refused"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_cluster_uses_any_more_is_forgotten() {
+        let configs = UpstreamTlsConfigs::default();
+        let tls = UpstreamTls {
+            server_name: None,
+            ca: Some("/nowhere/ca.crt".into()),
+            identity: None,
+            client_certificate: None,
+        };
+        let key = (tls, UpstreamProtocol::Auto);
+        let used = configs.get(&key);
+        let known = || configs.known.lock().unwrap().len();
+        (0..2 * FORGOTTEN_AFTER).for_each(|_| configs.renew());
+        assert_eq!(known(), 1);
+        drop(used);
+        (0..FORGOTTEN_AFTER).for_each(|_| configs.renew());
+        assert_eq!(known(), 0);
     }
 }

@@ -9,7 +9,7 @@ const PREFIX: &str = "/.well-known/tidegate/health";
 /// The answer when `target` is such a question.
 ///
 /// `/.well-known/tidegate/health/<service>?scope=local` is 200 only while a cluster of the edge's own region serves the
-/// service, `?scope=any` (or no scope) while any does. Without a service it asks for the edge itself: 503 while it
+/// service, not while it could (a drained one could), `?scope=any` (or no scope) while any does. Without a service it asks for the edge itself: 503 while it
 /// drains or has no routes.
 pub fn reply(worker: &Worker, target: &str) -> Option<LocalReply> {
     let rest = target.strip_prefix(PREFIX)?;
@@ -37,9 +37,12 @@ pub fn reply(worker: &Worker, target: &str) -> Option<LocalReply> {
     let Some(service) = table.service(service) else {
         return Some(LocalReply::new(404, format!("no service {service:?}")));
     };
-    let serves = service.actions[0].tiers.iter().flat_map(|tier| &tier.choices).any(|choice| {
+    let action = &service.actions[0];
+    // Later tiers are what is left for when the first fails, drained clusters among them: they don't serve now.
+    let tiers = if local { &action.tiers[..action.tiers.len().min(1)] } else { &action.tiers[..] };
+    let serves = tiers.iter().flat_map(|tier| &tier.choices).any(|choice| {
         (!local || choice.cluster.region == worker.edge.region)
-            && !service.actions[0].fail_open
+            && !action.fail_open
             && choice.endpoints.iter().any(|(_, verdict)| matches!(verdict, Verdict::Up | Verdict::Unknown))
     });
     Some(if serves {

@@ -34,7 +34,7 @@ pub enum ListenerProtocol {
 pub struct ListenerLimits {
     /// The largest request head (request line and headers), in bytes.
     pub head_bytes: u32,
-    /// The most header fields in a request.
+    /// The most header fields in a request, 256 at most.
     pub header_count: u16,
     /// How long a client may take to send a whole request head, or a TLS handshake.
     pub head_timeout: Duration,

@@ -17,7 +17,8 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// How long a connection may take to be made, TLS included.
     pub connect_timeout: Duration,
-    /// Requests under way to the cluster from one edge, above which further ones go elsewhere or get 503.
+    /// Requests under way to the cluster from one edge, above which further ones go elsewhere or get 503. Each of the
+    /// edge's workers has an equal part, and at least one.
     pub max_requests: u32,
 }
 

@@ -15,7 +15,7 @@ use tidegate_model::{
 use tokio::time::Instant;
 
 use super::{Outlier, WakeSet};
-use crate::{forward::Pool, metrics::ClusterCounters};
+use crate::{forward::Pool, metrics::ClusterCounters, tls::UpstreamTlsConfig};
 
 /// A cluster, as one worker serves it.
 pub struct Cluster {
@@ -25,10 +25,12 @@ pub struct Cluster {
     pub region: RegionName,
     /// How it is spoken to.
     pub upstream: Upstream,
-    /// The TLS configuration towards it; `None` inside when `upstream.tls` cannot be used (its files are broken).
-    pub tls: Option<Arc<tidegate_tls::ClientTls>>,
+    /// The TLS configuration towards it, where `upstream.tls` asks for one.
+    pub tls: Option<Arc<UpstreamTlsConfig>>,
     /// Requests under way.
     pub active: Cell<u32>,
+    /// This worker's part of the most requests that may be under way from the whole edge.
+    pub max_requests: u32,
     /// Counters of this worker.
     pub counters: Arc<ClusterCounters>,
 }
@@ -36,7 +38,7 @@ pub struct Cluster {
 impl Cluster {
     /// Whether another request may be sent without going over the cluster's limit.
     pub fn has_room(&self) -> bool {
-        self.active.get() < self.upstream.max_requests
+        self.active.get() < self.max_requests
     }
 }
 

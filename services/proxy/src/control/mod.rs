@@ -48,11 +48,10 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let name = settings.edge.name.clone().context("the edge has no name (edge.name)")?;
     let disk = Disk::new(&settings.proxy.state_dir, &name)?;
     let saved = disk.load();
-    let from_disk = saved.as_ref().map(|saved| saved.region.clone());
-    let region = settings.edge.region.clone().or(from_disk);
-    let region = match region {
+    let last = saved.as_ref().map(|saved| &saved.region);
+    let region = match settings.edge.region.clone() {
         Some(region) => region,
-        None => match region::learn(&bus, &name, &context.shutdown).await {
+        None => match region::learn(&bus, &name, last, &context.shutdown).await {
             Some(region) => region,
             None => return Ok(()),
         },

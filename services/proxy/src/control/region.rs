@@ -4,33 +4,128 @@ use std::time::Duration;
 
 use tidegate_bus::{Bus, fleet::FleetStore};
 use tidegate_model::{EdgeName, RegionName, fleet::Fleet};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long the bus may take to answer an edge that could serve by its last table.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// The edge's region, once the fleet has it; nothing when asked to stop before.
-pub async fn learn(bus: &Bus, edge: &EdgeName, shutdown: &CancellationToken) -> Option<RegionName> {
+/// What the fleet on the bus says.
+enum Word {
+    Region(RegionName),
+    /// Nothing of this edge.
+    Nothing(String),
+    /// The bus does not answer.
+    Silence(String),
+}
+
+/// The edge's region: what the fleet says, or else `last`, the region of the last table on disk: at once when the fleet
+/// has nothing to say of the edge, after two seconds when the bus does not answer. Without `last` the fleet is waited
+/// for. Nothing when asked to stop before.
+pub async fn learn(
+    bus: &Bus,
+    edge: &EdgeName,
+    last: Option<&RegionName>,
+    shutdown: &CancellationToken,
+) -> Option<RegionName> {
     let store = FleetStore::new(bus);
+    let patience = last.map(|last| (Instant::now() + ANSWER_WITHIN, last));
     let mut said = String::new();
     loop {
-        let why = match store.get().await {
-            Ok(Some(fleet)) => match Fleet::parse(&fleet.text, "fleet") {
-                Ok(fleet) => match fleet.edges.get(edge) {
-                    Some(edge) => return Some(edge.region.clone()),
-                    None => format!("the fleet has no edge {edge}"),
-                },
-                Err(_) => "the fleet on the bus cannot be read".to_owned(),
-            },
-            Ok(None) => "no fleet was applied yet".to_owned(),
-            Err(error) => error.to_string(),
+        let word = match patience {
+            None => ask(&store, edge).await,
+            Some((until, _)) => timeout_at(until, ask(&store, edge))
+                .await
+                .unwrap_or_else(|_| Word::Silence("the bus does not answer".to_owned())),
+        };
+        let mut next = Instant::now() + ASK_AGAIN;
+        let why = match (word, patience) {
+            (Word::Region(region), _) => return Some(region),
+            (Word::Nothing(why), Some((_, last))) => return Some(fall_back(edge, last, &why)),
+            (Word::Silence(why), Some((until, last))) if Instant::now() >= until => {
+                return Some(fall_back(edge, last, &why));
+            }
+            (Word::Silence(why), Some((until, _))) => {
+                next = (Instant::now() + ASK_AGAIN / 10).min(until);
+                why
+            }
+            (Word::Nothing(why) | Word::Silence(why), None) => why,
         };
         if why != said {
             tracing::warn!(%edge, "waiting to learn the edge's region: {why}");
             said = why;
         }
         tokio::select! {
-            () = tokio::time::sleep(ASK_AGAIN) => {}
+            () = sleep_until(next) => {}
             () = shutdown.cancelled() => return None,
         }
+    }
+}
+
+fn fall_back(edge: &EdgeName, last: &RegionName, why: &str) -> RegionName {
+    tracing::warn!(%edge, region = %last, "the edge's region is taken from its last table: {why}");
+    last.clone()
+}
+
+async fn ask(store: &FleetStore, edge: &EdgeName) -> Word {
+    match store.get().await {
+        Ok(Some(fleet)) => match Fleet::parse(&fleet.text, "fleet") {
+            Ok(fleet) => match fleet.edges.get(edge) {
+                Some(edge) => Word::Region(edge.region.clone()),
+                None => Word::Nothing(format!("the fleet has no edge {edge}")),
+            },
+            Err(_) => Word::Nothing("the fleet on the bus cannot be read".to_owned()),
+        },
+        Ok(None) => Word::Nothing("no fleet was applied yet".to_owned()),
+        Err(error) => Word::Silence(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fleet(edge: &str, region: &str) -> String {
+        format!(
+            "regions: {{ here: {{}}, there: {{}} }}\n\
+             clusters: {{ a: {{ region: here, endpoints: [\"127.0.0.1:1\"] }} }}\n\
+             edges: {{ {edge}: {{ region: {region}, listeners: [web] }} }}\n\
+             listeners: {{ web: {{ bind: \"127.0.0.1:0\", protocol: http }} }}\n\
+             services: {{ site: {{ hosts: [\"*\"], clusters: [a] }} }}\n"
+        )
+    }
+
+    async fn learned(bus: &Bus, last: Option<&str>) -> String {
+        let last = last.map(|last| last.parse().unwrap());
+        let edge = "edge-1".parse().unwrap();
+        let learned = learn(bus, &edge, last.as_ref(), &CancellationToken::new()).await;
+        learned.unwrap().to_string()
+    }
+
+    #[tokio::test]
+    async fn an_edge_that_was_moved_serves_its_new_region() {
+        let bus = Bus::in_process();
+        FleetStore::new(&bus).put(&fleet("edge-1", "there"), "a test").await.unwrap();
+        assert_eq!(learned(&bus, Some("here")).await, "there");
+        assert_eq!(learned(&bus, None).await, "there");
+    }
+
+    #[tokio::test]
+    async fn an_edge_of_which_the_fleet_says_nothing_serves_on() {
+        let bus = Bus::in_process();
+        assert_eq!(learned(&bus, Some("here")).await, "here");
+        FleetStore::new(&bus).put(&fleet("edge-2", "there"), "a test").await.unwrap();
+        assert_eq!(learned(&bus, Some("here")).await, "here");
+    }
+
+    #[tokio::test]
+    async fn an_edge_without_a_last_table_waits_for_the_fleet() {
+        let bus = Bus::in_process();
+        let (learned, ()) = tokio::join!(learned(&bus, None), async {
+            tokio::task::yield_now().await;
+            FleetStore::new(&bus).put(&fleet("edge-1", "there"), "a test").await.unwrap();
+        });
+        assert_eq!(learned, "there");
     }
 }

@@ -1,15 +1,17 @@
 //! The worker threads, as the control side sees them.
 
-use std::{sync::Arc, thread::JoinHandle, time::Duration};
+use std::{collections::HashSet, sync::Arc, thread::JoinHandle, time::Duration};
 
 use anyhow::Context as _;
+use tidegate_model::routes::RouteEntry;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     metrics::Metrics,
     observe::Observing,
     settings::ProxySection,
-    tls::UpstreamTlsConfigs,
+    table::WorkerPlace,
+    tls::{TlsKey, UpstreamTlsConfigs},
     worker::{self, Command, EdgeIdentity, Routes, Suspect, WorkerParts},
 };
 
@@ -19,6 +21,7 @@ const COMMANDS: usize = 64;
 /// All workers.
 pub struct Workers {
     workers: Vec<(mpsc::Sender<Command>, JoinHandle<std::io::Result<()>>)>,
+    tls: Arc<UpstreamTlsConfigs>,
 }
 
 impl Workers {
@@ -37,7 +40,7 @@ impl Workers {
         let (count, drain_limit) = (section.worker_count(), section.drain_limit);
         let start = |id| {
             let parts = WorkerParts {
-                id,
+                place: WorkerPlace { id, count },
                 edge: edge.clone(),
                 metrics: metrics.clone(),
                 tls: tls.clone(),
@@ -52,7 +55,7 @@ impl Workers {
                 .context("a worker's thread cannot be made")?;
             Ok((sender, thread))
         };
-        Ok(Workers { workers: (0..count).map(start).collect::<anyhow::Result<_>>()? })
+        Ok(Workers { workers: (0..count).map(start).collect::<anyhow::Result<_>>()?, tls: tls.clone() })
     }
 
     /// How many there are.
@@ -62,6 +65,7 @@ impl Workers {
 
     /// Gives all workers new routes and waits until all serve by them.
     pub async fn route(&self, routes: &Routes) {
+        self.prepare_tls(routes).await;
         let mut waiting = Vec::with_capacity(self.workers.len());
         for (sender, _) in &self.workers {
             let (done, told) = oneshot::channel();
@@ -73,6 +77,24 @@ impl Workers {
         for told in waiting {
             // A worker that has ended serves by no routes at all.
             _ = told.await;
+        }
+    }
+
+    /// Reads the files of TLS towards clusters, so that workers find them read.
+    async fn prepare_tls(&self, routes: &Routes) {
+        let keys: HashSet<TlsKey> = match routes {
+            Routes::All(entries) => entries.iter().filter_map(|(_, entry)| tls_of(entry)).collect(),
+            Routes::Changes(changes) => {
+                changes.iter().filter_map(|(_, entry)| tls_of(entry.as_ref()?)).collect()
+            }
+        };
+        if keys.is_empty() {
+            return;
+        }
+        let tls = self.tls.clone();
+        let reading = tokio::task::spawn_blocking(move || keys.iter().for_each(|key| tls.prepare(key)));
+        if reading.await.is_err() {
+            tracing::error!("reading certificates failed");
         }
     }
 
@@ -104,5 +126,13 @@ impl Workers {
                 .context("a worker's runtime failed")?;
         }
         Ok(())
+    }
+}
+
+/// The TLS that an entry asks for.
+fn tls_of(entry: &RouteEntry) -> Option<TlsKey> {
+    match entry {
+        RouteEntry::Cluster(cluster) => Some((cluster.upstream.tls.clone()?, cluster.upstream.protocol)),
+        RouteEntry::Edge(_) | RouteEntry::Health(_) | RouteEntry::Service(_) | RouteEntry::Tiers(_) => None,
     }
 }

@@ -143,8 +143,10 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
     match ended {
         Ok(()) => Ok(Answer { up, head, flight, cursor, tier, began, note }),
         Err(error) => {
-            // What failed this request will not serve the next one.
-            if let (Upstream::Http2(up), TryError::Endpoint { .. }) = (&up, &error) {
+            // What failed this request and all others will not serve the next one.
+            if let Upstream::Http2(up) = &up
+                && up.conn_failed()
+            {
                 flight.endpoint.pool.remove_http2(&up.conn);
             }
             Err(error)

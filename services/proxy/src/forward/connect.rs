@@ -20,6 +20,9 @@ use crate::{
 /// The window that an upstream HTTP/2 stream may fill before it is read; a connection may fill four of them.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
+/// What is kept of a request's body for an endpoint that does not read.
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// A new connection.
 pub enum Connected {
     /// HTTP/1.1.
@@ -67,7 +70,7 @@ async fn handshake(
     let io = match &cluster.upstream.tls {
         None => Io::Plain(stream),
         Some(_) => {
-            let tls = cluster.tls.as_ref().ok_or(Failure::Tls)?;
+            let tls = cluster.tls.as_ref().and_then(|tls| tls.get()).ok_or(Failure::Tls)?;
             let name = tls.server_name(&endpoint.address).map_err(|_| Failure::Tls)?;
             let mut config = tls.config();
             if http1_only {
@@ -91,6 +94,7 @@ async fn handshake(
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW * 4)
         .max_header_list_size(64 * 1024)
+        .max_send_buffer_size(SEND_BUFFER)
         .enable_push(false)
         // Until the peer has said how many it takes; more than it takes would wait here.
         .initial_max_send_streams(1)

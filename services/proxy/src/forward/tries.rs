@@ -332,7 +332,7 @@ impl<'a> Tries<'a> {
         self.tried.push(endpoint);
         self.clusters.push(cluster);
         self.fallback = Some(answer);
-        self.retry(slot, self.x.repeatable, false, upload)
+        self.retry(slot, self.x.repeatable, upload)
     }
 
     /// A try failed.
@@ -362,17 +362,17 @@ impl<'a> Tries<'a> {
         self.tried.push(running.endpoint);
         self.clusters.push(running.cluster);
         self.last = Refusal::Failed(failure);
-        self.retry(slot, may_repeat, false, upload)
+        self.retry(slot, may_repeat, upload)
     }
 
     /// Tries again elsewhere, if that may be.
-    fn retry(&mut self, slot: usize, may_repeat: bool, fresh: bool, upload: &RefCell<Upload<'_>>) -> Step {
+    fn retry(&mut self, slot: usize, may_repeat: bool, upload: &RefCell<Upload<'_>>) -> Step {
         if may_repeat && self.left > 0 && upload.borrow().can_replay() && self.can_pick() {
             if self.x.service.budget.withdraw() {
                 self.left -= 1;
                 // A second failure in a cluster says that it is not the endpoint: the next try leaves the cluster.
                 let elsewhere = self.clusters.len() > 1;
-                if let Some(next) = self.next_try(slot, fresh, elsewhere) {
+                if let Some(next) = self.next_try(slot, false, elsewhere) {
                     self.x.service.counters.retries.add(1);
                     return Step::Try(next);
                 }

@@ -11,6 +11,8 @@ use crate::wire::{BodyError, Chunk};
 
 /// How much of a body is kept so that it can be sent again.
 pub const REPLAY_LIMIT: usize = 64 * 1024;
+/// What a chunk that is kept counts for beside its data: a body of tiny chunks takes more room than what is in it.
+const CHUNK_OVERHEAD: usize = 64;
 
 /// The body of a request: what came so far, while it is little enough to be sent again, and where the rest comes from.
 pub struct Upload<'a> {
@@ -135,7 +137,7 @@ impl<'a> Upload<'a> {
     }
 
     fn keep(&mut self, data: &Bytes) {
-        self.kept_bytes += data.len();
+        self.kept_bytes += data.len() + if self.kept.is_empty() { 0 } else { CHUNK_OVERHEAD };
         if self.dropped > 0 || self.kept_bytes > REPLAY_LIMIT {
             self.dropped += self.kept.len() + 1;
             self.kept = Vec::new();

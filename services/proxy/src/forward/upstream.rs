@@ -61,6 +61,7 @@ pub struct Http2Up {
     writer: Option<Http2Writer>,
     stream: Http2Stream,
     went_away: bool,
+    conn_failed: bool,
 }
 
 impl Drop for Http2Up {
@@ -103,6 +104,7 @@ impl Upstream {
             writer,
             stream,
             went_away: false,
+            conn_failed: false,
         })
     }
 
@@ -255,6 +257,11 @@ impl Http1Up {
 }
 
 impl Http2Up {
+    /// Whether it was the connection that failed, not only this stream.
+    pub fn conn_failed(&self) -> bool {
+        self.conn_failed
+    }
+
     /// Whether the peer ended the connection in good order before it took this request.
     pub fn went_away(&self) -> bool {
         self.went_away
@@ -296,6 +303,7 @@ impl Http2Up {
             }
             Err(error) => {
                 self.response = None;
+                self.conn_failed = !error.is_reset();
                 self.went_away =
                     error.is_remote() && error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
                 Poll::Ready(Err(failure_of(&error)))

@@ -4,4 +4,4 @@ mod hosts;
 mod matching;
 mod view;
 
-pub use view::{ActionView, RouteChange, ServiceView, Table};
+pub use view::{ActionView, RouteChange, ServiceView, Table, WorkerPlace};

@@ -67,9 +67,26 @@ struct ClusterState {
     endpoints: Vec<Rc<Endpoint>>,
 }
 
+/// A worker among all workers of an edge.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerPlace {
+    /// Its place, from 0.
+    pub id: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl WorkerPlace {
+    /// This worker's part of what is allowed to the whole edge: all parts together are the whole, but nobody gets nothing.
+    fn part_of(self, whole: u32) -> u32 {
+        let (id, count) = (self.id as u32, self.count as u32);
+        (whole / count + u32::from(id < whole % count)).max(1)
+    }
+}
+
 /// All routes, as one worker serves them.
 pub struct Table {
-    worker: usize,
+    worker: WorkerPlace,
     edge: EdgeName,
     metrics: Arc<Metrics>,
     tls: Arc<UpstreamTlsConfigs>,
@@ -84,7 +101,12 @@ pub struct Table {
 
 impl Table {
     /// No routes.
-    pub fn new(worker: usize, edge: EdgeName, metrics: Arc<Metrics>, tls: Arc<UpstreamTlsConfigs>) -> Table {
+    pub fn new(
+        worker: WorkerPlace,
+        edge: EdgeName,
+        metrics: Arc<Metrics>,
+        tls: Arc<UpstreamTlsConfigs>,
+    ) -> Table {
         Table {
             worker,
             edge,
@@ -235,10 +257,11 @@ impl Table {
         Cluster {
             name: name.clone(),
             region: entry.region.clone(),
-            tls: entry.upstream.tls.as_ref().and_then(|tls| self.tls.get(tls, entry.upstream.protocol)),
+            tls: entry.upstream.tls.as_ref().map(|tls| self.tls.get(&(tls.clone(), entry.upstream.protocol))),
             upstream: entry.upstream.clone(),
             active: std::cell::Cell::new(0),
-            counters: self.metrics.cluster(self.worker, name),
+            max_requests: self.worker.part_of(entry.upstream.max_requests),
+            counters: self.metrics.cluster(self.worker.id, name),
         }
     }
 
@@ -311,7 +334,7 @@ impl Table {
             actions,
             latency: old.map_or_else(|| Rc::new(Latency::new()), |old| old.latency.clone()),
             budget,
-            counters: self.metrics.service(self.worker, name),
+            counters: self.metrics.service(self.worker.id, name),
             hosts: entry.hosts.clone(),
             routes: entry.routes.iter().map(|(route, _)| route.clone()).collect(),
         }
@@ -344,7 +367,7 @@ impl Table {
                         share: u32::from(*share),
                         cluster: state.cluster.clone(),
                         endpoints: endpoints.collect(),
-                        serving: self.metrics.serving(self.worker, (service.clone(), name.clone(), place)),
+                        serving: self.metrics.serving(self.worker.id, (service.clone(), name.clone(), place)),
                     })
                 });
                 TierView { choices: choices.collect() }
@@ -458,9 +481,19 @@ services:
             ),
             (RouteKey::Tiers(service_name.clone()), RouteEntry::Tiers(TiersEntry { actions: vec![action] })),
         ];
-        let mut table = Table::new(0, edge, Arc::default(), Arc::default());
+        let mut table = Table::new(WorkerPlace { id: 0, count: 1 }, edge, Arc::default(), Arc::default());
         table.replace(&entries.map(|(key, entry)| (key, Arc::new(entry))));
         table
+    }
+
+    #[test]
+    fn the_parts_of_workers_are_the_whole() {
+        for (whole, count) in [(1024, 2), (5, 2), (7, 3), (3, 4), (1, 1)] {
+            let parts: Vec<u32> = (0..count).map(|id| WorkerPlace { id, count }.part_of(whole)).collect();
+            let sum: u32 = parts.iter().sum();
+            assert_eq!(sum, whole.max(count as u32), "{parts:?}");
+            assert!(parts.iter().max().unwrap() - parts.iter().min().unwrap() <= 1, "{parts:?}");
+        }
     }
 
     #[test]

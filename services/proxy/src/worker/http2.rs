@@ -13,8 +13,11 @@ use crate::{
     wire::{Http2Reader, Io, Timer, coalesce},
 };
 
-/// Streams that a client may have open at once.
-const STREAMS: u32 = 256;
+/// Streams that a client may have open at once, and what is kept of each answer for a client that does not read. With one
+/// piece more that waits behind it (64 KiB at most), this bounds what a connection can hold to 12 MiB.
+const STREAMS: u32 = 128;
+const SEND_BUFFER: usize = 32 * 1024;
+const _: () = assert!(STREAMS as usize * (SEND_BUFFER + 64 * 1024) <= 12 * 1024 * 1024);
 /// What a client may send on a stream before it is read, and on a connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -41,7 +44,7 @@ pub async fn serve(
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(limits.head_bytes)
-        .max_send_buffer_size(STREAM_WINDOW as usize)
+        .max_send_buffer_size(SEND_BUFFER)
         .handshake::<_, Bytes>(gathered);
     let mut connection = match tokio::time::timeout(limits.head_timeout, handshake).await {
         Ok(Ok(connection)) => connection,

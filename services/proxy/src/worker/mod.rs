@@ -25,7 +25,7 @@ use crate::{
     balance::{Endpoint, WakeSet},
     metrics::{Metrics, WorkerCounters},
     observe::{Observer, Observing},
-    table::Table,
+    table::{Table, WorkerPlace},
     tls::UpstreamTlsConfigs,
     wire::Timer,
 };
@@ -93,8 +93,8 @@ pub struct Worker {
 
 /// What a worker is made of.
 pub struct WorkerParts {
-    /// Its place among the workers, from 0.
-    pub id: usize,
+    /// Its place among the workers.
+    pub place: WorkerPlace,
     /// Whose worker it is.
     pub edge: Arc<EdgeIdentity>,
     /// Where its counters are found by others.
@@ -129,7 +129,12 @@ pub fn run(
 
 async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_limit: Duration) {
     let worker = Rc::new(Worker {
-        table: RefCell::new(Table::new(parts.id, parts.edge.name.clone(), parts.metrics.clone(), parts.tls)),
+        table: RefCell::new(Table::new(
+            parts.place,
+            parts.edge.name.clone(),
+            parts.metrics.clone(),
+            parts.tls,
+        )),
         edge: parts.edge,
         random: RefCell::new(SmallRng::seed_from_u64(rand::random())),
         counters: parts.metrics.worker(),

@@ -10,7 +10,14 @@ use std::{
 
 use tidegate_model::verdict::Verdict;
 
-use crate::harness::{DEADLINE, edge::Edge, eventually, fleet::FleetFile, origin::Origin, peer::Peer};
+use crate::harness::{
+    DEADLINE,
+    edge::{Edge, Start},
+    eventually,
+    fleet::FleetFile,
+    origin::Origin,
+    peer::Peer,
+};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 5\r\n\r\nhello";
@@ -150,6 +157,23 @@ fn a_put_too_large_to_keep_is_not_sent_again() {
 }
 
 #[test]
+fn a_put_in_tiny_chunks_is_sent_again_only_while_they_are_few() {
+    for (chunks, again) in [(100, true), (3_000, false)] {
+        let bad = Origin::scripted(|mut peer, seen, _| {
+            let Some(request) = peer.request() else { return };
+            seen.note(&request);
+            peer.reset();
+        });
+        let good = Origin::named("b");
+        let edge = Edge::start(&two(&bad, &good));
+        let body = "1\r\nx\r\n".repeat(chunks);
+        let head = "PUT / HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let answer = Peer::connect(edge.address()).ask(format!("{head}{body}0\r\n\r\n"));
+        assert_eq!((answer.status(), good.seen().count()), if again { (200, 1) } else { (502, 0) });
+    }
+}
+
+#[test]
 fn a_connection_that_its_origin_closed_while_idle_costs_no_post() {
     // Each connection serves one request and is closed without a word.
     let closed = Arc::new(AtomicUsize::new(0));
@@ -285,6 +309,18 @@ fn a_cluster_at_its_limit_sends_requests_to_the_next_one() {
     waiting.iter_mut().for_each(|client| client.send(GET));
     eventually("both wait", || slow.seen().count() == 2);
     assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "b");
+}
+
+#[test]
+fn the_limit_of_a_cluster_is_that_of_the_whole_edge() {
+    let slow = frozen();
+    let fleet = FleetFile::new().cluster("a", &[slow.address()], "max_requests: 5");
+    let edge = Edge::start_with(&fleet, Start { workers: 2, ..Start::default() });
+    let mut clients: Vec<Peer> = (0..60).map(|_| Peer::connect(edge.address())).collect();
+    clients.iter_mut().for_each(|client| client.send(GET));
+    // The kernel gives one of two workers all of 60 connections once in 2^59 times.
+    eventually("the others are refused", || edge.metric("tidegate_service_no_endpoint_total") == 55.0);
+    eventually("those within it are asked", || slow.seen().count() == 5);
 }
 
 #[test]

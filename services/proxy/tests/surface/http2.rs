@@ -253,6 +253,7 @@ fn a_stream_reset_otherwise_is_only_repeated_when_it_may_be() {
     assert_eq!(client.ask(GET).text(), "good");
     assert_eq!(client.ask(POST).status(), 502);
     assert_eq!((bad.seen().count(), good.seen().count()), (2, 1));
+    assert_eq!(bad.seen().connections(), 1, "the connection is none the worse for it");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::harness::{
     fleet::FleetFile,
     http2::{Http2Origin, Serving},
     origin::Origin,
+    peer::Peer,
 };
 
 /// Runs a program and returns what it printed; `input` is held open until it ends.
@@ -109,6 +110,20 @@ fn the_certificate_is_chosen_by_sni_and_the_first_is_the_default() {
     assert!(subject(&["-servername", "www.other.test"]).contains("subject=CN = other"));
     assert!(subject(&["-servername", "unknown.test"]).contains("subject=CN = site"));
     assert!(subject(&["-noservername"]).contains("subject=CN = site"));
+}
+
+#[test]
+fn a_cluster_whose_authority_is_missing_is_used_once_it_is_there() {
+    let authority = Authority::new("late");
+    let tls = Serving { tls: Some(authority.origin(&[HTTP2])), ..Serving::default() };
+    let two = Http2Origin::named("two", tls);
+    let late = format!("{}.late", authority.file());
+    let fleet = FleetFile::new().cluster("a", &[two.address()], &format!("tls: {{ ca: {late} }}"));
+    let edge = Edge::start(&fleet);
+    let get = "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
+    assert_eq!(Peer::connect(edge.address()).ask(get).status(), 502);
+    std::fs::copy(authority.file(), &late).unwrap();
+    eventually("it is used", || Peer::connect(edge.address()).ask(get).status() == 200);
 }
 
 #[test]

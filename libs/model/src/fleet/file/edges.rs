@@ -166,7 +166,7 @@ fn limits(walk: &mut Walk, node: &Node, at: Span) -> Option<ListenerLimits> {
         })
         .or(default.head_bytes);
     let header_count = walk
-        .optional(&mut fields, "header_count", |w, node, _| w.integer(node, 1..=10_000))
+        .optional(&mut fields, "header_count", |w, node, _| w.integer(node, 1..=256))
         .value()
         .and_then(|count| u16::try_from(count).ok())
         .unwrap_or(default.header_count);

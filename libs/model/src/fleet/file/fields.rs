@@ -167,7 +167,7 @@ pub(super) static LIMITS: Record = Record {
     name: "the limits of a listener",
     fields: &[
         optional("head_bytes", Kind::Size, "The largest request head; 64KiB."),
-        optional("header_count", Kind::Integer(1, 10_000), "The most header fields in a request; 100."),
+        optional("header_count", Kind::Integer(1, 256), "The most header fields in a request; 100."),
         optional(
             "head_timeout",
             Kind::Duration,
