@@ -75,6 +75,7 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let options = ReplicaOptions { store: Some(store), seed };
     let (replica, updates) = Replica::start(bus.clone(), &subjects::routes(&edge.region), options).await?;
     let limiter = Suspicions::default();
+    let lost = workers.lost();
     let mut follower =
         Follower::new(edge.clone(), bus.clone(), workers, disk, shown, limiter.clone(), context.clone());
     if let Some(saved) = saved {
@@ -87,6 +88,8 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let certificates = renew_certificates(tls);
     let workers = tokio::select! {
         workers = follower.follow(updates) => workers,
+        // Without it a part of all connections would hang, and of the metrics and readiness nothing would be true.
+        () = lost.cancelled() => anyhow::bail!("a worker has ended by itself: it panicked, or its runtime failed"),
         never = async { tokio::join!(suspicions, loads, certificates) } => match never.1 {},
     };
     replica.stop().await;

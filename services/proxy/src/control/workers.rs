@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Arc, thread::JoinHandle, time::Duration};
 use anyhow::Context as _;
 use tidegate_model::routes::RouteEntry;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
@@ -22,6 +23,7 @@ const COMMANDS: usize = 64;
 pub struct Workers {
     workers: Vec<(mpsc::Sender<Command>, JoinHandle<std::io::Result<()>>)>,
     tls: Arc<UpstreamTlsConfigs>,
+    lost: CancellationToken,
 }
 
 impl Workers {
@@ -38,6 +40,7 @@ impl Workers {
         section: &ProxySection,
     ) -> anyhow::Result<Workers> {
         let (count, drain_limit) = (section.worker_count(), section.drain_limit);
+        let lost = CancellationToken::new();
         let start = |id| {
             let parts = WorkerParts {
                 place: WorkerPlace { id, count },
@@ -49,13 +52,16 @@ impl Workers {
                 idle_limits: section.idle_limits(),
             };
             let (sender, commands) = mpsc::channel(COMMANDS);
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{id}"))
-                .spawn(move || worker::run(parts, commands, drain_limit))
+            let thread = spawn(id, &lost, move || worker::run(parts, commands, drain_limit))
                 .context("a worker's thread cannot be made")?;
             Ok((sender, thread))
         };
-        Ok(Workers { workers: (0..count).map(start).collect::<anyhow::Result<_>>()?, tls: tls.clone() })
+        Ok(Workers { workers: (0..count).map(start).collect::<anyhow::Result<_>>()?, tls: tls.clone(), lost })
+    }
+
+    /// Cancelled when a worker has ended; before they are drained, because it panicked or its runtime failed.
+    pub fn lost(&self) -> CancellationToken {
+        self.lost.clone()
     }
 
     /// How many there are.
@@ -129,10 +135,36 @@ impl Workers {
     }
 }
 
+/// Runs a worker in a thread. `lost` is cancelled when it ends, also by a panic.
+fn spawn(
+    id: usize,
+    lost: &CancellationToken,
+    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
+    let lost = lost.clone();
+    std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+        let _ended = lost.drop_guard();
+        work()
+    })
+}
+
 /// The TLS that an entry asks for.
 fn tls_of(entry: &RouteEntry) -> Option<TlsKey> {
     match entry {
         RouteEntry::Cluster(cluster) => Some((cluster.upstream.tls.clone()?, cluster.upstream.protocol)),
         RouteEntry::Edge(_) | RouteEntry::Health(_) | RouteEntry::Service(_) | RouteEntry::Tiers(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_panics_is_told_of_at_once() {
+        let lost = CancellationToken::new();
+        let thread = spawn(0, &lost, || panic!("a test")).unwrap();
+        tokio::time::timeout(Duration::from_secs(15), lost.cancelled()).await.expect("told");
+        assert!(thread.join().is_err());
     }
 }
