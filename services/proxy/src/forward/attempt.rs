@@ -11,6 +11,7 @@ use super::{
     exchange::Exchange,
     heads::{self, Origin},
     http2_conn::Http2Conn,
+    sharing::{Maker, Turn},
     upload::{Cursor, Upload},
     upstream::{Sent, Upstream, failure_of},
 };
@@ -224,13 +225,18 @@ async fn open(
             }
         }
     }
-    let connected = match connect_unless_silent(x, origin.upgrade.is_some(), flight).await {
+    // A connection of its own cannot have been ended before it took this request.
+    let maker = match turn(x, fresh || origin.upgrade.is_some(), flight).await.map_err(unsent)? {
+        Taken::Conn(conn) => return start_http2(x, *origin, conn, flight, upload).await,
+        Taken::Turn(maker) => maker,
+    };
+    let connected = match connect_unless_silent(x, origin.upgrade.is_some(), flight, maker).await {
         // It may speak HTTP/2 alone, which was not offered: no reason to hold anything against it.
         Err(Failure::Tls)
             if origin.upgrade.is_some() && cluster.upstream.protocol == UpstreamProtocol::Auto =>
         {
             origin.upgrade = None;
-            connect_unless_silent(x, false, flight).await
+            connect_unless_silent(x, false, flight, None).await
         }
         connected => connected,
     };
@@ -240,21 +246,66 @@ async fn open(
     }
 }
 
+/// What comes of a turn to connect.
+enum Taken {
+    /// Another's connection has room.
+    Conn(Http2Conn),
+    /// To connect, for all that wait where connections are shared.
+    Turn(Option<Maker>),
+}
+
+/// Waits for a connection that another request makes, where it can take this one, or for the turn to make one: at once
+/// where it must be for this request `alone`.
+async fn turn(x: &Exchange<'_>, alone: bool, flight: &InFlight) -> Result<Taken, Failure> {
+    let (upstream, pool) = (&flight.cluster.upstream, &flight.endpoint.pool);
+    let may_share = match upstream.protocol {
+        UpstreamProtocol::Http1 => false,
+        UpstreamProtocol::Auto => upstream.tls.is_some(),
+        UpstreamProtocol::Http2 => true,
+    };
+    if !may_share || alone {
+        return Ok(Taken::Turn(None));
+    }
+    loop {
+        let waiter = match pool.sharing.turn() {
+            None => return Ok(Taken::Turn(None)),
+            Some(Turn::Mine(maker)) => return Ok(Taken::Turn(Some(maker))),
+            Some(Turn::Theirs(waiter)) => waiter,
+        };
+        let waiting = tokio::time::timeout(upstream.connect_timeout, waiter.wait());
+        unless_silent(x, flight, Box::pin(waiting)).await?.unwrap_or(Err(Failure::ConnectTimeout))?;
+        if let Some(conn) = pool.http2() {
+            return Ok(Taken::Conn(conn));
+        }
+    }
+}
+
 /// Connects, unless the verdict comes meanwhile that the endpoint is silent.
 async fn connect_unless_silent(
     x: &Exchange<'_>,
     http1_only: bool,
     flight: &InFlight,
+    maker: Option<Maker>,
 ) -> Result<Connected, Failure> {
-    let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
+    // Boxed, because it is large and seldom needed: every request's future would be that much larger.
+    let connecting = Box::pin(connect(x.worker, &flight.cluster, &flight.endpoint, http1_only, maker));
+    unless_silent(x, flight, connecting).await?
+}
+
+/// What comes of `future`, unless the verdict comes meanwhile that the endpoint is silent and there is another.
+async fn unless_silent<T>(
+    x: &Exchange<'_>,
+    flight: &InFlight,
+    future: impl Future<Output = T> + Unpin,
+) -> Result<T, Failure> {
+    let endpoint = &flight.endpoint;
     let silent = poll_fn(|cx| {
         flight.wake_when_silent(cx);
         if endpoint.is_silent(x.service.check) { Poll::Ready(()) } else { Poll::Pending }
     });
     tokio::select! {
         biased;
-        // Boxed, because it is large and seldom needed: every request's future would be that much larger.
-        connected = Box::pin(connect(x.worker, cluster, endpoint, http1_only)) => connected,
+        output = future => Ok(output),
         () = silent, if x.has_elsewhere && !endpoint.is_silent(x.service.check) => Err(Failure::ConnectTimeout),
     }
 }

@@ -10,10 +10,13 @@ use tidegate_model::{
 };
 use tokio::net::TcpStream;
 
-use super::http2_conn::Http2Conn;
+use super::{
+    http2_conn::{Http2Conn, UNSETTLED},
+    sharing::Maker,
+};
 use crate::{
     balance::{Cluster, Endpoint},
-    wire::{Conn, Io, UNACKNOWLEDGED, coalesce, end_when_gone},
+    wire::{Coalesced, Conn, Flusher, Io, UNACKNOWLEDGED, coalesce, end_when_gone},
     worker::Worker,
 };
 
@@ -33,26 +36,50 @@ pub enum Connected {
 
 /// Connects to `endpoint`, TLS and HTTP/2 preface included, within the cluster's connect timeout.
 ///
-/// With `http1_only`, HTTP/2 is not offered: for upgrades.
+/// With `http1_only`, HTTP/2 is not offered: for upgrades. Those who wait for what `maker` makes go on when an HTTP/2
+/// connection can take them, or when it has failed.
 pub async fn connect(
     worker: &Rc<Worker>,
     cluster: &Cluster,
     endpoint: &Endpoint,
     http1_only: bool,
+    maker: Option<Maker>,
 ) -> Result<Connected, Failure> {
-    let connecting = handshake(worker, cluster, endpoint, http1_only);
-    match tokio::time::timeout(cluster.upstream.connect_timeout, connecting).await {
-        Ok(connected) => connected,
+    let connecting = handshake(cluster, endpoint, http1_only);
+    let made = match tokio::time::timeout(cluster.upstream.connect_timeout, connecting).await {
+        Ok(made) => made,
         Err(_) => Err(Failure::ConnectTimeout),
+    };
+    match made {
+        Ok(Made::Http1(conn)) => {
+            if !http1_only {
+                endpoint.pool.sharing.speaks_http1(true);
+            }
+            Ok(Connected::Http1(conn))
+        }
+        Ok(Made::Http2(send, connection, flusher)) => {
+            endpoint.pool.sharing.speaks_http1(false);
+            let conn = Http2Conn::new(send, cluster.upstream.idle_timeout);
+            endpoint.pool.put_http2(conn.clone());
+            worker.upstreams.spawn_local(conn.drive(*connection, flusher, maker));
+            Ok(Connected::Http2(conn))
+        }
+        Err(failure) => {
+            if let Some(maker) = maker {
+                maker.failed(&failure);
+            }
+            Err(failure)
+        }
     }
 }
 
-async fn handshake(
-    worker: &Rc<Worker>,
-    cluster: &Cluster,
-    endpoint: &Endpoint,
-    http1_only: bool,
-) -> Result<Connected, Failure> {
+/// What came of a handshake.
+enum Made {
+    Http1(Conn),
+    Http2(h2::client::SendRequest<Bytes>, Box<h2::client::Connection<Coalesced, Bytes>>, Flusher),
+}
+
+async fn handshake(cluster: &Cluster, endpoint: &Endpoint, http1_only: bool) -> Result<Made, Failure> {
     let stream = match &endpoint.address {
         Address::Ip(address) => TcpStream::connect(address).await,
         Address::Name { host, port } => TcpStream::connect((host.as_str(), *port)).await,
@@ -87,7 +114,7 @@ async fn handshake(
         }
     };
     if !http2 {
-        return Ok(Connected::Http1(Conn::new(io)));
+        return Ok(Made::Http1(Conn::new(io)));
     }
     let (stream, flusher) = coalesce(io, Bytes::new());
     let (send, connection) = h2::client::Builder::new()
@@ -96,13 +123,10 @@ async fn handshake(
         .max_header_list_size(64 * 1024)
         .max_send_buffer_size(SEND_BUFFER)
         .enable_push(false)
-        // Until the peer has said how many it takes; more than it takes would wait here.
-        .initial_max_send_streams(1)
+        // Shows that the peer has not said yet how many it takes.
+        .initial_max_send_streams(UNSETTLED)
         .handshake::<_, Bytes>(stream)
         .await
         .map_err(|_| Failure::Reset)?;
-    let conn = Http2Conn::new(send, cluster.upstream.idle_timeout);
-    endpoint.pool.put_http2(conn.clone());
-    worker.upstreams.spawn_local(conn.drive(connection, flusher));
-    Ok(Connected::Http2(conn))
+    Ok(Made::Http2(send, Box::new(connection), flusher))
 }

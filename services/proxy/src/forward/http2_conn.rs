@@ -12,12 +12,16 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::sharing::Maker;
 use crate::wire::{Coalesced, Flusher, Timer};
 
 /// How long the answer to a PING may take.
 const PONG_WITHIN: Duration = Duration::from_secs(1);
 /// The least time between two PINGs: gRPC servers end connections on which they are more frequent than answers.
 const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// The streams that a peer takes before it has said how many: no peer can say this many.
+pub const UNSETTLED: usize = usize::MAX - 1;
 
 /// An HTTP/2 connection, to open streams on. Clones are the same connection.
 #[derive(Clone)]
@@ -65,7 +69,12 @@ impl Http2Conn {
 
     /// Whether another stream may be opened without waiting for one to end.
     pub fn has_room(&self) -> bool {
-        !self.state.ended.get() && self.state.streams.get() < self.send.current_max_send_streams()
+        // More than the peer takes would wait in the library, so that until it has said how many, it is given one.
+        let most = match self.send.current_max_send_streams() {
+            UNSETTLED => 1,
+            most => most,
+        };
+        !self.state.ended.get() && self.state.streams.get() < most
     }
 
     /// Counts a stream.
@@ -83,13 +92,14 @@ impl Http2Conn {
         !self.state.ended.get() && now < self.state.idle_from.get() + self.state.keep
     }
 
-    /// Keeps the connection going until it ends.
+    /// Keeps the connection going until it ends. `maker` is let go when the peer has said how many streams it takes.
     pub fn drive(
         &self,
         connection: h2::client::Connection<Coalesced, Bytes>,
         flusher: Flusher,
+        maker: Option<Maker>,
     ) -> impl Future<Output = ()> + 'static {
-        drive(self.state.clone(), connection, flusher)
+        drive(self.state.clone(), connection, flusher, maker)
     }
 }
 
@@ -109,7 +119,12 @@ impl Drop for Http2Stream {
     }
 }
 
-async fn drive(state: Rc<State>, mut connection: h2::client::Connection<Coalesced, Bytes>, flusher: Flusher) {
+async fn drive(
+    state: Rc<State>,
+    mut connection: h2::client::Connection<Coalesced, Bytes>,
+    flusher: Flusher,
+    mut maker: Option<Maker>,
+) {
     let mut checking = connection.ping_pong().map(Checking::new);
     let mut connection = pin!(connection);
     poll_fn(|cx| {
@@ -121,6 +136,9 @@ async fn drive(state: Rc<State>, mut connection: h2::client::Connection<Coalesce
                 tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
             }
             return Poll::Ready(());
+        }
+        if maker.is_some() && connection.max_concurrent_send_streams() != UNSETTLED {
+            maker = None;
         }
         if let Some(checking) = &mut checking {
             let doubted = state.doubted.take();
@@ -141,6 +159,8 @@ async fn drive(state: Rc<State>, mut connection: h2::client::Connection<Coalesce
     .await;
     // Dropping the connection ends what is still open on it.
     state.ended.set(true);
+    // Those who still wait for it must see that it has ended.
+    drop(maker);
 }
 
 /// Finds out whether the peer still answers, when that is in doubt.

@@ -8,6 +8,7 @@ mod heads;
 mod http2_conn;
 mod pool;
 mod relay;
+mod sharing;
 mod tries;
 mod tunnel;
 mod upload;

@@ -4,7 +4,7 @@ use std::{cell::RefCell, time::Duration};
 
 use tokio::time::Instant;
 
-use super::http2_conn::Http2Conn;
+use super::{http2_conn::Http2Conn, sharing::Sharing};
 use crate::wire::Conn;
 
 /// Idle time after which the kernel is asked whether the peer has closed, even for requests that may be repeated.
@@ -18,6 +18,8 @@ const MOST_IDLE: usize = 256;
 pub struct Pool {
     idle: RefCell<Vec<Idle>>,
     http2: RefCell<Vec<Http2Conn>>,
+    /// The connection that is being made for all that wait for one.
+    pub sharing: Sharing,
 }
 
 struct Idle {

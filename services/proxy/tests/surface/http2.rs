@@ -301,6 +301,29 @@ fn more_requests_than_a_connection_takes_open_another() {
 }
 
 #[test]
+fn requests_that_come_at_once_share_one_connection_that_is_being_made() {
+    let authority = Authority::new("shared");
+    let tls = Serving { tls: Some(authority.origin(&[HTTP2])), ..Serving::default() };
+    let ca = format!("tls: {{ ca: {} }}", authority.file());
+    for (serving, more) in [(Serving::default(), "protocol: http2"), (tls, ca.as_str())] {
+        let origin = Http2Origin::named("two", serving);
+        let edge = Edge::start(&FleetFile::new().cluster("a", &[origin.address()], more));
+        let mut clients: Vec<Peer> = (0..40).map(|_| Peer::connect(edge.address())).collect();
+        clients.iter_mut().for_each(|client| client.send(GET));
+        clients.iter_mut().for_each(|client| assert_eq!(client.answer().text(), "two"));
+        assert_eq!(origin.seen().connections(), 1, "{more}");
+    }
+}
+
+#[test]
+fn requests_that_wait_for_a_connection_share_its_failure() {
+    let edge = Edge::start(&FleetFile::new().cluster("a", &[Origin::refusing()], "protocol: http2"));
+    let mut clients: Vec<Peer> = (0..20).map(|_| Peer::connect(edge.address())).collect();
+    clients.iter_mut().for_each(|client| client.send(GET));
+    clients.iter_mut().for_each(|client| assert_eq!(client.answer().status(), 502));
+}
+
+#[test]
 fn a_connection_that_no_longer_answers_is_found_out_and_replaced() {
     // The first connection speaks HTTP/2 well enough to begin, and then never says a word.
     let origin = Origin::scripted(|peer, _, number| {
