@@ -13,7 +13,7 @@ use tidegate_model::{ListenerName, fleet::ListenerLimits};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -23,10 +23,21 @@ use crate::{forward::Client, wire::Io};
 /// How long accepting rests when the process has no file descriptors left.
 const REST: Duration = Duration::from_millis(50);
 
+/// How often at most it is logged that accepting fails.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
 /// The listeners of a worker.
 pub struct Accepting {
     worker: Rc<Worker>,
-    listeners: HashMap<ListenerName, (CancellationToken, JoinHandle<()>)>,
+    listeners: HashMap<ListenerName, Accepted>,
+}
+
+/// A listener that is accepted on.
+struct Accepted {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    /// Its connections, also those from before its last change.
+    open: Rc<Cell<u32>>,
 }
 
 /// What connections of one listener share.
@@ -51,28 +62,31 @@ impl Accepting {
                 return;
             }
         };
+        let earlier = self.listeners.remove(&listen.name);
+        let open = earlier.as_ref().map_or_else(Rc::default, |earlier| earlier.open.clone());
         let listener = Listener {
             tls: listen.tls.map(tokio_rustls::TlsAcceptor::from),
             limits: Arc::new(listen.limits),
-            open: Rc::new(Cell::new(0)),
+            open: open.clone(),
         };
         let stop = CancellationToken::new();
         let task = tokio::task::spawn_local(accept(self.worker.clone(), socket, listener, stop.clone()));
-        if let Some((earlier, _)) = self.listeners.insert(listen.name, (stop, task)) {
-            earlier.cancel();
+        self.listeners.insert(listen.name, Accepted { stop, task, open });
+        if let Some(earlier) = earlier {
+            earlier.stop.cancel();
         }
     }
 
     /// Ends accepting on a listener. Its connections go on.
     pub fn close(&mut self, name: &ListenerName) {
-        if let Some((stop, _)) = self.listeners.remove(name) {
-            stop.cancel();
+        if let Some(accepted) = self.listeners.remove(name) {
+            accepted.stop.cancel();
         }
     }
 
     /// Ends accepting and waits until all that waited has been accepted.
     pub async fn close_all(&mut self) {
-        for (_, (stop, task)) in self.listeners.drain() {
+        for (_, Accepted { stop, task, .. }) in self.listeners.drain() {
             stop.cancel();
             // It only ends early when it panicked, which the runtime has told.
             _ = task.await;
@@ -82,6 +96,7 @@ impl Accepting {
 
 async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, stop: CancellationToken) {
     let listener = Rc::new(listener);
+    let mut said: Option<Instant> = None;
     loop {
         let stream = tokio::select! {
             biased;
@@ -102,7 +117,10 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, sto
             }
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
-                tracing::error!(%error, "cannot accept connections");
+                if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+                    tracing::error!(%error, "cannot accept connections");
+                    said = Some(Instant::now());
+                }
                 tokio::time::sleep(REST).await;
             }
         }

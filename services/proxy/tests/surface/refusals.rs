@@ -169,3 +169,23 @@ fn an_unknown_host_gets_404_and_connect_405() {
     assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: SITE.test:80\r\n\r\n").status(), 200);
     assert_eq!(client.ask("CONNECT site.test:443 HTTP/1.1\r\nHost: site.test:443\r\n\r\n").status(), 405);
 }
+
+#[test]
+fn a_change_of_a_listener_does_not_forget_its_connections() {
+    let origin = Origin::named("a");
+    let fleet = FleetFile::of(&[origin.address()]).listener("protocol: http, limits: { max_connections: 2 }");
+    let mut edge = Edge::start(&fleet);
+    let get = "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
+    let mut clients = [Peer::connect(edge.address()), Peer::connect(edge.address())];
+    clients.iter_mut().for_each(|client| assert_eq!(client.ask(get).status(), 200));
+    edge.entry(|entry| entry.listeners[0].1.limits.header_count = 50);
+    assert!(Peer::connect(edge.address()).ends(), "the two still count");
+    assert_eq!(edge.metric("tidegate_proxy_connections_over_limit_total"), 1.0);
+    let [first, mut second] = clients;
+    drop(first);
+    eventually("there is room again", || {
+        let mut client = Peer::connect(edge.address());
+        client.try_send(get).is_ok() && client.head().is_some()
+    });
+    assert_eq!(second.ask(get).status(), 200, "and they go on");
+}
