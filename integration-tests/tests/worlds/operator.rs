@@ -1,14 +1,16 @@
 //! What an operator does and sees by the command line.
 
-use std::time::Duration;
+use std::{fs, os::unix::fs::symlink, process::Stdio, time::Duration};
 
+use anyhow::Context as _;
 use serde_json::Value;
 use tidegate_bus::clock;
 use tidegate_integration_tests::{
-    Fault, Plan, World,
+    Fault, Plan, World, binaries,
     load::{Load, LoadPlan, Summary},
     plan::{AWAY, HOME, SERVICE},
 };
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
 
 const LIMIT: Duration = Duration::from_secs(30);
 

@@ -56,7 +56,8 @@ mod tests {
 
     impl Mounted {
         fn new(name: &str, text: &str) -> Mounted {
-            let folder = std::env::temp_dir().join(format!("tidegate-followed-{name}-{}", std::process::id()));
+            let folder =
+                std::env::temp_dir().join(format!("tidegate-followed-{name}-{}", std::process::id()));
             _ = fs::remove_dir_all(&folder);
             fs::create_dir_all(&folder).unwrap();
             let mounted = Mounted(folder);
