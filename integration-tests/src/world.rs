@@ -149,7 +149,7 @@ impl World {
     }
 
     /// The address of the bus.
-    pub fn bus_address(&self) -> &str {
+    pub fn bus_address(&self) -> String {
         self.nats.url()
     }
 

@@ -180,7 +180,7 @@ async fn a_watched_fleet_file_is_applied_as_it_changes_through_swapped_links() -
     let before = status(&world).await?["fleet"]["revision"].clone();
     let file = mounted.join("fleet.yaml").display().to_string();
     let mut watching = tokio::process::Command::new(binaries::find("tidegate")?)
-        .args(["apply", "--watch", &file, "--nats-servers", world.bus_address()])
+        .args(["apply", "--watch", &file, "--nats-servers", &world.bus_address()])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
