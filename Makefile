@@ -75,6 +75,15 @@ test-compose: ## deploy/compose.yaml in an engine of its own: containers, server
 	@timeout --kill-after=20s 300s deploy/test/run $(BIN) cargo nextest run --offline --cargo-profile $(PROFILE) \
 		--workspace --test compose --run-ignored only --no-capture
 
+.PHONY: check-k8s
+check-k8s: ## Manifests rendered, validated and run with the real binaries; dashboards, alert rules, scripts
+	@tools/fetch nats-server kubectl kubernetes-validate yamllint shellcheck hadolint
+	@command -v promtool >/dev/null || { [ "$$(id -u)" != 0 ] || { apt-get update -q && apt-get install -qy --no-install-recommends prometheus; }; } >&2 || true
+	@cargo build --profile $(PROFILE) -p tidegate -p tidegate-proxy -p tidegate-health-prober -p tidegate-route-computer
+	@mkdir -p target/k8s/bin && cp -fL $(BIN)/tidegate $(BIN)/tidegate-proxy $(BIN)/tidegate-health-prober \
+		$(BIN)/tidegate-route-computer $(TIDEGATE_NATS_SERVER) target/k8s/bin/
+	@k8s/check/run target/k8s/bin
+
 .PHONY: doc
 doc: ## Examples in the documentation
 	@cargo test --profile $(PROFILE) --workspace --doc --quiet

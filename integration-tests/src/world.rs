@@ -148,6 +148,11 @@ impl World {
         Ok(file.display().to_string())
     }
 
+    /// The address of the bus.
+    pub fn bus_address(&self) -> String {
+        self.nats.url()
+    }
+
     /// Runs the `tidegate` command against this world's bus.
     ///
     /// # Errors

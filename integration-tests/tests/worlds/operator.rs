@@ -1,14 +1,16 @@
 //! What an operator does and sees by the command line.
 
-use std::time::Duration;
+use std::{fs, os::unix::fs::symlink, process::Stdio, time::Duration};
 
+use anyhow::Context as _;
 use serde_json::Value;
 use tidegate_bus::clock;
 use tidegate_integration_tests::{
-    Fault, Plan, World,
+    Fault, Plan, World, binaries,
     load::{Load, LoadPlan, Summary},
     plan::{AWAY, HOME, SERVICE},
 };
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -159,4 +161,55 @@ fn candidate<'a>(explained: &'a Value, cluster: &str) -> &'a Value {
         .as_array()
         .and_then(|all| all.iter().find(|candidate| candidate["cluster"] == cluster))
         .unwrap_or_else(|| panic!("no candidate {cluster}: {explained}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watched_fleet_file_is_applied_as_it_changes_through_swapped_links() -> anyhow::Result<()> {
+    // Given the fleet file as Kubernetes mounts a ConfigMap, with a mistake in place of the service's name later.
+    let mut world = World::start(&Plan::default()).await?;
+    let fleet = world.fleet();
+    let mounted = std::path::PathBuf::from(world.write("mounted.yaml", &fleet)?).with_file_name("mounted");
+    let swap = |version: &str, text: &str| -> anyhow::Result<()> {
+        fs::create_dir_all(mounted.join(version))?;
+        fs::write(mounted.join(version).join("fleet.yaml"), text)?;
+        symlink(version, mounted.join("..data_tmp"))?;
+        Ok(fs::rename(mounted.join("..data_tmp"), mounted.join("..data"))?)
+    };
+    swap("..v1", &fleet)?;
+    symlink("..data/fleet.yaml", mounted.join("fleet.yaml"))?;
+    let before = status(&world).await?["fleet"]["revision"].clone();
+    let file = mounted.join("fleet.yaml").display().to_string();
+    let mut watching = tokio::process::Command::new(binaries::find("tidegate")?)
+        .args(["apply", "--watch", &file, "--nats-servers", &world.bus_address()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut said = BufReader::new(watching.stdout.take().context("its output")?).lines();
+    let mut complained = BufReader::new(watching.stderr.take().context("its errors")?).lines();
+
+    // When it begins, then what is the fleet already is not written again.
+    assert!(line(&mut said).await?.contains("is the fleet already"));
+    assert_eq!(status(&world).await?["fleet"]["revision"], before);
+
+    // When the folder is swapped for one with a mistake, then it is told and nothing changes.
+    swap("..v2", &fleet.replace("services:", "servicess:"))?;
+    assert!(line(&mut complained).await?.contains("fleet.yaml:"));
+    assert_eq!(status(&world).await?["fleet"]["revision"], before);
+
+    // When it is swapped for a good one, then that is the fleet, and requests go on.
+    swap("..v3", &format!("{fleet}\n# a change\n"))?;
+    assert!(line(&mut said).await?.starts_with("applied "));
+    assert_ne!(status(&world).await?["fleet"]["revision"], before);
+    assert_eq!(world.ask(HOME.edge).await?.0, 200);
+
+    // When it is asked to stop, then it does.
+    let id = watching.id().context("it runs")?.to_string();
+    tokio::process::Command::new("kill").args(["-TERM", &id]).status().await?;
+    assert!(tokio::time::timeout(LIMIT, watching.wait()).await??.success());
+    Ok(())
+}
+
+async fn line(lines: &mut Lines<BufReader<impl AsyncRead + Unpin>>) -> anyhow::Result<String> {
+    tokio::time::timeout(LIMIT, lines.next_line()).await??.context("the output has ended")
 }

@@ -1,23 +1,82 @@
 //! `tidegate apply`.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use tidegate_bus::fleet::FleetStore;
+use tidegate_bus::{Bus, fleet::FleetStore};
+use tidegate_model::fleet::Fleet;
+use tidegate_service::shutdown;
 
-use crate::say::say_line;
-use crate::{arguments::BusOptions, check, link};
+use crate::{arguments::BusOptions, check, followed::Followed, link, say::say_line};
+
+/// How soon a write that the bus did not take is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Checks a fleet file and writes it to the bus. A wrong one changes nothing.
 pub async fn apply(file: &Path, author: Option<String>, options: &BusOptions) -> anyhow::Result<()> {
     let (text, fleet) = check::read(file)?;
     let bus = link::connect(options).await?;
     let head = FleetStore::new(&bus).put(&text, &link::author(author)).await?;
+    say_applied(file, head.revision, &fleet)
+}
+
+/// Applies the file and then each change of it, until interrupted. It waits for the bus; a wrong content is told and
+/// changes nothing, but the first must be right. What is the fleet already is not written again.
+pub async fn watch(file: &Path, author: Option<String>, options: &BusOptions) -> anyhow::Result<()> {
+    let (mut text, mut fleet) = check::read(file)?;
+    let stop = shutdown::on_signals()?;
+    let bus = link::open(options).await?;
+    let author = link::author(author);
+    let mut followed = Followed::new(file, text.clone());
+    let mut applied = false;
+    loop {
+        let next = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            put = put(&bus, &text, &author), if !applied => {
+                applied = true;
+                match put {
+                    Some(revision) => say_applied(file, revision, &fleet)?,
+                    None => say_line(format_args!("{} is the fleet already", file.display()))?,
+                }
+                continue;
+            }
+            // A change while the bus is away stands in place of what could not be written.
+            next = followed.changed() => next,
+        };
+        match Fleet::parse(&next, &file.display().to_string()) {
+            Ok(parsed) => (text, fleet, applied) = (next, parsed, false),
+            Err(errors) => eprintln!("{errors}\nthe fleet stays as it was"),
+        }
+    }
+}
+
+/// Makes `text` the fleet, however long the bus is away; says its revision, or nothing when it is the fleet already.
+async fn put(bus: &Bus, text: &str, author: &str) -> Option<u64> {
+    let store = FleetStore::new(bus);
+    let mut said = String::new();
+    loop {
+        let put = async {
+            if store.get().await?.is_some_and(|fleet| fleet.text == text) {
+                return Ok(None);
+            }
+            store.put(text, author).await.map(|head| Some(head.revision))
+        };
+        let why = match put.await {
+            Ok(revision) => return revision,
+            Err(error) => error.to_string(),
+        };
+        if why != said {
+            eprintln!("waiting for the bus: {why}");
+            said = why;
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+}
+
+fn say_applied(file: &Path, revision: u64, fleet: &Fleet) -> anyhow::Result<()> {
     say_line(format_args!(
-        "applied {} as revision {}: {} clusters, {} services",
+        "applied {} as revision {revision}: {} clusters, {} services",
         file.display(),
-        head.revision,
         fleet.clusters.len(),
         fleet.services.len()
-    ))?;
-    Ok(())
+    ))
 }

@@ -37,6 +37,9 @@ pub enum Command {
     Apply {
         /// The file.
         file: PathBuf,
+        /// Stay, wait for the bus, and apply each change of the file, also through symbolic links.
+        #[arg(long)]
+        watch: bool,
         /// Who applies it; the user's name when absent.
         #[arg(long, env = "TIDEGATE_AUTHOR")]
         author: Option<String>,

@@ -1,6 +1,6 @@
 //! `tidegate dev`: prober, route-computer and edge in one process, on the in-process bus.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::path::Path;
 
 use anyhow::Context as _;
 use tidegate_bus::{Bus, fleet::FleetStore};
@@ -16,11 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     arguments::{DevOptions, WrongArgument},
-    check, link,
+    check,
+    followed::Followed,
+    link,
 };
-
-/// How often the fleet file is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs until interrupted; a changed fleet file is applied at once, a wrong one is told and changes nothing.
 pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
@@ -124,21 +123,14 @@ fn can_listen(fleet: &Fleet, edge: &EdgeName) -> anyhow::Result<()> {
 
 /// Applies the file again whenever it has changed.
 async fn follow_file(
-    file: &PathBuf,
+    file: &Path,
     mut applied: String,
     bus: &Bus,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let store = FleetStore::new(bus);
-    let mut seen = Arc::new(applied.clone());
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        // An editor may be replacing it just now; the next look finds it.
-        let Ok(text) = tokio::fs::read_to_string(file).await else { continue };
-        if text == *seen {
-            continue;
-        }
-        seen = Arc::new(text.clone());
+    let mut followed = Followed::new(file, applied.clone());
+    while let Some(text) = stop.run_until_cancelled(followed.changed()).await {
         match Fleet::parse(&text, &file.display().to_string()) {
             Ok(_) if text != applied => {
                 store.put(&text, &link::author(None)).await?;

@@ -6,8 +6,8 @@ use tidegate_service::settings::NatsSection;
 
 use crate::arguments::{BusOptions, WrongArgument};
 
-/// Connects, and waits until the bus is there.
-pub async fn connect(options: &BusOptions) -> anyhow::Result<Bus> {
+/// Connects, and does not wait until the bus is there.
+pub async fn open(options: &BusOptions) -> anyhow::Result<Bus> {
     let settings = NatsSection {
         servers: options.nats_servers.split(',').map(|server| server.trim().to_owned()).collect(),
         credentials: options.nats_credentials.clone(),
@@ -22,8 +22,12 @@ pub async fn connect(options: &BusOptions) -> anyhow::Result<Bus> {
     settings
         .check()
         .map_err(|(key, problem)| WrongArgument(format!("--{}: {problem}", key.replace(['.', '_'], "-"))))?;
-    let bus =
-        tidegate_service::bus::connect(&settings, "tidegate").await.context("the bus cannot be used")?;
+    tidegate_service::bus::connect(&settings, "tidegate").await.context("the bus cannot be used")
+}
+
+/// Connects, and waits until the bus is there.
+pub async fn connect(options: &BusOptions) -> anyhow::Result<Bus> {
+    let bus = open(options).await?;
     anyhow::ensure!(
         bus.ready(options.timeout).await,
         "no NATS server answers at {} within {:?}, or none that lets this user in (--nats-servers)",

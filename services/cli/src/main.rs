@@ -9,6 +9,7 @@ mod check;
 mod dev;
 mod drain;
 mod explain;
+mod followed;
 mod init;
 mod link;
 mod origin;
@@ -38,7 +39,8 @@ fn main() -> ExitCode {
             Command::Init { file, force } => init::init(&file, force),
             Command::Check { file } => check::check(&file),
             Command::Schema => check::schema(),
-            Command::Apply { file, author, bus } => apply::apply(&file, author, &bus).await,
+            Command::Apply { file, watch: true, author, bus } => apply::watch(&file, author, &bus).await,
+            Command::Apply { file, watch: false, author, bus } => apply::apply(&file, author, &bus).await,
             Command::Status { json, watch, bus } => status::status(json, watch, &bus).await,
             Command::Drain { target, options, bus } => drain::drain(target, options, &bus).await,
             Command::Undrain { target, bus } => drain::undrain(target, &bus).await,

@@ -175,6 +175,34 @@ async fn a_swapped_symbolic_link_is_noticed() {
 }
 
 #[tokio::test]
+async fn a_secret_that_kubernetes_swaps_is_noticed() {
+    // Given a Secret as it is mounted: each file a link through `..data`, that a link to the folder of one version.
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let at = |name: &str| folder.path().join(name);
+    let publish = |version: &str, source: &CertificateFiles| {
+        fs::create_dir(at(version)).unwrap();
+        fs::copy(&source.chain, at(version).join("tls.crt")).unwrap();
+        fs::copy(&source.key, at(version).join("tls.key")).unwrap();
+        symlink(version, at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    };
+    publish("..v1", &authority.files(&folder, "old", &["a.example.com"]));
+    for name in ["tls.crt", "tls.key"] {
+        symlink(format!("..data/{name}"), at(name)).unwrap();
+    }
+    let files = CertificateFiles { chain: at("tls.crt"), key: at("tls.key") };
+    let server = ServerTls::load(&[files], &[HTTP1]).unwrap();
+    let client = client(&trusting(authority.write(&folder, "ca.crt")));
+
+    // When the folder is swapped and the old one removed, then the new certificate is in use.
+    let new = authority.files(&folder, "new", &["a.example.com"]);
+    publish("..v2", &new);
+    fs::remove_dir_all(at("..v1")).unwrap();
+    assert!(server.renew().unwrap());
+    assert_eq!(shake(&server, &client, name("a.example.com")).await.unwrap().certificate, der(&new));
+}
+
+#[tokio::test]
 async fn a_server_is_known_by_its_identity_alone() {
     let (folder, authority) = (Folder::new(), Authority::new());
     let ca = authority.write(&folder, "ca.crt");

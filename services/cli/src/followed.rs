@@ -1,0 +1,111 @@
+//! A file that is followed: each new content is told once.
+//!
+//! Contents are compared, read by the file's name each time: so a change is seen also where the name leads through
+//! symbolic links that are swapped, as those of a ConfigMap that Kubernetes mounts.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::{Interval, MissedTickBehavior};
+
+/// How often the file is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A file that is followed.
+#[derive(Debug)]
+pub struct Followed {
+    file: PathBuf,
+    seen: String,
+    ticks: Interval,
+}
+
+impl Followed {
+    /// Follows `file`, of which `seen` is known.
+    pub fn new(file: &Path, seen: String) -> Followed {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Followed { file: file.to_owned(), seen, ticks }
+    }
+
+    /// Waits for another content than the last. While the file cannot be read, as when an editor replaces it just now, it
+    /// waits on. May be dropped at any time without missing a change.
+    pub async fn changed(&mut self) -> String {
+        loop {
+            self.ticks.tick().await;
+            let Ok(text) = tokio::fs::read_to_string(&self.file).await else { continue };
+            if text != self.seen {
+                self.seen.clone_from(&text);
+                return text;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// A folder as Kubernetes makes it for a ConfigMap: `file -> ..data/file`, `..data -> <one version's folder>`.
+    struct Mounted(PathBuf);
+
+    impl Mounted {
+        fn new(name: &str, text: &str) -> Mounted {
+            let folder =
+                std::env::temp_dir().join(format!("tidegate-followed-{name}-{}", std::process::id()));
+            _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(&folder).unwrap();
+            let mounted = Mounted(folder);
+            mounted.swap("..v0", text);
+            symlink("..data/fleet.yaml", mounted.file()).unwrap();
+            mounted
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.join("fleet.yaml")
+        }
+
+        fn swap(&self, version: &str, text: &str) {
+            fs::create_dir(self.0.join(version)).unwrap();
+            fs::write(self.0.join(version).join("fleet.yaml"), text).unwrap();
+            symlink(version, self.0.join("..data_tmp")).unwrap();
+            fs::rename(self.0.join("..data_tmp"), self.0.join("..data")).unwrap();
+        }
+    }
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_swapped_folder_is_a_change_and_the_same_content_is_none() {
+        let mounted = Mounted::new("swapped", "one");
+        let mut followed = Followed::new(&mounted.file(), "one".to_owned());
+
+        // Kubernetes swaps the folder also when only another file in it has changed.
+        mounted.swap("..v1", "one");
+        mounted.swap("..v2", "two");
+        assert_eq!(tokio::time::timeout(LIMIT, followed.changed()).await.unwrap(), "two");
+
+        mounted.swap("..v3", "three");
+        assert_eq!(tokio::time::timeout(LIMIT, followed.changed()).await.unwrap(), "three");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_away_is_followed_again() {
+        let mounted = Mounted::new("away", "one");
+        let mut followed = Followed::new(&mounted.file(), "one".to_owned());
+
+        fs::remove_file(mounted.0.join("..data")).unwrap();
+        assert!(tokio::time::timeout(Duration::ZERO, followed.changed()).await.is_err(), "it cannot be read");
+        mounted.swap("..v1", "two");
+        assert_eq!(tokio::time::timeout(LIMIT, followed.changed()).await.unwrap(), "two");
+    }
+}
