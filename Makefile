@@ -72,7 +72,7 @@ unit: ## Unit, property and integration tests, with real processes and a real na
 test-compose: ## deploy/compose.yaml in an engine of its own: containers, servers and networks lost; needs root, else skipped
 	@tools/fetch nats-server cargo-nextest
 	@cargo build --profile $(PROFILE) --workspace --lib --bins --tests
-	@timeout --kill-after=20s 300s deploy/test/run $(BIN) cargo nextest run --offline --cargo-profile $(PROFILE) \
+	@timeout --kill-after=20s 900s deploy/test/run $(BIN) cargo nextest run --offline --cargo-profile $(PROFILE) \
 		--workspace --test compose --run-ignored only --no-capture
 
 .PHONY: check-k8s
