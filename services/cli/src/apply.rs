@@ -31,7 +31,7 @@ pub async fn watch(file: &Path, author: Option<String>, options: &BusOptions) ->
     loop {
         let next = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            put = put(&bus, &text, &author), if !applied => {
+            put = put(&bus, &text, &author, options.timeout), if !applied => {
                 applied = true;
                 match put {
                     Some(revision) => say_applied(file, revision, &fleet)?,
@@ -49,8 +49,10 @@ pub async fn watch(file: &Path, author: Option<String>, options: &BusOptions) ->
     }
 }
 
-/// Makes `text` the fleet, however long the bus is away; says its revision, or nothing when it is the fleet already.
-async fn put(bus: &Bus, text: &str, author: &str) -> Option<u64> {
+/// Makes `text` the fleet, however long the bus is away, which is told after `patience`; says its revision, or nothing when it is the fleet already.
+async fn put(bus: &Bus, text: &str, author: &str, patience: Duration) -> Option<u64> {
+    // A connection that is only being made is nothing to tell.
+    bus.ready(patience).await;
     let store = FleetStore::new(bus);
     let mut said = String::new();
     loop {
