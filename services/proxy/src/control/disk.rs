@@ -114,6 +114,62 @@ impl Disk {
 mod tests {
     use super::*;
 
+    /// `tests/golden/routes-<format>.json` is never changed: it is what an earlier build has left on disk. After raising the
+    /// format, `WRITE_GOLDEN=1 cargo test -p tidegate-proxy golden` writes the new one.
+    #[test]
+    fn golden_a_table_that_an_earlier_build_has_saved_is_read() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let disk = Disk { file: directory.join(format!("routes-{FORMAT}.json")) };
+        if std::env::var_os("WRITE_GOLDEN").is_some() && !disk.file.exists() {
+            let saved =
+                Saved::new("us-east".parse().unwrap(), Epoch(3), Revision(7), table_with_everything());
+            fs::create_dir_all(&directory).unwrap();
+            disk.save(&saved).unwrap();
+        }
+        let saved = disk.load().expect("it is there, and read");
+        assert_eq!((saved.region.as_str(), saved.epoch, saved.revision), ("us-east", Epoch(3), Revision(7)));
+        let kinds =
+            |kind: fn(&RouteEntry) -> bool| saved.entries.iter().filter(|(_, entry)| kind(entry)).count();
+        assert_eq!(kinds(|entry| matches!(entry, RouteEntry::Edge(_))), 1);
+        assert_eq!(kinds(|entry| matches!(entry, RouteEntry::Cluster(_))), 2);
+        assert_eq!(kinds(|entry| matches!(entry, RouteEntry::Service(_))), 1);
+        assert_eq!(kinds(|entry| matches!(entry, RouteEntry::Tiers(_))), 1);
+        assert!(kinds(|entry| matches!(entry, RouteEntry::Health(_))) > 0);
+    }
+
+    fn table_with_everything() -> Vec<(RouteKey, RouteEntry)> {
+        let fleet = tidegate_model::fleet::Fleet::parse(
+            r#"
+regions: { us-east: { location: [38.9, -77.4] }, eu-west: { location: [53.3, -6.3] } }
+clusters:
+  us-east-1:
+    region: us-east
+    endpoints: ["10.1.0.10:8443", { address: "gw.example.com:8443", network: vpc-us }]
+    identity: spiffe://example.org/ns/ingress/sa/us-east-1
+    capacity: 2000
+  eu-west-1: { region: eu-west, endpoints: ["10.2.0.10:8080"], protocol: http2, max_requests: 100 }
+edges:
+  edge-us-1: { region: us-east, address: 203.0.113.10, listeners: [http, https] }
+listeners:
+  http: { bind: "0.0.0.0:80", protocol: http }
+  https: { bind: "0.0.0.0:443", protocol: https, certificates: [{ chain: tls/shop.crt, key: tls/shop.key }] }
+services:
+  shop:
+    hosts: [shop.example.com, "*.shop.example.com"]
+    clusters: { nearest: [us-east-1, eu-west-1] }
+    max_request_body: 1MiB
+    retry: { attempts: 3, per_try_timeout: 1s, hedge_after: 80ms, budget: 10% }
+    routes: [{ path_prefix: /api, methods: [GET], headers: { x-tenant: gold }, clusters: [eu-west-1] }]
+"#,
+            "fleet.yaml",
+        )
+        .unwrap();
+        let mut engine =
+            tidegate_routing::Engine::new(tidegate_routing::Settings::new("us-east".parse().unwrap()));
+        engine.apply(tidegate_routing::Event::Fleet(std::sync::Arc::new(fleet)), tidegate_bus::clock::now());
+        engine.table().clone().into_iter().collect()
+    }
+
     #[test]
     fn a_saved_table_is_read_again_and_a_broken_one_is_not() {
         let directory = std::env::temp_dir().join(format!("tidegate-disk-{}", std::process::id()));
