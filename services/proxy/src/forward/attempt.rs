@@ -226,9 +226,15 @@ async fn open(
         }
     }
     // A connection of its own cannot have been ended before it took this request.
-    let maker = match turn(x, fresh || origin.upgrade.is_some(), flight).await.map_err(unsent)? {
-        Taken::Conn(conn) => return start_http2(x, *origin, conn, flight, upload).await,
-        Taken::Turn(maker) => maker,
+    let maker = loop {
+        match turn(x, fresh || origin.upgrade.is_some(), flight).await.map_err(unsent)? {
+            Taken::Turn(maker) => break maker,
+            // One that takes no streams any more is out of the pool by now, and somebody makes another.
+            Taken::Conn(conn) => match start_http2(x, *origin, conn, flight, upload).await {
+                Err(TryError::Endpoint { sent: Sent::Nothing, .. }) => {}
+                started => return started,
+            },
+        }
     };
     let connected = match connect_unless_silent(x, origin.upgrade.is_some(), flight, maker).await {
         // It may speak HTTP/2 alone, which was not offered: no reason to hold anything against it.
