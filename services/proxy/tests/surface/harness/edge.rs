@@ -113,7 +113,10 @@ impl Edge {
         let keep_state = start.state_dir.is_some();
         let state_dir = start.state_dir.unwrap_or_else(|| {
             let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            std::env::temp_dir().join(format!("tidegate-proxy-{}-{count}", std::process::id()))
+            let own = std::env::temp_dir().join(format!("tidegate-proxy-{}-{count}", std::process::id()));
+            // Process ids come again: the table that another run has left must not be this edge's last one.
+            _ = std::fs::remove_dir_all(&own);
+            own
         });
         let registry = Registry::default();
         let context = Context {
