@@ -18,6 +18,7 @@ use crate::{
     bucket::{BlobHead, Bucket, Place},
     clock,
     codec::{self, Wire},
+    complaint::Complaint,
     subjects,
 };
 
@@ -232,17 +233,9 @@ impl Follower {
         // Followers that started together don't look together.
         let mut tick = tokio::time::interval_at(Instant::now() + backoff::jitter(poll), poll);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
+        let mut complaint = Complaint::default();
         loop {
-            match self.look().await {
-                Ok(()) => failing = false,
-                // Said once, not every second.
-                Err(error) if !failing => {
-                    failing = true;
-                    tracing::warn!(%error, "the fleet file could not be looked at");
-                }
-                Err(_) => {}
-            }
+            complaint.note(self.look().await, "the fleet file could not be looked at");
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}

@@ -7,6 +7,7 @@ pub mod bucket;
 pub mod carry;
 pub mod clock;
 pub mod codec;
+mod complaint;
 pub mod error;
 pub mod fleet;
 pub mod lease;

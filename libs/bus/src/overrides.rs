@@ -18,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Bus, BusError, Subscription, backoff,
-    bucket::{Bucket, Entry, Stamp},
-    clock, subjects,
+    bucket::{Bucket, Stamp},
+    clock,
+    complaint::Complaint,
+    subjects,
 };
 
 pub(crate) use record::{Record, TakenBack};
@@ -50,39 +52,48 @@ impl OverrideStore {
     /// When the bus is away or does not answer in time.
     pub async fn put(&self, entry: &Override) -> Result<(), BusError> {
         self.replace(&entry.kind, |before| {
-            let created_at = before.map_or(entry.created_at, |at| entry.created_at.max(Timestamp(at.0 + 1)));
+            let created_at = entry.created_at.max(after(before));
             Some(Record::Standing(Override { created_at, ..entry.clone() }))
         })
         .await?;
         Ok(())
     }
 
-    /// Takes back the override of the same thing as `kind`. Says whether there was one.
+    /// Removes an override. Says whether there was one.
     ///
     /// # Errors
     /// When the bus is away or does not answer in time.
     pub async fn delete(&self, kind: &OverrideKind) -> Result<bool, BusError> {
-        self.replace_standing(kind, clock::now()).await
-    }
-
-    async fn replace_standing(&self, kind: &OverrideKind, now: Timestamp) -> Result<bool, BusError> {
-        let key = kind.key();
-        let standing = |entry: &Entry| matches!(Record::parse(&key, &entry.value), Ok(Record::Standing(_)));
-        if !self.bucket.get(&key).await?.as_ref().is_some_and(standing) {
-            return Ok(false);
-        }
+        let now = clock::now();
         self.replace(kind, |before| {
-            let taken_back_at = before.map_or(now, |at| now.max(Timestamp(at.0 + 1)));
+            let standing = before.filter(|record| matches!(record, Record::Standing(_)))?;
+            let taken_back_at = now.max(after(Some(standing)));
             Some(Record::TakenBack(TakenBack { kind: kind.clone(), taken_back_at }))
         })
         .await
     }
 
-    /// Replaces what is there of `kind` by what `next` makes of its time, if anything. Says whether it wrote.
+    /// Takes over a record from another region's bus, unless there is one of the same thing that is as new. Says whether
+    /// it was written.
+    ///
+    /// # Errors
+    /// As [`OverrideStore::put`].
+    pub(crate) async fn accept(&self, record: &Record) -> Result<bool, BusError> {
+        let newer = |before: Option<&Record>| {
+            before.is_none_or(|there| there.rank() < record.rank()).then(|| record.clone())
+        };
+        match self.replace(record.kind(), newer).await {
+            // Somebody writes without end; the next comparison finds out what is left to do.
+            Err(error) if error.is_conflict() => Ok(false),
+            done => done,
+        }
+    }
+
+    /// Replaces what is there of `kind` by what `next` makes of it, if anything. Says whether it wrote.
     async fn replace(
         &self,
         kind: &OverrideKind,
-        next: impl Fn(Option<Timestamp>) -> Option<Record>,
+        next: impl Fn(Option<&Record>) -> Option<Record>,
     ) -> Result<bool, BusError> {
         let key = kind.key();
         let mut lost = None;
@@ -90,7 +101,7 @@ impl OverrideStore {
             let before = self.bucket.get(&key).await?;
             // What can't be read is replaced.
             let record = before.as_ref().and_then(|entry| Record::parse(&key, &entry.value).ok());
-            let Some(record) = next(record.map(|record| record.at())) else { return Ok(false) };
+            let Some(record) = next(record.as_ref()) else { return Ok(false) };
             let written = match before {
                 Some(entry) => self.bucket.update(&key, record.to_json(), entry.revision).await,
                 None => self.bucket.create(&key, record.to_json()).await,
@@ -105,33 +116,6 @@ impl OverrideStore {
             }
         }
         Err(lost.unwrap_or(BusError::Closed))
-    }
-
-    /// Takes over a record from another region's bus, unless there is one of the same thing that is as new. Says whether
-    /// it was written.
-    pub(crate) async fn accept(&self, record: &Record) -> Result<bool, BusError> {
-        let key = record.kind().key();
-        for _ in 0..TRIES {
-            let before = self.bucket.get(&key).await?;
-            let there = before.as_ref().and_then(|entry| Record::parse(&key, &entry.value).ok());
-            if there.is_some_and(|there| there.rank() >= record.rank()) {
-                return Ok(false);
-            }
-            let written = match before {
-                Some(entry) => self.bucket.update(&key, record.to_json(), entry.revision).await,
-                None => self.bucket.create(&key, record.to_json()).await,
-            };
-            match written {
-                Ok(_) => {
-                    self.nudge().await;
-                    return Ok(true);
-                }
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        // Somebody writes without end; the next comparison finds out what is left to do.
-        Ok(false)
     }
 
     /// Removes the mark of one that was taken back.
@@ -172,6 +156,11 @@ impl OverrideStore {
         // Who misses it looks by itself a second later.
         _ = self.bus.publish(subjects::OVERRIDES, None, Bytes::new()).await;
     }
+}
+
+/// The earliest time that is later than what is there.
+fn after(before: Option<&Record>) -> Timestamp {
+    before.map_or(Timestamp(0), |record| Timestamp(record.at().0 + 1))
 }
 
 /// Follows the overrides. Dropping it ends that.
@@ -228,17 +217,9 @@ impl Follower {
     async fn run(mut self, mut nudges: Subscription, poll: Duration, stop: CancellationToken) {
         let mut tick = tokio::time::interval_at(Instant::now() + backoff::jitter(poll), poll);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
+        let mut complaint = Complaint::default();
         loop {
-            match self.look().await {
-                Ok(()) => failing = false,
-                // Said once, not every second.
-                Err(error) if !failing => {
-                    failing = true;
-                    tracing::warn!(%error, "the overrides could not be looked at");
-                }
-                Err(_) => {}
-            }
+            complaint.note(self.look().await, "the overrides could not be looked at");
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}

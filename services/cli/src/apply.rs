@@ -49,7 +49,8 @@ pub async fn watch(file: &Path, author: Option<String>, options: &BusOptions) ->
     }
 }
 
-/// Makes `text` the fleet, however long the bus is away, which is told after `patience`; says its revision, or nothing when it is the fleet already.
+/// Makes `text` the fleet, however long the bus is away, which is told after `patience`; says its revision, or nothing when
+/// it is the fleet already.
 async fn put(bus: &Bus, text: &str, author: &str, patience: Duration) -> Option<u64> {
     // A connection that is only being made is nothing to tell.
     bus.ready(patience).await;

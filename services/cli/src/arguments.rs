@@ -197,7 +197,7 @@ pub struct DevOptions {
     #[arg(long)]
     pub edge: Option<EdgeName>,
     /// Workers; 0: one per core.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=1024))]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=i64::from(tidegate_proxy::MOST_WORKERS)))]
     pub workers: u16,
     /// The address of the admin listener.
     #[arg(long, default_value = "127.0.0.1:0")]

@@ -55,6 +55,6 @@ pub fn check(file: &Path) -> anyhow::Result<()> {
 
 /// Prints the schema.
 pub fn schema() -> anyhow::Result<()> {
-    say_line(format_args!("{}", serde_json::to_string_pretty(&fleet::schema())?))?;
+    say_line(serde_json::to_string_pretty(&fleet::schema())?)?;
     Ok(())
 }

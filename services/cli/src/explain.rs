@@ -28,12 +28,12 @@ pub async fn explain(
         anyhow::bail!("{}", refused.error);
     }
     if json {
-        say_line(format_args!("{}", String::from_utf8_lossy(&answer)))?;
+        say_line(String::from_utf8_lossy(&answer))?;
         return Ok(());
     }
     let explanation: Explanation =
         serde_json::from_slice(&answer).context("the route-computer is of another version")?;
-    say(format_args!("{}", text(&explanation)))?;
+    say(text(&explanation))?;
     Ok(())
 }
 

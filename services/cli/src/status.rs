@@ -21,13 +21,13 @@ pub async fn status(json: bool, watch: bool, options: &BusOptions) -> anyhow::Re
         gatherer.listen(LISTEN).await?;
         let status = gatherer.status(&bus).await;
         if json {
-            say_line(format_args!("{}", serde_json::to_string(&status)?))?;
+            say_line(serde_json::to_string(&status)?)?;
         } else {
             if watch {
                 // Clears the screen and goes to its top.
-                say(format_args!("\x1b[2J\x1b[H"))?;
+                say("\x1b[2J\x1b[H")?;
             }
-            say(format_args!("{}", text::text(&status)))?;
+            say(text::text(&status))?;
         }
         if !watch {
             return Ok(());

@@ -15,4 +15,4 @@ mod wire;
 mod worker;
 
 pub use control::run;
-pub use settings::{AccessFormat, AccessLogSection, EdgeSection, ProxySection, ProxySettings};
+pub use settings::{AccessFormat, AccessLogSection, EdgeSection, MOST_WORKERS, ProxySection, ProxySettings};

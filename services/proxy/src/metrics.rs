@@ -246,20 +246,12 @@ impl Metrics {
 
     /// Durations of services over all workers.
     pub fn sum_service_durations(&self) -> Vec<(ServiceName, DurationSums)> {
-        let services = lock(&self.services);
-        let sum = |sets: &[(usize, Arc<ServiceCounters>)]| {
-            DurationSums::of(sets.iter().map(|(_, set)| &set.duration))
-        };
-        services.iter().map(|(name, sets)| (name.clone(), sum(sets))).collect()
+        durations(&lock(&self.services), |set| &set.duration)
     }
 
     /// Times to the first byte of clusters over all workers.
     pub fn sum_cluster_durations(&self) -> Vec<(ClusterName, DurationSums)> {
-        let clusters = lock(&self.clusters);
-        let sum = |sets: &[(usize, Arc<ClusterCounters>)]| {
-            DurationSums::of(sets.iter().map(|(_, set)| &set.first_byte))
-        };
-        clusters.iter().map(|(name, sets)| (name.clone(), sum(sets))).collect()
+        durations(&lock(&self.clusters), |set| &set.first_byte)
     }
 
     /// A sum over all workers.
@@ -292,8 +284,13 @@ fn of_worker<T: Default>(known: &mut Vec<(usize, Arc<T>)>, worker: usize) -> Arc
     counters
 }
 
-fn sums<N: Clone, T>(all: &BTreeMap<N, Vec<(usize, Arc<T>)>>, read: impl Fn(&T) -> u64) -> Vec<(N, u64)> {
+fn sums<N: Clone, T>(all: &PerWorker<N, T>, read: impl Fn(&T) -> u64) -> Vec<(N, u64)> {
     all.iter().map(|(name, sets)| (name.clone(), sets.iter().map(|(_, set)| read(set)).sum())).collect()
+}
+
+fn durations<N: Clone, T>(all: &PerWorker<N, T>, of: impl Fn(&T) -> &Durations) -> Vec<(N, DurationSums)> {
+    let sum = |sets: &[(usize, Arc<T>)]| DurationSums::of(sets.iter().map(|(_, set)| of(set)));
+    all.iter().map(|(name, sets)| (name.clone(), sum(sets))).collect()
 }
 
 #[cfg(test)]

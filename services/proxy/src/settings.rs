@@ -43,7 +43,7 @@ pub struct EdgeSection {
 }
 
 /// More threads than any machine has use for.
-const MOST_WORKERS: usize = 1024;
+pub const MOST_WORKERS: u16 = 1024;
 
 /// How a proxy works.
 #[derive(Debug, Clone, Serialize, Deserialize, DocumentedFields)]
@@ -171,7 +171,7 @@ impl Settings for ProxySettings {
         if self.edge.name.is_none() {
             return Err(("edge.name".to_owned(), "this edge's name in the fleet file is needed".to_owned()));
         }
-        if self.proxy.workers > MOST_WORKERS {
+        if self.proxy.workers > usize::from(MOST_WORKERS) {
             return Err(("proxy.workers".to_owned(), format!("at most {MOST_WORKERS}; 0 is one per core")));
         }
         for (key, ratio) in

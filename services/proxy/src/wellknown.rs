@@ -9,8 +9,8 @@ const PREFIX: &str = "/.well-known/tidegate/health";
 /// The answer when `target` is such a question.
 ///
 /// `/.well-known/tidegate/health/<service>?scope=local` is 200 only while a cluster of the edge's own region serves the
-/// service, not while it could (a drained one could), `?scope=any` (or no scope) while any does. Without a service it asks for the edge itself: 503 while it
-/// drains or has no routes.
+/// service, not while it could (a drained one could), `?scope=any` (or no scope) while any does. Without a service it asks
+/// for the edge itself: 503 while it drains or has no routes.
 pub fn reply(worker: &Worker, target: &str) -> Option<LocalReply> {
     let rest = target.strip_prefix(PREFIX)?;
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));

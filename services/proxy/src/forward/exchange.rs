@@ -127,16 +127,16 @@ pub async fn handle(
         trace: worker.observer.begin(request, worker),
         trail: RefCell::default(),
     };
-    let outcome = x.serve(down, client, timer).await;
+    let outcome = x.serve(down, timer).await;
     worker.observer.finished(&x, Instant::now());
     outcome
 }
 
 impl Exchange<'_> {
-    async fn serve(&self, down: &mut Downstream, client: Client, timer: &mut Timer) -> Outcome {
+    async fn serve(&self, down: &mut Downstream, timer: &mut Timer) -> Outcome {
         if let Some(reply) = self.refusal_before_any_try() {
             self.answered_with(reply.status);
-            return answer_ourselves(down, &reply, self.origin.request_id, client.stall, timer).await;
+            return answer_ourselves(down, &reply, self.origin.request_id, self.client.stall, timer).await;
         }
         // A client of HTTP/1.0 cannot mean it (RFC 9110, section 10.1.1).
         let expects_continue = self.request.version == Version::Http11
@@ -148,7 +148,7 @@ impl Exchange<'_> {
         let most = self.service.max_request_body;
         let upload = RefCell::new(Upload::new(down, expects_continue, most, self.started));
         match first_answer(self, &upload, timer).await {
-            Ok(answer) => self.relay(answer, upload, client, timer).await,
+            Ok(answer) => self.relay(answer, upload, timer).await,
             Err(refusal) => {
                 let upload = upload.into_inner();
                 self.trail.borrow_mut().received = upload.received();
@@ -159,7 +159,7 @@ impl Exchange<'_> {
                     return Outcome::Broken;
                 };
                 self.answered_with(reply.status);
-                answer_ourselves(down, &reply, self.origin.request_id, client.stall, timer).await
+                answer_ourselves(down, &reply, self.origin.request_id, self.client.stall, timer).await
             }
         }
     }
@@ -189,13 +189,7 @@ impl Exchange<'_> {
         None
     }
 
-    async fn relay(
-        &self,
-        answer: Answer,
-        upload: RefCell<Upload<'_>>,
-        client: Client,
-        timer: &mut Timer,
-    ) -> Outcome {
+    async fn relay(&self, answer: Answer, upload: RefCell<Upload<'_>>, timer: &mut Timer) -> Outcome {
         let head = &answer.head;
         self.answered_with(head.status);
         self.trail.borrow_mut().relayed = Some(answer.note);
@@ -219,7 +213,7 @@ impl Exchange<'_> {
             }
         }
         let (cluster, endpoint) = (answer.flight.cluster.clone(), answer.flight.endpoint.clone());
-        let patience = Patience { stall: client.stall, silence: self.worker.idle_limits.stream };
+        let patience = Patience { stall: self.client.stall, silence: self.worker.idle_limits.stream };
         let Relayed { ended, sent } = relay(answer, &upload, patience, timer).await;
         let upload = upload.into_inner();
         let mut trail = self.trail.borrow_mut();

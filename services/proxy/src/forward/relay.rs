@@ -60,7 +60,7 @@ pub async fn relay(
     let mut sent = 0;
     // Since when the client has taken nothing, and how much it had taken then.
     let mut waiting: Option<(Instant, u64)> = None;
-    let mut silence = Silence(None);
+    let mut silence = Silence::default();
     let ended = poll_fn(|cx| {
         let mut request_failed = None;
         if !cursor.ended && !broken {
@@ -142,11 +142,12 @@ pub async fn relay(
 }
 
 /// Since when nothing has passed, and how much had passed by then. Nothing before it is first looked at.
-struct Silence(Option<(u64, Instant)>);
+#[derive(Default)]
+pub struct Silence(Option<(u64, Instant)>);
 
 impl Silence {
     /// Ready when no more than the `moved` bytes have passed for `limit`.
-    fn poll(&mut self, moved: u64, limit: Duration, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll(&mut self, moved: u64, limit: Duration, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
         let since = match self.0 {
             Some((known, since)) if known == moved => since,
             Some(_) | None => self.0.insert((moved, Instant::now())).1,

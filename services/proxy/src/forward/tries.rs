@@ -196,35 +196,28 @@ impl<'a> Tries<'a> {
         let picked = pick(from, &mut *self.x.worker.random.borrow_mut())?;
         let (endpoint, cluster, tier) = (picked.endpoint.clone(), picked.cluster.clone(), picked.tier);
         let (began, is_hedge) = (Instant::now(), slot == 1);
-        let (span_id, traceparent) = match &self.x.trace {
-            Some(trace) => {
-                let id = self.x.worker.random.borrow_mut().random::<u64>().max(1);
-                (id, Some(TraceParentText::new(trace.trace_id, id)))
-            }
-            None => (0, None),
-        };
+        let span_id = self.x.trace.map_or(0, |_| self.x.worker.random.borrow_mut().random::<u64>().max(1));
+        let traceparent = self.x.trace.map(|trace| TraceParentText::new(trace.trace_id, span_id));
         let mut trail = self.x.trail.borrow_mut();
         let why = match (trail.count(), is_hedge) {
             (0, _) => Why::First,
             (_, true) => Why::Hedge,
             (_, false) => Why::Retry,
         };
-        let (note_endpoint, note_cluster) = (endpoint.clone(), cluster.clone());
         let note = trail.begin(TryNote {
-            cluster: note_cluster,
-            endpoint: note_endpoint,
+            cluster: cluster.clone(),
+            endpoint: endpoint.clone(),
             tier,
             why,
             span_id,
             began,
             ended: None,
         });
-        let limit = self.x.policy.per_try_timeout;
         self.running[slot] = Some(Running {
             endpoint: endpoint.clone(),
             cluster: cluster.clone(),
             began,
-            limit,
+            limit: self.x.policy.per_try_timeout,
             is_hedge,
             note,
         });

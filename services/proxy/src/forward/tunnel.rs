@@ -6,8 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::time::Instant;
-
+use super::relay::Silence;
 use crate::{
     wire::{Conn, Timer},
     worker::IdleLimits,
@@ -16,7 +15,7 @@ use crate::{
 /// Relays bytes between `a` and `b` until both directions have ended, one fails, or nothing passes for too long.
 pub async fn tunnel(a: &mut Conn, b: &mut Conn, idle: IdleLimits, timer: &mut Timer) -> io::Result<()> {
     let (mut a_done, mut b_done) = (false, false);
-    let mut moved = (0, Instant::now());
+    let mut silence = Silence::default();
     poll_fn(|cx| {
         let forth = if a_done { Poll::Ready(Ok(())) } else { poll_copy(a, b, cx) };
         a_done |= matches!(forth, Poll::Ready(Ok(())));
@@ -26,13 +25,10 @@ pub async fn tunnel(a: &mut Conn, b: &mut Conn, idle: IdleLimits, timer: &mut Ti
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
             _ if a_done && b_done => Poll::Ready(Ok(())),
             _ => {
-                let taken = a.total_written() + b.total_written();
-                if taken != moved.0 {
-                    moved = (taken, Instant::now());
-                }
                 // Whoever has ended its direction may be gone: the other one is waited for as for any answer.
                 let limit = if a_done || b_done { idle.stream.min(idle.tunnel) } else { idle.tunnel };
-                timer.poll_until(moved.1 + limit, cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+                let moved = a.total_written() + b.total_written();
+                silence.poll(moved, limit, timer, cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
             }
         }
     })

@@ -189,25 +189,17 @@ pub fn version_text(client: Client, request: &Request) -> &'static str {
 }
 
 /// The method, or `_OTHER` for what is not one of HTTP's own: a client must not make up names.
-fn method_of(request: &Request) -> &'static str {
+fn method_of(request: &Request) -> String {
     match &request.method {
-        Method::Get => "GET",
-        Method::Head => "HEAD",
-        Method::Post => "POST",
-        Method::Put => "PUT",
-        Method::Delete => "DELETE",
-        Method::Options => "OPTIONS",
-        Method::Patch => "PATCH",
-        Method::Trace => "TRACE",
-        Method::Connect => "CONNECT",
-        Method::Other(_) => "_OTHER",
+        Method::Other(_) => "_OTHER".to_owned(),
+        known => known.as_str().to_owned(),
     }
 }
 
 /// A span's name begins so.
-fn name_of(request: &Request) -> &'static str {
+fn name_of(request: &Request) -> String {
     match &request.method {
-        Method::Other(_) => "HTTP",
+        Method::Other(_) => "HTTP".to_owned(),
         _ => method_of(request),
     }
 }

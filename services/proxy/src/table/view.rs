@@ -1,5 +1,7 @@
 //! Resolves route entries to a worker's own clusters and endpoints.
 
+mod resolve;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
@@ -11,16 +13,12 @@ use tidegate_model::{
     ClusterName, EdgeName, NetworkName, ServiceName,
     fleet::{HostPattern, Policy, RouteMatch},
     health::CheckId,
-    routes::{
-        ActionTiers, ClusterEntry, EndpointHealth, HealthEntry, RouteEntry, RouteKey, ServiceEntry,
-        TiersEntry,
-    },
-    verdict::Verdict,
+    routes::{RouteEntry, RouteKey},
 };
 
 use super::{hosts::Hosts, matching::matches};
 use crate::{
-    balance::{Budget, Choice, Cluster, Endpoint, Latency, TierView},
+    balance::{Budget, Cluster, Endpoint, Latency, TierView},
     metrics::{Metrics, ServiceCounters},
     tls::UpstreamTlsConfigs,
 };
@@ -209,198 +207,6 @@ impl Table {
             }
         }
     }
-
-    /// Takes the edge's networks from its entry. Returns whether they changed; then all clusters are resolved anew.
-    fn renetwork(&mut self) -> bool {
-        let own = self.entries.get(&RouteKey::Edge(self.edge.clone())).map(Arc::as_ref);
-        let networks = match own {
-            Some(RouteEntry::Edge(entry)) => Some(entry.networks.clone()),
-            _ => None,
-        };
-        if self.networks == networks {
-            return false;
-        }
-        self.networks = networks;
-        let names: Vec<ClusterName> = self.clusters.keys().cloned().collect();
-        names.iter().for_each(|name| self.resolve_cluster(name));
-        true
-    }
-
-    fn resolve_cluster(&mut self, name: &ClusterName) {
-        let Some(RouteEntry::Cluster(entry)) =
-            self.entries.get(&RouteKey::Cluster(name.clone())).map(Arc::as_ref)
-        else {
-            self.clusters.remove(name);
-            return;
-        };
-        let old = self.clusters.get(name).filter(|state| state.cluster.upstream == entry.upstream);
-        let endpoints = entry
-            .endpoints
-            .iter()
-            .filter(|endpoint| {
-                self.networks.as_ref().is_none_or(|networks| networks.contains(&endpoint.network))
-            })
-            .map(|endpoint| {
-                let known = old.into_iter().flat_map(|state| &state.endpoints);
-                let known = known.clone().find(|known| known.address == endpoint.address);
-                known.cloned().unwrap_or_else(|| Endpoint::new(endpoint.address.clone(), name.clone()))
-            })
-            .collect();
-        let cluster = match old {
-            Some(state) if state.cluster.region == entry.region => state.cluster.clone(),
-            Some(_) | None => Rc::new(self.new_cluster(name, entry)),
-        };
-        self.clusters.insert(name.clone(), ClusterState { cluster, endpoints });
-    }
-
-    fn new_cluster(&self, name: &ClusterName, entry: &ClusterEntry) -> Cluster {
-        Cluster {
-            name: name.clone(),
-            region: entry.region.clone(),
-            tls: entry.upstream.tls.as_ref().map(|tls| self.tls.get(&(tls.clone(), entry.upstream.protocol))),
-            upstream: entry.upstream.clone(),
-            active: std::cell::Cell::new(0),
-            max_requests: self.worker.part_of(entry.upstream.max_requests),
-            counters: self.metrics.cluster(self.worker.id, name),
-        }
-    }
-
-    fn resolve_service(&mut self, name: &ServiceName) {
-        let old = self.services.remove(name);
-        if let Some(old) = &old {
-            for cluster in old.clusters() {
-                self.users.entry(cluster).or_default().remove(name);
-            }
-        }
-        let entry = self.entries.get(&RouteKey::Service(name.clone())).cloned();
-        let tiers = self.entries.get(&RouteKey::Tiers(name.clone())).cloned();
-        self.rehost(name, entry.as_deref(), old.as_deref());
-        let (Some(RouteEntry::Service(entry)), Some(RouteEntry::Tiers(tiers))) =
-            (entry.as_deref(), tiers.as_deref())
-        else {
-            return;
-        };
-        for action in &tiers.actions {
-            for (cluster, _) in action.tiers.iter().flat_map(|tier| &tier.shares) {
-                self.users.entry(cluster.clone()).or_default().insert(name.clone());
-            }
-        }
-        let view = self.view_of(name, entry, tiers, old.as_deref());
-        self.services.insert(name.clone(), Rc::new(view));
-    }
-
-    /// Makes the index of hosts say what the service's entry says.
-    fn rehost(&mut self, name: &ServiceName, entry: Option<&RouteEntry>, old: Option<&ServiceView>) {
-        let hosts = match entry {
-            Some(RouteEntry::Service(entry)) => entry.hosts.as_slice(),
-            _ => &[],
-        };
-        // A failover changes tiers, not hosts; the index is only touched when it must be.
-        if old.map_or(&[][..], |old| old.hosts.as_slice()) != hosts {
-            self.hosts.set(name, hosts);
-        }
-    }
-
-    fn view_of(
-        &self,
-        name: &ServiceName,
-        entry: &ServiceEntry,
-        tiers: &TiersEntry,
-        old: Option<&ServiceView>,
-    ) -> ServiceView {
-        let policies =
-            std::iter::once(&entry.default_policy).chain(entry.routes.iter().map(|(_, policy)| policy));
-        let actions = policies
-            .enumerate()
-            .map(|(place, policy)| {
-                let empty = ActionTiers {
-                    tiers: Vec::new(),
-                    shed_permille: 0,
-                    fail_open: false,
-                    reason: String::new(),
-                };
-                self.action(name, policy, tiers.actions.get(place).unwrap_or(&empty), entry.check)
-            })
-            .collect();
-        let budget = match old {
-            Some(old) => old.budget.clone(),
-            None => Rc::new(Budget::new(entry.default_policy.budget_percent)),
-        };
-        budget.set_percent(entry.default_policy.budget_percent);
-        ServiceView {
-            name: name.clone(),
-            check: entry.check,
-            max_request_body: entry.max_request_body,
-            actions,
-            latency: old.map_or_else(|| Rc::new(Latency::new()), |old| old.latency.clone()),
-            budget,
-            counters: self.metrics.service(self.worker.id, name),
-            hosts: entry.hosts.clone(),
-            routes: entry.routes.iter().map(|(route, _)| route.clone()).collect(),
-        }
-    }
-
-    fn action(
-        &self,
-        service: &ServiceName,
-        policy: &Policy,
-        from: &ActionTiers,
-        check: CheckId,
-    ) -> ActionView {
-        let tiers: Vec<TierView> = from
-            .tiers
-            .iter()
-            .enumerate()
-            .map(|(place, tier)| {
-                let choices = tier.shares.iter().filter_map(|(name, share)| {
-                    let state = self.clusters.get(name)?;
-                    let health = self.health(name, check);
-                    let endpoints = state.endpoints.iter().map(|endpoint| {
-                        (
-                            endpoint.clone(),
-                            health
-                                .and_then(|health| health_of(health, endpoint))
-                                .map_or(Verdict::Unknown, |known| known.verdict),
-                        )
-                    });
-                    Some(Choice {
-                        share: u32::from(*share),
-                        cluster: state.cluster.clone(),
-                        endpoints: endpoints.collect(),
-                        serving: self.metrics.serving(self.worker.id, (service.clone(), name.clone(), place)),
-                    })
-                });
-                TierView { choices: choices.collect() }
-            })
-            .filter(|tier: &TierView| !tier.choices.is_empty())
-            .collect();
-        let endpoint_count =
-            tiers.iter().flat_map(|tier| &tier.choices).map(|choice| choice.endpoints.len()).sum();
-        ActionView {
-            policy: policy.clone(),
-            tiers,
-            shed_permille: from.shed_permille,
-            fail_open: from.fail_open,
-            endpoint_count,
-        }
-    }
-
-    fn health(&self, cluster: &ClusterName, check: CheckId) -> Option<&HealthEntry> {
-        match self.entries.get(&RouteKey::Health(cluster.clone(), check)).map(Arc::as_ref) {
-            Some(RouteEntry::Health(health)) => Some(health),
-            _ => None,
-        }
-    }
-
-    fn announce_health(&self, name: &ClusterName, check: CheckId) {
-        let Some(state) = self.clusters.get(name) else { return };
-        let health = self.health(name, check);
-        for endpoint in &state.endpoints {
-            let known = health.and_then(|health| health_of(health, endpoint));
-            let down = known.is_some_and(|known| matches!(known.verdict, Verdict::Down | Verdict::PathDown));
-            endpoint.set_health(check, down, known.is_some_and(|known| known.silent));
-        }
-    }
 }
 
 impl ServiceView {
@@ -420,15 +226,11 @@ impl ServiceView {
     }
 }
 
-fn health_of<'a>(health: &'a HealthEntry, endpoint: &Endpoint) -> Option<&'a EndpointHealth> {
-    health.endpoints.iter().find(|known| known.address == endpoint.address)
-}
-
 #[cfg(test)]
 mod tests {
     use tidegate_model::{
         fleet::Fleet,
-        routes::{EdgeEntry, Tier},
+        routes::{ActionTiers, ClusterEntry, EdgeEntry, ServiceEntry, Tier, TiersEntry},
     };
 
     use super::*;
