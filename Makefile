@@ -41,8 +41,7 @@ check: fmt clippy deny ## Format, lints, licences and sources
 .PHONY: bench
 bench: release ## CPU per request and memory per idle connection, beside HAProxy, nginx and Envoy; ARGS goes to it
 	@tools/fetch nats-server envoy
-	@command -v haproxy nginx h2load openssl >/dev/null || \
-		{ apt-get update -q && apt-get install -qy haproxy nginx-light nghttp2-client openssl; } >&2
+	@tools/packages haproxy=haproxy nginx=nginx-light h2load=nghttp2-client openssl=openssl
 	@python3 bench/bench.py --binaries $(dir $(BIN))release --nats-server $(TIDEGATE_NATS_SERVER) \
 		--envoy $(CURDIR)/target/tools/use/envoy $(ARGS)
 
@@ -65,6 +64,7 @@ deny: ## Bans, licences and sources of dependencies, and advisories where their 
 .PHONY: unit
 unit: ## Unit, property and integration tests, with real processes and a real nats-server; ARGS goes to nextest
 	@tools/fetch nats-server cargo-nextest
+	@tools/packages curl=curl openssl=openssl h2load=nghttp2-client nghttp=nghttp2-client
 	@cargo build --profile $(PROFILE) --workspace --lib --bins --tests
 	@cargo nextest run --cargo-profile $(PROFILE) --workspace $(ARGS)
 
@@ -78,7 +78,7 @@ test-compose: ## deploy/compose.yaml in an engine of its own: containers, server
 .PHONY: check-k8s
 check-k8s: ## Manifests rendered, validated and run with the real binaries; dashboards, alert rules, scripts
 	@tools/fetch nats-server kubectl kubernetes-validate yamllint shellcheck hadolint
-	@command -v promtool >/dev/null || { [ "$$(id -u)" != 0 ] || { apt-get update -q && apt-get install -qy --no-install-recommends prometheus; }; } >&2 || true
+	@tools/packages promtool=prometheus || true
 	@cargo build --profile $(PROFILE) -p tidegate -p tidegate-proxy -p tidegate-health-prober -p tidegate-route-computer
 	@mkdir -p target/k8s/bin && cp -fL $(BIN)/tidegate $(BIN)/tidegate-proxy $(BIN)/tidegate-health-prober \
 		$(BIN)/tidegate-route-computer $(TIDEGATE_NATS_SERVER) target/k8s/bin/
