@@ -79,7 +79,7 @@ test-compose: ## deploy/compose.yaml in an engine of its own: containers, server
 check-k8s: ## Manifests rendered, validated and run with the real binaries; dashboards, alert rules, scripts
 	@tools/fetch nats-server kubectl kubernetes-validate yamllint shellcheck hadolint
 	@tools/packages promtool=prometheus || true
-	@cargo build --profile $(PROFILE) -p tidegate -p tidegate-proxy -p tidegate-health-prober -p tidegate-route-computer
+	@cargo build --profile $(PROFILE) --workspace --bins
 	@mkdir -p target/k8s/bin && cp -fL $(BIN)/tidegate $(BIN)/tidegate-proxy $(BIN)/tidegate-health-prober \
 		$(BIN)/tidegate-route-computer $(TIDEGATE_NATS_SERVER) target/k8s/bin/
 	@k8s/check/run target/k8s/bin

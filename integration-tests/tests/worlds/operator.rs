@@ -9,6 +9,7 @@ use tidegate_integration_tests::{
     Fault, Plan, World, binaries,
     load::{Load, LoadPlan, Summary},
     plan::{AWAY, HOME, SERVICE},
+    world::until,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
 
@@ -142,6 +143,77 @@ async fn status_and_explain_tell_of_a_lost_cluster() -> anyhow::Result<()> {
     let text = String::from_utf8(text.stdout)?;
     assert!(text.contains(AWAY.cluster) && text.contains("100.0 %"), "{text}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_tell_of_a_failover_and_of_the_way_back() -> anyhow::Result<()> {
+    // Given load on a system whose events somebody follows.
+    let mut world = World::start(&Plan::default()).await?;
+    let target = world.edge_address(HOME.edge).await?;
+    let load = Load::start(LoadPlan { target, rate: 500, connections: 20 })?;
+    load.answered_since(clock::now(), 100, LIMIT).await?;
+    let mut following = tokio::process::Command::new(binaries::find("tidegate")?)
+        .args(["events", "--follow", "--nats-servers", &world.bus_address()])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut told = BufReader::new(following.stdout.take().context("its output")?).lines();
+
+    // When a cluster is killed.
+    let fault_at = world.inflict(Fault::Kill).await?;
+    world.until_found(Fault::Kill, fault_at, LIMIT).await?;
+    load.stop().await?;
+
+    // Then who follows is told what failed and where requests go,
+    let down = format!("cluster {} is", HOME.cluster);
+    while !line(&mut told).await?.contains(&down) {}
+    let goes_to = format!("{SERVICE} goes to {}", AWAY.cluster);
+    while !line(&mut told).await?.contains(&goes_to) {}
+
+    // and of each region it is kept what decided it, why, when its edge had it, and in which trace.
+    for region in [HOME, AWAY] {
+        until("the decision and the edge's word are kept", LIMIT, async || {
+            let events = events(&world, region.name).await?;
+            // The other region's users went to their own cluster before, too.
+            let moves =
+                |event: &Value| region.name != HOME.name || event["moves"].to_string().contains(AWAY.cluster);
+            let mut decisions = events.iter().filter(|event| {
+                event["event"] == "decided" && event["at_us"].as_u64() > Some(fault_at.0) && moves(event)
+            });
+            let Some(decided) = decisions.next() else { return Ok(None) };
+            let cause = &decided["causes"][0];
+            assert_eq!((&cause["kind"], &cause["cluster"]), (&"health".into(), &HOME.cluster.into()));
+            assert!(["probe", "suspicion"].map(Value::from).contains(&cause["signal"]), "{cause}");
+            let applied = events.iter().find(|event| {
+                event["event"] == "applied"
+                    && (&event["epoch"], &event["revision"]) == (&decided["epoch"], &decided["revision"])
+            });
+            let Some(applied) = applied else { return Ok(None) };
+            assert_eq!(applied["edge"], region.edge);
+            let times = [
+                &decided["input_at_us"],
+                &decided["decided_at_us"],
+                &applied["received_at_us"],
+                &applied["at_us"],
+            ];
+            assert!(times.map(Value::as_u64).is_sorted(), "{times:?}");
+            Ok(Some(()))
+        })
+        .await?;
+    }
+
+    // And when it is mended, the way back is told, too.
+    world.mend(Fault::Kill).await?;
+    let back = format!("{SERVICE} goes to {}", HOME.cluster);
+    while !line(&mut told).await?.contains(&back) {}
+    Ok(())
+}
+
+async fn events(world: &World, region: &str) -> anyhow::Result<Vec<Value>> {
+    let output = world.cli(&["events", "--json", "--region", region]).await?;
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout)?;
+    lines.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
 async fn status(world: &World) -> anyhow::Result<Value> {

@@ -66,6 +66,15 @@ async fn one_trace_leads_from_a_suspicion_to_every_edge() -> anyhow::Result<()> 
         // And in the order of time.
         let starts: Vec<u64> = way.iter().map(|received| received.span.start_time_unix_nano).collect();
         assert!(starts.is_sorted(), "{starts:?}");
+
+        // And the history leads to the trace.
+        let told = world.cli(&["events", "--json", "--region", region.name]).await?;
+        let told = String::from_utf8(told.stdout)?;
+        let id: String = way[0].span.trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let of_the_trace: Vec<&str> = told.lines().filter(|line| line.contains(&id)).collect();
+        for kind in ["\"decided\"", "\"applied\""] {
+            assert!(of_the_trace.iter().any(|line| line.contains(kind)), "no {kind} with {id}: {told}");
+        }
     }
     Ok(())
 }

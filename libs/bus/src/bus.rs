@@ -25,8 +25,9 @@ const MAX_PARTS: u32 = 4096;
 #[derive(Debug, Clone)]
 pub struct Bus(Link);
 
+/// Which bus it is.
 #[derive(Debug, Clone)]
-enum Link {
+pub(crate) enum Link {
     Nats(Arc<NatsBus>),
     Memory(Arc<MemoryBus>),
 }
@@ -170,6 +171,10 @@ impl Bus {
             Link::Nats(nats) => Bucket::nats(nats.clone(), name),
             Link::Memory(memory) => Bucket::memory(memory.bucket(name), name),
         }
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.0
     }
 
     async fn send(

@@ -56,6 +56,14 @@ pub enum BusError {
         /// The key.
         key: String,
     },
+    /// The server could not do what the history was asked.
+    #[error("{operation} of the history failed: {reason}")]
+    History {
+        /// What was asked.
+        operation: &'static str,
+        /// What the server said.
+        reason: String,
+    },
     /// The server could not do what a bucket was asked.
     #[error("{operation} in bucket {bucket} failed: {reason}")]
     Bucket {
@@ -101,6 +109,7 @@ impl BusError {
             BusError::Subject(_) => "subject",
             BusError::NoResponder(_) => "no_responder",
             BusError::Conflict { .. } => "conflict",
+            BusError::History { .. } => "history",
             BusError::Bucket { .. } => "bucket",
             BusError::Blob { .. } => "blob",
             BusError::Decode(_) => "decode",

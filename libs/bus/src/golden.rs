@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, env, fmt::Debug, fs, path::Path, time::Duration
 use bytes::Bytes;
 use tidegate_model::{
     Epoch, Revision, Timestamp,
+    event::{Decided, Event, EventKind, Move, Standing},
     fleet::{
         Address, CertificateFiles, Endpoint, Hedge, HostPattern, Listener, ListenerLimits, ListenerProtocol,
         Policy, RouteMatch, SpiffeId, Upstream, UpstreamProtocol, UpstreamTls,
@@ -263,6 +264,32 @@ fn golden_reports() {
             first_failure_at: Timestamp(1),
         },
     );
+}
+
+#[test]
+fn golden_events() {
+    let moved = Move {
+        service: name("shop"),
+        route: 1,
+        before: Standing { shares: vec![(name("us-east-1"), 1000)], ..Standing::default() },
+        after: Standing { shares: vec![(name("eu-west-1"), 1000)], shed_permille: 250, fail_open: true },
+        reason: "us-east-1 is down".to_owned(),
+    };
+    let cause = RouteCause { causes: vec![Cause::Fleet], input_at: Timestamp(3), decided_at: Timestamp(4) };
+    let (epoch, revision) = (Epoch(5), Revision(300));
+    let kinds = [
+        EventKind::Leads { holder: name("computer-1"), epoch },
+        EventKind::Fleet { revision: 7, author: "ann".to_owned() },
+        EventKind::Decided(Decided { epoch, revision, cause, moves: vec![moved], more_moves: 2 }),
+        EventKind::Applied {
+            edge: name("edge-1"),
+            epoch,
+            revision,
+            decided_at: Timestamp(4),
+            received_at: Timestamp(5),
+        },
+    ];
+    check("events", &kinds.map(|kind| Event { region: name("us-east"), at: Timestamp(6), kind }).to_vec());
 }
 
 #[test]

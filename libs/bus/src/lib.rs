@@ -10,6 +10,7 @@ pub mod codec;
 mod complaint;
 pub mod error;
 pub mod fleet;
+pub mod history;
 pub mod lease;
 pub mod overrides;
 pub mod report;

@@ -1,7 +1,7 @@
 //! The bus within one process: the same promises as over NATS, without the losses.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,6 +16,7 @@ use crate::{
     memory::store::MemoryStore,
     message::{Inner, Part},
     pattern::covers,
+    subjects::ALL_EVENTS,
 };
 
 pub(crate) mod store;
@@ -24,11 +25,14 @@ pub(crate) mod store;
 const MAX_PAYLOAD: usize = 1 << 20;
 /// Messages that a subscription holds; more are lost, and counted.
 const CAPACITY: usize = 8192;
+/// Events that are kept; the oldest go first.
+const KEPT_EVENTS: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct MemoryBus {
     subscriptions: Mutex<Vec<(String, mpsc::Sender<Message>)>>,
     buckets: Mutex<BTreeMap<String, Arc<MemoryStore>>>,
+    events: Mutex<VecDeque<Message>>,
     lost: AtomicU64,
     state: watch::Sender<BusState>,
 }
@@ -38,6 +42,7 @@ impl MemoryBus {
         MemoryBus {
             subscriptions: Mutex::default(),
             buckets: Mutex::default(),
+            events: Mutex::default(),
             lost: AtomicU64::new(0),
             state: watch::Sender::new(BusState { away_since: None, reconnects: 0 }),
         }
@@ -65,6 +70,13 @@ impl MemoryBus {
         lock(&self.buckets).entry(name.to_owned()).or_default().clone()
     }
 
+    /// The events that were kept, and a subscription to those that follow, without a gap between.
+    pub(crate) fn events(&self, pattern: &str) -> (Vec<Message>, Subscription) {
+        let events = lock(&self.events);
+        let kept = events.iter().filter(|event| covers(pattern, &event.subject)).cloned().collect();
+        (kept, self.subscribe(pattern))
+    }
+
     pub(crate) fn send(
         &self,
         subject: &str,
@@ -82,6 +94,15 @@ impl MemoryBus {
             part,
             no_responder: false,
         };
+        // Held until the subscriptions have it, so that a reader gets each event once.
+        let _events = covers(ALL_EVENTS, subject).then(|| {
+            let mut events = lock(&self.events);
+            if events.len() == KEPT_EVENTS {
+                events.pop_front();
+            }
+            events.push_back(message.clone());
+            events
+        });
         let mut heard = false;
         lock(&self.subscriptions).retain(|(pattern, sender)| {
             if !covers(pattern, subject) {

@@ -23,6 +23,7 @@ use crate::{
     trace::{TRACEPARENT, TRACESTATE},
 };
 
+pub(crate) mod history;
 mod settings;
 pub(crate) mod store;
 

@@ -21,6 +21,11 @@ pub const ALL_CARRY: &str = "tidegate.v1.carry.*";
 /// Every suspicion.
 pub const ALL_SUSPICIONS: &str = "tidegate.v1.suspect.*.*";
 
+/// Every event: what a history keeps.
+pub const ALL_EVENTS: &str = "tidegate.v1.event.*.*";
+
+/// Stream of the events.
+pub const EVENT_STREAM: &str = "tidegate-events";
 /// Bucket of the fleet file.
 pub const FLEET_BUCKET: &str = "tidegate-fleet";
 /// Bucket of the regions' last tables of routes; the key is [`routes_key`].
@@ -95,6 +100,16 @@ pub fn parse_carry(subject: &str) -> Option<RegionName> {
 /// Where a region is asked for its fleet and overrides.
 pub fn carry_request(region: &RegionName) -> String {
     format!("{}.request", carry(region))
+}
+
+/// What an edge or a route-computer of a region, `source`, tells of what happened.
+pub fn event(region: &RegionName, source: &str) -> String {
+    format!("tidegate.v1.event.{region}.{source}")
+}
+
+/// Every event of a region.
+pub fn events_in(region: &RegionName) -> String {
+    format!("tidegate.v1.event.{region}.*")
 }
 
 /// Where a table's snapshot is asked for.

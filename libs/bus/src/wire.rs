@@ -1,6 +1,7 @@
 //! Which of the domain's types travel.
 
 use tidegate_model::{
+    event::Event,
     observation::{Observation, ObservationCause, Target},
     overrides::Override,
     report::{Applied, Load, Suspicion},
@@ -19,6 +20,7 @@ impl Wire for Applied {}
 impl Wire for Load {}
 impl Wire for Suspicion {}
 impl Wire for Override {}
+impl Wire for Event {}
 // For tests, and for tables of plain values.
 impl Wire for String {}
 impl Wire for u32 {}

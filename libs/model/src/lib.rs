@@ -1,8 +1,9 @@
-//! The domain's types: names, the fleet, observations, verdicts, route tables and reports, parsed and validated.
+//! The domain's types: names, the fleet, observations, verdicts, route tables, reports and events, parsed and validated.
 //!
 //! This crate must not know sockets, files, clocks, the bus or how a decision is reached.
 #![forbid(unsafe_code)]
 
+pub mod event;
 pub mod fleet;
 pub mod health;
 pub mod name;

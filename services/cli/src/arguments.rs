@@ -105,6 +105,23 @@ pub enum Command {
         #[command(flatten)]
         bus: BusOptions,
     },
+    /// Tell what happened: what failed, what was decided and why, when each edge had it.
+    Events {
+        /// Stay and tell what happens from now on, too.
+        #[arg(long)]
+        follow: bool,
+        /// How far to look back, such as 30m, 12h or 7d.
+        #[arg(long, default_value = "1h", value_parser = period)]
+        since: Duration,
+        /// Only what happened in this region.
+        #[arg(long)]
+        region: Option<RegionName>,
+        /// As JSON, one event a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
     /// Run prober, route-computer and edge in this process, without NATS: to try it on one machine.
     Dev(DevOptions),
     /// Answer every request with a name: a server to try Tidegate on.
@@ -153,6 +170,16 @@ fn bucket_replicas(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A time as the fleet file has it, or whole days, such as `7d`, up to a year.
+fn period(text: &str) -> Result<Duration, String> {
+    let Some(days) = text.strip_suffix('d') else { return parse_duration(text) };
+    match days.parse::<u64>() {
+        Ok(days @ 1..=366) => Ok(Duration::from_secs(days * 24 * 3600)),
+        Ok(_) => Err(format!("{text} is not 1 to 366 days")),
+        Err(_) => Err(format!("{text:?} is not a time such as 30m, 12h or 7d")),
+    }
+}
+
 /// What to drain.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Target {
@@ -176,8 +203,8 @@ pub enum Target {
 /// How an operator's word is given.
 #[derive(Debug, Clone, Args)]
 pub struct DrainOptions {
-    /// For how long, such as 30m; until it is taken back when absent.
-    #[arg(long = "for", value_parser = parse_duration, global = true)]
+    /// For how long, such as 30m or 7d; until it is taken back when absent.
+    #[arg(long = "for", value_parser = period, global = true)]
     pub length: Option<Duration>,
     /// Why.
     #[arg(long, default_value = "", global = true)]
@@ -241,3 +268,17 @@ impl fmt::Display for WrongArgument {
 }
 
 impl std::error::Error for WrongArgument {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods_may_be_days_and_have_limits() {
+        assert_eq!(period("30m"), Ok(Duration::from_secs(1800)));
+        assert_eq!(period("7d"), Ok(Duration::from_secs(7 * 24 * 3600)));
+        for wrong in ["0d", "367d", "1.5d", "d", "7", "soon"] {
+            assert!(period(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ mod arguments;
 mod check;
 mod dev;
 mod drain;
+mod events;
 mod explain;
 mod followed;
 mod init;
@@ -48,6 +49,9 @@ fn main() -> ExitCode {
             Command::Unforce { service, bus } => drain::unforce(service, &bus).await,
             Command::Explain { service, region, json, bus } => {
                 explain::explain(&service, &region, json, &bus).await
+            }
+            Command::Events { follow, since, region, json, bus } => {
+                events::events(follow, since, region.as_ref(), json, &bus).await
             }
             Command::Dev(options) => dev::dev(options).await,
             Command::Origin(options) => origin::origin(options).await,

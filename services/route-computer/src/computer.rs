@@ -8,6 +8,7 @@ use tidegate_bus::{
     carry::Carrier,
     clock, codec,
     fleet::{FleetFollower, FleetText},
+    history::HistoryKeeper,
     overrides::{OverrideFollower, Overrides},
     report::Reports,
     subjects,
@@ -25,7 +26,9 @@ use tidegate_service::{Context, telemetry};
 use tokio::{sync::watch, time::Instant};
 use tracing::Span;
 
-use crate::{explain, expose::Exposed, leadership::Leadership, settings::RouteComputerSettings};
+use crate::{
+    chronicle::Chronicle, explain, expose::Exposed, leadership::Leadership, settings::RouteComputerSettings,
+};
 
 /// How often the fleet and the overrides are looked at when nothing was heard of them.
 const POLL: Duration = Duration::from_secs(1);
@@ -41,6 +44,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let holder = settings.computer.name.clone().context("the name is missing (computer.name)")?;
     let fleets = FleetFollower::start(&bus, POLL, true).await?;
     let overrides = OverrideFollower::start(&bus, POLL, true).await?;
+    let history = HistoryKeeper::start(&bus);
     let carrier = Carrier::start(&bus, &region, is_fleet).await?;
     let (probers, mut observations) =
         Replicas::start::<Target, Observation>(bus.clone(), subjects::ALL_PROBES, PROBER_GONE).await?;
@@ -55,6 +59,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let mut computer = Computer {
         engine: Engine::new(rules),
         exposed: Exposed::new(&context, &bus),
+        chronicle: Chronicle::new(&bus, &region, &holder),
         region: region.clone(),
         fleet: None,
         knows_overrides: false,
@@ -94,12 +99,14 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     fleets.stop().await;
     overrides.stop().await;
     carrier.stop().await;
+    history.stop().await;
     Ok(())
 }
 
 struct Computer {
     engine: Engine,
     exposed: Exposed,
+    chronicle: Chronicle,
     region: RegionName,
     /// The revision of the fleet that the engine has.
     fleet: Option<u64>,
@@ -141,6 +148,7 @@ impl Computer {
         if changes.is_empty() {
             return;
         }
+        let moves = self.chronicle.note(&changes.entries);
         let cause = RouteCause { causes: changes.causes.clone(), input_at, decided_at };
         let Some(leadership) = &mut self.leadership else { return };
         let publication = span.in_scope(|| {
@@ -160,6 +168,7 @@ impl Computer {
             if let Err(error) = published.sent {
                 tracing::warn!(%error, "a change was not published; the next heartbeat tells of it");
             }
+            self.chronicle.decided(published.position, cause, moves, trace.as_ref()).await;
         }
     }
 
@@ -212,6 +221,9 @@ impl Computer {
             Ok(parsed) => {
                 self.fleet = Some(text.head.revision);
                 tracing::info!(revision = text.head.revision, author = text.head.author, "a new fleet");
+                if self.leads() {
+                    self.chronicle.fleet(clock::now(), text.head.revision, text.head.author.clone()).await;
+                }
                 self.step(Event::Fleet(Arc::new(parsed)), None).await;
             }
             // `apply` checks before it writes, so this is a fleet for a newer version.
@@ -233,11 +245,17 @@ impl Computer {
     }
 
     async fn follow_lease(&mut self) -> anyhow::Result<()> {
-        if let Some(leadership) = &mut self.leadership {
-            leadership.follow(&self.engine).await?;
+        if let Some(leadership) = &mut self.leadership
+            && let Some(epoch) = leadership.follow(&self.engine).await?
+        {
+            self.chronicle.leads(clock::now(), epoch).await;
         }
         self.tick();
         Ok(())
+    }
+
+    fn leads(&self) -> bool {
+        self.leadership.as_ref().is_some_and(|leadership| leadership.position().is_some())
     }
 
     fn hear(&self, applied: &Applied) {

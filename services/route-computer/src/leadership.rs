@@ -41,15 +41,15 @@ impl Leadership {
         }
     }
 
-    /// Makes the ownership of the table follow the lease.
+    /// Makes the ownership of the table follow the lease. Returns the epoch from which on it leads, where it just began.
     ///
     /// # Errors
     /// When the bus is closed.
-    pub async fn follow(&mut self, engine: &Engine) -> anyhow::Result<()> {
+    pub async fn follow(&mut self, engine: &Engine) -> anyhow::Result<Option<Epoch>> {
         let state = *self.state.borrow_and_update();
         if let Some((epoch, owner)) = &self.owner {
             if state.epoch() == Some(*epoch) {
-                return Ok(());
+                return Ok(None);
             }
             tracing::warn!(region = %self.region, %epoch, heard = ?owner.superseded_by(), "no longer leads the region");
         }
@@ -68,7 +68,7 @@ impl Leadership {
             let owner = Owner::start(self.bus.clone(), &subject, epoch, FIRST, entries, options).await?;
             self.owner = Some((epoch, owner));
         }
-        Ok(())
+        Ok(state.epoch())
     }
 
     /// Publishes changes, if it leads.

@@ -3,6 +3,7 @@
 //! This crate must not know how a verdict or a route is decided (`tidegate-routing` does), nor how a message is carried.
 #![forbid(unsafe_code)]
 
+mod chronicle;
 mod computer;
 mod explain;
 mod expose;

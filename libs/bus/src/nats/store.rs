@@ -209,7 +209,7 @@ impl NatsStore {
 }
 
 /// An error with its causes, which this client's errors keep to themselves, and what helps.
-fn full(error: &dyn std::error::Error) -> String {
+pub(super) fn full(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tidegate_bus::{Bus, TraceContext, clock, codec, subjects, table::Update};
 use tidegate_model::{
     Epoch, Revision, Timestamp,
+    event::{Event, EventKind},
     report::Applied,
     routes::{RouteCause, RouteEntry, RouteKey},
 };
@@ -160,16 +161,15 @@ impl Follower {
                 }
                 self.change(changes).instrument(span.clone()).await;
                 self.note(epoch, revision, received_at);
+                let trace = telemetry::span_context(&span).or(trace);
+                drop(span);
+                self.report(trace.as_ref()).await;
                 // What can't be read is a newer route-computer's; its change counts all the same.
                 if let Ok(cause) = codec::decode::<RouteCause>(&meta)
                     && cause.is_decisive()
                 {
-                    let took = self.applied.applied_at.since(cause.decided_at);
-                    self.converged.observe(took.as_secs_f64());
+                    self.tell(&cause, trace.as_ref()).await;
                 }
-                let trace = telemetry::span_context(&span).or(trace);
-                drop(span);
-                self.report(trace.as_ref()).await;
             }
             Update::Heartbeat { epoch, revision, current, received_at } => {
                 self.shown.heard(received_at, current);
@@ -265,6 +265,17 @@ impl Follower {
         let subject = subjects::applied(&self.edge.region, &self.edge.name);
         // It is repeated once a second.
         _ = self.bus.publish_report(&subject, trace, &self.applied).await;
+    }
+
+    /// Tells how long a decision took to come here.
+    async fn tell(&self, cause: &RouteCause, trace: Option<&TraceContext>) {
+        let Applied { epoch, revision, received_at, applied_at, .. } = self.applied;
+        self.converged.observe(applied_at.since(cause.decided_at).as_secs_f64());
+        let edge = self.edge.name.clone();
+        let kind = EventKind::Applied { edge, epoch, revision, decided_at: cause.decided_at, received_at };
+        let event = Event { region: self.edge.region.clone(), at: applied_at, kind };
+        // It is only for people to read later.
+        _ = self.bus.tell(self.edge.name.as_str(), trace, &event).await;
     }
 
     /// Keeps the table on disk when it has changed, one writing at a time.

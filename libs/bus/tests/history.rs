@@ -1,0 +1,144 @@
+//! The history: what was told is read again, in order, over NATS and in process.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod both;
+
+use std::time::Duration;
+
+use both::{LONG, on_both};
+use tidegate_bus::{
+    Bus, TraceContext, clock,
+    history::{HistoryKeeper, HistoryReader},
+    testing::NatsServer,
+};
+use tidegate_model::{
+    RegionName, Timestamp,
+    event::{Event, EventKind},
+};
+
+on_both! {
+    events_are_read_in_order_with_their_traces_and_then_those_that_follow
+    only_events_of_the_region_that_was_asked_for_are_read
+    only_events_since_the_time_that_was_asked_for_are_read
+    of_an_empty_history_there_is_nothing_to_wait_for
+}
+
+fn event(region: &str, revision: u64) -> Event {
+    let kind = EventKind::Fleet { revision, author: "ann".to_owned() };
+    Event { region: region.parse().unwrap(), at: clock::now(), kind }
+}
+
+async fn tell(bus: &Bus, event: &Event, trace: Option<&TraceContext>) {
+    bus.tell("test", trace, event).await.unwrap();
+}
+
+async fn opened(bus: &Bus, since: Timestamp, region: Option<&RegionName>) -> HistoryReader {
+    let opening = async {
+        loop {
+            match bus.read_history(since, region).await {
+                Ok(reader) => return reader,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    tokio::time::timeout(LONG, opening).await.unwrap()
+}
+
+async fn revision(reader: &mut HistoryReader) -> (u64, Option<TraceContext>) {
+    let kept = tokio::time::timeout(LONG, reader.next()).await.unwrap().unwrap().unwrap();
+    match kept.event.kind {
+        EventKind::Fleet { revision, .. } => (revision, kept.trace),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn events_are_read_in_order_with_their_traces_and_then_those_that_follow(bus: Bus) {
+    let keeper = HistoryKeeper::start(&bus);
+    let mut following = opened(&bus, Timestamp(0), None).await;
+    let trace = TraceContext::new("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", None);
+    for number in 1..=3 {
+        tell(&bus, &event("us-east", number), trace.as_ref().filter(|_| number == 2)).await;
+    }
+    for number in 1..=3 {
+        assert_eq!(revision(&mut following).await, (number, trace.clone().filter(|_| number == 2)));
+    }
+
+    let mut later = opened(&bus, Timestamp(0), None).await;
+    for number in 1..=3 {
+        let kept = later.next_kept().await.unwrap().unwrap();
+        assert_eq!(kept.event.kind, event("us-east", number).kind);
+    }
+    assert!(later.next_kept().await.unwrap().is_none(), "all was read");
+    tell(&bus, &event("us-east", 4), None).await;
+    assert_eq!(revision(&mut later).await.0, 4);
+    keeper.stop().await;
+}
+
+async fn only_events_of_the_region_that_was_asked_for_are_read(bus: Bus) {
+    let keeper = HistoryKeeper::start(&bus);
+    let region = "eu-west".parse().unwrap();
+    let mut reader = opened(&bus, Timestamp(0), Some(&region)).await;
+    tell(&bus, &event("us-east", 1), None).await;
+    tell(&bus, &event("eu-west", 2), None).await;
+    assert_eq!(revision(&mut reader).await.0, 2);
+    keeper.stop().await;
+}
+
+async fn only_events_since_the_time_that_was_asked_for_are_read(bus: Bus) {
+    let keeper = HistoryKeeper::start(&bus);
+    let mut all = opened(&bus, Timestamp(0), None).await;
+    tell(&bus, &event("us-east", 1), None).await;
+    assert_eq!(revision(&mut all).await.0, 1);
+
+    // It was kept by a clock of this machine, so it is older than this.
+    let since = clock::now().plus(Duration::from_micros(1));
+    tell(&bus, &event("us-east", 2), None).await;
+    assert_eq!(revision(&mut all).await.0, 2);
+    assert_eq!(revision(&mut opened(&bus, since, None).await).await.0, 2);
+    keeper.stop().await;
+}
+
+async fn of_an_empty_history_there_is_nothing_to_wait_for(bus: Bus) {
+    let keeper = HistoryKeeper::start(&bus);
+    let mut reader = opened(&bus, Timestamp(0), None).await;
+    assert!(tokio::time::timeout(LONG, reader.next_kept()).await.unwrap().unwrap().is_none());
+    keeper.stop().await;
+}
+
+#[tokio::test]
+async fn events_are_kept_again_after_the_server_lost_its_data() {
+    let mut server = NatsServer::start();
+    let bus = both::over_nats(&server).await;
+    let keeper = HistoryKeeper::start(&bus);
+    let mut before = opened(&bus, Timestamp(0), None).await;
+    tell(&bus, &event("us-east", 1), None).await;
+    assert_eq!(revision(&mut before).await.0, 1);
+
+    server.restart_without_data();
+    assert!(bus.ready(LONG).await);
+
+    let mut after = opened(&bus, Timestamp(0), None).await;
+    tell(&bus, &event("us-east", 2), None).await;
+    assert_eq!(revision(&mut after).await.0, 2);
+    keeper.stop().await;
+}
+
+#[tokio::test]
+async fn what_nobody_keeps_cannot_be_read_and_says_so() {
+    let server = NatsServer::start();
+    let bus = both::over_nats(&server).await;
+    let error = bus.read_history(Timestamp(0), None).await.unwrap_err().to_string();
+    assert!(error.contains("finding of the history failed"), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_newer_version_told_is_left_out_and_counted() {
+    let bus = Bus::in_process();
+    let newer = bytes::Bytes::from_static(&[0xff, 0xff, 1]);
+    bus.publish("tidegate.v1.event.us-east.test", None, newer).await.unwrap();
+    tell(&bus, &event("us-east", 2), None).await;
+    let mut reader = opened(&bus, Timestamp(0), None).await;
+    assert_eq!(revision(&mut reader).await.0, 2);
+    assert_eq!(reader.unreadable(), 1);
+}

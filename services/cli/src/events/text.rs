@@ -1,0 +1,130 @@
+//! An event for people.
+
+use std::fmt::Write as _;
+
+use tidegate_bus::history::Kept;
+use tidegate_model::{
+    Timestamp,
+    event::{Decided, EventKind, Move, Standing},
+    observation::Signal,
+    routes::Cause,
+};
+
+use super::{moment, trace_id};
+
+/// An event as one line or more; what belongs to the decision above it is indented.
+pub fn paragraph(kept: &Kept) -> String {
+    let region = kept.event.region.as_str();
+    let head = format!("{} {region:<10} ", moment(kept.event.at));
+    match &kept.event.kind {
+        EventKind::Leads { holder, epoch } => {
+            format!("{head}{holder} leads the region from epoch {epoch} on\n")
+        }
+        EventKind::Fleet { revision, author } => {
+            format!("{head}fleet revision {revision}, applied by {author}\n")
+        }
+        EventKind::Decided(decided) => {
+            let trace = trace_id(kept).map(|id| format!(", trace {id}")).unwrap_or_default();
+            decision(&head, decided, &trace)
+        }
+        EventKind::Applied { edge, epoch, revision, decided_at, received_at } => format!(
+            "    {edge} serves by epoch {epoch} revision {revision} {} after the decision ({} to get there)\n",
+            millis(kept.event.at, *decided_at),
+            millis(*received_at, *decided_at),
+        ),
+    }
+}
+
+fn decision(head: &str, decided: &Decided, trace: &str) -> String {
+    let mut text = String::new();
+    let mut causes: Vec<String> = decided.cause.causes.iter().map(|c| cause(c, decided)).collect();
+    causes.dedup();
+    let rest = " ".repeat(head.chars().count());
+    for (place, cause) in causes.iter().enumerate() {
+        text.push_str(if place == 0 { head } else { &rest });
+        text.push_str(cause);
+        text.push('\n');
+    }
+    if causes.is_empty() {
+        text = format!("{head}the table changed\n");
+    }
+    for moved in &decided.moves {
+        text.push_str(&movement(moved));
+    }
+    if decided.more_moves > 0 {
+        // Writing to a String does not fail.
+        _ = writeln!(text, "    and {} more", decided.more_moves);
+    }
+    _ = writeln!(
+        text,
+        "    epoch {} revision {}, decided {} after the word of it came{trace}",
+        decided.epoch,
+        decided.revision,
+        millis(decided.cause.decided_at, decided.cause.input_at),
+    );
+    text
+}
+
+fn cause(cause: &Cause, decided: &Decided) -> String {
+    let decided_at = decided.cause.decided_at;
+    match cause {
+        Cause::Health { cluster, verdict, reason, signal, probed_at } => {
+            let seen = match (signal, probed_at) {
+                (Some(Signal::Suspicion { first_failure_at }), _) => {
+                    format!(
+                        " (suspicion, {} after the first failed request)",
+                        millis(decided_at, *first_failure_at)
+                    )
+                }
+                (Some(Signal::Schedule), Some(probed_at)) => {
+                    format!(" (probe, {} after it began)", millis(decided_at, *probed_at))
+                }
+                (Some(Signal::Schedule), None) => " (probe)".to_owned(),
+                (None, _) => String::new(),
+            };
+            format!("cluster {cluster} is {verdict}: {reason}{seen}")
+        }
+        Cause::Override(what) => format!("override: {what}"),
+        Cause::Fleet => "by the new fleet".to_owned(),
+        Cause::Load => "demand changed".to_owned(),
+        Cause::Time => "time passed".to_owned(),
+    }
+}
+
+fn movement(moved: &Move) -> String {
+    let route = if moved.route == 0 { String::new() } else { format!(" route {}", moved.route) };
+    let mut text = format!("    {}{route} goes to {}", moved.service, goes_to(&moved.after));
+    if moved.before != Standing::default() {
+        _ = write!(text, ", before to {}", goes_to(&moved.before));
+    }
+    _ = writeln!(text, ": {}", moved.reason);
+    text
+}
+
+fn goes_to(standing: &Standing) -> String {
+    let total: u32 = standing.shares.iter().map(|(_, share)| u32::from(*share)).sum();
+    let mut parts: Vec<String> = standing
+        .shares
+        .iter()
+        .filter(|(_, share)| *share > 0)
+        .map(|(cluster, share)| match u32::from(*share) * 100 / total.max(1) {
+            100 => cluster.to_string(),
+            percent => format!("{cluster} {percent} %"),
+        })
+        .collect();
+    if parts.is_empty() {
+        parts.push("nothing".to_owned());
+    }
+    let mut text = parts.join(", ");
+    if standing.fail_open {
+        text.push_str(" (all seem down)");
+    }
+    if standing.shed_permille > 0 {
+        _ = write!(text, " ({} % refused for lack of room)", f64::from(standing.shed_permille) / 10.0);
+    }
+    text
+}
+
+fn millis(later: Timestamp, earlier: Timestamp) -> String {
+    format!("{:.1} ms", later.since(earlier).as_secs_f64() * 1000.0)
+}

@@ -1,0 +1,173 @@
+//! What the region's leader tells the history: what was decided, why, and where requests go now.
+
+use std::collections::BTreeMap;
+
+use tidegate_bus::{Bus, TraceContext, table::Position};
+use tidegate_model::{
+    Epoch, HolderName, RegionName, ServiceName, Timestamp,
+    event::{Decided, Event, EventKind, Move, Standing},
+    routes::{ActionTiers, RouteCause, RouteEntry, RouteKey},
+};
+
+/// Knows where requests went, so as to tell where they go otherwise.
+pub struct Chronicle {
+    bus: Bus,
+    region: RegionName,
+    holder: HolderName,
+    /// For each service's default, then for its routes in order.
+    standings: BTreeMap<ServiceName, Vec<Standing>>,
+}
+
+impl Chronicle {
+    /// A chronicle of an empty table.
+    pub fn new(bus: &Bus, region: &RegionName, holder: &HolderName) -> Chronicle {
+        Chronicle {
+            bus: bus.clone(),
+            region: region.clone(),
+            holder: holder.clone(),
+            standings: BTreeMap::new(),
+        }
+    }
+
+    /// Takes note of changed entries, and returns where requests go otherwise: to other clusters first, to all because
+    /// all seem down, or nowhere for lack of room. Shares that only shift are not told.
+    pub fn note(&mut self, entries: &[(RouteKey, Option<RouteEntry>)]) -> Vec<Move> {
+        let mut moves = Vec::new();
+        for (key, entry) in entries {
+            let RouteKey::Tiers(service) = key else { continue };
+            let Some(RouteEntry::Tiers(tiers)) = entry else {
+                self.standings.remove(service);
+                continue;
+            };
+            let before = self.standings.remove(service).unwrap_or_default();
+            let after: Vec<Standing> = tiers.actions.iter().map(standing).collect();
+            for (place, (after, action)) in after.iter().zip(&tiers.actions).enumerate() {
+                let before = before.get(place).cloned().unwrap_or_default();
+                if differs(&before, after) {
+                    moves.push(Move {
+                        service: service.clone(),
+                        route: u32::try_from(place).unwrap_or(u32::MAX),
+                        before,
+                        after: after.clone(),
+                        reason: action.reason.clone(),
+                    });
+                }
+            }
+            self.standings.insert(service.clone(), after);
+        }
+        moves
+    }
+
+    /// Tells of a published change, where it is one that people want to know of.
+    pub async fn decided(
+        &self,
+        position: Position,
+        cause: RouteCause,
+        mut moves: Vec<Move>,
+        trace: Option<&TraceContext>,
+    ) {
+        if !cause.is_decisive() && moves.is_empty() {
+            return;
+        }
+        let more_moves = u32::try_from(moves.len().saturating_sub(Decided::MOST_MOVES)).unwrap_or(u32::MAX);
+        moves.truncate(Decided::MOST_MOVES);
+        let at = cause.decided_at;
+        let Position { epoch, revision } = position;
+        self.tell(at, trace, EventKind::Decided(Decided { epoch, revision, cause, moves, more_moves })).await;
+    }
+
+    /// Tells that this route-computer leads now.
+    pub async fn leads(&self, at: Timestamp, epoch: Epoch) {
+        self.tell(at, None, EventKind::Leads { holder: self.holder.clone(), epoch }).await;
+    }
+
+    /// Tells of a new fleet.
+    pub async fn fleet(&self, at: Timestamp, revision: u64, author: String) {
+        self.tell(at, None, EventKind::Fleet { revision, author }).await;
+    }
+
+    async fn tell(&self, at: Timestamp, trace: Option<&TraceContext>, kind: EventKind) {
+        let event = Event { region: self.region.clone(), at, kind };
+        if let Err(error) = self.bus.tell(self.holder.as_str(), trace, &event).await {
+            tracing::debug!(%error, "an event was not told");
+        }
+    }
+}
+
+fn standing(action: &ActionTiers) -> Standing {
+    Standing {
+        shares: action.tiers.first().map(|tier| tier.shares.clone()).unwrap_or_default(),
+        shed_permille: action.shed_permille,
+        fail_open: action.fail_open,
+    }
+}
+
+fn differs(before: &Standing, after: &Standing) -> bool {
+    let serving = |standing: &Standing| -> Vec<_> {
+        standing.shares.iter().filter(|(_, share)| *share > 0).map(|(cluster, _)| cluster.clone()).collect()
+    };
+    let sheds = |standing: &Standing| standing.shed_permille > 0;
+    serving(before) != serving(after) || sheds(before) != sheds(after) || before.fail_open != after.fail_open
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_model::routes::{Tier, TiersEntry};
+
+    use super::*;
+
+    fn chronicle() -> Chronicle {
+        Chronicle::new(&Bus::in_process(), &"us-east".parse().unwrap(), &"computer-1".parse().unwrap())
+    }
+
+    fn action(shares: &[(&str, u16)]) -> ActionTiers {
+        let shares = shares.iter().map(|(cluster, share)| (cluster.parse().unwrap(), *share)).collect();
+        ActionTiers {
+            tiers: vec![Tier { shares }],
+            shed_permille: 0,
+            fail_open: false,
+            reason: "why".to_owned(),
+        }
+    }
+
+    fn tiers(actions: Vec<ActionTiers>) -> Vec<(RouteKey, Option<RouteEntry>)> {
+        let key = RouteKey::Tiers("shop".parse().unwrap());
+        vec![(key, Some(RouteEntry::Tiers(TiersEntry { actions })))]
+    }
+
+    #[test]
+    fn a_failover_is_told_with_where_requests_went_and_a_shift_of_shares_is_not() {
+        let mut chronicle = chronicle();
+        assert_eq!(
+            chronicle.note(&tiers(vec![action(&[("a", 900), ("b", 100)])])).len(),
+            1,
+            "the first table"
+        );
+
+        assert_eq!(chronicle.note(&tiers(vec![action(&[("a", 500), ("b", 500)])])), []);
+
+        let moves = chronicle.note(&tiers(vec![action(&[("b", 1000)])]));
+        let [moved] = moves.as_slice() else { panic!("{moves:?}") };
+        assert_eq!((moved.service.as_str(), moved.route, moved.reason.as_str()), ("shop", 0, "why"));
+        assert_eq!(moved.before.shares, action(&[("a", 500), ("b", 500)]).tiers[0].shares);
+        assert_eq!(moved.after.shares, action(&[("b", 1000)]).tiers[0].shares);
+    }
+
+    #[test]
+    fn only_the_route_that_moved_is_told() {
+        let mut chronicle = chronicle();
+        chronicle.note(&tiers(vec![action(&[("a", 1)]), action(&[("a", 1)])]));
+        let moves = chronicle.note(&tiers(vec![action(&[("a", 1)]), action(&[("b", 1)])]));
+        assert_eq!(moves.iter().map(|moved| moved.route).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn requests_that_begin_to_be_refused_or_go_everywhere_are_told_once() {
+        let mut chronicle = chronicle();
+        chronicle.note(&tiers(vec![action(&[("a", 1)])]));
+        let shedding = |shed_permille| ActionTiers { shed_permille, ..action(&[("a", 1)]) };
+        assert_eq!(chronicle.note(&tiers(vec![shedding(100)])).len(), 1);
+        assert_eq!(chronicle.note(&tiers(vec![shedding(200)])), []);
+        assert_eq!(chronicle.note(&tiers(vec![ActionTiers { fail_open: true, ..shedding(200) }])).len(), 1);
+    }
+}
