@@ -65,6 +65,9 @@ deny: ## Bans, licences and sources of dependencies, and advisories where their 
 .PHONY: unit
 unit: ## Unit, property and integration tests, with real processes and a real nats-server; ARGS goes to nextest
 	@tools/fetch nats-server cargo-nextest
+	@command -v prometheus >/dev/null || [ "$$(id -u)" != 0 ] || \
+		{ apt-get update -q && apt-get install -qy --no-install-recommends prometheus; } >&2
+	@tools/fetch rotel || { [ "$$(id -u)" = 0 ] && apt-get install -qy libpython3.11 >&2 && tools/fetch rotel; }
 	@cargo build --profile $(PROFILE) --workspace --lib --bins --tests
 	@cargo nextest run --cargo-profile $(PROFILE) --workspace $(ARGS)
 
