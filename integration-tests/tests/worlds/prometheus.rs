@@ -109,7 +109,7 @@ impl Prometheus {
 
     /// Waits until all of `alerts` fire, beside whatever else does.
     pub async fn until_all(&self, alerts: &[&str], limit: Duration) -> anyhow::Result<()> {
-        self.until_firing(alerts, limit, |firing, wanted| firing.is_superset(wanted)).await
+        self.until_firing(alerts, limit, BTreeSet::is_superset).await
     }
 
     async fn until_firing(
