@@ -45,6 +45,8 @@ bench: release ## CPU per request and memory per idle connection, beside HAProxy
 		{ apt-get update -q && apt-get install -qy haproxy nginx-light nghttp2-client openssl; } >&2
 	@python3 bench/bench.py --binaries $(dir $(BIN))release --nats-server $(TIDEGATE_NATS_SERVER) \
 		--envoy $(CURDIR)/target/tools/use/envoy $(ARGS)
+	@$(if $(findstring --json,$(ARGS)),true,python3 bench/observing.py --binaries $(dir $(BIN))release \
+		--nats-server $(TIDEGATE_NATS_SERVER))
 
 .PHONY: fmt
 fmt: ## Check the format (cargo fmt --all mends it)
