@@ -44,6 +44,8 @@ bench: release ## CPU per request and memory per idle connection, beside HAProxy
 	@tools/packages haproxy=haproxy nginx=nginx-light h2load=nghttp2-client openssl=openssl
 	@python3 bench/bench.py --binaries $(dir $(BIN))release --nats-server $(TIDEGATE_NATS_SERVER) \
 		--envoy $(CURDIR)/target/tools/use/envoy $(ARGS)
+	@$(if $(findstring --json,$(ARGS)),true,python3 bench/observing.py --binaries $(dir $(BIN))release \
+		--nats-server $(TIDEGATE_NATS_SERVER))
 
 .PHONY: fmt
 fmt: ## Check the format (cargo fmt --all mends it)
@@ -64,7 +66,8 @@ deny: ## Bans, licences and sources of dependencies, and advisories where their 
 .PHONY: unit
 unit: ## Unit, property and integration tests, with real processes and a real nats-server; ARGS goes to nextest
 	@tools/fetch nats-server cargo-nextest
-	@tools/packages curl=curl openssl=openssl h2load=nghttp2-client nghttp=nghttp2-client
+	@tools/packages curl=curl openssl=openssl h2load=nghttp2-client nghttp=nghttp2-client prometheus=prometheus
+	@tools/fetch rotel || { [ "$$(id -u)" = 0 ] && apt-get install -qy libpython3.11 >&2 && tools/fetch rotel; }
 	@cargo build --profile $(PROFILE) --workspace --lib --bins --tests
 	@cargo nextest run --cargo-profile $(PROFILE) --workspace $(ARGS)
 

@@ -1,6 +1,6 @@
 //! Reads the metrics that a process shows.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use anyhow::Context as _;
 
@@ -30,6 +30,12 @@ impl Metrics {
             .filter(|line| labels.iter().all(|label| line.contains(label)))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
+    }
+
+    /// The names of all metrics, each without what its series add to it (`_bucket`, `_sum`, `_count`).
+    pub fn names(&self) -> BTreeSet<&str> {
+        let typed = self.0.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        typed.filter_map(|rest| rest.split(' ').next()).collect()
     }
 }
 

@@ -2,10 +2,14 @@
 //!
 //! It must not know how a service works inside: it starts binaries, breaks them, and looks from outside.
 
+mod alerts;
 mod collector;
 mod demo;
 mod failover;
 mod leadership;
 mod operator;
 mod outage;
+mod prometheus;
+mod received;
+mod rotel;
 mod trace;

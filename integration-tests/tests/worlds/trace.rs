@@ -2,23 +2,32 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use anyhow::Context as _;
 use tidegate_bus::clock;
 use tidegate_integration_tests::{
     Fault, Plan, World,
+    drill::{Detection, Found},
     load::{Load, LoadPlan},
-    plan::{AWAY, HOME, RegionPlan},
+    plan::{AWAY, HOME, REGIONS, RegionPlan},
     world::until,
 };
+use tidegate_model::Timestamp;
 
-use crate::collector::{Collector, Received, attribute};
+use crate::{
+    collector::{Collector, Received},
+    rotel::Rotel,
+};
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// A thread may be held up so long between what it does and the reading of its clock.
+const HELD_UP: Duration = Duration::from_millis(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_trace_leads_from_a_suspicion_to_every_edge() -> anyhow::Result<()> {
-    // Given load on a system that sends its spans to a collector.
+    // Given load on a system that sends its spans to a receiver.
     let collector = Collector::start().await?;
-    let plan = Plan { otlp_endpoint: Some(collector.endpoint().to_owned()), ..Plan::default() };
+    let rotel = Rotel::start(&collector).await?;
+    let plan = Plan { otlp_endpoint: Some(rotel.endpoint().to_owned()), ..Plan::default() };
     let mut world = World::start(&plan).await?;
     let target = world.edge_address(HOME.edge).await?;
     let load = Load::start(LoadPlan { target, rate: 200, connections: 10 })?;
@@ -26,52 +35,38 @@ async fn one_trace_leads_from_a_suspicion_to_every_edge() -> anyhow::Result<()> 
 
     // When a cluster is killed, and that is found by suspicion.
     let fault_at = world.inflict(Fault::Kill).await?;
-    let found = world.until_found(Fault::Kill, fault_at, LIMIT).await?;
-    assert!(found.found.iter().any(|found| found.signal == "suspicion"), "{found:?}");
+    let detection = world.until_found(Fault::Kill, fault_at, LIMIT).await?;
+    assert!(detection.found.iter().any(|found| found.signal == "suspicion"), "{detection:?}");
     load.stop().await?;
 
     // Then there is one trace that leads from an edge's suspicion to both edges.
-    let whole = until("a trace that leads to both edges", LIMIT, async || {
-        let traces = Traces::of(collector.spans());
-        Ok(traces
-            .by_id
-            .into_values()
-            .find(|trace| [HOME, AWAY].iter().all(|region| trace.way_to(region).is_some())))
+    until("a trace that leads to both edges", LIMIT, async || {
+        let whole = |trace: Trace| {
+            let ways = [HOME, AWAY].map(|region| trace.way_to(&region).map(|way| names(&way)));
+            ways.iter().all(|way| way.as_deref() == Some(&SUSPECTED)).then_some(())
+        };
+        Ok(Traces::of(collector.spans()).by_id.into_values().find_map(whole))
     })
     .await?;
-    for region in [HOME, AWAY] {
-        let way = whole.way_to(&region).expect("it was there");
-        let names: Vec<&str> = way.iter().map(|received| received.span.name.as_str()).collect();
-        assert_eq!(names, ["suspicion", "probe after suspicion", "compute", "publish", "apply"]);
 
-        // With the reasons: what failed, what the prober saw, what was concluded.
-        let text = |place: usize, key: &str| {
-            let span = &way[place].span;
-            attribute(&span.attributes, key).unwrap_or_else(|| panic!("{} has no {key}", span.name))
-        };
-        assert_eq!(way[0].instance, HOME.edge);
-        assert_eq!(text(0, "tidegate.cluster"), HOME.cluster);
-        assert!(!text(0, "tidegate.reason").is_empty());
-        assert!(text(1, "reason").contains("in a row"), "{}", text(1, "reason"));
-        assert_eq!(text(2, "tidegate.region"), region.name);
-        assert_eq!(text(4, "tidegate.edge"), region.edge);
-        assert_eq!(text(4, "tidegate.revision"), text(3, "tidegate.revision"));
-        let verdict = whole.child(&way[2].span.span_id, "verdict").expect("a computation with a verdict");
-        let verdict = |key| attribute(&verdict.span.attributes, key).unwrap_or_default();
-        assert_eq!(verdict("tidegate.cluster"), HOME.cluster);
-        assert_eq!(verdict("tidegate.signal"), "suspicion");
-        assert!(!verdict("tidegate.reason").is_empty());
-        assert!(["down", "path down", "up"].contains(&verdict("tidegate.verdict").as_str()));
+    // And the trace that a route-computer's log names beside its verdict is there by its id, and tells all of it.
+    for region in REGIONS {
+        let found =
+            detection.found.iter().find(|found| found.region == region.name).context("it was found")?;
+        let id = logged_trace(&world, found)?;
+        let trace = until(&format!("the way to {} in trace {id}", region.edge), LIMIT, async || {
+            let trace = Traces::of(collector.spans()).by_id.remove(&id);
+            Ok(trace.filter(|trace| trace.way_to(&region).is_some()))
+        })
+        .await?;
+        let way = trace.way_to(&region).context("it was there")?;
+        tells_why(&trace, &way, &region);
+        adds_up(&trace, &way, &detection, found);
 
-        // And in the order of time.
-        let starts: Vec<u64> = way.iter().map(|received| received.span.start_time_unix_nano).collect();
-        assert!(starts.is_sorted(), "{starts:?}");
-
-        // And the history leads to the trace.
-        let told = world.cli(&["events", "--json", "--region", region.name]).await?;
-        let told = String::from_utf8(told.stdout)?;
-        let id: String = way[0].span.trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
-        let of_the_trace: Vec<&str> = told.lines().filter(|line| line.contains(&id)).collect();
+        // And the history leads to it.
+        let told =
+            String::from_utf8(world.cli(&["events", "--json", "--region", region.name]).await?.stdout)?;
+        let of_the_trace: Vec<&str> = told.lines().filter(|line| line.contains(id.as_str())).collect();
         for kind in ["\"decided\"", "\"applied\""] {
             assert!(of_the_trace.iter().any(|line| line.contains(kind)), "no {kind} with {id}: {told}");
         }
@@ -79,9 +74,87 @@ async fn one_trace_leads_from_a_suspicion_to_every_edge() -> anyhow::Result<()> 
     Ok(())
 }
 
+/// The spans of a failover that was suspected, and of one that a probe found.
+const SUSPECTED: [&str; 5] = ["suspicion", "probe after suspicion", "compute", "publish", "apply"];
+const PROBED: [&str; 4] = ["probe", "compute", "publish", "apply"];
+
+/// The trace that the region's route-computer names in its log beside the verdict.
+fn logged_trace(world: &World, found: &Found) -> anyhow::Result<String> {
+    let log = world.computers[&format!("computer-{}-1", found.region)].log();
+    let is_verdict = |line: &&str| {
+        line.contains(&format!("cluster={}", HOME.cluster)) && line.contains(&format!("{:?}", found.reason))
+    };
+    let line = log.lines().find(is_verdict).with_context(|| format!("no verdict in {log}"))?;
+    let (_, id) = line.split_once("trace_id=").with_context(|| format!("no trace in {line}"))?;
+    Ok(id.trim().to_owned())
+}
+
+/// What failed, what the prober saw, what was concluded, and who serves by it.
+fn tells_why(trace: &Trace, way: &[&Received], region: &RegionPlan) {
+    let text = |received: &Received, key: &str| {
+        received.attribute(key).unwrap_or_else(|| panic!("{} has no {key}", received.span.name))
+    };
+    let names = names(way);
+    assert!(names == SUSPECTED || names == PROBED, "{names:?}");
+    let [.., probe, compute, publish, apply] = way else { panic!("{names:?}") };
+    if names == SUSPECTED {
+        assert!(REGIONS.iter().any(|region| region.edge == way[0].instance), "{}", way[0].instance);
+        assert_eq!(text(way[0], "tidegate.cluster"), HOME.cluster);
+        assert!(!text(way[0], "tidegate.reason").is_empty());
+    }
+    assert_eq!(text(probe, "tidegate.cluster"), HOME.cluster);
+    assert!(text(probe, "tidegate.reason").contains("in a row"), "{}", text(probe, "tidegate.reason"));
+    assert_eq!(text(compute, "tidegate.region"), region.name);
+    assert_eq!(text(apply, "tidegate.edge"), region.edge);
+    assert_eq!(apply.instance, region.edge);
+    assert_eq!(text(apply, "tidegate.revision"), text(publish, "tidegate.revision"));
+    let verdict = trace.child(&compute.span.span_id, "verdict").expect("a computation with a verdict");
+    assert_eq!(text(verdict, "tidegate.cluster"), HOME.cluster);
+    assert_eq!(text(verdict, "tidegate.signal"), if names == SUSPECTED { "suspicion" } else { "probe" });
+    assert!(!text(verdict, "tidegate.reason").is_empty());
+    assert!(["down", "path down", "up"].contains(&text(verdict, "tidegate.verdict").as_str()));
+}
+
+/// Nothing begins before what it came of, what is within something ends within it, and from the first span to the last it
+/// takes no longer than the failover did.
+fn adds_up(trace: &Trace, way: &[&Received], detection: &Detection, found: &Found) {
+    for pair in way.windows(2) {
+        let [parent, child] = pair else { unreachable!("windows of two") };
+        assert!(child.began() >= parent.began(), "{} before {}", child.span.name, parent.span.name);
+    }
+    let compute = way[way.len() - 3];
+    let verdict = trace.child(&compute.span.span_id, "verdict").expect("a computation with a verdict");
+    assert!(
+        compute.began() <= verdict.began() && verdict.ended() <= compute.ended(),
+        "not within its computation"
+    );
+    for received in way {
+        assert!(received.began() <= received.ended(), "{} ends before it begins", received.span.name);
+    }
+    let (first, last) = (way[0], way[way.len() - 1]);
+    let first_failure_at = detection.first_failure_at.expect("somebody failed first");
+    assert!(first.began().plus(HELD_UP) >= first_failure_at, "{:?} {first_failure_at:?}", first.began());
+    let (told, measured) = (last.ended().since(first.began()), found.applied_at.since(detection.fault_at));
+    assert!(told <= measured + HELD_UP, "by its trace it took {told:?}, really {measured:?}");
+}
+
+fn names<'a>(way: &[&'a Received]) -> Vec<&'a str> {
+    way.iter().map(|received| received.span.name.as_str()).collect()
+}
+
+impl Received {
+    fn began(&self) -> Timestamp {
+        Timestamp(self.span.start_time_unix_nano / 1000)
+    }
+
+    fn ended(&self) -> Timestamp {
+        Timestamp(self.span.end_time_unix_nano / 1000)
+    }
+}
+
 /// Spans by trace.
 struct Traces {
-    by_id: HashMap<Vec<u8>, Trace>,
+    by_id: HashMap<String, Trace>,
 }
 
 #[derive(Default)]
@@ -91,9 +164,9 @@ struct Trace {
 
 impl Traces {
     fn of(spans: Vec<Received>) -> Traces {
-        let mut by_id: HashMap<Vec<u8>, Trace> = HashMap::new();
+        let mut by_id: HashMap<String, Trace> = HashMap::new();
         for received in spans {
-            by_id.entry(received.span.trace_id.clone()).or_default().spans.push(received);
+            by_id.entry(received.trace_id()).or_default().spans.push(received);
         }
         Traces { by_id }
     }
@@ -103,7 +176,7 @@ impl Trace {
     /// The spans from a root to an application at the region's edge, when the whole way was received.
     fn way_to(&self, region: &RegionPlan) -> Option<Vec<&Received>> {
         let arrived = self.spans.iter().filter(|r| r.span.name == "apply" && r.instance == region.edge);
-        arrived.filter_map(|last| self.way(last)).find(|way| way[0].span.name == "suspicion")
+        arrived.filter_map(|last| self.way(last)).next()
     }
 
     fn way<'a>(&'a self, last: &'a Received) -> Option<Vec<&'a Received>> {

@@ -8,7 +8,7 @@ use tidegate_model::{
     observation::{Observation, ObservationCause, Outcome, Signal, Target},
 };
 use tidegate_service::telemetry;
-use tracing::{Span, field, info_span};
+use tracing::{Span, info_span};
 
 use crate::{core::Change, metrics::Metrics};
 
@@ -75,12 +75,25 @@ fn span(change: &Change, now: Duration) -> Span {
     let check = format!("{:016x}", check.0);
     let reason = format!("{outcome}, {streak} in a row");
     let Some(suspected) = &change.suspected else {
-        return info_span!("probe", %cluster, %endpoint, check, reason, took_ms, run_ms, first_failure_at = field::Empty);
+        return info_span!(
+            "probe",
+            tidegate.cluster = %cluster,
+            tidegate.endpoint = %endpoint,
+            tidegate.check = check,
+            tidegate.reason = reason,
+            tidegate.took_ms = took_ms,
+            tidegate.run_ms = run_ms,
+        );
     };
-    let first_failure_at = suspected.first_failure_at.0;
     let span = info_span!(
         "probe after suspicion",
-        %cluster, %endpoint, check, reason, took_ms, run_ms, first_failure_at
+        tidegate.cluster = %cluster,
+        tidegate.endpoint = %endpoint,
+        tidegate.check = check,
+        tidegate.reason = reason,
+        tidegate.took_ms = took_ms,
+        tidegate.run_ms = run_ms,
+        tidegate.first_failure_at = suspected.first_failure_at.0,
     );
     if let Some(parent) = &suspected.trace {
         telemetry::set_parent(&span, parent);

@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Measures what observing costs the edge proxy: CPU per request with metrics and traces off, with tracing on but nothing
+sampled, and with all metrics and 1 % of requests traced, in one run.
+
+Each of the three is a proxy of its own on the same core, with one worker. Rounds go in turn through all of them, and what
+is shown is the median of the rounds' ratios to the one without, so that a slow phase of the machine meets both sides.
+"""
+
+import argparse
+import contextlib
+import http.server
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import urllib.request
+from pathlib import Path
+
+import bench
+
+CASE = ("http", ["--h1", "-c", "64", "-t", "1"])
+SCRAPE_EVERY = 5.0
+OFF, UNSAMPLED, FULL = "off", "tracing on, nothing sampled", "all metrics, 1 % traces"
+MOST = {UNSAMPLED: 1.02, FULL: 1.05}
+
+
+class Sink(http.server.BaseHTTPRequestHandler):
+    """Takes what is sent by OTLP, and counts its bytes."""
+
+    protocol_version = "HTTP/1.1"
+    received = {}
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        Sink.received[self.path] = Sink.received.get(self.path, 0) + len(body)
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def scrape(port, stopped, seen):
+    """Reads the metrics as Prometheus does, until told to stop."""
+    while not stopped.wait(SCRAPE_EVERY):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            seen.append(len(answer.read()))
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--binaries", type=Path, required=True, help="folder with Tidegate's binaries")
+    options.add_argument("--nats-server", default="nats-server")
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--seconds", type=int, default=5)
+    options.add_argument("--json", action="store_true", help="print one JSON object")
+    options.add_argument("--strict", action="store_true", help="fail when more is spent than is allowed")
+    options = options.parse_args()
+    os.sched_setaffinity(0, {int(bench.LOAD_CORE)})
+    folder = Path(tempfile.mkdtemp(prefix="tidegate-observing-"))
+    running, stopped, seen = [], threading.Event(), []
+    sink = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Sink)
+    threading.Thread(target=sink.serve_forever, daemon=True).start()
+    collector = ["--telemetry-otlp-endpoint", f"http://127.0.0.1:{sink.server_address[1]}"]
+    try:
+        process, origin_port = bench.origin(folder)
+        running.append(process)
+        servers = {}
+        for number, (name, arguments) in enumerate({
+            OFF: [],
+            UNSAMPLED: [*collector, "--proxy-trace-ratio", "0"],
+            FULL: [*collector, "--proxy-trace-ratio", "0.01"],
+        }.items()):
+            own = folder / str(number)
+            own.mkdir()
+            bench.certificate(own)
+            command, port, _ = bench.tidegate(own, origin_port, options.binaries, options.nats_server, running)
+            admin = bench.free_port()
+            server = bench.Process([*command, "--admin-bind", f"127.0.0.1:{admin}", *arguments], bench.PROXY_CORE,
+                                   folder / f"proxy-{number}.log")
+            running.append(server)
+            bench.wait_for(lambda port=port: bench.listens(port), f"{name} listening")
+            servers[name] = (server, port)
+            if name == FULL:
+                threading.Thread(target=scrape, args=(admin, stopped, seen), daemon=True).start()
+        rounds = {name: [] for name in servers}
+        # The first is to warm up.
+        for number in range(options.rounds + 1):
+            for name, (server, port) in servers.items():
+                used = bench.per_request(server, port, *CASE, options.seconds if number else 1)
+                if number:
+                    rounds[name].append(used)
+    except BaseException:
+        for log in sorted(folder.glob("**/*.log")):
+            print(f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}", file=sys.stderr)
+        raise
+    finally:
+        stopped.set()
+        sink.shutdown()
+        for process in reversed(running):
+            process.stop()
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+    if not (seen and Sink.received.get("/v1/traces") and Sink.received.get("/v1/metrics")):
+        sys.exit(f"bench: nothing was observed: {len(seen)} scrapes, {Sink.received}")
+    results = {name: {
+        "µs": statistics.median(used),
+        "ratio": statistics.median(one / off for one, off in zip(used, rounds[OFF])),
+        "rounds": used,
+    } for name, used in rounds.items()}
+    if options.json:
+        print(json.dumps(results, ensure_ascii=False))
+    else:
+        print(f"HTTP/1.1, keep-alive, µs CPU a request; {len(seen)} scrapes, OTLP bytes {Sink.received}")
+        for name, result in results.items():
+            allowed = f", at most {MOST[name]}" if name in MOST else ""
+            print(f"{name:48}{result['µs']:9.2f}  ({result['ratio']:5.3f}{allowed})")
+    over = [name for name, most in MOST.items() if results[name]["ratio"] > most]
+    if options.strict and over:
+        sys.exit(f"bench: observing costs more than it may: {', '.join(over)}")
+
+
+if __name__ == "__main__":
+    main()
