@@ -11,6 +11,16 @@ pub fn raise_open_files() -> io::Result<u64> {
     rlimit::increase_nofile_limit(u64::MAX)
 }
 
+/// Whether an error of making a socket or connecting it is this machine's own want and says nothing of the peer: no more
+/// files (of the process, of the system), no free port, no buffers, no memory.
+pub fn is_want(error: &io::Error) -> bool {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    const ENOBUFS: i32 = 105;
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS))
+        || matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

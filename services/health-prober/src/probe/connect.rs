@@ -7,6 +7,7 @@ use tidegate_model::{
     fleet::{Address, UpstreamProtocol},
     observation::Failure,
 };
+use tidegate_service::files::is_want;
 use tidegate_tls::HTTP2;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -61,7 +62,7 @@ pub(super) async fn connect(
         .await
         .map_err(|_| Failure::ConnectTimeout)?
         .map_err(|error| match error.kind() {
-        _ if is_ours(&error) => Refusal::Here(error),
+        _ if is_want(&error) => Refusal::Here(error),
         io::ErrorKind::ConnectionRefused => Failure::ConnectRefused.into(),
         io::ErrorKind::TimedOut => Failure::ConnectTimeout.into(),
         io::ErrorKind::ConnectionReset => Failure::Reset.into(),
@@ -72,16 +73,6 @@ pub(super) async fn connect(
         .await
         .unwrap_or(Err(Failure::NoAnswer))
         .map_err(Refusal::from)
-}
-
-/// Whether an error of making a socket or connecting it is this machine's own: no more files (of the process, of the
-/// system), no free port, no buffers, no memory.
-fn is_ours(error: &io::Error) -> bool {
-    const EMFILE: i32 = 24;
-    const ENFILE: i32 = 23;
-    const ENOBUFS: i32 = 105;
-    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS))
-        || matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
 }
 
 async fn dial(endpoint: &Address) -> io::Result<TcpStream> {

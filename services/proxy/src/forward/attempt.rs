@@ -7,7 +7,7 @@ use tidegate_model::{fleet::UpstreamProtocol, observation::Failure};
 use tokio::time::Instant;
 
 use super::{
-    connect::{Connected, connect},
+    connect::{Connected, Unconnected, connect},
     exchange::Exchange,
     heads::{self, Origin},
     http2_conn::Http2Conn,
@@ -68,6 +68,8 @@ pub enum Fault {
     DiedIdle,
     /// The connection was ended in good order before it took this request: none.
     WentAway,
+    /// This machine's, which has no more files or ports: none.
+    Ours,
 }
 
 /// For how long after a piece of its body a request that cannot be sent again is left with a silent endpoint.
@@ -210,7 +212,7 @@ async fn open(
     upload: &RefCell<Upload<'_>>,
 ) -> Result<Upstream, TryError> {
     let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
-    let unsent = |failure| TryError::Endpoint { failure, sent: Sent::Nothing, fault: Fault::Endpoint };
+    let unsent = |Unconnected { failure, fault }| TryError::Endpoint { failure, sent: Sent::Nothing, fault };
     if !fresh {
         if let Some(conn) = endpoint.pool.take(Instant::now(), !x.repeatable) {
             return Ok(start_http1(x, *origin, conn, true, upload));
@@ -238,7 +240,7 @@ async fn open(
     };
     let connected = match connect_unless_silent(x, origin.upgrade.is_some(), flight, maker).await {
         // It may speak HTTP/2 alone, which was not offered: no reason to hold anything against it.
-        Err(Failure::Tls)
+        Err(Unconnected { failure: Failure::Tls, .. })
             if origin.upgrade.is_some() && cluster.upstream.protocol == UpstreamProtocol::Auto =>
         {
             origin.upgrade = None;
@@ -262,7 +264,7 @@ enum Taken {
 
 /// Waits for a connection that another request makes, where it can take this one, or for the turn to make one: at once
 /// where it must be for this request `alone`.
-async fn turn(x: &Exchange<'_>, alone: bool, flight: &InFlight) -> Result<Taken, Failure> {
+async fn turn(x: &Exchange<'_>, alone: bool, flight: &InFlight) -> Result<Taken, Unconnected> {
     let (upstream, pool) = (&flight.cluster.upstream, &flight.endpoint.pool);
     let may_share = match upstream.protocol {
         UpstreamProtocol::Http1 => false,
@@ -279,7 +281,9 @@ async fn turn(x: &Exchange<'_>, alone: bool, flight: &InFlight) -> Result<Taken,
             Some(Turn::Theirs(waiter)) => waiter,
         };
         let waiting = tokio::time::timeout(upstream.connect_timeout, waiter.wait());
-        unless_silent(x, flight, Box::pin(waiting)).await?.unwrap_or(Err(Failure::ConnectTimeout))?;
+        unless_silent(x, flight, Box::pin(waiting))
+            .await?
+            .unwrap_or_else(|_| Err(Failure::ConnectTimeout.into()))?;
         if let Some(conn) = pool.http2() {
             return Ok(Taken::Conn(conn));
         }
@@ -292,7 +296,7 @@ async fn connect_unless_silent(
     http1_only: bool,
     flight: &InFlight,
     maker: Option<Maker>,
-) -> Result<Connected, Failure> {
+) -> Result<Connected, Unconnected> {
     // Boxed, because it is large and seldom needed: every request's future would be that much larger.
     let connecting = Box::pin(connect(x.worker, &flight.cluster, &flight.endpoint, http1_only, maker));
     unless_silent(x, flight, connecting).await?
@@ -303,7 +307,7 @@ async fn unless_silent<T>(
     x: &Exchange<'_>,
     flight: &InFlight,
     future: impl Future<Output = T> + Unpin,
-) -> Result<T, Failure> {
+) -> Result<T, Unconnected> {
     let endpoint = &flight.endpoint;
     let silent = poll_fn(|cx| {
         flight.wake_when_silent(cx);
@@ -312,7 +316,7 @@ async fn unless_silent<T>(
     tokio::select! {
         biased;
         output = future => Ok(output),
-        () = silent, if x.has_elsewhere && !endpoint.is_silent(x.service.check) => Err(Failure::ConnectTimeout),
+        () = silent, if x.has_elsewhere && !endpoint.is_silent(x.service.check) => Err(Failure::ConnectTimeout.into()),
     }
 }
 

@@ -8,9 +8,11 @@ use tidegate_model::{
     fleet::{Address, UpstreamProtocol},
     observation::Failure,
 };
+use tidegate_service::files::is_want;
 use tokio::net::TcpStream;
 
 use super::{
+    attempt::Fault,
     http2_conn::{Http2Conn, UNSETTLED},
     sharing::Maker,
 };
@@ -34,6 +36,21 @@ pub enum Connected {
     Http2(Http2Conn),
 }
 
+/// Why there is no connection.
+#[derive(Debug, Clone)]
+pub struct Unconnected {
+    /// What happened.
+    pub failure: Failure,
+    /// What it says of the endpoint.
+    pub fault: Fault,
+}
+
+impl From<Failure> for Unconnected {
+    fn from(failure: Failure) -> Unconnected {
+        Unconnected { failure, fault: Fault::Endpoint }
+    }
+}
+
 /// Connects to `endpoint`, TLS and HTTP/2 preface included, within the cluster's connect timeout.
 ///
 /// With `http1_only`, HTTP/2 is not offered: for upgrades. Those who wait for what `maker` makes go on when an HTTP/2
@@ -44,11 +61,11 @@ pub async fn connect(
     endpoint: &Endpoint,
     http1_only: bool,
     maker: Option<Maker>,
-) -> Result<Connected, Failure> {
+) -> Result<Connected, Unconnected> {
     let connecting = handshake(cluster, endpoint, http1_only);
     let made = match tokio::time::timeout(cluster.upstream.connect_timeout, connecting).await {
         Ok(made) => made,
-        Err(_) => Err(Failure::ConnectTimeout),
+        Err(_) => Err(Failure::ConnectTimeout.into()),
     };
     match made {
         Ok(Made::Http1(conn)) => {
@@ -64,11 +81,11 @@ pub async fn connect(
             worker.upstreams.spawn_local(conn.drive(*connection, flusher, maker));
             Ok(Connected::Http2(conn))
         }
-        Err(failure) => {
+        Err(unconnected) => {
             if let Some(maker) = maker {
-                maker.failed(&failure);
+                maker.failed(unconnected.clone());
             }
-            Err(failure)
+            Err(unconnected)
         }
     }
 }
@@ -79,15 +96,16 @@ enum Made {
     Http2(h2::client::SendRequest<Bytes>, Box<h2::client::Connection<Coalesced, Bytes>>, Flusher),
 }
 
-async fn handshake(cluster: &Cluster, endpoint: &Endpoint, http1_only: bool) -> Result<Made, Failure> {
+async fn handshake(cluster: &Cluster, endpoint: &Endpoint, http1_only: bool) -> Result<Made, Unconnected> {
     let stream = match &endpoint.address {
         Address::Ip(address) => TcpStream::connect(address).await,
         Address::Name { host, port } => TcpStream::connect((host.as_str(), *port)).await,
     }
     .map_err(|error| match error.kind() {
-        io::ErrorKind::ConnectionRefused => Failure::ConnectRefused,
-        io::ErrorKind::TimedOut => Failure::ConnectTimeout,
-        _ => Failure::ConnectError,
+        _ if is_want(&error) => Unconnected { failure: Failure::ConnectError, fault: Fault::Ours },
+        io::ErrorKind::ConnectionRefused => Failure::ConnectRefused.into(),
+        io::ErrorKind::TimedOut => Failure::ConnectTimeout.into(),
+        _ => Failure::ConnectError.into(),
     })?;
     // Without this a request that is written in two parts waits for the peer's delayed acknowledgement.
     stream.set_nodelay(true).map_err(|_| Failure::ConnectError)?;

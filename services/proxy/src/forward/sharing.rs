@@ -8,8 +8,7 @@ use std::{
     task::Poll,
 };
 
-use tidegate_model::observation::Failure;
-
+use super::connect::Unconnected;
 use crate::balance::WakeSet;
 
 /// What is being made for an endpoint, if anything is.
@@ -22,7 +21,7 @@ pub struct Sharing {
 
 #[derive(Default)]
 struct Making {
-    outcome: RefCell<Option<Result<(), Failure>>>,
+    outcome: RefCell<Option<Result<(), Unconnected>>>,
     waiting: WakeSet,
 }
 
@@ -72,8 +71,8 @@ impl Sharing {
 
 impl Maker {
     /// The connection could not be made: those who wait for it share that, too.
-    pub fn failed(self, failure: &Failure) {
-        *self.making.outcome.borrow_mut() = Some(Err(failure.clone()));
+    pub fn failed(self, unconnected: Unconnected) {
+        *self.making.outcome.borrow_mut() = Some(Err(unconnected));
     }
 }
 
@@ -89,7 +88,7 @@ impl Waiter {
     ///
     /// # Errors
     /// When it could not be made.
-    pub async fn wait(self) -> Result<(), Failure> {
+    pub async fn wait(self) -> Result<(), Unconnected> {
         poll_fn(|cx| {
             if let Some(outcome) = &*self.making.outcome.borrow() {
                 return Poll::Ready(outcome.clone());

@@ -66,6 +66,23 @@ fn a_refused_connection_sends_any_request_elsewhere_and_ejects_the_endpoint() {
 }
 
 #[test]
+fn having_no_more_files_is_not_held_against_endpoints() {
+    let (first, second) = (Origin::named("a"), Origin::named("b"));
+    let edge = Edge::start(&two(&first, &second));
+    let mut client = Peer::connect(edge.address());
+
+    // Each test is a process of its own. A limit below what is open already lets nothing more be opened.
+    let (soft, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
+    rlimit::setrlimit(rlimit::Resource::NOFILE, 3, hard).unwrap();
+    let refused = client.ask(GET);
+    rlimit::setrlimit(rlimit::Resource::NOFILE, soft, hard).unwrap();
+
+    assert_eq!(refused.status(), 502);
+    assert_eq!(client.ask(GET).text(), "a", "it is not ejected");
+    assert_eq!(edge.metric("tidegate_cluster_ejections_total"), 0.0);
+}
+
+#[test]
 fn nobody_to_ask_is_502_and_says_what_failed() {
     let edge = Edge::start(&FleetFile::of(&[Origin::refusing()]));
     let answer = Peer::connect(edge.address()).ask(GET);
