@@ -39,11 +39,13 @@ test: check unit doc ## All checks and all tests
 check: fmt clippy deny ## Format, lints, licences and sources
 
 .PHONY: bench
-bench: release ## CPU per request and memory per idle connection, beside HAProxy, nginx and Envoy; ARGS goes to it
+bench: build ## CPU per request and memory per idle connection, beside HAProxy, nginx and Envoy; ARGS goes to it
+	@# Only what is measured is worth the minutes that a release build takes.
+	@cargo build --release -p tidegate-proxy
 	@tools/fetch nats-server envoy
 	@command -v haproxy nginx h2load openssl >/dev/null || \
 		{ apt-get update -q && apt-get install -qy haproxy nginx-light nghttp2-client openssl; } >&2
-	@python3 bench/bench.py --binaries $(dir $(BIN))release --nats-server $(TIDEGATE_NATS_SERVER) \
+	@python3 bench/bench.py --binaries $(BIN) --proxy $(dir $(BIN))release/tidegate-proxy --nats-server $(TIDEGATE_NATS_SERVER) \
 		--envoy $(CURDIR)/target/tools/use/envoy $(ARGS)
 
 .PHONY: fmt
