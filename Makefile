@@ -39,13 +39,15 @@ test: check unit doc ## All checks and all tests
 check: fmt clippy deny ## Format, lints, licences and sources
 
 .PHONY: bench
-bench: release ## CPU per request and memory per idle connection, beside HAProxy, nginx and Envoy; ARGS goes to it
+bench: build ## CPU per request and memory per idle connection, beside HAProxy, nginx and Envoy; ARGS goes to it
+	@# Only what is measured is worth the minutes that a release build takes.
+	@cargo build --release -p tidegate-proxy
 	@tools/fetch nats-server envoy
 	@tools/packages haproxy=haproxy nginx=nginx-light h2load=nghttp2-client openssl=openssl
-	@python3 bench/bench.py --binaries $(dir $(BIN))release --nats-server $(TIDEGATE_NATS_SERVER) \
+	@python3 bench/bench.py --binaries $(BIN) --proxy $(dir $(BIN))release/tidegate-proxy --nats-server $(TIDEGATE_NATS_SERVER) \
 		--envoy $(CURDIR)/target/tools/use/envoy $(ARGS)
-	@$(if $(findstring --json,$(ARGS)),true,python3 bench/observing.py --binaries $(dir $(BIN))release \
-		--nats-server $(TIDEGATE_NATS_SERVER))
+	@$(if $(findstring --json,$(ARGS)),true,python3 bench/observing.py --binaries $(BIN) \
+		--proxy $(dir $(BIN))release/tidegate-proxy --nats-server $(TIDEGATE_NATS_SERVER))
 
 .PHONY: fmt
 fmt: ## Check the format (cargo fmt --all mends it)

@@ -26,6 +26,7 @@ from pathlib import Path
 TICK = os.sysconf("SC_CLK_TCK")
 PROXY_CORE, LOAD_CORE = "1", "0"
 BODY = 1024
+RESERVED = {"tidegate", "haproxy", "nginx", "envoy"}
 
 
 def free_port():
@@ -189,23 +190,26 @@ def envoy(folder, origin_port, binary):
             "--use-dynamic-base-id", "--disable-hot-restart"], http, https
 
 
-def tidegate(folder, origin_port, binaries, nats_server, others):
-    """The proxy as users run it: routes come from a route-computer over NATS. Only the proxy is measured."""
-    http, https, nats = free_port(), free_port(), free_port()
-    (folder / "fleet.yaml").write_text(f"""
-regions: {{ here: {{}} }}
-clusters: {{ origins: {{ region: here, endpoints: ["127.0.0.1:{origin_port}"], idle_timeout: 5m }} }}
-edges: {{ edge: {{ region: here, listeners: [plain, secure] }} }}
-listeners:
-  plain: {{ bind: "127.0.0.1:{http}", protocol: http, limits: {{ idle_timeout: 10m }} }}
-  secure:
+def tidegate(folder, origin_port, binaries, nats_server, proxies, others):
+    """Proxies as users run them: routes come from a route-computer over NATS. Only the proxies are measured."""
+    nats = free_port()
+    ports = {name: (free_port(), free_port()) for name in proxies}
+    edges, listeners = [], []
+    for name, (http, https) in ports.items():
+        edges.append(f"  {name}: {{ region: here, listeners: [{name}-plain, {name}-secure] }}")
+        listeners.append(f"""
+  {name}-plain: {{ bind: "127.0.0.1:{http}", protocol: http, limits: {{ idle_timeout: 10m }} }}
+  {name}-secure:
     bind: "127.0.0.1:{https}"
     protocol: https
     certificates: [{{ chain: {folder}/tls.crt, key: {folder}/tls.key }}]
-    limits: {{ idle_timeout: 10m }}
+    limits: {{ idle_timeout: 10m }}""")
+    (folder / "fleet.yaml").write_text("\n".join([f"""
+regions: {{ here: {{}} }}
+clusters: {{ origins: {{ region: here, endpoints: ["127.0.0.1:{origin_port}"], idle_timeout: 5m }} }}
 services:
   site: {{ hosts: ["*"], clusters: [origins], health: {{ path: /, interval: 1s }} }}
-""")
+edges:""", *edges, "listeners:", *listeners]))
     url = f"nats://127.0.0.1:{nats}"
     others.append(Process([nats_server, "-a", "127.0.0.1", "-p", nats, "-js", "-sd", folder / "js"], LOAD_CORE,
                           folder / "nats.log"))
@@ -216,8 +220,11 @@ services:
                            "--computer-name", "c"], LOAD_CORE, folder / "computer.log"))
     others.append(Process([binaries / "tidegate-health-prober", "--nats-servers", url, "--region", "here", "--name",
                            "p"], LOAD_CORE, folder / "prober.log"))
-    return [binaries / "tidegate-proxy", "--nats-servers", url, "--edge-name", "edge", "--edge-region", "here",
-            "--proxy-workers", "1", "--proxy-state-dir", folder / "state"], http, https
+    return {
+        name: ([binary, "--nats-servers", url, "--edge-name", name, "--edge-region", "here", "--proxy-workers", "1",
+                "--proxy-state-dir", folder / f"state-{name}"], *ports[name])
+        for name, binary in proxies.items()
+    }
 
 
 def h2load(arguments, seconds, port, scheme):
@@ -271,7 +278,7 @@ def idle_memory(server, port, count, tls):
     request = b"GET / HTTP/1.1\r\nHost: bench.test\r\n\r\n"
 
     def connect():
-        stream = socket.create_connection(("127.0.0.1", port))
+        stream = socket.create_connection(("127.0.0.1", port), timeout=10)
         stream = context.wrap_socket(stream) if tls else stream
         stream.sendall(request)
         data = b""
@@ -291,10 +298,21 @@ def idle_memory(server, port, count, tls):
     return used / count
 
 
+def another(text):
+    """A further proxy: its name, in words that a fleet file takes, and its binary."""
+    name, _, path = text.partition("=")
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name) or name in RESERVED or not os.access(path, os.X_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH of a program, with a name that is not taken")
+    return name, Path(path)
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--binaries", type=Path, required=True, help="folder with Tidegate's binaries")
+    options.add_argument("--proxy", type=Path, help="the tidegate-proxy to measure, where it is not the one in that folder")
     options.add_argument("--nats-server", default="nats-server")
+    options.add_argument("--also", action="append", default=[], type=another, metavar="NAME=PATH",
+                         help="measure another build of tidegate-proxy in the same rounds; may be repeated")
     options.add_argument("--envoy", help="Envoy's binary; left out when absent")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--seconds", type=int, default=3)
@@ -310,19 +328,24 @@ def main():
         certificate(folder)
         process, origin_port = origin(folder)
         running.append(process)
-        makers = {"tidegate": lambda: tidegate(folder, origin_port, options.binaries, options.nats_server, running)}
-        makers["haproxy"] = lambda: haproxy(folder, origin_port)
+        proxies = {"tidegate": options.proxy or options.binaries / "tidegate-proxy", **dict(options.also)}
+        commands = tidegate(folder, origin_port, options.binaries, options.nats_server, proxies, running)
+        commands["haproxy"] = haproxy(folder, origin_port)
         if shutil.which("nginx"):
-            makers["nginx"] = lambda: nginx(folder, origin_port)
+            commands["nginx"] = nginx(folder, origin_port)
         if options.envoy:
-            makers["envoy"] = lambda: envoy(folder, origin_port, options.envoy)
+            commands["envoy"] = envoy(folder, origin_port, options.envoy)
         servers = {}
-        for name, make in makers.items():
-            command, http, https = make()
+
+        def start(name):
+            command, http, https = commands[name]
             server = Process(command, PROXY_CORE, folder / f"{name}.log")
             running.append(server)
             wait_for(lambda: listens(http) and listens(https), f"{name} listening")
             servers[name] = (server, {"http": http, "https": https})
+
+        for name in commands:
+            start(name)
 
         def rounds(case, measure):
             if options.only and options.only not in case:
@@ -341,10 +364,14 @@ def main():
         for tls in (False, True):
             case = f"idle {'TLS' if tls else 'plain'} connection, bytes"
             if not options.only or options.only in case:
-                results[case] = {
-                    name: idle_memory(server, ports["https" if tls else "http"], 1000, tls)
-                    for name, (server, ports) in servers.items()
-                }
+                results[case] = {}
+                for name in commands:
+                    # What an earlier load has left behind would hold part of the connections.
+                    running.remove(servers[name][0])
+                    servers[name][0].stop()
+                    start(name)
+                    server, ports = servers[name]
+                    results[case][name] = idle_memory(server, ports["https" if tls else "http"], 1000, tls)
     except BaseException:
         for log in sorted(folder.glob("*.log")):
             print(f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}", file=sys.stderr)

@@ -11,7 +11,7 @@ use tidegate_model::{
 
 use crate::plan::{REGIONS, RegionPlan, SERVICE};
 
-/// A published change of a region's table.
+/// A published change of a region's table, or what its new owner's first table changed.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The region.
@@ -85,6 +85,15 @@ impl Table {
             }
             _ => None,
         })
+    }
+
+    /// What must change in this table to make its entries `later`.
+    pub fn changes_to(&self, later: &BTreeMap<RouteKey, RouteEntry>) -> Vec<(RouteKey, Option<RouteEntry>)> {
+        let set = later.iter().filter(|(key, entry)| self.entries.get(*key) != Some(*entry));
+        let gone = self.entries.keys().filter(|key| !later.contains_key(*key));
+        set.map(|(key, entry)| (key.clone(), Some(entry.clone())))
+            .chain(gone.map(|key| (key.clone(), None)))
+            .collect()
     }
 
     /// Whether `cluster` alone is in the first tier.

@@ -14,7 +14,7 @@ use tidegate_bus::{
 };
 use tidegate_model::{
     report::{Applied, Suspicion},
-    routes::{RouteEntry, RouteKey},
+    routes::{RouteCause, RouteEntry, RouteKey},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -134,9 +134,20 @@ fn take(ledger: &mut Ledger, subject: &str, update: Update<RouteKey, RouteEntry>
     let table = ledger.tables.entry(region.to_string()).or_default();
     match update {
         Update::Snapshot { epoch, revision, entries, received_at } => {
+            let entries = entries.into_iter().collect();
+            // Whoever takes a region over tells what it has concluded meanwhile by its table, not by a change of the last one.
+            if table.epoch < epoch && !table.entries.is_empty() {
+                ledger.changes.push(Change {
+                    region: region.to_string(),
+                    epoch,
+                    revision,
+                    entries: table.changes_to(&entries),
+                    cause: RouteCause { causes: Vec::new(), input_at: received_at, decided_at: received_at },
+                });
+            }
             table.heard_at = received_at;
             (table.epoch, table.revision) = (epoch, revision);
-            table.entries = entries.into_iter().collect();
+            table.entries = entries;
         }
         Update::Delta { epoch, revision, changes, meta, received_at, .. } => {
             table.heard_at = received_at;
@@ -157,5 +168,41 @@ fn take(ledger: &mut Ledger, subject: &str, update: Update<RouteKey, RouteEntry>
             (table.epoch, table.revision) = (epoch, revision);
         }
         Update::Refused { .. } => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_model::{
+        Epoch, Revision, Timestamp, health::CheckId, routes::HealthEntry, verdict::Verdict,
+    };
+
+    use super::*;
+    use crate::plan::HOME;
+
+    #[test]
+    fn what_a_new_owner_has_concluded_is_a_change_and_what_a_reader_missed_is_not() {
+        let mut ledger = Ledger::default();
+        let mut hears = |epoch, revision, verdict| {
+            let health = HealthEntry { verdict, reason: String::new(), endpoints: Vec::new() };
+            let key = RouteKey::Health(HOME.cluster.parse().unwrap(), CheckId(1));
+            let update = Update::Snapshot {
+                epoch: Epoch(epoch),
+                revision: Revision(revision),
+                entries: vec![(key, RouteEntry::Health(health))],
+                received_at: Timestamp(epoch),
+            };
+            take(&mut ledger, &subjects::routes(&HOME.name.parse().unwrap()), update);
+            ledger.changes.len()
+        };
+
+        let told = [hears(1, 1, Verdict::Up), hears(1, 2, Verdict::Down), hears(1, 3, Verdict::Up)];
+        assert_eq!(told, [0, 0, 0]);
+        assert_eq!(hears(2, 1, Verdict::Down), 1);
+
+        let change =
+            ledger.change_since(HOME.name, Timestamp(2), |change| change.health(HOME.cluster).is_some());
+        let change = change.expect("the new owner's first table");
+        assert_eq!((change.epoch, change.health(HOME.cluster).unwrap().verdict), (Epoch(2), Verdict::Down));
     }
 }

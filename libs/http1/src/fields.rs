@@ -26,6 +26,12 @@ impl Fields {
         self.spans.clear();
     }
 
+    /// Makes room for `fields` more, whose names and values take `bytes`.
+    pub fn reserve(&mut self, fields: usize, bytes: usize) {
+        self.spans.reserve(fields);
+        self.bytes.reserve(bytes);
+    }
+
     /// Adds a field. The name is lowered; name and value must be valid for the wire already.
     ///
     /// # Panics

@@ -218,6 +218,7 @@ pub fn parse_request(
     request.method = Method::from(method);
     request.version = if version == 0 { Version::Http10 } else { Version::Http11 };
     request.fields.clear();
+    request.fields.reserve(parsed.headers.len(), length);
     request.host.clear();
     let mut hosts = 0;
     for header in parsed.headers.iter() {

@@ -62,6 +62,7 @@ pub fn parse_response(
     response.status = status;
     response.version = if version == 0 { Version::Http10 } else { Version::Http11 };
     response.fields.clear();
+    response.fields.reserve(parsed.headers.len(), length);
     for header in parsed.headers.iter() {
         response.fields.push(header.name.as_bytes(), header.value);
     }

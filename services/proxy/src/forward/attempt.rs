@@ -81,6 +81,8 @@ pub struct Try {
     pub flight: InFlight,
     /// The tier of the cluster, from 0.
     pub tier: usize,
+    /// When it begins.
+    pub began: Instant,
     /// Whether only a new connection will do.
     pub fresh: bool,
     /// Its place in the request's trail.
@@ -91,15 +93,14 @@ pub struct Try {
 
 /// Sends the request to the try's endpoint and waits for the head of the answer.
 pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) -> Result<Answer, TryError> {
-    let began = Instant::now();
-    let Try { flight, tier, fresh, note, traceparent } = this;
+    let Try { flight, tier, began, fresh, note, traceparent } = this;
     // HTTP/2 has no upgrade: such a cluster is asked without, which any upgrade allows (RFC 9110, section 7.8).
     let upgrade = x.origin.upgrade.filter(|_| flight.cluster.upstream.protocol != UpstreamProtocol::Http2);
     let mut origin = Origin { traceparent, upgrade, ..x.origin };
     // An endpoint that was silent already is asked as a last resort, and may prove the verdict wrong.
     let was_silent = flight.endpoint.is_silent(x.service.check);
     flight.cluster.counters.attempts.add(1);
-    let mut up = open(x, &mut origin, &flight, fresh, upload).await?;
+    let mut up = open(x, &mut origin, &flight, began, fresh, upload).await?;
     let mut head = Response::default();
     let mut cursor = Cursor::default();
     let mut broken = false;
@@ -208,13 +209,14 @@ async fn open(
     x: &Exchange<'_>,
     origin: &mut Origin<'_>,
     flight: &InFlight,
+    began: Instant,
     fresh: bool,
     upload: &RefCell<Upload<'_>>,
 ) -> Result<Upstream, TryError> {
     let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
     let unsent = |Unconnected { failure, fault }| TryError::Endpoint { failure, sent: Sent::Nothing, fault };
     if !fresh {
-        if let Some(conn) = endpoint.pool.take(Instant::now(), !x.repeatable) {
+        if let Some(conn) = endpoint.pool.take(began, !x.repeatable) {
             return Ok(start_http1(x, *origin, conn, true, upload));
         }
         if cluster.upstream.protocol != UpstreamProtocol::Http1

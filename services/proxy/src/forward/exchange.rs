@@ -351,9 +351,10 @@ fn request_id<'a>(request: &'a Request, buffer: &'a mut [u8; 32], worker: &Worke
     {
         return id;
     }
-    let number: u128 = worker.random.borrow_mut().random();
-    for (place, digit) in buffer.iter_mut().enumerate() {
-        *digit = b"0123456789abcdef"[(number >> (4 * place)) as usize & 15];
+    let bytes: [u8; 16] = worker.random.borrow_mut().random();
+    for (digits, byte) in buffer.chunks_exact_mut(2).zip(bytes) {
+        let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
+        digits.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
     }
     buffer
 }

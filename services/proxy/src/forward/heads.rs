@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version as HttpVersion, header, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version as HttpVersion, header, uri::PathAndQuery,
+};
 use tidegate_http1::{
     Fields, Framing, Method, Request, Response, list_contains, write_decimal, write_field,
     write_request_line, write_status_line,
@@ -14,7 +16,10 @@ use crate::{
 };
 
 /// How we call ourselves in `via`.
-const VIA: &[u8] = b"1.1 tidegate";
+const VIA: &str = "1.1 tidegate";
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Fields that an answer has of us at most.
+const OWN_FIELDS: usize = 3;
 
 /// What a client's connection says beside its request.
 #[derive(Clone, Copy)]
@@ -92,12 +97,12 @@ impl<'a> Nominated<'a> {
 /// Calls `write` with each field of the request that goes to the endpoint, and those that we add.
 fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&[u8], &[u8])) {
     let nominated = Nominated::of(&request.fields);
-    let mut forwarded_for = Vec::new();
+    let mut spoken_for = Vec::new();
     for (name, value) in request.fields.iter() {
         match name {
             b"x-forwarded-for" => {
-                forwarded_for.extend_from_slice(value);
-                forwarded_for.extend_from_slice(b", ");
+                spoken_for.extend_from_slice(value);
+                spoken_for.extend_from_slice(b", ");
             }
             // The edge is where the outside begins: a client's own word for these is not passed on. What it says of whom
             // it speaks for (x-forwarded-for) is: the edge's word is the last of the list.
@@ -111,12 +116,17 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
         }
     }
     let mut text = [0_u8; 48];
-    forwarded_for.extend_from_slice(ip_text(origin.address, &mut text));
-    write(b"x-forwarded-for", &forwarded_for);
+    let address = ip_text(origin.address, &mut text);
+    if spoken_for.is_empty() {
+        write(b"x-forwarded-for", address);
+    } else {
+        spoken_for.extend_from_slice(address);
+        write(b"x-forwarded-for", &spoken_for);
+    }
     write(b"x-forwarded-proto", if origin.is_tls { b"https" } else { b"http" });
     write(b"x-forwarded-host", request.host.as_bytes());
     write(b"x-request-id", origin.request_id);
-    write(b"via", VIA);
+    write(b"via", VIA.as_bytes());
     if let Some(traceparent) = &origin.traceparent {
         write(b"traceparent", traceparent.as_bytes());
     }
@@ -125,6 +135,23 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
 /// Writes an address without allocating.
 fn ip_text(address: IpAddr, text: &mut [u8; 48]) -> &[u8] {
     use std::io::Write as _;
+    // Written for every request, for which the formatting of the standard library is slow.
+    if let IpAddr::V4(address) = address.to_canonical() {
+        let mut length = 0;
+        for octet in address.octets() {
+            if length > 0 {
+                text[length] = b'.';
+                length += 1;
+            }
+            for unit in [100, 10, 1] {
+                if octet >= unit || unit == 1 {
+                    text[length] = b'0' + octet / unit % 10;
+                    length += 1;
+                }
+            }
+        }
+        return &text[..length];
+    }
     let mut rest = &mut text[..];
     // 48 bytes hold any address, so this cannot fail; if it did, the field would be shorter.
     let _fits = write!(rest, "{}", address.to_canonical());
@@ -266,7 +293,7 @@ pub fn write_http1_response(
     if !has_date {
         write_field(out, b"date", crate::worker::http_date().as_bytes());
     }
-    write_field(out, b"via", VIA);
+    write_field(out, b"via", VIA.as_bytes());
     let mut keep_alive = told.keep_alive;
     let bodiless = answer.status == 204 || answer.status == 304;
     let writer = match framing {
@@ -309,6 +336,7 @@ pub fn http2_response(status: u16, fields: &Fields) -> Result<http::Response<()>
     *head.version_mut() = HttpVersion::HTTP_2;
     let nominated = Nominated::of(fields);
     let map = head.headers_mut();
+    map.reserve(fields.len() + OWN_FIELDS);
     for (name, value) in fields.iter() {
         if is_end_to_end(name) && !nominated.holds(name) {
             append(map, name, value);
@@ -323,13 +351,17 @@ pub fn http2_response(status: u16, fields: &Fields) -> Result<http::Response<()>
 
 /// Adds what we say in every final answer over HTTP/2.
 pub fn add_response_fields(map: &mut HeaderMap, request_id: &[u8]) {
-    if !map.contains_key("x-request-id") {
-        append(map, b"x-request-id", request_id);
+    if !map.contains_key(&REQUEST_ID)
+        && let Ok(mut request_id) = HeaderValue::from_bytes(request_id)
+    {
+        // No other has it: it would only push others out of the table by which HTTP/2 shortens fields.
+        request_id.set_sensitive(true);
+        map.append(&REQUEST_ID, request_id);
     }
     if !map.contains_key(header::DATE) {
         append(map, b"date", crate::worker::http_date().as_bytes());
     }
-    append(map, b"via", VIA);
+    map.append(header::VIA, HeaderValue::from_static(VIA));
 }
 
 #[cfg(test)]
@@ -370,6 +402,19 @@ mod tests {
         for gone in ["x-secret", "connection", "keep-alive", "te:"] {
             assert!(!text.contains(gone), "{gone} in {text}");
         }
+    }
+
+    #[test]
+    fn addresses_are_written_as_the_standard_library_does() {
+        let octets = [0, 1, 9, 10, 11, 99, 100, 101, 109, 110, 199, 200, 249, 255];
+        for (place, octet) in octets.into_iter().enumerate() {
+            let address = IpAddr::from([octet, octets[(place + 5) % octets.len()], 0, octet]);
+            assert_eq!(ip_text(address, &mut [0; 48]), address.to_string().as_bytes());
+        }
+        for text in ["2001:db8::1", "::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"] {
+            assert_eq!(ip_text(text.parse().unwrap(), &mut [0; 48]), text.as_bytes());
+        }
+        assert_eq!(ip_text("::ffff:192.0.2.1".parse().unwrap(), &mut [0; 48]), b"192.0.2.1");
     }
 
     #[test]

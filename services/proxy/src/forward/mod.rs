@@ -9,6 +9,7 @@ mod http2_conn;
 mod pool;
 mod relay;
 mod sharing;
+mod slots;
 mod tries;
 mod tunnel;
 mod upload;

@@ -1,13 +1,6 @@
 //! Tries, retries and hedges: how one request gets one answer although endpoints fail.
 
-use std::{
-    cell::RefCell,
-    future::{Future as _, poll_fn},
-    pin::pin,
-    rc::Rc,
-    task::Poll,
-    time::Duration,
-};
+use std::{cell::RefCell, future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
 use rand::RngExt as _;
 use tidegate_model::{fleet::Hedge, observation::Failure};
@@ -16,6 +9,7 @@ use tokio::time::Instant;
 use super::{
     attempt::{Answer, Fault, Try, TryError, attempt},
     exchange::Exchange,
+    slots::Slots,
     upload::Upload,
     upstream::Sent,
 };
@@ -100,15 +94,12 @@ pub async fn first_answer(
 ) -> Result<Answer, Refusal> {
     let mut tries = Tries::new(x);
     let first = tries.next_try(0, false, false).ok_or(Refusal::NoEndpoint)?;
-    let mut slots = [pin!(Some(attempt(x, first, upload))), pin!(None)];
+    let usual = pin!(Some(attempt(x, first, upload)));
+    let mut slots = Slots::new(usual);
     loop {
         let event = poll_fn(|cx| {
-            for (slot, running) in slots.iter_mut().enumerate() {
-                if let Some(future) = running.as_mut().as_pin_mut()
-                    && let Poll::Ready(ended) = future.poll(cx)
-                {
-                    return Poll::Ready(Event::Ended(slot, Box::new(ended)));
-                }
+            if let Poll::Ready((slot, ended)) = slots.poll(cx) {
+                return Poll::Ready(Event::Ended(slot, Box::new(ended)));
             }
             let mut upload = upload.borrow_mut();
             if upload.down.poll_reset(cx).is_ready() {
@@ -119,7 +110,7 @@ pub async fn first_answer(
         .await;
         match event {
             Event::Ended(slot, ended) => {
-                slots[slot].set(None);
+                slots.clear(slot);
                 let step = match *ended {
                     Ok(answer) => tries.answered(slot, answer, upload),
                     Err(TryError::Client(error)) => return Err(Refusal::Client(error)),
@@ -130,7 +121,7 @@ pub async fn first_answer(
                 };
                 match step {
                     Step::Wait => {}
-                    Step::Try(next) => slots[slot].set(Some(attempt(x, next, upload))),
+                    Step::Try(next) => slots.set(slot, attempt(x, next, upload)),
                     Step::Done(result) => return *result,
                 }
             }
@@ -138,15 +129,15 @@ pub async fn first_answer(
             Event::Time => {
                 let overdue = tries.overdue(&upload.borrow());
                 for slot in overdue {
-                    slots[slot].set(None);
+                    slots.clear(slot);
                     match tries.failed(slot, Failure::NoAnswer, Sent::Maybe, Fault::Endpoint, upload) {
                         Step::Wait => {}
-                        Step::Try(next) => slots[slot].set(Some(attempt(x, next, upload))),
+                        Step::Try(next) => slots.set(slot, attempt(x, next, upload)),
                         Step::Done(result) => return *result,
                     }
                 }
                 match tries.passed(upload) {
-                    Ok(Some((slot, next))) => slots[slot].set(Some(attempt(x, next, upload))),
+                    Ok(Some((slot, next))) => slots.set(slot, attempt(x, next, upload)),
                     Ok(None) => {}
                     // An endpoint's word, even a bad one, says more than that there was none in time.
                     Err(refusal) => return tries.fallback.take().ok_or(refusal),
@@ -187,15 +178,16 @@ impl<'a> Tries<'a> {
 
     /// Picks where the next try goes. With `elsewhere`, clusters that were not tried are preferred.
     fn next_try(&mut self, slot: usize, fresh: bool, elsewhere: bool) -> Option<Try> {
+        let began = Instant::now();
         let from = Candidates {
             tiers: &self.x.action.tiers,
             tried: &self.tried,
             avoid: if elsewhere { &self.clusters } else { &[] },
-            now: Instant::now(),
+            now: began,
         };
         let picked = pick(from, &mut *self.x.worker.random.borrow_mut())?;
         let (endpoint, cluster, tier) = (picked.endpoint.clone(), picked.cluster.clone(), picked.tier);
-        let (began, is_hedge) = (Instant::now(), slot == 1);
+        let is_hedge = slot == 1;
         let span_id = self.x.trace.map_or(0, |_| self.x.worker.random.borrow_mut().random::<u64>().max(1));
         let traceparent = self.x.trace.map(|trace| TraceParentText::new(trace.trace_id, span_id));
         let mut trail = self.x.trail.borrow_mut();
@@ -221,7 +213,7 @@ impl<'a> Tries<'a> {
             is_hedge,
             note,
         });
-        Some(Try { flight: InFlight::new(endpoint, cluster), tier, fresh, note, traceparent })
+        Some(Try { flight: InFlight::new(endpoint, cluster), tier, began, fresh, note, traceparent })
     }
 
     /// When something is due if no try ends before.

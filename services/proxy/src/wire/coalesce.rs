@@ -14,7 +14,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Io;
+use super::{Io, spare};
 
 /// Bytes gathered before they are written out although more may come; the bound on what a connection buffers.
 const GATHER: usize = 64 * 1024;
@@ -49,6 +49,13 @@ impl Flusher {
 }
 
 impl Inner {
+    fn out(&mut self) -> &mut Vec<u8> {
+        if self.out.capacity() == 0 {
+            self.out = spare::take();
+        }
+        &mut self.out
+    }
+
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.out.len() {
             let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.out[self.written..]))?;
@@ -61,6 +68,7 @@ impl Inner {
         if self.written > 0 {
             self.written = 0;
             // An idle connection holds no buffer.
+            spare::give(&mut self.out);
             self.out = Vec::new();
         }
         if self.unflushed {
@@ -89,7 +97,7 @@ impl AsyncWrite for Coalesced {
         if inner.out.len() >= GATHER {
             ready!(inner.poll_write_out(cx))?;
         }
-        inner.out.extend_from_slice(buf);
+        inner.out().extend_from_slice(buf);
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -102,7 +110,8 @@ impl AsyncWrite for Coalesced {
         if inner.out.len() >= GATHER {
             ready!(inner.poll_write_out(cx))?;
         }
-        bufs.iter().for_each(|buf| inner.out.extend_from_slice(buf));
+        let out = inner.out();
+        bufs.iter().for_each(|buf| out.extend_from_slice(buf));
         Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
     }
 

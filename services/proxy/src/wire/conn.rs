@@ -10,7 +10,7 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Io;
+use super::{Io, spare};
 
 /// Bytes read at once at most.
 const SCRATCH: usize = 64 * 1024;
@@ -82,6 +82,9 @@ impl Conn {
 
     /// The bytes that wait to be written, to add to.
     pub fn out(&mut self) -> &mut Vec<u8> {
+        if self.write.capacity() == 0 {
+            self.write = spare::take();
+        }
         &mut self.write
     }
 
@@ -115,7 +118,7 @@ impl Conn {
             self.written += count;
             self.total_written += count as u64;
         }
-        self.write.clear();
+        spare::give(&mut self.write);
         self.written = 0;
         if matches!(self.io, Io::Plain(_)) {
             return Poll::Ready(Ok(()));

@@ -115,10 +115,16 @@ impl Http2Writer {
 /// The fields of a header map, in its order.
 pub fn fields_of(map: &HeaderMap) -> Fields {
     let mut fields = Fields::new();
+    fields.reserve(map.len(), size_of(map));
     for (name, value) in map {
         fields.push(name.as_str().as_bytes(), value.as_bytes());
     }
     fields
+}
+
+/// What the names and values in a header map take.
+pub fn size_of(map: &HeaderMap) -> usize {
+    map.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 /// The fields of trailers, without those that may not be in them.

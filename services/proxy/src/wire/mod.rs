@@ -6,12 +6,13 @@ mod conn;
 mod http2;
 mod io;
 mod keepalive;
+mod spare;
 mod timer;
 
 pub use body::{BodyError, BodyReader, BodyWriter, Chunk};
 pub use coalesce::{Coalesced, Flusher, coalesce};
 pub use conn::Conn;
-pub use http2::{Http2Reader, Http2Writer, append, fields_of};
+pub use http2::{Http2Reader, Http2Writer, append, fields_of, size_of};
 pub use io::Io;
 pub use keepalive::{UNACKNOWLEDGED, end_when_gone};
 pub use timer::Timer;

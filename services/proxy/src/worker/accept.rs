@@ -155,20 +155,38 @@ async fn connection(
     let Some(acceptor) = &listener.tls else {
         return http1::serve(worker, Io::Plain(stream), client, &limits, &open).await;
     };
-    match timeout(limits.head_timeout, acceptor.accept(stream)).await {
+    // Boxed, like HTTP/2, so that an idle connection does not hold the room that these need.
+    let Some((io, is_http2)) = Box::pin(handshake(&worker, acceptor, stream, limits.head_timeout)).await
+    else {
+        return;
+    };
+    if is_http2 {
+        Box::pin(http2::serve(worker, io, bytes::Bytes::new(), client, &limits, &open)).await;
+    } else {
+        http1::serve(worker, io, client, &limits, &open).await;
+    }
+}
+
+/// The stream that comes of a TLS handshake, and whether HTTP/2 was agreed on; nothing when it fails.
+async fn handshake(
+    worker: &Worker,
+    acceptor: &tokio_rustls::TlsAcceptor,
+    stream: TcpStream,
+    limit: Duration,
+) -> Option<(Io, bool)> {
+    match timeout(limit, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tidegate_tls::HTTP2);
-            let io = Io::Accepted(Box::new(stream));
-            if is_http2 {
-                http2::serve(worker, io, bytes::Bytes::new(), client, &limits, &open).await;
-            } else {
-                http1::serve(worker, io, client, &limits, &open).await;
-            }
+            Some((Io::Accepted(Box::new(stream)), is_http2))
         }
         Ok(Err(error)) => {
             worker.counters.tls_failures.add(1);
             tracing::debug!(%error, "TLS handshake failed");
+            None
         }
-        Err(_) => worker.counters.too_slow.add(1),
+        Err(_) => {
+            worker.counters.too_slow.add(1);
+            None
+        }
     }
 }

@@ -61,7 +61,8 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
             Waited::Http2 => {
                 let Downstream::Http1(http1) = down else { return };
                 let (io, read) = http1.conn.into_parts();
-                return http2::serve(worker, io, read.freeze(), client, limits, open).await;
+                // Boxed for the same reason as a request, below.
+                return Box::pin(http2::serve(worker, io, read.freeze(), client, limits, open)).await;
             }
             Waited::TooSlow => {
                 worker.counters.too_slow.add(1);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Open, Worker};
 use crate::{
     forward::{Client, Downstream, Http2Down, LocalReply, answer_ourselves, handle},
-    wire::{Http2Reader, Io, Timer, coalesce},
+    wire::{Http2Reader, Io, Timer, coalesce, size_of},
 };
 
 /// Streams that a client may have open at once, and what is kept of each answer for a client that does not read. With one
@@ -104,7 +104,7 @@ pub async fn serve(
                 worker.tasks.spawn_local(Box::pin(stream(
                     worker.clone(),
                     client,
-                    *request,
+                    request,
                     respond,
                     most_fields,
                     count,
@@ -133,26 +133,17 @@ impl Drop for StreamCount {
 async fn stream(
     worker: Rc<Worker>,
     client: Client,
-    request: http::Request<h2::RecvStream>,
+    request: Box<http::Request<h2::RecvStream>>,
     respond: h2::server::SendResponse<Bytes>,
     most_fields: usize,
     _count: StreamCount,
 ) {
-    let (head, body) = request.into_parts();
-    let has_body = !body.is_end_stream();
-    let is_head = head.method == http::Method::HEAD;
-    let reader = has_body.then(|| Http2Reader::new(body));
-    let mut down = Downstream::Http2(Box::new(Http2Down::new(reader, respond, is_head)));
-    let too_many = head.headers.len() > most_fields;
+    let (mut down, parsed) = begin(*request, respond, most_fields);
     let mut timer = worker.take_timer();
-    let (request, framing) = match request_of(&head, has_body) {
-        Some(parsed) if !too_many => parsed,
-        refused => {
+    let (request, framing) = match parsed {
+        Ok(parsed) => parsed,
+        Err(reply) => {
             worker.counters.refused.add(1);
-            let reply = match refused {
-                Some(_) => LocalReply::new(431, "too many header fields"),
-                None => LocalReply::new(400, "malformed request"),
-            };
             answer_ourselves(&mut down, &reply, b"-", client.stall, &mut timer).await;
             worker.put_timer(timer);
             return;
@@ -160,6 +151,26 @@ async fn stream(
     };
     handle(&worker, client, &request, framing, &mut down, &mut timer).await;
     worker.put_timer(timer);
+}
+
+/// The stream, and the request on it or why there is none. Apart from [`stream`], so that the head as the library has it
+/// takes no room in each stream's task.
+fn begin(
+    request: http::Request<h2::RecvStream>,
+    respond: h2::server::SendResponse<Bytes>,
+    most_fields: usize,
+) -> (Downstream, Result<(Request, Framing), LocalReply>) {
+    let (head, body) = request.into_parts();
+    let has_body = !body.is_end_stream();
+    let is_head = head.method == http::Method::HEAD;
+    let reader = has_body.then(|| Http2Reader::new(body));
+    let down = Downstream::Http2(Box::new(Http2Down::new(reader, respond, is_head)));
+    let parsed = match request_of(&head, has_body) {
+        Some(_) if head.headers.len() > most_fields => Err(LocalReply::new(431, "too many header fields")),
+        Some(parsed) => Ok(parsed),
+        None => Err(LocalReply::new(400, "malformed request")),
+    };
+    (down, parsed)
 }
 
 /// The request as HTTP/1.1 would say it; nothing when it could not.
@@ -184,6 +195,7 @@ fn request_of(head: &http::request::Parts, has_body: bool) -> Option<(Request, F
         return None;
     }
     host.clone_into(&mut request.host);
+    request.fields.reserve(head.headers.len(), size_of(&head.headers));
     let mut length = None;
     for (name, value) in &head.headers {
         match *name {
