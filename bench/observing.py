@@ -4,6 +4,8 @@ sampled, and with all metrics and 1 % of requests traced, in one run.
 
 Each of the three is a proxy of its own on the same core, with one worker. Rounds go in turn through all of them, and what
 is shown is the median of the rounds' ratios to the one without, so that a slow phase of the machine meets both sides.
+
+With --instructions valgrind counts what each executes in user space instead: the same on a busy machine as on a quiet one.
 """
 
 import argparse
@@ -11,11 +13,14 @@ import contextlib
 import http.server
 import json
 import os
+import re
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -51,12 +56,38 @@ def scrape(port, stopped, seen):
             seen.append(len(answer.read()))
 
 
+def instructions(server, port, folder, count=16000):
+    """Instructions in user space for a request, by callgrind, under which `server` runs."""
+    def load(requests):
+        run = subprocess.run(["h2load", "--h1", "-c", "16", "-t", "1", "-n", str(requests), f"http://127.0.0.1:{port}/"],
+                             capture_output=True, text=True)
+        if f"{requests} succeeded" not in run.stdout:
+            sys.exit(f"bench: h2load failed: {run.stdout}{run.stderr}")
+
+    def control(what):
+        subprocess.run(["callgrind_control", what, str(server.process.pid)], check=True, capture_output=True)
+
+    def total():
+        dumps = (path.read_text(errors="replace") for path in folder.glob("callgrind.*"))
+        return sum(int(found) for text in dumps for found in re.findall(r"^totals: (\d+)", text, re.M))
+
+    load(2000)
+    control("--zero")
+    load(count)
+    # What was gathered is sent twice a second.
+    time.sleep(1)
+    control("--dump")
+    bench.wait_for(total, "callgrind's dump")
+    return total() / count
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--binaries", type=Path, required=True, help="folder with Tidegate's binaries")
     options.add_argument("--nats-server", default="nats-server")
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--seconds", type=int, default=5)
+    options.add_argument("--instructions", action="store_true", help="count instructions by valgrind")
     options.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_argument("--strict", action="store_true", help="fail when more is spent than is allowed")
     options = options.parse_args()
@@ -80,6 +111,8 @@ def main():
             bench.certificate(own)
             command, port, _ = bench.tidegate(own, origin_port, options.binaries, options.nats_server, running)
             admin = bench.free_port()
+            if options.instructions:
+                command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={own}/callgrind", *command]
             server = bench.Process([*command, "--admin-bind", f"127.0.0.1:{admin}", *arguments], bench.PROXY_CORE,
                                    folder / f"proxy-{number}.log")
             running.append(server)
@@ -88,8 +121,11 @@ def main():
             if name == FULL:
                 threading.Thread(target=scrape, args=(admin, stopped, seen), daemon=True).start()
         rounds = {name: [] for name in servers}
+        if options.instructions:
+            for number, (name, (server, port)) in enumerate(servers.items()):
+                rounds[name].append(instructions(server, port, folder / str(number)))
         # The first is to warm up.
-        for number in range(options.rounds + 1):
+        for number in range(0 if options.instructions else options.rounds + 1):
             for name, (server, port) in servers.items():
                 used = bench.per_request(server, port, *CASE, options.seconds if number else 1)
                 if number:
@@ -108,17 +144,18 @@ def main():
     if not (seen and Sink.received.get("/v1/traces") and Sink.received.get("/v1/metrics")):
         sys.exit(f"bench: nothing was observed: {len(seen)} scrapes, {Sink.received}")
     results = {name: {
-        "µs": statistics.median(used),
+        "each": statistics.median(used),
         "ratio": statistics.median(one / off for one, off in zip(used, rounds[OFF])),
         "rounds": used,
     } for name, used in rounds.items()}
     if options.json:
         print(json.dumps(results, ensure_ascii=False))
     else:
-        print(f"HTTP/1.1, keep-alive, µs CPU a request; {len(seen)} scrapes, OTLP bytes {Sink.received}")
+        unit = "instructions" if options.instructions else "µs CPU"
+        print(f"HTTP/1.1, keep-alive, {unit} a request; {len(seen)} scrapes, OTLP bytes {Sink.received}")
         for name, result in results.items():
             allowed = f", at most {MOST[name]}" if name in MOST else ""
-            print(f"{name:48}{result['µs']:9.2f}  ({result['ratio']:5.3f}{allowed})")
+            print(f"{name:48}{result['each']:9.2f}  ({result['ratio']:5.3f}{allowed})")
     over = [name for name, most in MOST.items() if results[name]["ratio"] > most]
     if options.strict and over:
         sys.exit(f"bench: observing costs more than it may: {', '.join(over)}")
