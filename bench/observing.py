@@ -84,6 +84,7 @@ def instructions(server, port, folder, count=16000):
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--binaries", type=Path, required=True, help="folder with Tidegate's binaries")
+    options.add_argument("--proxy", type=Path, help="the tidegate-proxy to measure, where it is not the one in that folder")
     options.add_argument("--nats-server", default="nats-server")
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--seconds", type=int, default=5)
@@ -100,16 +101,21 @@ def main():
     try:
         process, origin_port = bench.origin(folder)
         running.append(process)
+        bench.certificate(folder)
         servers = {}
-        for number, (name, arguments) in enumerate({
+        kinds = {
             OFF: [],
             UNSAMPLED: [*collector, "--proxy-trace-ratio", "0"],
             FULL: [*collector, "--proxy-trace-ratio", "0.01"],
-        }.items()):
+        }
+        binary = options.proxy or options.binaries / "tidegate-proxy"
+        edges = [f"edge-{number}" for number in range(len(kinds))]
+        commands = bench.tidegate(folder, origin_port, options.binaries, options.nats_server,
+                                  dict.fromkeys(edges, binary), running)
+        for number, (edge, (name, arguments)) in enumerate(zip(edges, kinds.items())):
             own = folder / str(number)
             own.mkdir()
-            bench.certificate(own)
-            command, port, _ = bench.tidegate(own, origin_port, options.binaries, options.nats_server, running)
+            command, port, _ = commands[edge]
             admin = bench.free_port()
             if options.instructions:
                 command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={own}/callgrind", *command]
