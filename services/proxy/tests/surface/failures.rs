@@ -70,6 +70,8 @@ fn having_no_more_files_is_not_held_against_endpoints() {
     let (first, second) = (Origin::named("a"), Origin::named("b"));
     let edge = Edge::start(&two(&first, &second));
     let mut client = Peer::connect(edge.address());
+    let health = client.ask("GET /.well-known/tidegate/health HTTP/1.1\r\nHost: site.test\r\n\r\n");
+    assert_eq!(health.status(), 200, "the connection was accepted, and none made to an endpoint");
 
     // Each test is a process of its own. A limit below what is open already lets nothing more be opened.
     let (soft, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
