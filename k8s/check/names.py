@@ -23,6 +23,9 @@ def expressions(document):
             yield from expressions(item)
 
 
+# What stands between these are labels: braces, and the list after a keyword of grouping or joining.
+LABELS = re.compile(r"\{[^}]*\}|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)")
+
 exposed = set(Path(sys.argv[1]).read_text().split())
 wrong, asked = [], 0
 for file in map(Path, sys.argv[2:]):
@@ -31,7 +34,8 @@ for file in map(Path, sys.argv[2:]):
     if not found:
         wrong.append(f"{file}: it asks for nothing")
     for expression in found:
-        for name in re.findall(r"\b(?:tidegate|process|http)_\w+", re.sub(r'"[^"]*"', "", expression)):
+        series = LABELS.sub("", re.sub(r'"[^"]*"', "", expression))
+        for name in re.findall(r"\b(?:tidegate|process|http)_\w+", series):
             asked += 1
             if name not in exposed:
                 wrong.append(f"{file}: no service exposes {name}")
