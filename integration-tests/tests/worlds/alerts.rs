@@ -23,6 +23,8 @@ const RATE: u32 = 300;
 async fn the_alert_of_a_lost_cluster_fires_alone_and_ends_when_it_is_back() -> anyhow::Result<()> {
     // Given load on a healthy system of which a Prometheus has nothing to tell.
     let mut world = World::start(&Plan::default()).await?;
+    let roomy = world.fleet().replace("endpoints: [", "capacity: 10000, endpoints: [");
+    world.apply(&roomy).await?;
     let prometheus = Prometheus::start(&mut world).await?;
     let load = load(&mut world).await?;
     prometheus.until_only(&[], LIMIT).await?;
@@ -80,13 +82,13 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
     let fleet = world.fleet().replace("protocol: http }", "protocol: http, limits: { max_connections: 4 } }");
     let full = fleet.replace("endpoints: [", "capacity: 20, endpoints: [");
     world.apply(&full).await?;
-    prometheus.until_all(&["TidegateShedding"], LIMIT).await?;
+    prometheus.until_all(&["TidegateShedding", "TidegateCapacityShort"], LIMIT).await?;
     let target = world.edge_address(HOME.edge).await?;
     let more = Load::start(LoadPlan { target, rate: RATE, connections: 20 })?;
     prometheus.until_all(&["TidegateConnectionsRefused in us-east"], LIMIT).await?;
     drop((load, more));
 
-    // When a region's route-computer ends, and the bus is gone, then nobody decides there and tables grow old.
+    // When a region's route-computer ends, and the bus is gone, then nobody leads and tables grow old.
     let computers = world.computers.values_mut();
     computers.filter(|process| process.name().contains(AWAY.name)).for_each(Process::kill);
     prometheus.until_all(&["TidegateTargetDown in eu-west", "TidegateNobodyLeads in eu-west"], LIMIT).await?;
@@ -94,6 +96,7 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
     let apart = [
         "TidegateBusAway in us-east",
         "TidegateBusAway in eu-west",
+        "TidegateNobodyLeads in us-east",
         "TidegateTableOld in us-east",
         "TidegateTableOld in eu-west",
     ];

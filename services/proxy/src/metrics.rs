@@ -152,8 +152,23 @@ pub struct ClusterCounters {
     pub connects: Counter,
     /// Endpoints ejected.
     pub ejections: Counter,
+    /// Picks that passed it over because it had as many requests as it may.
+    pub at_limit: Counter,
+    /// What is under way, looked at once a second.
+    pub gauges: ClusterGauges,
     /// From the beginning of a try to the head of its answer.
     pub first_byte: Durations,
+}
+
+/// How a worker's connections to one cluster stand, looked at once a second so that no request pays for it.
+#[derive(Debug, Default)]
+pub struct ClusterGauges {
+    /// Requests under way.
+    pub active: Counter,
+    /// HTTP/1.1 connections that wait for work.
+    pub idle: Counter,
+    /// HTTP/2 connections.
+    pub http2: Counter,
 }
 
 /// What a worker counts for one service where one cluster in one tier serves it.

@@ -268,8 +268,7 @@ impl Computer {
         if let Some(leadership) = &self.leadership {
             leadership.hear_superseded();
         }
-        let position = self.leadership.as_ref().and_then(Leadership::position);
-        self.exposed.show(&self.engine, position, self.fleet.is_some(), self.heard.len());
+        self.exposed.show(&self.engine, self.leadership.as_ref(), self.fleet.is_some(), self.heard.len());
     }
 }
 

@@ -1,21 +1,26 @@
 //! Metrics and pages of a route-computer.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use serde_json::json;
 use tidegate_bus::Bus;
 use tidegate_model::{
-    Epoch, Revision, Timestamp,
+    ClusterName, Epoch, Revision, Timestamp,
     observation::Signal,
-    routes::{Cause, RouteEntry},
+    routes::{Cause, RouteEntry, RouteKey},
     verdict::Verdict,
 };
 use tidegate_routing::Engine;
 use tidegate_service::{
     Context,
     admin::Reply,
-    metrics::{Counter, Histogram},
+    metrics::{Counter, Histogram, Samples},
 };
+
+use crate::leadership::Leadership;
 
 /// Upper bounds for the time of one computation, in seconds.
 const COMPUTE_BOUNDS: [f64; 10] = [1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 1.0];
@@ -37,11 +42,16 @@ pub struct Exposed {
 #[derive(Default, Clone)]
 struct Standing {
     position: Option<(Epoch, Revision)>,
+    is_certain: bool,
     entries: usize,
     has_fleet: bool,
     down_clusters: usize,
     fail_open: usize,
     probers: usize,
+    /// Whether every check has the cluster up; without those of which nothing is known.
+    up: BTreeMap<ClusterName, bool>,
+    /// Capacity and load, in requests per second.
+    capacities: Vec<(ClusterName, u32, f64)>,
 }
 
 impl Exposed {
@@ -77,7 +87,7 @@ impl Exposed {
         context.admin.route("/standing", move |_| {
             let s = lock(&shown).clone();
             Reply::json(&json!({
-                "leads": s.position.is_some(),
+                "leads": s.is_certain,
                 "epoch": s.position.map(|(epoch, _)| epoch),
                 "revision": s.position.map(|(_, revision)| revision),
                 "entries": s.entries,
@@ -89,8 +99,11 @@ impl Exposed {
         let shown = standing.clone();
         context.registry.collect(move |samples| {
             let s = lock(&shown).clone();
-            let leads = f64::from(u8::from(s.position.is_some()));
-            samples.gauge("tidegate_computer_leads", "Whether it publishes the region's table.", &[], leads);
+            let (name, help) = (
+                "tidegate_computer_leads",
+                "Whether the region's lease is its own; not while the bus, and so the lease, is away.",
+            );
+            samples.gauge(name, help, &[], f64::from(u8::from(s.is_certain)));
             if let Some((epoch, revision)) = s.position {
                 samples.gauge("tidegate_computer_epoch", "The epoch it publishes.", &[], epoch.0 as f64);
                 samples.gauge("tidegate_computer_revision", "The table's revision.", &[], revision.0 as f64);
@@ -101,6 +114,7 @@ impl Exposed {
             let (name, help) = ("tidegate_services_fail_open", "Services of which everything seems down.");
             samples.gauge(name, help, &[], s.fail_open as f64);
             samples.gauge("tidegate_probers_known", "Probers whose tables are known.", &[], s.probers as f64);
+            collect_clusters(samples, &s);
         });
         let convergence = |signal| {
             context.registry.histogram(
@@ -125,27 +139,59 @@ impl Exposed {
     }
 
     /// Shows where the table stands now.
-    pub fn show(
-        &self,
-        engine: &Engine,
-        position: Option<(Epoch, Revision)>,
-        has_fleet: bool,
-        probers: usize,
-    ) {
-        let (mut down_clusters, mut fail_open) = (0, 0);
-        for entry in engine.table().values() {
+    pub fn show(&self, engine: &Engine, leadership: Option<&Leadership>, has_fleet: bool, probers: usize) {
+        let mut standing = Standing {
+            position: leadership.and_then(Leadership::position),
+            is_certain: leadership.is_some_and(Leadership::is_certain),
+            entries: engine.table().len(),
+            has_fleet,
+            probers,
+            capacities: engine.capacities().map(|(name, most, load)| (name.clone(), most, load)).collect(),
+            ..Standing::default()
+        };
+        for (key, entry) in engine.table() {
             match entry {
                 RouteEntry::Health(health) => {
-                    down_clusters += usize::from(matches!(health.verdict, Verdict::Down | Verdict::PathDown));
+                    let is_up = match health.verdict {
+                        Verdict::Up => true,
+                        Verdict::Down | Verdict::PathDown => false,
+                        Verdict::Unknown => continue,
+                    };
+                    standing.down_clusters += usize::from(!is_up);
+                    if let RouteKey::Health(name, _) = key {
+                        *standing.up.entry(name.clone()).or_insert(true) &= is_up;
+                    }
                 }
                 RouteEntry::Tiers(tiers) => {
-                    fail_open += usize::from(tiers.actions.iter().any(|action| action.fail_open));
+                    standing.fail_open += usize::from(tiers.actions.iter().any(|action| action.fail_open));
                 }
                 RouteEntry::Edge(_) | RouteEntry::Cluster(_) | RouteEntry::Service(_) => {}
             }
         }
-        let entries = engine.table().len();
-        *lock(&self.standing) = Standing { position, entries, has_fleet, down_clusters, fail_open, probers };
+        *lock(&self.standing) = standing;
+    }
+}
+
+fn collect_clusters(samples: &mut Samples, standing: &Standing) {
+    for (cluster, is_up) in &standing.up {
+        let (name, help) = (
+            "tidegate_cluster_up",
+            "Whether this region's verdict on the cluster is up by all of its checks. Absent while nothing is known.",
+        );
+        samples.gauge(name, help, &[("cluster", cluster.as_str())], f64::from(u8::from(*is_up)));
+    }
+    for (cluster, most, load) in &standing.capacities {
+        let labels = [("cluster", cluster.as_str())];
+        let (name, help) = (
+            "tidegate_cluster_capacity",
+            "What the fleet says that the cluster can take, in requests per second.",
+        );
+        samples.gauge(name, help, &labels, f64::from(*most));
+        let (name, help) = (
+            "tidegate_cluster_load",
+            "What all regions' shares send to the cluster, in requests per second; of clusters with a capacity.",
+        );
+        samples.gauge(name, help, &labels, *load);
     }
 }
 

@@ -94,6 +94,11 @@ impl Leadership {
         }
     }
 
+    /// Whether the lease is surely its own: not while it cannot be renewed because the bus is away.
+    pub fn is_certain(&self) -> bool {
+        self.owner.is_some() && matches!(*self.state.borrow(), LeaseState::Leader { .. })
+    }
+
     /// Where the table stands, if it leads.
     pub fn position(&self) -> Option<(Epoch, Revision)> {
         let (epoch, owner) = self.owner.as_ref()?;

@@ -146,6 +146,18 @@ impl Engine {
         Some(self.explain_service(atlas, service))
     }
 
+    /// The clusters of the fleet that have a capacity, with what they can take and what all regions send there, both in
+    /// requests per second.
+    ///
+    /// The second is what the shares in force were made from, which measured demand may leave by
+    /// [`Settings::share_tolerance_permille`].
+    pub fn capacities(&self) -> impl Iterator<Item = (&ClusterName, u32, f64)> {
+        self.atlas
+            .iter()
+            .flat_map(Atlas::clusters)
+            .filter_map(|(id, facts)| Some((&facts.name, facts.capacity?, self.load_of(id) as f64 / 1000.0)))
+    }
+
     pub(crate) fn overrides(&self) -> &Overrides {
         &self.overrides
     }

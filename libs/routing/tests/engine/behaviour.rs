@@ -314,6 +314,8 @@ fn demand_beyond_capacity_goes_to_the_next_and_what_nobody_has_room_for_is_shed(
     let explanation = world.engine.explain(&name("shop")).unwrap();
     let loads: Vec<u64> = explanation.actions[0].candidates.iter().map(|c| c.load).collect();
     assert_eq!(loads, [1000, 1000]);
+    let capacities: Vec<_> = world.engine.capacities().collect();
+    assert_eq!(capacities, [(&name("eu-1"), 1000, 1000.0), (&name("us-1"), 1000, 1000.0)]);
     assert_eq!(explanation.demand, [(name("eu"), 900, 900), (name("us"), 1600, 1600)]);
 }
 

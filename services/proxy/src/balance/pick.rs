@@ -98,7 +98,14 @@ fn pick_in_tier<'a>(
 ) -> Option<(&'a Rc<Cluster>, &'a Rc<Endpoint>)> {
     let take = |choice: &'a Choice, random: &mut _| {
         let avoided = from.avoid.iter().any(|avoided| Rc::ptr_eq(avoided, &choice.cluster));
-        if avoided || !choice.cluster.has_room() {
+        if avoided {
+            return None;
+        }
+        if !choice.cluster.has_room() {
+            // Counted once for a pick, which may come by several times.
+            if standard == Standard::Good && from.avoid.is_empty() {
+                choice.cluster.counters.at_limit.add(1);
+            }
             return None;
         }
         Some((&choice.cluster, pick_in_cluster(choice, from, standard, random)?))

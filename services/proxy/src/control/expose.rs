@@ -57,11 +57,24 @@ const SERVICES: [(&str, &str, Read<ServiceCounters>); 10] = [
     ("tidegate_service_client_gone_total", "Requests whose client went away.", |s| s.client_gone.get()),
 ];
 
-const CLUSTERS: [(&str, &str, Read<ClusterCounters>); 4] = [
+const CLUSTERS: [(&str, &str, Read<ClusterCounters>); 5] = [
     ("tidegate_cluster_attempts_total", "Tries of requests at the cluster.", |c| c.attempts.get()),
     ("tidegate_cluster_failures_total", "Tries that failed.", |c| c.failures.get()),
     ("tidegate_cluster_connects_total", "Connections made to the cluster.", |c| c.connects.get()),
     ("tidegate_cluster_ejections_total", "Endpoints ejected for failing requests.", |c| c.ejections.get()),
+    (
+        "tidegate_cluster_at_limit_total",
+        "Picks that passed the cluster over because it had as many requests as it may (max_requests).",
+        |c| c.at_limit.get(),
+    ),
+];
+
+const GAUGES: [(&str, &str, Read<ClusterCounters>); 3] = [
+    ("tidegate_cluster_requests_active", "Requests under way at the cluster.", |c| c.gauges.active.get()),
+    ("tidegate_cluster_connections_idle", "HTTP/1.1 connections to the cluster that wait for work.", |c| {
+        c.gauges.idle.get()
+    }),
+    ("tidegate_cluster_connections_http2", "HTTP/2 connections to the cluster.", |c| c.gauges.http2.get()),
 ];
 
 /// Adds the proxy's metrics, readiness checks and pages.
@@ -108,6 +121,11 @@ fn collect(samples: &mut Samples, metrics: &Metrics) {
     for (name, help, read) in CLUSTERS {
         for (cluster, count) in metrics.sum_clusters(read) {
             samples.counter(name, help, &[("cluster", cluster.as_str())], count as f64);
+        }
+    }
+    for (name, help, read) in GAUGES {
+        for (cluster, count) in metrics.sum_clusters(read) {
+            samples.gauge(name, help, &[("cluster", cluster.as_str())], count as f64);
         }
     }
     let (name, help) = ("tidegate_service_responses_total", "Answers, by the first digit of their status.");

@@ -73,6 +73,11 @@ impl Pool {
         self.http2.borrow_mut().retain(|conn| conn.is_wanted(now));
     }
 
+    /// How many connections wait for work over HTTP/1.1, and how many are there over HTTP/2.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.idle.borrow().len(), self.http2.borrow().len())
+    }
+
     /// Closes all idle connections.
     pub fn clear(&self) {
         self.idle.borrow_mut().clear();

@@ -149,6 +149,18 @@ impl Table {
         self.clusters.values().flat_map(|state| &state.endpoints)
     }
 
+    /// Sets the gauges of all clusters.
+    pub fn set_gauges(&self) {
+        for ClusterState { cluster, endpoints } in self.clusters.values() {
+            let sizes = endpoints.iter().map(|endpoint| endpoint.pool.sizes());
+            let (idle, http2) = sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
+            let gauges = &cluster.counters.gauges;
+            gauges.active.set(u64::from(cluster.active.get()));
+            gauges.idle.set(idle as u64);
+            gauges.http2.set(http2 as u64);
+        }
+    }
+
     /// Every service.
     pub fn services(&self) -> impl Iterator<Item = &Rc<ServiceView>> {
         self.services.values()

@@ -245,6 +245,7 @@ impl Worker {
         let now = Instant::now();
         let table = self.table.borrow();
         table.endpoints().for_each(|endpoint| endpoint.pool.sweep(now));
+        table.set_gauges();
         table.services().for_each(|service| service.budget.tick());
         self.observer.flush();
     }

@@ -234,3 +234,28 @@ fn durations_are_counted_by_service_cluster_and_tier() {
     // A client may have the end of its answer a little before that is counted.
     eventually("both are counted where they were served", || edge.metrics().contains(&line));
 }
+
+#[test]
+fn it_is_told_how_connections_to_a_cluster_stand_and_when_it_is_at_its_limit() {
+    let slow = Origin::answering(|request| match request.target() {
+        "/never" => Vec::new(),
+        _ => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+    });
+    let fleet = FleetFile::new().cluster("a", &[slow.address()], "max_requests: 1");
+    let edge = Edge::start(&fleet);
+    Peer::connect(edge.address()).ask("GET / HTTP/1.1\r\nHost: site.test\r\n\r\n");
+    let gauge = |name: &str, value: u32| {
+        let line = format!("tidegate_cluster_{name}{{cluster=\"a\"}} {value}\n");
+        eventually(&line, || edge.metrics().contains(&line));
+    };
+    gauge("connections_idle", 1);
+    gauge("requests_active", 0);
+
+    let mut waiting = Peer::connect(edge.address());
+    waiting.send("GET /never HTTP/1.1\r\nHost: site.test\r\n\r\n");
+    gauge("requests_active", 1);
+    gauge("connections_idle", 0);
+    gauge("at_limit_total", 0);
+    Peer::connect(edge.address()).ask("GET / HTTP/1.1\r\nHost: site.test\r\n\r\n");
+    gauge("at_limit_total", 1);
+}

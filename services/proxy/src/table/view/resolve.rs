@@ -14,7 +14,10 @@ use tidegate_model::{
 };
 
 use super::{ActionView, ClusterState, ServiceView, Table};
-use crate::balance::{Budget, Choice, Cluster, Endpoint, Latency, TierView};
+use crate::{
+    balance::{Budget, Choice, Cluster, Endpoint, Latency, TierView},
+    metrics::ClusterGauges,
+};
 
 impl Table {
     /// Takes the edge's networks from its entry. Returns whether they changed; then all clusters are resolved anew.
@@ -37,7 +40,10 @@ impl Table {
         let Some(RouteEntry::Cluster(entry)) =
             self.entries.get(&RouteKey::Cluster(name.clone())).map(Arc::as_ref)
         else {
-            self.clusters.remove(name);
+            if let Some(gone) = self.clusters.remove(name) {
+                let ClusterGauges { active, idle, http2 } = &gone.cluster.counters.gauges;
+                [active, idle, http2].into_iter().for_each(|gauge| gauge.set(0));
+            }
             return;
         };
         let old = self.clusters.get(name).filter(|state| state.cluster.upstream == entry.upstream);
