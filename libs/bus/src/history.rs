@@ -166,10 +166,16 @@ impl HistoryKeeper {
     }
 
     /// Ends it and waits for the end.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.stop.cancel();
         // It only fails when it panicked.
-        _ = self.task.await;
+        _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for HistoryKeeper {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 

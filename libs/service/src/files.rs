@@ -1,6 +1,9 @@
-//! How many files, and so connections, this process may have open.
+//! How many files, and so connections, this process may have open, and whether it lacks them.
 
-use std::io;
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+};
 
 /// Raises the limit of open files as far as the system allows and returns what it is now. The usual soft limit of 1024
 /// is less than a gateway's connections.
@@ -11,14 +14,29 @@ pub fn raise_open_files() -> io::Result<u64> {
     rlimit::increase_nofile_limit(u64::MAX)
 }
 
-/// Whether an error of making a socket or connecting it is this machine's own want and says nothing of the peer: no more
-/// files (of the process, of the system), no free port, no buffers, no memory.
-pub fn is_want(error: &io::Error) -> bool {
+/// Whether an error of making a socket or connecting it to `peer` is of what this machine lacks and says nothing of the
+/// peer: no more files (of the process, of the system), no free port, no buffers, no memory.
+///
+/// `peer` is absent where a name was looked up on the way.
+pub fn is_lacking(error: &io::Error, peer: Option<SocketAddr>) -> bool {
     const EMFILE: i32 = 24;
     const ENFILE: i32 = 23;
     const ENOBUFS: i32 = 105;
-    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS))
-        || matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
+    match error.kind() {
+        io::ErrorKind::OutOfMemory => true,
+        // Said of a free port, and of an address to connect from where the peer's family has none here.
+        io::ErrorKind::AddrNotAvailable => peer.is_none_or(has_source),
+        _ => matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS)),
+    }
+}
+
+/// Whether there is an address from which `peer` can be reached. Nothing is sent.
+fn has_source(peer: SocketAddr) -> bool {
+    let any = match peer {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    UdpSocket::bind(any).and_then(|socket| socket.connect(peer)).is_ok()
 }
 
 #[cfg(test)]
@@ -30,5 +48,14 @@ mod tests {
         let raised = raise_open_files().unwrap();
         let (soft, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
         assert_eq!((raised, soft), (hard, hard));
+    }
+
+    #[test]
+    fn an_address_that_nothing_here_can_reach_is_no_lack_of_ports() {
+        let error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        assert!(is_lacking(&error, Some("127.0.0.1:80".parse().unwrap())));
+        // A link's own address without the link.
+        assert!(!is_lacking(&error, Some("[fe80::1]:80".parse().unwrap())));
+        assert!(!is_lacking(&io::ErrorKind::ConnectionRefused.into(), Some("127.0.0.1:80".parse().unwrap())));
     }
 }

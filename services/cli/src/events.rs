@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
 use tidegate_bus::{clock, history::Kept};
-use tidegate_model::{RegionName, Timestamp, event::EventKind};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tidegate_model::{Epoch, RegionName, Revision, Timestamp, event::EventKind};
+use time::OffsetDateTime;
 
 use crate::say::{say, say_line};
 use crate::{arguments::BusOptions, link};
@@ -28,8 +28,14 @@ pub async fn events(
         .read_history(since, region)
         .await
         .context("no events can be read (route-computers keep them from their first start on)")?;
-    let tell = |kept: &Kept| {
-        if json { say_line(json::line(kept)) } else { say(text::paragraph(kept)) }
+    let mut above = None;
+    let mut tell = |kept: &Kept| {
+        if json {
+            return say_line(json::line(kept));
+        }
+        let told = say(text::paragraph(kept, above.is_some() && above == table(kept)));
+        above = table(kept);
+        told
     };
     let mut kept = Vec::new();
     loop {
@@ -45,25 +51,35 @@ pub async fn events(
     for event in gather(kept) {
         tell(&event)?;
     }
-    if reader.unreadable() > 0 {
-        eprintln!("tidegate: {} events are of a newer version and were left out", reader.unreadable());
-    }
+    let mut left_out = 0;
+    let mut tell_left_out = |count: u64| {
+        if count > left_out {
+            eprintln!("tidegate: {} events are of a newer version and are left out", count - left_out);
+            left_out = count;
+        }
+    };
+    tell_left_out(reader.unreadable());
     if !follow {
         return Ok(());
     }
     while let Some(event) = reader.next().await? {
+        tell_left_out(reader.unreadable());
         tell(&event)?;
     }
     anyhow::bail!("the bus has closed")
 }
 
-/// Brings each edge's word to the decision that it speaks of; else the order stays.
-fn gather(events: Vec<Kept>) -> Vec<Kept> {
-    let table = |kept: &Kept| match &kept.event.kind {
+/// The table of which an event tells.
+fn table(kept: &Kept) -> Option<(RegionName, Epoch, Revision)> {
+    match &kept.event.kind {
         EventKind::Applied { epoch, revision, .. } => Some((kept.event.region.clone(), *epoch, *revision)),
         EventKind::Decided(decided) => Some((kept.event.region.clone(), decided.epoch, decided.revision)),
         EventKind::Leads { .. } | EventKind::Fleet { .. } => None,
-    };
+    }
+}
+
+/// Brings each edge's word to the decision that it speaks of; else the order stays.
+fn gather(events: Vec<Kept>) -> Vec<Kept> {
     let decisions: BTreeMap<_, usize> = events
         .iter()
         .enumerate()
@@ -83,11 +99,12 @@ fn gather(events: Vec<Kept>) -> Vec<Kept> {
 
 /// A time as RFC 3339 has it, in UTC, to the millisecond.
 fn moment(at: Timestamp) -> String {
-    let millis = i128::from(at.0 / 1000);
-    OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000)
-        .ok()
-        .and_then(|at| at.format(&Rfc3339).ok())
-        .unwrap_or_else(|| format!("{millis} ms"))
+    let Ok(t) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1000) else {
+        return format!("{} µs", at.0);
+    };
+    let (year, month, day) = t.to_calendar_date();
+    let (hour, minute, second, millis) = t.to_hms_milli();
+    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z", u8::from(month))
 }
 
 /// The id of the trace that shows an event.

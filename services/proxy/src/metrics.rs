@@ -205,6 +205,8 @@ pub struct WorkerCounters {
     pub unrouted: Counter,
     /// Clients that were too slow.
     pub too_slow: Counter,
+    /// Connections to endpoints that could not be made because this machine lacks files or ports.
+    pub cannot_connect: Counter,
     /// TLS handshakes that failed.
     pub tls_failures: Counter,
     /// Upgraded connections.

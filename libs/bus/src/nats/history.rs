@@ -12,7 +12,7 @@ use tidegate_model::Timestamp;
 
 use super::{
     NatsBus,
-    store::{LIMIT, full},
+    store::{LIMIT, full, raise_replicas},
 };
 use crate::{
     BusError, Message,
@@ -51,11 +51,7 @@ pub(crate) async fn make(bus: &NatsBus) -> Result<(), BusError> {
     let made = async {
         let stream =
             bus.jetstream.get_or_create_stream(wanted).await.map_err(|error| failed("making", &error))?;
-        let mut config = stream.cached_info().config.clone();
-        if config.num_replicas < bus.bucket_replicas {
-            config.num_replicas = bus.bucket_replicas;
-            bus.jetstream.update_stream(&config).await.map_err(|error| failed("copying", &error))?;
-        }
+        raise_replicas(bus, &stream.cached_info().config).await;
         Ok(())
     };
     within(LIMIT, || "making the history".to_owned(), made).await

@@ -154,38 +154,13 @@ impl NatsStore {
         within(LIMIT, || format!("{operation} of {key} in bucket {}", self.name), tried).await
     }
 
-    /// Gives a bucket that was made with fewer copies as many as this process wants. It works on where it can't.
-    async fn raise_replicas(&self, store: &Store) {
-        let mut config = store.stream.cached_info().config.clone();
-        if config.num_replicas >= self.bus.bucket_replicas {
-            return;
-        }
-        config.num_replicas = self.bus.bucket_replicas;
-        match self.bus.jetstream.update_stream(&config).await {
-            Ok(_) => {
-                tracing::info!(
-                    bucket = self.name,
-                    copies = config.num_replicas,
-                    "the bucket has more copies"
-                );
-            }
-            Err(error) => {
-                tracing::warn!(
-                    bucket = self.name,
-                    error = full(&error),
-                    "the bucket cannot have more copies"
-                );
-            }
-        }
-    }
-
     async fn find_or_make(&self) -> Result<Store, BusError> {
         let mut found = self.found.lock().await;
         *found = None;
         let context = &self.bus.jetstream;
         let store = match context.get_key_value(&self.name).await {
             Ok(store) => {
-                self.raise_replicas(&store).await;
+                raise_replicas(&self.bus, &store.stream.cached_info().config).await;
                 store
             }
             Err(_) => context
@@ -223,4 +198,20 @@ pub(super) fn full(error: &dyn std::error::Error) -> String {
         text += " (JetStream is needed: nats-server --jetstream)";
     }
     text
+}
+
+/// Gives a stream that was made with fewer copies as many as this process wants. It works on where it can't have them.
+pub(super) async fn raise_replicas(bus: &NatsBus, config: &jetstream::stream::Config) {
+    if config.num_replicas >= bus.bucket_replicas {
+        return;
+    }
+    let wanted = jetstream::stream::Config { num_replicas: bus.bucket_replicas, ..config.clone() };
+    match bus.jetstream.update_stream(&wanted).await {
+        Ok(_) => {
+            tracing::info!(stream = wanted.name, copies = wanted.num_replicas, "the stream has more copies");
+        }
+        Err(error) => {
+            tracing::warn!(stream = wanted.name, error = full(&error), "the stream cannot have more copies");
+        }
+    }
 }

@@ -57,6 +57,14 @@ pub enum Address {
 }
 
 impl Address {
+    /// The IP address and port; nothing of a name.
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Ip(address) => Some(*address),
+            Address::Name { .. } => None,
+        }
+    }
+
     /// The host, without the port and, for IPv6, without brackets.
     pub fn host(&self) -> String {
         match self {

@@ -59,8 +59,8 @@ fn applied(region: &str, edge: &str, revision: u64) -> Kept {
 
 #[test]
 fn a_failover_is_told_as_what_failed_what_was_decided_and_when_an_edge_had_it() {
-    let told =
-        text::paragraph(&decided("us-east", 301)) + &text::paragraph(&applied("us-east", "edge-1", 301));
+    let told = text::paragraph(&decided("us-east", 301), false)
+        + &text::paragraph(&applied("us-east", "edge-1", 301), true);
     let expected = format!(
         "1970-01-01T00:00:01.024Z us-east    cluster us-east-1 is down: 2 of 2 endpoints refuse (suspicion, 24.0 ms \
          after the first failed request)\n    \
@@ -69,6 +69,18 @@ fn a_failover_is_told_as_what_failed_what_was_decided_and_when_an_edge_had_it() 
          edge-1 serves by epoch 5 revision 301 1.5 ms after the decision (1.0 ms to get there)\n"
     );
     assert_eq!(told, expected);
+}
+
+#[test]
+fn an_edge_that_does_not_stand_below_its_decision_is_told_with_time_and_region() {
+    let told = text::paragraph(&applied("us-east", "edge-1", 301), false);
+    assert!(told.starts_with("1970-01-01T00:00:01.025Z us-east    edge-1 serves by epoch 5"), "{told}");
+}
+
+#[test]
+fn moments_are_all_of_the_same_width() {
+    assert_eq!(moment(Timestamp(1_020_000)), "1970-01-01T00:00:01.020Z");
+    assert_eq!(moment(Timestamp(1_000_999)), "1970-01-01T00:00:01.000Z");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use tidegate_model::{
 
 use super::{moment, trace_id};
 
-/// An event as one line or more; what belongs to the decision above it is indented.
-pub fn paragraph(kept: &Kept) -> String {
+/// An event as one line or more. With `is_below` it is of the same table as what was told last, and an edge's is indented.
+pub fn paragraph(kept: &Kept, is_below: bool) -> String {
     let region = kept.event.region.as_str();
     let head = format!("{} {region:<10} ", moment(kept.event.at));
     match &kept.event.kind {
@@ -28,7 +28,8 @@ pub fn paragraph(kept: &Kept) -> String {
             decision(&head, decided, &trace)
         }
         EventKind::Applied { edge, epoch, revision, decided_at, received_at } => format!(
-            "    {edge} serves by epoch {epoch} revision {revision} {} after the decision ({} to get there)\n",
+            "{}{edge} serves by epoch {epoch} revision {revision} {} after the decision ({} to get there)\n",
+            if is_below { "    " } else { &head },
             millis(kept.event.at, *decided_at),
             millis(*received_at, *decided_at),
         ),

@@ -20,7 +20,7 @@ type Read<C> = fn(&C) -> u64;
 /// Statuses by their first digit.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-const WORKERS: [(&str, &str, Read<WorkerCounters>); 7] = [
+const WORKERS: [(&str, &str, Read<WorkerCounters>); 8] = [
     ("tidegate_proxy_connections_accepted_total", "Connections accepted.", |w| w.accepted.get()),
     ("tidegate_proxy_connections_over_limit_total", "Connections refused because a listener is full.", |w| {
         w.over_limit.get()
@@ -35,6 +35,11 @@ const WORKERS: [(&str, &str, Read<WorkerCounters>); 7] = [
         w.too_slow.get()
     }),
     ("tidegate_proxy_tls_handshakes_failed_total", "TLS handshakes that failed.", |w| w.tls_failures.get()),
+    (
+        "tidegate_proxy_connects_impossible_total",
+        "Connections to endpoints that could not be made because this machine lacks files or ports.",
+        |w| w.cannot_connect.get(),
+    ),
     ("tidegate_proxy_tunnels_total", "Connections that were upgraded.", |w| w.tunnels.get()),
 ];
 

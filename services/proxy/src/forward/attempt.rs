@@ -68,7 +68,7 @@ pub enum Fault {
     DiedIdle,
     /// The connection was ended in good order before it took this request: none.
     WentAway,
-    /// This machine's, which has no more files or ports: none.
+    /// This machine's, which lacks files or ports: none. A connection that waits elsewhere may still serve.
     Ours,
 }
 

@@ -8,7 +8,7 @@ use tidegate_model::{
     fleet::{Address, UpstreamProtocol},
     observation::Failure,
 };
-use tidegate_service::files::is_want;
+use tidegate_service::files::is_lacking;
 use tokio::net::TcpStream;
 
 use super::{
@@ -62,7 +62,7 @@ pub async fn connect(
     http1_only: bool,
     maker: Option<Maker>,
 ) -> Result<Connected, Unconnected> {
-    let connecting = handshake(cluster, endpoint, http1_only);
+    let connecting = handshake(worker, cluster, endpoint, http1_only);
     let made = match tokio::time::timeout(cluster.upstream.connect_timeout, connecting).await {
         Ok(made) => made,
         Err(_) => Err(Failure::ConnectTimeout.into()),
@@ -96,13 +96,21 @@ enum Made {
     Http2(h2::client::SendRequest<Bytes>, Box<h2::client::Connection<Coalesced, Bytes>>, Flusher),
 }
 
-async fn handshake(cluster: &Cluster, endpoint: &Endpoint, http1_only: bool) -> Result<Made, Unconnected> {
+async fn handshake(
+    worker: &Worker,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    http1_only: bool,
+) -> Result<Made, Unconnected> {
     let stream = match &endpoint.address {
         Address::Ip(address) => TcpStream::connect(address).await,
         Address::Name { host, port } => TcpStream::connect((host.as_str(), *port)).await,
     }
     .map_err(|error| match error.kind() {
-        _ if is_want(&error) => Unconnected { failure: Failure::ConnectError, fault: Fault::Ours },
+        _ if is_lacking(&error, endpoint.address.ip()) => {
+            worker.cannot_connect(&error);
+            Unconnected { failure: Failure::ConnectError, fault: Fault::Ours }
+        }
         io::ErrorKind::ConnectionRefused => Failure::ConnectRefused.into(),
         io::ErrorKind::TimedOut => Failure::ConnectTimeout.into(),
         _ => Failure::ConnectError.into(),

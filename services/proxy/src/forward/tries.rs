@@ -332,17 +332,19 @@ impl<'a> Tries<'a> {
         let Some(running) = self.running[slot].take() else { return Step::Wait };
         self.x.trail.borrow_mut().end(running.note, Instant::now(), Ending::Failed(failure.clone()));
         let may_repeat = self.x.repeatable || sent == Sent::Nothing;
-        if fault != Fault::Endpoint {
-            if fault == Fault::DiedIdle {
-                self.x.worker.suspect(&running.endpoint, &failure);
-            }
-            if may_repeat && self.idle_death_allowed && upload.borrow().can_replay() {
-                self.idle_death_allowed = false;
-                self.last = Refusal::Failed(failure);
-                return self.next_try(slot, true, false).map_or_else(|| self.give_up(), Step::Try);
-            }
-        } else {
-            self.x.worker.endpoint_failed(&running.endpoint, &failure);
+        match fault {
+            Fault::Endpoint => self.x.worker.endpoint_failed(&running.endpoint, &failure),
+            Fault::DiedIdle => self.x.worker.suspect(&running.endpoint, &failure),
+            Fault::WentAway | Fault::Ours => {}
+        }
+        if matches!(fault, Fault::DiedIdle | Fault::WentAway)
+            && may_repeat
+            && self.idle_death_allowed
+            && upload.borrow().can_replay()
+        {
+            self.idle_death_allowed = false;
+            self.last = Refusal::Failed(failure);
+            return self.next_try(slot, true, false).map_or_else(|| self.give_up(), Step::Try);
         }
         self.tried.push(running.endpoint);
         self.clusters.push(running.cluster);

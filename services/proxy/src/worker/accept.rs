@@ -23,8 +23,8 @@ use crate::{forward::Client, wire::Io};
 /// How long accepting rests when the process has no file descriptors left.
 const REST: Duration = Duration::from_millis(50);
 
-/// How often at most it is logged that accepting fails.
-const SAY_EVERY: Duration = Duration::from_secs(10);
+/// How often at most it is logged that this machine lacks files.
+pub(super) const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// The listeners of a worker.
 pub struct Accepting {

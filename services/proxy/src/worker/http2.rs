@@ -48,10 +48,8 @@ pub async fn serve(
         .handshake::<_, Bytes>(gathered);
     let mut connection = match tokio::time::timeout(limits.head_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(_)) | Err(_) => {
-            worker.counters.too_slow.add(1);
-            return;
-        }
+        Ok(Err(_)) => return worker.counters.refused.add(1),
+        Err(_) => return worker.counters.too_slow.add(1),
     };
     let mut timer = Timer::new();
     let streams = Rc::new(Cell::new(0_u32));

@@ -89,6 +89,8 @@ pub struct Worker {
     /// Connections to endpoints; those of clients end first.
     pub upstreams: TaskTracker,
     suspects: mpsc::Sender<Suspect>,
+    /// When it was last logged that no connection to an endpoint can be made.
+    said_cannot_connect: Cell<Option<Instant>>,
 }
 
 /// What a worker is made of.
@@ -146,6 +148,7 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         tasks: TaskTracker::new(),
         upstreams: TaskTracker::new(),
         suspects: parts.suspects,
+        said_cannot_connect: Cell::new(None),
     });
     let mut accepting = accept::Accepting::new(worker.clone());
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
@@ -199,6 +202,16 @@ impl Worker {
             tracing::warn!(cluster = %endpoint.cluster, endpoint = %endpoint.address, %failure, "endpoint ejected");
         }
         self.suspect(endpoint, failure);
+    }
+
+    /// This machine lacks what a connection to an endpoint takes.
+    pub fn cannot_connect(&self, error: &std::io::Error) {
+        self.counters.cannot_connect.add(1);
+        let now = Instant::now();
+        if self.said_cannot_connect.get().is_none_or(|at| now >= at + accept::SAY_EVERY) {
+            self.said_cannot_connect.set(Some(now));
+            tracing::error!(%error, "cannot connect to endpoints: this machine lacks files or ports");
+        }
     }
 
     /// Tells the probers to look at an endpoint.

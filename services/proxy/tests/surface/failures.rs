@@ -82,6 +82,27 @@ fn having_no_more_files_is_not_held_against_endpoints() {
     assert_eq!(refused.status(), 502);
     assert_eq!(client.ask(GET).text(), "a", "it is not ejected");
     assert_eq!(edge.metric("tidegate_cluster_ejections_total"), 0.0);
+    assert!(edge.metric("tidegate_proxy_connects_impossible_total") >= 1.0);
+}
+
+#[test]
+fn having_no_more_files_a_request_is_served_over_a_connection_that_waits_elsewhere() {
+    let closing =
+        Origin::answering(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\na".to_vec());
+    let keeping = Origin::named("b");
+    let edge = Edge::start(&FleetFile::of(&[closing.address(), keeping.address()]));
+    let mut client = Peer::connect(edge.address());
+    eventually("both have served", || {
+        client.ask(GET);
+        closing.seen().count() > 0 && keeping.seen().count() > 0
+    });
+
+    let (soft, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
+    rlimit::setrlimit(rlimit::Resource::NOFILE, 3, hard).unwrap();
+    let served: Vec<String> = (0..6).map(|_| client.ask(GET).text().to_owned()).collect();
+    rlimit::setrlimit(rlimit::Resource::NOFILE, soft, hard).unwrap();
+
+    assert_eq!(served, ["b"; 6]);
 }
 
 #[test]
