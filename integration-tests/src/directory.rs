@@ -1,4 +1,4 @@
-//! A folder for a run's files, kept when something went wrong.
+//! A folder for a run's files, kept unless all went well.
 
 use std::{
     env, fs,
@@ -8,11 +8,11 @@ use std::{
 
 use anyhow::Context as _;
 
-/// A temporary folder. It is removed when dropped, unless a test failed or it is to be kept; then its path is printed.
+/// A temporary folder. It is removed when dropped after [`Directory::succeeded`]; else its path is printed.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    keep: AtomicBool,
+    succeeded: AtomicBool,
 }
 
 impl Directory {
@@ -24,7 +24,7 @@ impl Directory {
         let name = format!("tidegate-run-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let path = env::temp_dir().join(name);
         fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
-        Ok(Directory { path, keep: AtomicBool::new(false) })
+        Ok(Directory { path, succeeded: AtomicBool::new(false) })
     }
 
     /// Its path.
@@ -32,18 +32,18 @@ impl Directory {
         &self.path
     }
 
-    /// Keeps it beyond its drop.
-    pub fn keep(&self) {
-        self.keep.store(true, Relaxed);
+    /// All went well: nobody needs what is in it.
+    pub fn succeeded(&self) {
+        self.succeeded.store(true, Relaxed);
     }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if self.keep.load(Relaxed) || std::thread::panicking() {
-            eprintln!("logs are kept in {}", self.path.display());
-        } else {
+        if self.succeeded.load(Relaxed) && !std::thread::panicking() {
             _ = fs::remove_dir_all(&self.path);
+        } else {
+            eprintln!("logs are kept in {}", self.path.display());
         }
     }
 }

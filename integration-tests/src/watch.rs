@@ -37,16 +37,16 @@ pub struct Watch {
 type Routes = mpsc::Receiver<TableUpdate<RouteKey, RouteEntry>>;
 
 impl Watch {
-    /// Begins to listen at the nats-server `url`, on a connection of its own.
+    /// Begins to listen, on a connection of its own.
     ///
     /// # Errors
     /// When the bus cannot be used.
-    pub async fn start(url: &str) -> anyhow::Result<Watch> {
-        let bus = Bus::connect(NatsSettings::new([url], "tidegate-watch")).await?;
+    pub async fn start(settings: NatsSettings) -> anyhow::Result<Watch> {
+        let bus = Bus::connect(settings).await?;
         let applied = bus.subscribe_reports(subjects::ALL_APPLIED).await?;
         let suspicions = bus.subscribe_reports(subjects::ALL_SUSPICIONS).await?;
         let (replicas, routes) = Replicas::start(bus.clone(), subjects::ALL_ROUTES, SILENCE).await?;
-        anyhow::ensure!(bus.ready(Duration::from_secs(20)).await, "nats-server at {url} is not there");
+        anyhow::ensure!(bus.ready(Duration::from_secs(20)).await, "the nats-server is not there");
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let (sender, changed) = watch::channel(());
         let listening = tokio::spawn(listen(replicas, routes, applied, suspicions, ledger.clone(), sender));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, process::Output, time::Duration};
 
 use anyhow::Context as _;
-use tidegate_bus::{clock, testing::NatsServer};
+use tidegate_bus::{Bus, Credentials, NatsSettings, clock, testing::NatsServer};
 use tokio::time::Instant;
 
 use crate::{
@@ -18,6 +18,11 @@ use crate::{
 
 /// How long a service may take to start, and the whole to become well.
 pub const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Who may say what on the bus, as it is deployed.
+const PERMISSIONS: &str = include_str!("../../k8s/base/permissions.conf");
+/// A user besides those that are deployed, who may do all.
+pub const ALL: &str = "all";
 
 /// A system of real processes. All are killed when it is dropped.
 #[derive(Debug)]
@@ -56,8 +61,10 @@ impl World {
     /// When a process cannot be started.
     pub async fn start_without_fleet(plan: &Plan) -> anyhow::Result<World> {
         let directory = Directory::new()?;
-        let nats = NatsServer::start();
-        let watch = Watch::start(&nats.url()).await?;
+        let permissions =
+            PERMISSIONS.replace("users: [", &format!("users: [ {{ user: {ALL}, password: {ALL} }}"));
+        let nats = NatsServer::start_guarded(&permissions);
+        let watch = Watch::start(nats_settings(&nats, ALL, "tidegate-watch")).await?;
         let mut world = World {
             watch,
             origins: BTreeMap::new(),
@@ -78,17 +85,19 @@ impl World {
         for name in region.origins() {
             self.origins.insert(name.clone(), Origin::start(&name, &path).await?);
         }
-        let mut common = vec!["--nats-servers".to_owned(), self.nats.url()];
+        let mut common = Vec::new();
         if let Some(endpoint) = &plan.otlp_endpoint {
             common.extend(["--telemetry-otlp-endpoint".to_owned(), endpoint.clone()]);
         }
-        let start = |program: &str, name: &str, own: &[String]| {
-            Process::start(program, name, &path, own.iter().chain(&common).cloned().collect())
+        let nats = &self.nats;
+        let start = |program: &str, name: &str, user: &str, own: &[String]| {
+            let bus = nats_flags(nats, user);
+            Process::start(program, name, &path, own.iter().chain(&bus).chain(&common).cloned().collect())
         };
         for number in 1..=plan.probers {
             let name = format!("prober-{}-{number}", region.name);
             let own = ["--region", region.name, "--name", &name].map(str::to_owned);
-            let process = start("tidegate-health-prober", &name, &own)?;
+            let process = start("tidegate-health-prober", &name, "prober", &own)?;
             self.probers.insert(name, process);
         }
         for number in 1..=plan.computers {
@@ -103,7 +112,7 @@ impl World {
                 "--computer-damping-first-hold".to_owned(),
                 format!("{}ms", plan.first_hold.as_millis()),
             ];
-            let process = start("tidegate-route-computer", &name, &own)?;
+            let process = start("tidegate-route-computer", &name, "computer", &own)?;
             self.computers.insert(name, process);
         }
         let state = path.join(format!("{}.state", region.edge)).display().to_string();
@@ -118,7 +127,7 @@ impl World {
             &state,
         ]
         .map(str::to_owned);
-        self.edges.insert(region.edge.to_owned(), start("tidegate-proxy", region.edge, &own)?);
+        self.edges.insert(region.edge.to_owned(), start("tidegate-proxy", region.edge, "edge", &own)?);
         Ok(())
     }
 
@@ -148,20 +157,38 @@ impl World {
         Ok(file.display().to_string())
     }
 
-    /// The address of the bus.
-    pub fn bus_address(&self) -> String {
-        self.nats.url()
+    /// The flags by which a service or the command line speaks as `user` on the bus.
+    pub fn bus_flags(&self, user: &str) -> [String; 6] {
+        nats_flags(&self.nats, user)
     }
 
-    /// Runs the `tidegate` command against this world's bus.
+    /// A connection to the bus as `user`.
+    ///
+    /// # Errors
+    /// When the bus cannot be used.
+    pub async fn bus(&self, user: &str) -> anyhow::Result<Bus> {
+        Ok(Bus::connect(nats_settings(&self.nats, user, "a test")).await?)
+    }
+
+    /// Runs the `tidegate` command against this world's bus, as an operator.
     ///
     /// # Errors
     /// When it cannot be run, or has not ended after a minute.
     pub async fn cli(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        self.cli_as("operator", arguments).await
+    }
+
+    /// Runs the `tidegate` command against this world's bus, as any of its users.
+    ///
+    /// # Errors
+    /// When it cannot be run, or has not ended after a minute.
+    pub async fn cli_as(&self, user: &str, arguments: &[&str]) -> anyhow::Result<Output> {
         let mut command = std::process::Command::new(binaries::find("tidegate")?);
         command
             .args(arguments)
             .env("TIDEGATE_NATS__SERVERS", self.nats.url())
+            .env("TIDEGATE_NATS__USER", user)
+            .env("TIDEGATE_NATS__PASSWORD", user)
             .stdin(std::process::Stdio::null());
         let running = tokio::task::spawn_blocking(move || command.output());
         let output = tokio::time::timeout(Duration::from_secs(60), running).await;
@@ -243,10 +270,20 @@ impl World {
         self.directory.path().join(format!("{edge}.state/{edge}.routes.json"))
     }
 
-    /// Keeps the logs beyond this world's end.
-    pub fn keep_logs(&self) {
-        self.directory.keep();
+    /// All went well: nobody needs the logs.
+    pub fn succeeded(&self) {
+        self.directory.succeeded();
     }
+}
+
+fn nats_flags(nats: &NatsServer, user: &str) -> [String; 6] {
+    ["--nats-servers", &nats.url(), "--nats-user", user, "--nats-password", user].map(str::to_owned)
+}
+
+fn nats_settings(nats: &NatsServer, user: &str, name: &str) -> NatsSettings {
+    let mut settings = NatsSettings::new([nats.url()], name);
+    settings.credentials = Credentials::Password { user: user.to_owned(), password: user.to_owned() };
+    settings
 }
 
 /// Waits until `look` finds something, looking again and again.

@@ -14,6 +14,8 @@ from pods import Cluster, get, publish
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 90
+# The passwords of the users of the bus.
+BUS = {user: f"secret-of-{user}" for user in ("edge", "prober", "computer", "operator")}
 
 
 def until(what, condition):
@@ -45,7 +47,7 @@ def main():
     work = Path("/run/tidegate")
     work.mkdir()
     old, new = certificate(work, "old"), certificate(work, "new")
-    cluster = Cluster(objects, work / "pods", binaries, ROOT / "deploy/Dockerfile", {"edge-tls": old})
+    cluster = Cluster(objects, work / "pods", binaries, ROOT / "deploy/Dockerfile", {"edge-tls": old, "bus": BUS})
     origins = []
     try:
         fleet = yaml.safe_load(cluster.sources["ConfigMap", "fleet"]["fleet.yaml"])

@@ -12,6 +12,7 @@ use stack::{
 };
 use tidegate_bus::clock;
 use tidegate_integration_tests::{
+    client,
     load::{Load, LoadPlan, Summary},
     world::until,
 };
@@ -54,6 +55,8 @@ async fn users_are_served_whatever_of_the_two_regions_is_lost() -> anyhow::Resul
     until_served(us, US).await?;
     until_served(eu, EU).await?;
     every_bucket_has_three_copies().await?;
+    compose(&["up", "-d", "prometheus"]).await?;
+    every_service_is_scraped().await?;
     let load = |target| Load::start(LoadPlan { target, rate: RATE, connections: 10 });
     let users = Users { us: load(us)?, eu: load(eu)? };
     users.served(1).await?;
@@ -65,8 +68,14 @@ async fn users_are_served_whatever_of_the_two_regions_is_lost() -> anyhow::Resul
         each(lose, &US.origins()).await?;
         until_served(us, EU).await?;
         users.served(1).await?;
+        if lose == "kill" {
+            a_lost_cluster_is_told(true).await?;
+        }
         each(mend, &US.origins()).await?;
         until_served(us, US).await?;
+        if lose == "kill" {
+            a_lost_cluster_is_told(false).await?;
+        }
         users.lost_nothing(lose)?;
     }
     for origin in US.origins() {
@@ -168,6 +177,30 @@ async fn one_endpoint_is_lost(
     users.served(1).await?;
     until_served(edge, region).await?;
     each("start", lost).await
+}
+
+/// Prometheus reads all services of both regions, and knows the rules.
+async fn every_service_is_scraped() -> anyhow::Result<()> {
+    until("Prometheus reads two of each service", LIMIT, async || {
+        let Ok(answer) = prometheus("/api/v1/query?query=count(up==1)by(job)").await else { return Ok(None) };
+        let jobs = answer["data"]["result"].as_array().cloned().unwrap_or_default();
+        Ok((jobs.len() == 3 && jobs.iter().all(|job| job["value"][1] == "2")).then_some(()))
+    })
+    .await
+}
+
+/// Prometheus has taken note of a lost cluster by the rules, or of its return. That alerts fire after their time is tested elsewhere.
+async fn a_lost_cluster_is_told(is_lost: bool) -> anyhow::Result<()> {
+    until(&format!("Prometheus tells of a lost cluster: {is_lost}"), LIMIT, async || {
+        let alerts = prometheus("/api/v1/alerts").await?["data"]["alerts"].to_string();
+        Ok((alerts.contains("TidegateClusterDown") == is_lost).then_some(()))
+    })
+    .await
+}
+
+async fn prometheus(path: &str) -> anyhow::Result<serde_json::Value> {
+    let answer = client::get(([127, 0, 0, 1], 9090).into(), "prometheus", path).await?;
+    Ok(serde_json::from_slice(answer.body())?)
 }
 
 /// Every bucket of every region has a copy on each of its servers.

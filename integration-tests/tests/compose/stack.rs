@@ -115,8 +115,13 @@ pub async fn tidegate(region: Region, arguments: &[&str]) -> anyhow::Result<Stri
     let (network, variable) = (network_name(region.name)?, format!("TIDEGATE_NATS__SERVERS={servers}"));
     let own =
         ["run", "--rm", "--network", &network, "-e", &variable, "-e", "TIDEGATE_NATS__BUCKET_REPLICAS=3"];
-    let all: Vec<&str> =
-        own.into_iter().chain(["tidegate/tidegate:0.1.0"]).chain(arguments.iter().copied()).collect();
+    let user = ["-e", "TIDEGATE_NATS__USER=operator", "-e", "TIDEGATE_NATS__PASSWORD=operator"];
+    let all: Vec<&str> = own
+        .into_iter()
+        .chain(user)
+        .chain(["tidegate/tidegate:0.1.0"])
+        .chain(arguments.iter().copied())
+        .collect();
     Ok(String::from_utf8(run("docker", &all).await?.stdout)?)
 }
 

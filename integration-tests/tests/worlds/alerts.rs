@@ -48,7 +48,9 @@ async fn the_alert_of_a_lost_cluster_fires_alone_and_ends_when_it_is_back() -> a
 
     // And what rules and dashboards ask for has been there, with the labels that they name it by.
     rules_ask_for_what_is_there(&prometheus).await?;
-    dashboards_show_what_is_there(&prometheus).await
+    dashboards_show_what_is_there(&prometheus).await?;
+    world.succeeded();
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,6 +111,7 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
     }
     silent.remove("TidegateClusterDown");
     assert_eq!(silent, BTreeSet::new());
+    world.succeeded();
     Ok(())
 }
 

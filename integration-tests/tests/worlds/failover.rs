@@ -28,6 +28,7 @@ async fn a_request_goes_to_the_nearest_cluster() -> anyhow::Result<()> {
         assert_eq!(status, 200);
         assert!(region.origins().contains(&origin), "{origin} answered at {}", region.edge);
     }
+    world.succeeded();
     Ok(())
 }
 
@@ -84,6 +85,7 @@ async fn survives(fault: Fault) -> anyhow::Result<()> {
         let served = Summary::of(served).answers;
         assert!(served.keys().all(|origin| AWAY.origins().contains(origin)), "{served:?}");
     }
+    world.succeeded();
     Ok(())
 }
 
@@ -127,6 +129,7 @@ async fn under_load_every_edge_has_moved_within_100_ms_of_a_kill() -> anyhow::Re
     assert!(total < Duration::from_millis(100), "{total:?} at the median of {found:#?}");
     let propagation = median(&found, Detection::verdict_to_last_edge);
     assert!(propagation < Duration::from_millis(20), "{propagation:?} at the median of {found:#?}");
+    world.succeeded();
     Ok(())
 }
 
@@ -136,6 +139,7 @@ async fn without_load_every_edge_has_moved_within_600_ms_of_a_kill() -> anyhow::
     let found = kill_again_and_again(&mut world).await?;
     let total = median(&found, Detection::fault_to_last_edge);
     assert!(total < Duration::from_millis(600), "{total:?} at the median of {found:#?}");
+    world.succeeded();
     Ok(())
 }
 

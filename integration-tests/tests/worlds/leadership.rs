@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate_bus::{
-    Bus, NatsSettings, subjects,
+    subjects,
     table::{Owner, OwnerOptions},
 };
 use tidegate_integration_tests::{
@@ -50,6 +50,7 @@ async fn a_second_route_computer_takes_over_from_a_frozen_one() -> anyhow::Resul
         assert!(epochs.is_sorted(), "an edge went back: {epochs:?}");
     }
     assert!(ledger.edge(HOME.edge).is_some_and(|edge| edge.epoch > before));
+    world.succeeded();
     Ok(())
 }
 
@@ -60,7 +61,7 @@ async fn a_table_of_an_older_epoch_is_refused() -> anyhow::Result<()> {
     let before = served_epoch(&world);
 
     // When somebody publishes an empty table as the owner of the epoch before.
-    let bus = Bus::connect(NatsSettings::new([world.nats.url()], "an owner of the past")).await?;
+    let bus = world.bus("computer").await?;
     let older = Epoch(before.0 - 1);
     let subject = subjects::routes(&HOME.name.parse()?);
     let no_entries: [(RouteKey, RouteEntry); 0] = [];
@@ -78,6 +79,7 @@ async fn a_table_of_an_older_epoch_is_refused() -> anyhow::Result<()> {
     let (status, origin) = world.ask(HOME.edge).await?;
     assert_eq!(status, 200);
     assert!(HOME.origins().contains(&origin), "{origin}");
+    world.succeeded();
     Ok(())
 }
 

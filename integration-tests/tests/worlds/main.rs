@@ -9,6 +9,7 @@ mod failover;
 mod leadership;
 mod operator;
 mod outage;
+mod permissions;
 mod prometheus;
 mod received;
 mod rotel;

@@ -61,6 +61,7 @@ async fn a_fleet_file_with_mistakes_is_told_all_of_them_and_changes_nothing() ->
     let after = status(&world).await?;
     assert_eq!(before["fleet"]["revision"], after["fleet"]["revision"]);
     assert_eq!(world.ask(HOME.edge).await?.0, 200);
+    world.succeeded();
     Ok(())
 }
 
@@ -100,6 +101,7 @@ async fn a_drained_cluster_gets_no_requests_until_it_is_taken_back() -> anyhow::
     assert!(served.keys().all(|origin| HOME.origins().contains(origin)), "{served:?}");
     let all = Summary::of(&all);
     assert_eq!((all.failed_get, all.failed_post, all.slow_get), (0, 0, 0), "{all:?}");
+    world.succeeded();
     Ok(())
 }
 
@@ -142,6 +144,7 @@ async fn status_and_explain_tell_of_a_lost_cluster() -> anyhow::Result<()> {
     let text = world.cli(&["explain", SERVICE, "--region", HOME.name]).await?;
     let text = String::from_utf8(text.stdout)?;
     assert!(text.contains(AWAY.cluster) && text.contains("100.0 %"), "{text}");
+    world.succeeded();
     Ok(())
 }
 
@@ -153,7 +156,8 @@ async fn events_tell_of_a_failover_and_of_the_way_back() -> anyhow::Result<()> {
     let load = Load::start(LoadPlan { target, rate: 500, connections: 20 })?;
     load.answered_since(clock::now(), 100, LIMIT).await?;
     let mut following = tokio::process::Command::new(binaries::find("tidegate")?)
-        .args(["events", "--follow", "--nats-servers", &world.bus_address()])
+        .args(["events", "--follow"])
+        .args(world.bus_flags("operator"))
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
@@ -206,6 +210,7 @@ async fn events_tell_of_a_failover_and_of_the_way_back() -> anyhow::Result<()> {
     world.mend(Fault::Kill).await?;
     let back = format!("{SERVICE} goes to {}", HOME.cluster);
     while !line(&mut told).await?.contains(&back) {}
+    world.succeeded();
     Ok(())
 }
 
@@ -252,7 +257,8 @@ async fn a_watched_fleet_file_is_applied_as_it_changes_through_swapped_links() -
     let before = status(&world).await?["fleet"]["revision"].clone();
     let file = mounted.join("fleet.yaml").display().to_string();
     let mut watching = tokio::process::Command::new(binaries::find("tidegate")?)
-        .args(["apply", "--watch", &file, "--nats-servers", &world.bus_address()])
+        .args(["apply", "--watch", &file])
+        .args(world.bus_flags("operator"))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
@@ -279,6 +285,7 @@ async fn a_watched_fleet_file_is_applied_as_it_changes_through_swapped_links() -
     let id = watching.id().context("it runs")?.to_string();
     tokio::process::Command::new("kill").args(["-TERM", &id]).status().await?;
     assert!(tokio::time::timeout(LIMIT, watching.wait()).await??.success());
+    world.succeeded();
     Ok(())
 }
 

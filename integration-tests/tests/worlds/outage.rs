@@ -46,7 +46,9 @@ async fn survives_an_outage(restart: impl FnOnce(&mut World)) -> anyhow::Result<
     let status = world.cli(&["status", "--json"]).await?;
     let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
     assert!(status["fleet"]["revision"].is_u64(), "the fleet is on the bus again: {status}");
-    lost_nothing(load, back_at).await
+    lost_nothing(load, back_at).await?;
+    world.succeeded();
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,7 +70,9 @@ async fn no_request_fails_while_every_prober_and_route_computer_is_gone() -> any
 
     // Then nothing was lost, and what comes next works as before.
     fails_over(&mut world).await?;
-    lost_nothing(load, back_at).await
+    lost_nothing(load, back_at).await?;
+    world.succeeded();
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,7 +111,9 @@ async fn an_edge_that_restarts_without_the_bus_serves_from_disk() -> anyhow::Res
     world.mend(Fault::Kill).await?;
     world.nats.restart();
     world.until_well_again(LIMIT).await?;
-    fails_over(&mut world).await
+    fails_over(&mut world).await?;
+    world.succeeded();
+    Ok(())
 }
 
 async fn load(world: &mut World) -> anyhow::Result<Load> {

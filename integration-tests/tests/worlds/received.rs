@@ -25,7 +25,7 @@ const CLIENT_SPAN: &str = "b7ad6b7169203331";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_fails_over_is_told_of_try_by_try() -> anyhow::Result<()> {
     // Given a system that sends its spans to a receiver.
-    let (collector, _rotel, mut world) = observed_world().await?;
+    let (collector, rotel, mut world) = observed_world().await?;
 
     // When requests come that their client does not record, and then the nearer cluster is lost under one that it records.
     let quiet: Vec<String> = (0..50).map(|n| format!("{:032x}", 0xdead_0000_u64 + n)).collect();
@@ -85,13 +85,15 @@ async fn a_request_that_fails_over_is_told_of_try_by_try() -> anyhow::Result<()>
     // And of those that nothing happened to there is nothing.
     let all = collector.spans();
     assert!(!all.iter().any(|received| quiet.contains(&received.trace_id())));
+    rotel.succeeded();
+    world.succeeded();
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_has_the_metrics_that_prometheus_reads() -> anyhow::Result<()> {
     // Given a system that sends its metrics to a receiver.
-    let (collector, _rotel, mut world) = observed_world().await?;
+    let (collector, rotel, mut world) = observed_world().await?;
     assert_eq!(world.ask(HOME.edge).await?.0, 200);
 
     // When it has sent them, then of each process there are those that the process shows itself.
@@ -116,6 +118,8 @@ async fn a_receiver_has_the_metrics_that_prometheus_reads() -> anyhow::Result<()
         .await;
         same.with_context(|| format!("{differ:?} are not"))?;
     }
+    rotel.succeeded();
+    world.succeeded();
     Ok(())
 }
 

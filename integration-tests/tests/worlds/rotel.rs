@@ -21,8 +21,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 pub struct Rotel {
     child: Child,
     endpoint: String,
-    // Its log is kept when a test fails.
-    _directory: Directory,
+    directory: Directory,
 }
 
 impl Rotel {
@@ -48,9 +47,14 @@ impl Rotel {
             .stderr(output)
             .spawn()
             .context("rotel cannot be started (tools/fetch rotel)")?;
-        let mut rotel = Rotel { child, endpoint: format!("http://{http}"), _directory: directory };
+        let mut rotel = Rotel { child, endpoint: format!("http://{http}"), directory };
         until("rotel listens", START_LIMIT, async || rotel.listens(http, &log)).await?;
         Ok(rotel)
+    }
+
+    /// All went well: nobody needs its log.
+    pub fn succeeded(&self) {
+        self.directory.succeeded();
     }
 
     fn listens(&mut self, address: SocketAddr, log: &Path) -> anyhow::Result<Option<()>> {

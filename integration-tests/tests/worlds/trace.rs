@@ -71,6 +71,8 @@ async fn one_trace_leads_from_a_suspicion_to_every_edge() -> anyhow::Result<()> 
             assert!(of_the_trace.iter().any(|line| line.contains(kind)), "no {kind} with {id}: {told}");
         }
     }
+    rotel.succeeded();
+    world.succeeded();
     Ok(())
 }
 

@@ -17,7 +17,8 @@ use crate::{
 
 pub use blob::{BlobHead, Place};
 
-/// A key-value bucket. It is made (history 1, file storage) when it is missing, also after a server lost its data.
+/// A key-value bucket. It is made (history 1, file storage) by the first write, also after a server lost its data; until then it
+/// reads as empty.
 ///
 /// A key is made of letters, digits and `-_=/`, in tokens between dots. Every call ends within two seconds. Clones
 /// share what is known of the bucket.
@@ -43,9 +44,9 @@ pub struct Entry {
 }
 
 /// Differs from an earlier one when anything in a bucket was written or deleted since, or the bucket made anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stamp {
-    /// When the bucket was made; differs when its data was lost.
+    /// When the bucket was made; differs when its data was lost. Zero: there is none.
     pub created: u64,
     /// The last write's revision.
     pub last_revision: u64,

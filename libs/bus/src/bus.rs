@@ -165,7 +165,7 @@ impl Bus {
         Ok(())
     }
 
-    /// A key-value bucket, made on first use when it is missing.
+    /// A key-value bucket.
     pub fn bucket(&self, name: &str) -> Bucket {
         match &self.0 {
             Link::Nats(nats) => Bucket::nats(nats.clone(), name),

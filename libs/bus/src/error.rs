@@ -32,6 +32,14 @@ pub enum BusError {
         /// How long it might have taken.
         limit: Duration,
     },
+    /// The server does not permit a call.
+    #[error("{what} is not permitted: {reason}")]
+    Refused {
+        /// The call.
+        what: String,
+        /// What the server said.
+        reason: String,
+    },
     /// The message is larger than the server takes.
     #[error("a message of {size} bytes to {subject} is larger than the server's limit of {limit} bytes")]
     TooLarge {
@@ -105,6 +113,7 @@ impl BusError {
             BusError::Credentials(_) => "credentials",
             BusError::Away(_) => "away",
             BusError::TimedOut { .. } => "timed_out",
+            BusError::Refused { .. } => "refused",
             BusError::TooLarge { .. } => "too_large",
             BusError::Subject(_) => "subject",
             BusError::NoResponder(_) => "no_responder",

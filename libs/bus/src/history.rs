@@ -4,7 +4,7 @@
 //! Events are published like any message ([`crate::report`]): who tells one does not wait until it is kept, and one that
 //! is told while the bus is away is lost. Each region's servers keep what they hear, of other regions too.
 
-use std::{time::Duration, vec};
+use std::{sync::atomic::Ordering, time::Duration, vec};
 
 use tidegate_model::{RegionName, Timestamp, event::Event};
 use tokio::task::JoinHandle;
@@ -49,7 +49,19 @@ impl Bus {
         trace: Option<&TraceContext>,
         event: &Event,
     ) -> Result<(), BusError> {
-        self.publish_report(&subjects::event(&event.region, source), trace, event).await
+        let told = self.publish_report(&subjects::event(&event.region, source), trace, event).await;
+        if let (Err(_), Link::Nats(nats)) = (&told, self.link()) {
+            nats.untold.fetch_add(1, Ordering::Relaxed);
+        }
+        told
+    }
+
+    /// Events of this process that the history lacks because the bus was away.
+    pub fn untold_events(&self) -> u64 {
+        match self.link() {
+            Link::Nats(nats) => nats.untold.load(Ordering::Relaxed),
+            Link::Memory(_) => 0,
+        }
     }
 
     /// Reads the events that were kept since `since`, of one region or all, and those that follow.

@@ -45,7 +45,11 @@ pub(crate) struct NatsBus {
     pub(crate) jetstream: jetstream::Context,
     pub(crate) bucket_replicas: usize,
     lost: Arc<AtomicU64>,
+    /// Events that were not told because the bus was away.
+    pub(crate) untold: AtomicU64,
     state: watch::Receiver<BusState>,
+    /// What the server last refused.
+    refused: watch::Receiver<String>,
     monitor: JoinHandle<()>,
 }
 
@@ -63,6 +67,7 @@ impl NatsBus {
         let lost = Arc::new(AtomicU64::new(0));
         let changed = Arc::new(Notify::new());
         let (events_lost, events_changed) = (lost.clone(), changed.clone());
+        let (refuse, refused) = watch::channel(String::new());
         let options = with_credentials(ConnectOptions::new(), settings.credentials).await?;
         let options = with_tls(options, settings.tls)
             .name(&settings.name)
@@ -78,7 +83,10 @@ impl NatsBus {
             .event_callback(move |event| {
                 match event {
                     Event::SlowConsumer(_) => _ = events_lost.fetch_add(1, Ordering::Relaxed),
-                    Event::ServerError(error) => tracing::warn!(%error, "the bus server refused something"),
+                    Event::ServerError(error) => {
+                        tracing::warn!(%error, "the bus server refused something");
+                        refuse.send_replace(error.to_string());
+                    }
                     Event::ClientError(error) => tracing::debug!(%error, "the bus client had an error"),
                     Event::Connected | Event::Disconnected | Event::Closed => events_changed.notify_one(),
                     Event::LameDuckMode | Event::Draining => {}
@@ -93,7 +101,16 @@ impl NatsBus {
         let (sender, state) = watch::channel(BusState { away_since: Some(Instant::now()), reconnects: 0 });
         let monitor = tokio::spawn(watch_connection(client.clone(), changed, sender));
         let jetstream = jetstream::new(client.clone());
-        Ok(NatsBus { client, jetstream, bucket_replicas: settings.bucket_replicas, lost, state, monitor })
+        Ok(NatsBus {
+            client,
+            jetstream,
+            bucket_replicas: settings.bucket_replicas,
+            lost,
+            untold: AtomicU64::new(0),
+            state,
+            refused,
+            monitor,
+        })
     }
 
     pub(crate) fn watch_state(&self) -> watch::Receiver<BusState> {
@@ -114,6 +131,24 @@ impl NatsBus {
             return Ok(());
         }
         Err(BusError::Away(self.state.borrow().away_for().unwrap_or_default()))
+    }
+
+    /// A time limit around a call that the server answers. It gives no answer to what it does not permit, but says so beside: what
+    /// it refused meanwhile stands in the error.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        what: impl Fn() -> String,
+        call: impl Future<Output = Result<T, BusError>>,
+    ) -> Result<T, BusError> {
+        let mut refused = self.refused.clone();
+        refused.mark_unchanged();
+        match within(limit, &what, call).await {
+            Err(BusError::TimedOut { .. }) if refused.has_changed().unwrap_or_default() => {
+                Err(BusError::Refused { what: what(), reason: refused.borrow().clone() })
+            }
+            ended => ended,
+        }
     }
 
     pub(crate) async fn subscribe(&self, pattern: &str) -> Result<Subscription, BusError> {

@@ -24,6 +24,9 @@ pub use regions::Regions;
 /// How long a server may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(20);
 
+/// The users that a deployment's permissions speak of.
+pub const USERS: [&str; 4] = ["edge", "prober", "computer", "operator"];
+
 /// A running nats-server, or one that was stopped and can be started again on the same port.
 #[derive(Debug)]
 pub struct NatsServer {
@@ -41,6 +44,15 @@ impl NatsServer {
     /// When there is no nats-server, or it is not ready in time.
     pub fn start() -> NatsServer {
         NatsServer::start_with("", true)
+    }
+
+    /// Starts a server that lets in whom `permissions`, a part of its settings, names. The password of each of [`USERS`] is its
+    /// name.
+    ///
+    /// # Panics
+    /// When there is no nats-server, or it is not ready in time.
+    pub fn start_guarded(permissions: &str) -> NatsServer {
+        NatsServer::start_with(permissions, true)
     }
 
     /// Starts a server with more settings than a port and, where it `keeps` data, JetStream.
@@ -117,6 +129,7 @@ impl NatsServer {
             .arg(&self.directory)
             .arg("--ports_file_dir")
             .arg(&ports)
+            .envs(USERS.map(|user| (format!("NATS_{}_PASSWORD", user.to_uppercase()), user)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the server's log"))
             .stderr(log)

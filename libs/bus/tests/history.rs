@@ -93,6 +93,9 @@ async fn only_events_since_the_time_that_was_asked_for_are_read(bus: Bus) {
 
     // It was kept by a clock of this machine, so it is older than this.
     let since = clock::now().plus(Duration::from_micros(1));
+    while clock::now() <= since {
+        std::hint::spin_loop();
+    }
     tell(&bus, &event("us-east", 2), None).await;
     assert_eq!(revision(&mut all).await.0, 2);
     assert_eq!(revision(&mut opened(&bus, since, None).await).await.0, 2);
@@ -115,6 +118,11 @@ async fn events_are_kept_again_after_the_server_lost_its_data() {
     tell(&bus, &event("us-east", 1), None).await;
     assert_eq!(revision(&mut before).await.0, 1);
 
+    server.kill();
+    let mut state = bus.watch_state();
+    tokio::time::timeout(LONG, state.wait_for(|state| !state.connected())).await.unwrap().unwrap();
+    assert!(bus.tell("somebody", None, &event("us-east", 2)).await.is_err());
+    assert_eq!(bus.untold_events(), 1);
     server.restart_without_data();
     assert!(bus.ready(LONG).await);
 

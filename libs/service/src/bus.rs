@@ -41,6 +41,9 @@ pub fn observe(registry: &Registry, bus: &Bus) {
         let (name, help) =
             ("tidegate_bus_lost_messages_total", "Messages lost because they were not read in time.");
         samples.counter(name, help, &[], bus.lost_messages() as f64);
+        let (name, help) =
+            ("tidegate_bus_untold_events_total", "Events that the history lacks because the bus was away.");
+        samples.counter(name, help, &[], bus.untold_events() as f64);
     });
 }
 

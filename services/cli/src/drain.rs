@@ -120,10 +120,11 @@ fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_REASON).collect()
 }
 
-/// A time as people write it: `30m`, `1h`, `90s`.
+/// A time as people write it: `30m`, `1h`, `90s`, `7d`.
 fn length_text(length: Duration) -> String {
     match (length.as_millis(), length.as_secs()) {
         (millis, _) if !millis.is_multiple_of(1000) => format!("{millis}ms"),
+        (_, secs) if secs.is_multiple_of(24 * 3600) => format!("{}d", secs / (24 * 3600)),
         (_, secs) if secs.is_multiple_of(3600) => format!("{}h", secs / 3600),
         (_, secs) if secs.is_multiple_of(60) => format!("{}m", secs / 60),
         (_, secs) => format!("{secs}s"),

@@ -71,8 +71,8 @@ async fn run(show: &Show) -> anyhow::Result<Demo> {
     let plan = Plan { slow_start: SLOW_START, first_hold: FIRST_HOLD, ..Plan::default() };
     let mut world = World::start(&plan).await?;
     let ran = drill(show, &mut world).await;
-    if !ran.as_ref().is_ok_and(|demo| demo.ok) {
-        world.keep_logs();
+    if ran.as_ref().is_ok_and(|demo| demo.ok) {
+        world.succeeded();
     }
     ran
 }

@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{
     BusError, Message,
-    bus::within,
     history::{MAX_AGE, MAX_BYTES},
     subjects::{ALL_EVENTS, EVENT_STREAM},
 };
@@ -54,7 +53,7 @@ pub(crate) async fn make(bus: &NatsBus) -> Result<(), BusError> {
         raise_replicas(bus, &stream.cached_info().config).await;
         Ok(())
     };
-    within(LIMIT, || "making the history".to_owned(), made).await
+    bus.within(LIMIT, || "making the history".to_owned(), made).await
 }
 
 impl NatsReader {
@@ -81,7 +80,7 @@ impl NatsReader {
             let events = consumer.messages().await.map_err(|error| failed("reading", &error))?;
             Ok(NatsReader { events, remaining })
         };
-        within(LIMIT, || "opening the history".to_owned(), opened).await
+        bus.within(LIMIT, || "opening the history".to_owned(), opened).await
     }
 
     /// The next event; nothing when the bus is closed. Safe to cancel.

@@ -6,7 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
-    self,
+    self, ErrorCode,
+    context::{GetStreamError, GetStreamErrorKind, KeyValueError},
     kv::{CreateErrorKind, Operation, Store, UpdateErrorKind},
 };
 use bytes::Bytes;
@@ -17,20 +18,35 @@ use super::NatsBus;
 use crate::{
     BusError,
     bucket::{Entry, Stamp},
-    bus::within,
     memory::store::Expected,
 };
 
 /// How long a call may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 
-/// A bucket, made when it is missing.
+/// A bucket. Who writes makes it when it is missing; who only reads needs no right to.
 #[derive(Debug)]
 pub(crate) struct NatsStore {
     bus: Arc<NatsBus>,
     name: String,
     /// The bucket as it was last found. Held over an await on purpose: of many calls at once one looks it up.
-    found: Mutex<Option<Store>>,
+    found: Mutex<Option<Found>>,
+}
+
+#[derive(Debug, Clone)]
+struct Found {
+    store: Store,
+    /// Whether it was seen to that it has as many copies as this process wants.
+    is_copied: bool,
+}
+
+/// What a call is to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// The bucket if there is one.
+    Present,
+    /// The bucket, made when it is missing.
+    Made,
 }
 
 /// How one try of a call ended.
@@ -47,13 +63,13 @@ impl NatsStore {
     }
 
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Entry>, BusError> {
-        self.call("get", key, |store: Store| async move {
+        let found = self.call(Access::Present, "get", key, |store: Store| async move {
             let entry = store.entry(key).await.map_err(|error| Failure::Other(full(&error)))?;
             Ok(entry
                 .filter(|entry| entry.operation == Operation::Put)
                 .map(|entry| Entry { revision: entry.revision, value: entry.value }))
-        })
-        .await
+        });
+        Ok(found.await?.flatten())
     }
 
     pub(crate) async fn write(&self, key: &str, value: Bytes, expected: Expected) -> Result<u64, BusError> {
@@ -63,7 +79,7 @@ impl NatsStore {
             return Err(BusError::TooLarge { subject, size: value.len(), limit });
         }
         let value = &value;
-        self.call("write", key, |store: Store| async move {
+        let written = self.call(Access::Made, "write", key, |store: Store| async move {
             let value = value.clone();
             match expected {
                 Expected::Any => store.put(key, value).await.map_err(|error| Failure::Other(full(&error))),
@@ -78,30 +94,34 @@ impl NatsStore {
                     })
                 }
             }
+        });
+        written.await?.ok_or_else(|| BusError::Bucket {
+            bucket: self.name.clone(),
+            operation: "write",
+            reason: "it is missing".to_owned(),
         })
-        .await
     }
 
     pub(crate) async fn delete(&self, key: &str) -> Result<(), BusError> {
-        self.call("delete", key, |store: Store| async move {
+        let deleted = self.call(Access::Present, "delete", key, |store: Store| async move {
             store.purge(key).await.map_err(|error| Failure::Other(full(&error)))
-        })
-        .await
+        });
+        deleted.await.map(Option::unwrap_or_default)
     }
 
     /// Removes every key `<prefix>.…` without a trace.
     pub(crate) async fn delete_below(&self, prefix: &str) -> Result<(), BusError> {
-        self.call("delete", prefix, |store: Store| async move {
+        let deleted = self.call(Access::Present, "delete", prefix, |store: Store| async move {
             let filter = format!("{}{prefix}.>", store.prefix);
             store.stream.purge().filter(filter).await.map_err(|error| Failure::Other(full(&error)))?;
             Ok(())
-        })
-        .await
+        });
+        deleted.await.map(Option::unwrap_or_default)
     }
 
     /// Keys `<prefix>.…`, or all; deleted ones among them.
     pub(crate) async fn keys(&self, prefix: Option<&str>) -> Result<Vec<String>, BusError> {
-        self.call("list", prefix.unwrap_or(">"), |store: Store| async move {
+        let keys = self.call(Access::Present, "list", prefix.unwrap_or(">"), |store: Store| async move {
             let filter = match prefix {
                 Some(prefix) => format!("{}{prefix}.>", store.prefix),
                 None => format!("{}>", store.prefix),
@@ -115,55 +135,74 @@ impl NatsStore {
             let mut keys: Vec<String> = subjects.into_iter().filter_map(key).collect();
             keys.sort_unstable();
             Ok(keys)
-        })
-        .await
+        });
+        keys.await.map(Option::unwrap_or_default)
     }
 
     pub(crate) async fn stamp(&self) -> Result<Stamp, BusError> {
-        self.call("look", "its state", |store: Store| async move {
+        let stamp = self.call(Access::Present, "look", "its state", |store: Store| async move {
             let info = store.stream.get_info().await.map_err(|error| Failure::Other(full(&error)))?;
             let created = u64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default();
             Ok(Stamp { created, last_revision: info.state.last_sequence })
-        })
-        .await
+        });
+        stamp.await.map(Option::unwrap_or_default)
     }
 
-    /// Tries a call; when it fails for any reason but a conflict, finds or makes the bucket again and tries once more.
+    /// Tries a call; when it fails for any reason but a conflict, finds the bucket again and tries once more. Nothing when
+    /// there is no bucket.
     async fn call<T, Try: Future<Output = Result<T, Failure>>>(
         &self,
+        access: Access,
         operation: &'static str,
         key: &str,
         try_once: impl Fn(Store) -> Try,
-    ) -> Result<T, BusError> {
+    ) -> Result<Option<T>, BusError> {
         self.bus.check_connected()?;
         let conflict = || BusError::Conflict { bucket: self.name.clone(), key: key.to_owned() };
         let tried = async {
-            if let Some(store) = self.found.lock().await.clone() {
+            if let Some(store) = self.known(access).await {
                 match try_once(store).await {
-                    Ok(value) => return Ok(value),
+                    Ok(value) => return Ok(Some(value)),
                     Err(Failure::Conflict) => return Err(conflict()),
                     Err(Failure::Other(_)) => {}
                 }
             }
-            let store = self.find_or_make().await?;
-            try_once(store).await.map_err(|failure| match failure {
+            let Some(store) = self.find(access).await? else { return Ok(None) };
+            try_once(store).await.map(Some).map_err(|failure| match failure {
                 Failure::Conflict => conflict(),
                 Failure::Other(reason) => BusError::Bucket { bucket: self.name.clone(), operation, reason },
             })
         };
-        within(LIMIT, || format!("{operation} of {key} in bucket {}", self.name), tried).await
+        let what = || format!("{operation} of {key} in bucket {}", self.name);
+        self.bus.within(LIMIT, what, tried).await
     }
 
-    async fn find_or_make(&self) -> Result<Store, BusError> {
+    async fn known(&self, access: Access) -> Option<Store> {
+        let found = self.found.lock().await;
+        found
+            .as_ref()
+            .filter(|found| found.is_copied || access == Access::Present)
+            .map(|found| found.store.clone())
+    }
+
+    async fn find(&self, access: Access) -> Result<Option<Store>, BusError> {
         let mut found = self.found.lock().await;
         *found = None;
         let context = &self.bus.jetstream;
-        let store = match context.get_key_value(&self.name).await {
-            Ok(store) => {
+        let failed = |operation, error: &dyn std::error::Error| BusError::Bucket {
+            bucket: self.name.clone(),
+            operation,
+            reason: full(error),
+        };
+        let store = match (context.get_key_value(&self.name).await, access) {
+            (Ok(store), Access::Present) => store,
+            (Ok(store), Access::Made) => {
                 raise_replicas(&self.bus, &store.stream.cached_info().config).await;
                 store
             }
-            Err(_) => context
+            (Err(error), Access::Present) if is_missing(&error) => return Ok(None),
+            (Err(error), Access::Present) => return Err(failed("finding it", &error)),
+            (Err(_), Access::Made) => context
                 .create_key_value(jetstream::kv::Config {
                     bucket: self.name.clone(),
                     history: 1,
@@ -172,15 +211,20 @@ impl NatsStore {
                     ..Default::default()
                 })
                 .await
-                .map_err(|error| BusError::Bucket {
-                    bucket: self.name.clone(),
-                    operation: "making it",
-                    reason: full(&error),
-                })?,
+                .map_err(|error| failed("making it", &error))?,
         };
-        *found = Some(store.clone());
-        Ok(store)
+        *found = Some(Found { store: store.clone(), is_copied: access == Access::Made });
+        Ok(Some(store))
     }
+}
+
+/// Whether the server says that there is no such bucket.
+fn is_missing(error: &KeyValueError) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<GetStreamError>());
+    matches!(
+        cause.map(GetStreamError::kind),
+        Some(GetStreamErrorKind::JetStream(error)) if error.error_code() == ErrorCode::STREAM_NOT_FOUND
+    )
 }
 
 /// An error with its causes, which this client's errors keep to themselves, and what helps.

@@ -1,0 +1,101 @@
+//! Nobody can do on the bus what another is for, by the permissions that are deployed. That each can do what it is for, all other
+//! tests show: their servers have the same.
+
+use bytes::Bytes;
+use tidegate_bus::{
+    BusError,
+    subjects::{self, LEASE_BUCKET, OVERRIDES_BUCKET, ROUTES_BUCKET},
+};
+use tidegate_integration_tests::{
+    Plan, World,
+    plan::HOME,
+    world::{ALL, START_LIMIT},
+};
+use tidegate_model::{ClusterName, EdgeName, ProberName, RegionName};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_heard_where_another_speaks() -> anyhow::Result<()> {
+    // Given somebody who hears everything.
+    let world = World::start_without_fleet(&Plan::default()).await?;
+    let mut heard = world.bus(ALL).await?.subscribe("tidegate.v1.>").await?;
+
+    let region: RegionName = HOME.name.parse()?;
+    let (edge, prober): (EdgeName, ProberName) = ("somebody".parse()?, "somebody".parse()?);
+    let cluster: ClusterName = HOME.cluster.parse()?;
+    let routes = subjects::routes(&region);
+    let probe = subjects::probe(&region, &prober);
+    let applied = subjects::applied(&region, &edge);
+    let suspicion = subjects::suspect(&region, &cluster);
+    let fleet = subjects::FLEET.to_owned();
+    for (user, own, others) in [
+        ("edge", &applied, [&routes, &probe, &fleet]),
+        ("prober", &probe, [&routes, &applied, &suspicion]),
+        ("operator", &fleet, [&routes, &probe, &applied]),
+    ] {
+        // When a user says what is not its own, and then what is.
+        let bus = world.bus(user).await?;
+        anyhow::ensure!(bus.ready(START_LIMIT).await);
+        let said = Bytes::from(format!("{user} was here"));
+        for subject in others.into_iter().chain([own]) {
+            bus.publish(subject, None, said.clone()).await?;
+        }
+
+        // Then only that is heard.
+        loop {
+            let message = tokio::time::timeout(START_LIMIT, heard.next());
+            let message = message.await?.expect("the bus is not closed");
+            if message.body == said {
+                assert_eq!(&message.subject, own, "{user}");
+                break;
+            }
+        }
+    }
+    world.succeeded();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_writes_what_another_decides_and_all_are_told_why() -> anyhow::Result<()> {
+    // Given a system that runs by a fleet file.
+    let world = World::start(&Plan::default()).await?;
+    let status = world.cli(&["status", "--json"]).await?.stdout;
+    let status: serde_json::Value = serde_json::from_slice(&status)?;
+    let revision = &status["fleet"]["revision"];
+
+    // When users write to buckets that are not theirs, then they are refused, with the server's reason.
+    let refused = async |user: &str, bucket: &str| {
+        let bus = world.bus(user).await?;
+        anyhow::ensure!(bus.ready(START_LIMIT).await);
+        match bus.bucket(bucket).put(HOME.name, Bytes::from_static(b"mine")).await {
+            Err(BusError::Refused { reason, .. }) => {
+                assert!(reason.to_lowercase().contains("permissions violation"), "{reason}");
+                anyhow::Ok(())
+            }
+            other => panic!("{user} in {bucket}: {other:?}"),
+        }
+    };
+    tokio::try_join!(
+        refused("edge", LEASE_BUCKET),
+        refused("edge", ROUTES_BUCKET),
+        refused("prober", OVERRIDES_BUCKET),
+        refused("operator", LEASE_BUCKET),
+    )?;
+
+    // When an edge's user applies a fleet file, then it is told that it may not, and nothing has changed.
+    let file = world.write("another.yaml", &(world.fleet() + "# another\n"))?;
+    let refused = world.cli_as("edge", &["apply", &file]).await?;
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr)?;
+    assert!(said.contains("not permitted") && said.contains("tidegate-fleet"), "{said}");
+    let after = world.cli(&["status", "--json"]).await?.stdout;
+    let after: serde_json::Value = serde_json::from_slice(&after)?;
+    assert_eq!(&after["fleet"]["revision"], revision);
+
+    // When nobody has the right password, then it is told that nobody is let in.
+    let unknown = world.cli_as("nobody", &["status", "--timeout", "1s"]).await?;
+    assert_eq!(unknown.status.code(), Some(1));
+    let said = String::from_utf8(unknown.stderr)?;
+    assert!(said.contains("lets this user in"), "{said}");
+    world.succeeded();
+    Ok(())
+}
