@@ -168,8 +168,7 @@ impl FleetStore {
     async fn write(&self, head: &FleetHead, text: &str, place: Place) -> Result<(), BusError> {
         let text = Bytes::copy_from_slice(text.as_bytes());
         self.bucket.put_blob(KEY, codec::encode(head), text, place).await?;
-        // Who misses it looks by itself a second later.
-        _ = self.bus.publish(subjects::FLEET, None, codec::encode(&head.revision)).await;
+        self.bus.nudge(subjects::FLEET, codec::encode(&head.revision)).await;
         Ok(())
     }
 }

@@ -195,6 +195,12 @@ impl NatsBus {
         };
         within(SEND_LIMIT, || format!("publishing to {subject}"), sent).await
     }
+
+    /// Waits until all that was sent before is written to the connection.
+    pub(crate) async fn flush(&self) -> Result<(), BusError> {
+        let flushed = async { self.client.flush().await.map_err(|_| BusError::Closed) };
+        within(SEND_LIMIT, || "writing what was published".to_owned(), flushed).await
+    }
 }
 
 impl Drop for NatsBus {

@@ -108,7 +108,7 @@ impl OverrideStore {
             };
             match written {
                 Ok(_) => {
-                    self.nudge().await;
+                    self.bus.nudge(subjects::OVERRIDES, Bytes::new()).await;
                     return Ok(true);
                 }
                 Err(error) if error.is_conflict() => lost = Some(error),
@@ -150,11 +150,6 @@ impl OverrideStore {
             Record::TakenBack(_) => None,
         };
         Ok(self.records().await?.into_iter().filter_map(standing).collect())
-    }
-
-    async fn nudge(&self) {
-        // Who misses it looks by itself a second later.
-        _ = self.bus.publish(subjects::OVERRIDES, None, Bytes::new()).await;
     }
 }
 

@@ -172,6 +172,27 @@ async fn an_override_that_cannot_be_read_is_left_out(bus: Bus) {
 }
 
 #[tokio::test]
+async fn a_change_is_followed_at_once_though_who_made_it_ends() {
+    let server = NatsServer::start();
+    let bus = over_nats(&server).await;
+    let follower = OverrideFollower::start(&bus, NEVER, false).await.unwrap();
+    let mut overrides = follower.overrides();
+    until(&mut overrides, Option::is_some).await;
+
+    // As a process does that ends: nothing of it runs once this returns.
+    let ends = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            OverrideStore::new(&over_nats(&server).await).put(&drain("eu-1")).await.unwrap();
+        });
+        server
+    };
+    let _server = tokio::task::spawn_blocking(ends).await.unwrap();
+
+    until(&mut overrides, |o| o.as_ref().is_some_and(|o| o.len() == 1)).await;
+}
+
+#[tokio::test]
 async fn what_a_server_lost_is_put_back_and_the_lease_goes_on_with_a_larger_epoch() {
     let mut server = NatsServer::start();
     let bus = over_nats(&server).await;
