@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BusError,
-    memory::store::{Expected, MemoryStore},
+    memory::store::MemoryStore,
     nats::{NatsBus, store::NatsStore},
 };
 
@@ -41,6 +41,17 @@ pub struct Entry {
     pub revision: u64,
     /// The value.
     pub value: Bytes,
+}
+
+/// What a write expects to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// Anything.
+    Any,
+    /// No entry.
+    Nothing,
+    /// The entry of this revision.
+    Revision(u64),
 }
 
 /// Differs from an earlier one when anything in a bucket was written or deleted since, or the bucket made anew.
@@ -111,13 +122,23 @@ impl Bucket {
     /// # Errors
     /// When the bus is away or does not answer in time.
     pub async fn delete(&self, key: &str) -> Result<(), BusError> {
+        self.delete_where(key, None).await
+    }
+
+    /// Deletes the entry of revision `expected`.
+    ///
+    /// # Errors
+    /// When it is of another, or the bus is away or does not answer in time.
+    pub(crate) async fn delete_at(&self, key: &str, expected: u64) -> Result<(), BusError> {
+        self.delete_where(key, Some(expected)).await
+    }
+
+    async fn delete_where(&self, key: &str, expected: Option<u64>) -> Result<(), BusError> {
         self.check(key)?;
         match &self.store {
-            Store::Nats(nats) => nats.delete(key).await,
-            Store::Memory(memory) => {
-                memory.delete(key);
-                Ok(())
-            }
+            Store::Nats(nats) => nats.delete(key, expected).await,
+            Store::Memory(memory) if memory.delete(key, expected) => Ok(()),
+            Store::Memory(_) => Err(self.conflict(key)),
         }
     }
 
@@ -151,10 +172,12 @@ impl Bucket {
         self.check(key)?;
         match &self.store {
             Store::Nats(nats) => nats.write(key, value, expected).await,
-            Store::Memory(memory) => memory
-                .write(key, value, expected)
-                .ok_or_else(|| BusError::Conflict { bucket: self.name.to_string(), key: key.to_owned() }),
+            Store::Memory(memory) => memory.write(key, value, expected).ok_or_else(|| self.conflict(key)),
         }
+    }
+
+    fn conflict(&self, key: &str) -> BusError {
+        BusError::Conflict { bucket: self.name.to_string(), key: key.to_owned() }
     }
 
     /// Keys `<prefix>.…`, or all; deleted ones may be among them.

@@ -60,6 +60,14 @@ impl Bus {
         }
     }
 
+    /// Why no connection to the bus could be made since there was one; nothing while there is one, or when that is not known.
+    pub fn trouble(&self) -> Option<String> {
+        match &self.0 {
+            Link::Nats(nats) => nats.trouble(),
+            Link::Memory(_) => None,
+        }
+    }
+
     /// Waits until the bus is there, or `limit` has passed. Says whether it is.
     pub async fn ready(&self, limit: Duration) -> bool {
         let mut state = self.watch_state();

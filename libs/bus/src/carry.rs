@@ -9,7 +9,7 @@
 //!
 //! Where regions share one bus there is nothing to carry: all see the same.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ use crate::{
     clock,
     codec::{self, Wire},
     fleet::{FleetHead, FleetMark, FleetStore, FleetText},
-    overrides::{OverrideStore, Record},
+    overrides::{OverrideStore, Record, TakenBack},
     report::{Report, Reports},
     subjects,
 };
@@ -60,7 +60,7 @@ pub(crate) struct Wish {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Load {
     pub fleet: Option<(FleetHead, String)>,
-    /// Overrides and marks as JSON, which readers of any version can pass on.
+    /// Overrides and marks as JSON: one that a reader does not know takes nothing from the others.
     pub overrides: Vec<Bytes>,
 }
 
@@ -98,6 +98,8 @@ impl Carrier {
             is_valid,
             own: Holdings::default(),
             stamp: None,
+            expiry: None,
+            settled: BTreeMap::new(),
         };
         // Apart, so that two carriers that ask each other don't wait for each other.
         let answering = answer(bus.clone(), stores, requests, stop.clone());
@@ -133,7 +135,11 @@ impl Stores {
         let now = clock::now();
         Ok(Load {
             fleet: fleet.map(|fleet| (fleet.head, fleet.text)),
-            overrides: records.iter().filter(|record| is_kept(record, now)).map(Record::to_json).collect(),
+            overrides: records
+                .iter()
+                .filter(|(_, record)| is_kept(record, now))
+                .map(|(_, record)| record.to_json())
+                .collect(),
         })
     }
 }
@@ -165,6 +171,11 @@ struct Worker {
     own: Holdings,
     /// The overrides' stamp then.
     stamp: Option<Stamp>,
+    /// When the first of their marks is no longer kept.
+    expiry: Option<Timestamp>,
+    /// What another region held, and this one, when all that was there had been taken over. That they differ nevertheless
+    /// (a version reads less than another) calls for nothing until one of them changes.
+    settled: BTreeMap<RegionName, (Holdings, Holdings)>,
 }
 
 impl Worker {
@@ -207,22 +218,25 @@ impl Worker {
     async fn look(&mut self) -> Result<(), BusError> {
         self.own.fleet = self.stores.fleet.mark().await?;
         let stamp = self.stores.overrides.stamp().await?;
-        if self.stamp == Some(stamp) {
+        let now = clock::now();
+        if self.stamp == Some(stamp) && self.expiry.is_none_or(|expiry| now < expiry) {
             return Ok(());
         }
-        let now = clock::now();
         let mut digest = 0_u128;
-        for record in self.stores.overrides.records().await? {
-            match &record {
-                Record::TakenBack(mark) if !is_kept(&record, now) => {
-                    self.stores.overrides.forget(mark).await?;
+        let mut expiry = None;
+        for (revision, record) in self.stores.overrides.records().await? {
+            if let Record::TakenBack(mark) = &record {
+                if !is_kept(&record, now) {
+                    self.stores.overrides.forget(mark, revision).await?;
+                    continue;
                 }
-                Record::TakenBack(_) | Record::Standing(_) => {
-                    digest = digest.wrapping_add(xxh3_128(&record.to_json()));
-                }
+                let end = kept_until(mark);
+                expiry = Some(expiry.map_or(end, |first: Timestamp| first.min(end)));
             }
+            digest = digest.wrapping_add(xxh3_128(&record.to_json()));
         }
         self.own.overrides = digest;
+        self.expiry = expiry;
         // Read before the records: what was written meanwhile is seen next time.
         self.stamp = Some(stamp);
         Ok(())
@@ -239,13 +253,16 @@ impl Worker {
             fleet: report.body.fleet > self.own.fleet,
             overrides: report.body.overrides != self.own.overrides,
         };
-        if !wish.fleet && !wish.overrides {
+        let nothing = !wish.fleet && !wish.overrides;
+        if nothing || self.settled.get(&other) == Some(&(report.body, self.own)) {
             return Ok(());
         }
         let body =
             self.bus.request(&subjects::carry_request(&other), codec::encode(&wish), ANSWER_LIMIT).await?;
         self.take(&other, codec::decode(&body)?).await?;
-        self.look_and_say(false).await
+        self.look_and_say(false).await?;
+        self.settled.insert(other, (report.body, self.own));
+        Ok(())
     }
 
     async fn take(&self, other: &RegionName, load: Load) -> Result<(), BusError> {
@@ -277,6 +294,10 @@ impl Worker {
 fn is_kept(record: &Record, now: Timestamp) -> bool {
     match record {
         Record::Standing(_) => true,
-        Record::TakenBack(mark) => now.since(mark.taken_back_at) < MARKS_KEPT,
+        Record::TakenBack(mark) => now < kept_until(mark),
     }
+}
+
+fn kept_until(mark: &TakenBack) -> Timestamp {
+    mark.taken_back_at.plus(MARKS_KEPT)
 }

@@ -2,19 +2,19 @@
 
 use crate::BusError;
 
-/// Whether it was said already.
+/// What was said since the last success: the kind of failure.
 #[derive(Debug, Default)]
-pub(crate) struct Complaint(bool);
+pub(crate) struct Complaint(Option<&'static str>);
 
 impl Complaint {
-    /// Takes note of how a try went; logs `what` at the first failure since a success.
+    /// Takes note of how a try went; logs `what` at the first failure since a success, and at one of another kind.
     pub fn note(&mut self, tried: Result<(), BusError>, what: &str) {
-        let failed = tried.is_err();
+        let reason = tried.as_ref().err().map(BusError::reason);
         if let Err(error) = tried
-            && !self.0
+            && self.0 != reason
         {
             tracing::warn!(%error, "{what}");
         }
-        self.0 = failed;
+        self.0 = reason;
     }
 }

@@ -22,8 +22,13 @@ pub enum BusError {
     #[error("the NATS credentials cannot be used: {0}")]
     Credentials(String),
     /// There is no connection to a server. Nothing was sent.
-    #[error("the bus has been away for {0:?}")]
-    Away(Duration),
+    #[error("the bus has been away for {away_for:.1?}{}", why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    Away {
+        /// How long.
+        away_for: Duration,
+        /// Why none could be made, where that is known.
+        why: Option<String>,
+    },
     /// A call took longer than it may. A write may have happened or not.
     #[error("{what} took longer than {limit:?}")]
     TimedOut {
@@ -111,7 +116,7 @@ impl BusError {
         match self {
             BusError::Address { .. } | BusError::NoServer => "address",
             BusError::Credentials(_) => "credentials",
-            BusError::Away(_) => "away",
+            BusError::Away { .. } => "away",
             BusError::TimedOut { .. } => "timed_out",
             BusError::Refused { .. } => "refused",
             BusError::TooLarge { .. } => "too_large",

@@ -253,7 +253,7 @@ impl Follower {
             }
             return Ok(());
         };
-        if have.as_ref().is_some_and(|have| have.head.revision > there.revision || have.mark() >= there) {
+        if have.as_ref().is_some_and(|have| have.mark() >= there) {
             return Ok(());
         }
         if let Some(fleet) = self.store.get().await?

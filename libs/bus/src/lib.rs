@@ -23,6 +23,7 @@ mod backoff;
 mod bus;
 #[cfg(test)]
 mod golden;
+mod lock;
 mod memory;
 mod message;
 mod nats;

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     BusError, BusState, Message, Subscription, TraceContext, clock,
+    lock::lock,
     memory::store::MemoryStore,
     message::{Inner, Part},
     pattern::covers,
@@ -123,9 +124,4 @@ impl MemoryBus {
             _ => Ok(()),
         }
     }
-}
-
-/// Nothing that holds these locks can panic half-way through a change.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

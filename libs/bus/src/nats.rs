@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     BusError, BusState, Subscription, TraceContext, backoff,
     bus::within,
+    lock::lock,
     message::{Inner, PART, Part},
     trace::{TRACEPARENT, TRACESTATE},
 };
@@ -50,6 +51,8 @@ pub(crate) struct NatsBus {
     state: watch::Receiver<BusState>,
     /// What the server last refused.
     refused: watch::Receiver<String>,
+    /// Why no connection could be made, since there was one.
+    trouble: Arc<Mutex<Option<String>>>,
     monitor: JoinHandle<()>,
 }
 
@@ -68,6 +71,8 @@ impl NatsBus {
         let changed = Arc::new(Notify::new());
         let (events_lost, events_changed) = (lost.clone(), changed.clone());
         let (refuse, refused) = watch::channel(String::new());
+        let trouble = Arc::new(Mutex::new(None));
+        let heard_trouble = trouble.clone();
         let options = with_credentials(ConnectOptions::new(), settings.credentials).await?;
         let options = with_tls(options, settings.tls)
             .name(&settings.name)
@@ -87,8 +92,12 @@ impl NatsBus {
                         tracing::warn!(%error, "the bus server refused something");
                         refuse.send_replace(error.to_string());
                     }
-                    Event::ClientError(error) => tracing::debug!(%error, "the bus client had an error"),
-                    Event::Connected | Event::Disconnected | Event::Closed => events_changed.notify_one(),
+                    Event::ClientError(error) => note_trouble(&heard_trouble, in_words(&error)),
+                    Event::Connected => {
+                        *lock(&heard_trouble) = None;
+                        events_changed.notify_one();
+                    }
+                    Event::Disconnected | Event::Closed => events_changed.notify_one(),
                     Event::LameDuckMode | Event::Draining => {}
                 }
                 std::future::ready(())
@@ -109,6 +118,7 @@ impl NatsBus {
             untold: AtomicU64::new(0),
             state,
             refused,
+            trouble,
             monitor,
         })
     }
@@ -130,7 +140,17 @@ impl NatsBus {
         if self.client.connection_state() == State::Connected {
             return Ok(());
         }
-        Err(BusError::Away(self.state.borrow().away_for().unwrap_or_default()))
+        Err(self.away(self.state.borrow().away_for().unwrap_or_default()))
+    }
+
+    /// That it is away, and why, where that is known.
+    fn away(&self, away_for: Duration) -> BusError {
+        BusError::Away { away_for, why: self.trouble() }
+    }
+
+    /// Why no connection could be made, since there was one.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
     }
 
     /// A time limit around a call that the server answers. It gives no answer to what it does not permit, but says so beside: what
@@ -209,6 +229,29 @@ impl Drop for NatsBus {
     }
 }
 
+/// What a failed attempt to connect means: the client tells no more than its kind.
+fn in_words(error: &async_nats::ClientError) -> String {
+    match error {
+        async_nats::ClientError::Other(kind) => match kind.as_str() {
+            "IO error" => "no server takes the connection".to_owned(),
+            "timed out" => "no server answers in time".to_owned(),
+            "DNS error" => "the server's name is not found".to_owned(),
+            "TLS error" => "no TLS with the server (its name, authorities, certificates)".to_owned(),
+            other => other.to_owned(),
+        },
+        error => error.to_string(),
+    }
+}
+
+/// Notes why there is no connection; says it when it is another reason than before.
+fn note_trouble(trouble: &Mutex<Option<String>>, why: String) {
+    let mut trouble = lock(trouble);
+    if trouble.as_ref() != Some(&why) {
+        tracing::warn!(why, "the bus cannot be reached");
+        *trouble = Some(why);
+    }
+}
+
 fn headers(trace: Option<&TraceContext>, part: Option<Part>) -> Option<HeaderMap> {
     if trace.is_none() && part.is_none() {
         return None;
@@ -269,7 +312,6 @@ async fn watch_connection(client: async_nats::Client, changed: Arc<Notify>, stat
         state.send_if_modified(|state| {
             let before = *state;
             state.reconnects = connects.saturating_sub(1);
-            // A connection that was lost and made again between two looks has been away, too.
             state.away_since =
                 if connected { None } else { state.away_since.or_else(|| Some(Instant::now())) };
             if before.connected() != connected {

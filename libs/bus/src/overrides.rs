@@ -118,9 +118,9 @@ impl OverrideStore {
         Err(lost.unwrap_or(BusError::Closed))
     }
 
-    /// Removes the mark of one that was taken back.
-    pub(crate) async fn forget(&self, record: &TakenBack) -> Result<(), BusError> {
-        self.bucket.delete(&record.kind.key()).await
+    /// Removes the mark of one that was taken back, unless it was replaced since it was read at this revision.
+    pub(crate) async fn forget(&self, mark: &TakenBack, revision: u64) -> Result<(), BusError> {
+        self.bucket.delete_at(&mark.kind.key(), revision).await
     }
 
     /// Differs from an earlier one when anything was written since.
@@ -128,12 +128,12 @@ impl OverrideStore {
         self.bucket.stamp().await
     }
 
-    /// All records: the overrides, and the marks of those that were taken back.
-    pub(crate) async fn records(&self) -> Result<Vec<Record>, BusError> {
+    /// All records, each with its entry's revision: the overrides, and the marks of those that were taken back.
+    pub(crate) async fn records(&self) -> Result<Vec<(u64, Record)>, BusError> {
         let mut records = Vec::new();
         for (key, entry) in self.bucket.list().await? {
             match Record::parse(&key, &entry.value) {
-                Ok(record) => records.push(record),
+                Ok(record) => records.push((entry.revision, record)),
                 Err(reason) => tracing::warn!(key, reason, "an override is left out"),
             }
         }
@@ -145,7 +145,7 @@ impl OverrideStore {
     /// # Errors
     /// When the bus is away or does not answer in time.
     pub async fn list(&self) -> Result<Overrides, BusError> {
-        let standing = |record| match record {
+        let standing = |(_, record)| match record {
             Record::Standing(entry) => Some((entry.kind.key(), entry)),
             Record::TakenBack(_) => None,
         };
@@ -251,5 +251,38 @@ impl Follower {
         // Read before the list: what was written meanwhile is seen next time.
         self.stamp = Some(stamp);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{NatsSettings, testing::NatsServer};
+
+    #[tokio::test]
+    async fn a_mark_that_was_replaced_meanwhile_is_not_forgotten() {
+        let server = NatsServer::start();
+        let over_nats = Bus::connect(NatsSettings::new([server.url()], "test")).await.unwrap();
+        assert!(over_nats.ready(Duration::from_secs(20)).await);
+        for bus in [over_nats, Bus::in_process()] {
+            let store = OverrideStore::new(&bus);
+            let kind = OverrideKind::DrainCluster("eu-1".parse().unwrap());
+            let (author, reason, created_at) = ("ann".to_owned(), String::new(), clock::now());
+            let drain = Override { kind, author, reason, created_at, expires_at: None };
+            store.put(&drain).await.unwrap();
+            assert!(store.delete(&drain.kind).await.unwrap());
+            let records = store.records().await.unwrap();
+            let [(revision, Record::TakenBack(mark))] = records.as_slice() else { panic!("{records:?}") };
+
+            store.put(&drain).await.unwrap();
+            assert!(store.forget(mark, *revision).await.is_err());
+            assert_eq!(store.list().await.unwrap().len(), 1);
+
+            assert!(store.delete(&drain.kind).await.unwrap());
+            let records = store.records().await.unwrap();
+            let [(revision, Record::TakenBack(mark))] = records.as_slice() else { panic!("{records:?}") };
+            store.forget(mark, *revision).await.unwrap();
+            assert!(store.records().await.unwrap().is_empty());
+        }
     }
 }

@@ -191,6 +191,34 @@ async fn a_fleet_that_a_region_cannot_read_is_not_carried_into_it() {
 }
 
 #[tokio::test]
+async fn what_a_region_cannot_read_is_asked_for_once() {
+    // Given a region that other regions' carriers ask, and that says each second what it holds.
+    let fixture = Fixture::start().await;
+    let (fleets, overrides) = (fixture.fleets(), fixture.overrides());
+    fixture.until_joined().await;
+    let region = NAMES[0].parse().unwrap();
+    let mut asked = fixture.buses[0].subscribe(&subjects::carry_request(&region)).await.unwrap();
+    let mut said = fixture.buses[0].subscribe(&subjects::carry(&region)).await.unwrap();
+
+    // When it holds what the other cannot read.
+    fleets[0].put("unreadable", "bob").await.unwrap();
+    tokio::time::timeout(LONG, asked.next()).await.unwrap().unwrap();
+    for _ in 0..3 {
+        tokio::time::timeout(LONG, said.next()).await.unwrap().unwrap();
+    }
+
+    // Then it is not asked for that again, but for what is new.
+    let mut questions = 0;
+    while tokio::time::timeout(Duration::from_millis(100), asked.next()).await.is_ok() {
+        questions += 1;
+    }
+    assert!(questions <= 1, "asked {questions} times more");
+    overrides[0].put(&drain("us-1", 1)).await.unwrap();
+    until_drained(&overrides, &["us-1"]).await;
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn a_later_word_counts_whatever_the_clock_of_who_said_the_earlier() {
     let fixture = Fixture::start().await;
     let overrides = fixture.overrides();

@@ -59,14 +59,41 @@ async fn a_bus_begins_before_its_server_and_says_how_long_it_has_been_away() {
     let mut messages = bus.subscribe("t").await.unwrap();
     assert!(!bus.state().connected());
     let away = eventually("time", async || bus.state().away_for().filter(|away| !away.is_zero())).await;
-    assert!(matches!(bus.publish("t", None, Bytes::new()).await, Err(BusError::Away(for_)) if for_ >= away));
-    assert!(matches!(bus.bucket("b").get("k").await, Err(BusError::Away(_))));
+    assert!(
+        matches!(bus.publish("t", None, Bytes::new()).await, Err(BusError::Away { away_for, .. }) if away_for >= away)
+    );
+    assert!(matches!(bus.bucket("b").get("k").await, Err(BusError::Away { .. })));
 
     server.restart();
     assert!(bus.ready(LONG).await);
     bus.publish("t", None, Bytes::from("x")).await.unwrap();
     assert_eq!(messages.next().await.unwrap().body, "x");
     assert_eq!(bus.state().reconnects, 0);
+}
+
+#[tokio::test]
+async fn why_there_is_no_connection_is_said_until_there_is_one() {
+    let mut server = NatsServer::start_guarded("authorization { users: [{ user: ann, password: right }] }");
+    let connect = async |password: &str| {
+        let mut settings = NatsSettings::new([server.url()], "test");
+        settings.credentials =
+            tidegate_bus::Credentials::Password { user: "ann".into(), password: password.into() };
+        Bus::connect(settings).await.unwrap()
+    };
+    let (wrong, right) = (connect("wrong").await, connect("right").await);
+
+    let why = eventually("trouble", async || wrong.trouble()).await;
+    assert!(why.to_lowercase().contains("authorization"), "{why}");
+    let error = wrong.publish("t", None, Bytes::new()).await.unwrap_err().to_string();
+    assert!(error.contains(&why), "{error}");
+
+    assert!(right.ready(LONG).await);
+    assert_eq!(right.trouble(), None);
+    server.kill();
+    let why = eventually("trouble", async || right.trouble()).await;
+    assert_eq!(why, "no server takes the connection");
+    server.restart();
+    eventually("no trouble", async || right.trouble().is_none().then_some(())).await;
 }
 
 #[tokio::test]

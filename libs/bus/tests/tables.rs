@@ -30,6 +30,7 @@ on_both! {
     a_seed_that_is_still_right_is_kept
     a_replica_whose_updates_are_not_taken_catches_up
     many_tables_are_found_and_let_go
+    an_owner_whose_clock_was_set_back_is_heard_when_its_life_before_is_forgotten
 }
 
 type TestOwner = Owner<String, String>;
@@ -335,4 +336,30 @@ async fn many_tables_are_found_and_let_go(bus: Bus) {
         take(&mut tables).await;
     }
     assert!(named(&tables, "snapshot"), "one that speaks is kept");
+}
+
+async fn an_owner_whose_clock_was_set_back_is_heard_when_its_life_before_is_forgotten(bus: Bus) {
+    let silence = Duration::from_millis(500);
+    let (_replicas, mut updates) =
+        Replicas::start::<String, String>(bus.clone(), SUBJECT, silence).await.unwrap();
+    let mut content = Content::default();
+    let mut until = async |content: &mut Content, value: &str| {
+        let reached = async {
+            while content.entries.get("a").is_none_or(|there| there != value) {
+                match updates.recv().await.unwrap() {
+                    TableUpdate::Update(_, update) => content.take(update),
+                    TableUpdate::Gone(_) => content.entries.clear(),
+                }
+            }
+        };
+        tokio::time::timeout(LONG, reached).await.unwrap_or_else(|_| panic!("{value} is not heard"));
+    };
+    let before = own(&bus, 1000, &[("a", "before")], quick()).await;
+    until(&mut content, "before").await;
+    before.stop().await;
+
+    let _after = own(&bus, 1, &[("a", "after")], quick()).await;
+
+    until(&mut content, "after").await;
+    assert!(content.refused > 0);
 }

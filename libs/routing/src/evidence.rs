@@ -84,6 +84,10 @@ pub(crate) struct Evidence {
     holds: BTreeSet<(Timestamp, TargetId, ProberId)>,
     /// Targets to look at again.
     touched: BTreeSet<TargetId>,
+    /// Places of probers that were forgotten, to be taken again.
+    free_probers: Vec<ProberId>,
+    /// Places of targets on which nobody has a word.
+    free_slots: Vec<TargetId>,
 }
 
 impl Evidence {
@@ -157,12 +161,12 @@ impl Evidence {
 
     /// Forgets a prober and all that it said.
     pub(crate) fn forget(&mut self, key: &ProberKey) {
-        let Some(prober) = self.by_key.get(key).copied() else { return };
+        let Some(prober) = self.by_key.remove(key) else { return };
         for target in self.probers[prober.0].targets.clone() {
             self.put(target, prober, None);
         }
-        // Its place stays, empty and silent, and is taken again if it returns.
         self.silence(prober, true);
+        self.free_probers.push(prober);
         self.doubt();
     }
 
@@ -196,13 +200,15 @@ impl Evidence {
 
     /// The cluster and check of each target that may be seen differently since the last call.
     pub(crate) fn take_touched(&mut self) -> BTreeSet<(ClusterName, CheckId)> {
-        std::mem::take(&mut self.touched)
-            .into_iter()
-            .map(|id| {
-                let target = &self.slots[id.0].target;
-                (target.cluster.clone(), target.check)
-            })
-            .collect()
+        let mut seen_anew = BTreeSet::new();
+        for id in std::mem::take(&mut self.touched) {
+            let Slot { target, words, .. } = &self.slots[id.0];
+            seen_anew.insert((target.cluster.clone(), target.check));
+            if words.is_empty() && self.by_target.remove(target).is_some() {
+                self.free_slots.push(id);
+            }
+        }
+        seen_anew
     }
 
     /// What is known on `target`.
@@ -232,10 +238,8 @@ impl Evidence {
         let id = match self.by_key.get(&key) {
             Some(id) => *id,
             None => {
-                let id = ProberId(self.probers.len());
-                self.by_key.insert(key.clone(), id);
-                self.probers.push(Prober {
-                    key,
+                let prober = Prober {
+                    key: key.clone(),
                     heard_at: now,
                     silent: false,
                     doubted: false,
@@ -243,7 +247,18 @@ impl Evidence {
                     answering: 0,
                     failing: BTreeMap::new(),
                     contradicted: 0,
-                });
+                };
+                let id = match self.free_probers.pop() {
+                    Some(id) => {
+                        self.probers[id.0] = prober;
+                        id
+                    }
+                    None => {
+                        self.probers.push(prober);
+                        ProberId(self.probers.len() - 1)
+                    }
+                };
+                self.by_key.insert(key, id);
                 id
             }
         };
@@ -281,9 +296,18 @@ impl Evidence {
             (Some(id), _) => *id,
             (None, None) => return,
             (None, Some(_)) => {
-                let id = TargetId(self.slots.len());
-                self.by_target.insert(target.clone(), id);
-                self.slots.push(Slot { target, words: Vec::new(), answering: 0 });
+                let slot = Slot { target: target.clone(), words: Vec::new(), answering: 0 };
+                let id = match self.free_slots.pop() {
+                    Some(id) => {
+                        self.slots[id.0] = slot;
+                        id
+                    }
+                    None => {
+                        self.slots.push(slot);
+                        TargetId(self.slots.len() - 1)
+                    }
+                };
+                self.by_target.insert(target, id);
                 id
             }
         };
@@ -401,105 +425,4 @@ fn contradict(probers: &mut [Prober], slot: &Slot, change: impl Fn(&mut usize)) 
 }
 
 #[cfg(test)]
-mod tests {
-    use tidegate_model::{
-        health::HealthCheck,
-        observation::{Failure, Outcome},
-    };
-
-    use super::*;
-
-    fn key(region: &str, name: &str) -> ProberKey {
-        ProberKey { region: region.parse().unwrap(), name: name.parse().unwrap() }
-    }
-
-    fn target(cluster: &str) -> Target {
-        Target {
-            cluster: cluster.parse().unwrap(),
-            endpoint: "10.0.0.1:80".parse().unwrap(),
-            check: HealthCheck::tcp().id(),
-        }
-    }
-
-    fn evidence() -> Evidence {
-        let check = HealthCheck::tcp();
-        let mut evidence = Evidence::default();
-        evidence.know(
-            BTreeMap::from([(check.id(), Thresholds::of(&check))]),
-            &Damping::default(),
-            Timestamp(0),
-        );
-        evidence
-    }
-
-    fn say(evidence: &mut Evidence, prober: &ProberKey, cluster: &str, outcome: Outcome) {
-        let observation = Observation { outcome, streak: 3 };
-        evidence.observe(
-            prober.clone(),
-            vec![(target(cluster), Some(observation))],
-            &Damping::default(),
-            Timestamp(0),
-        );
-    }
-
-    fn fail() -> Outcome {
-        Outcome::Fail(Failure::ConnectTimeout)
-    }
-
-    fn words(evidence: &Evidence, cluster: &str) -> Option<usize> {
-        match evidence.on(&target(cluster)) {
-            Testimony::Words(words) => Some(words.len()),
-            Testimony::Doubted => Some(0),
-            Testimony::Silence => None,
-        }
-    }
-
-    #[test]
-    fn a_prober_that_alone_sees_everything_down_is_doubted_until_it_sees_something_up() {
-        let mut evidence = evidence();
-        let (here, there) = (key("us", "p"), key("eu", "p"));
-        say(&mut evidence, &there, "a", Outcome::Pass);
-        say(&mut evidence, &here, "a", fail());
-        assert_eq!(words(&evidence, "a"), Some(2), "one failing cluster is no reason to doubt");
-        say(&mut evidence, &here, "b", fail());
-        assert_eq!((words(&evidence, "a"), words(&evidence, "b")), (Some(1), Some(0)));
-        say(&mut evidence, &here, "c", Outcome::Pass);
-        assert_eq!((words(&evidence, "a"), words(&evidence, "b")), (Some(2), Some(1)));
-    }
-
-    #[test]
-    fn a_prober_whose_view_others_share_is_believed() {
-        let mut evidence = evidence();
-        for prober in [key("us", "p"), key("eu", "p")] {
-            say(&mut evidence, &prober, "a", fail());
-            say(&mut evidence, &prober, "b", fail());
-        }
-        assert_eq!((words(&evidence, "a"), words(&evidence, "b")), (Some(2), Some(2)));
-    }
-
-    #[test]
-    fn doubt_ends_when_the_prober_that_contradicts_falls_silent() {
-        let mut evidence = evidence();
-        let (here, there) = (key("us", "p"), key("eu", "p"));
-        say(&mut evidence, &there, "a", Outcome::Pass);
-        say(&mut evidence, &here, "a", fail());
-        say(&mut evidence, &here, "b", fail());
-        let later = Timestamp(2_000_000);
-        evidence.heartbeat(here, later);
-        evidence.advance(Duration::from_secs(1), later);
-        assert_eq!((words(&evidence, "a"), words(&evidence, "b")), (Some(1), Some(1)));
-    }
-
-    #[test]
-    fn a_whole_table_replaces_what_was_known_and_keeps_what_words_remember() {
-        let mut evidence = evidence();
-        let prober = key("us", "p");
-        say(&mut evidence, &prober, "a", fail());
-        say(&mut evidence, &prober, "b", Outcome::Pass);
-        let passed_once = Observation { outcome: Outcome::Pass, streak: 1 };
-        evidence.observe_all(prober, vec![(target("a"), passed_once)], &Damping::default(), Timestamp(0));
-        assert_eq!(words(&evidence, "b"), None);
-        let Testimony::Words(words) = evidence.on(&target("a")) else { panic!("no words") };
-        assert!(matches!(words[0].1, Judgement::Failing { .. }), "one pass is not a recovery");
-    }
-}
+mod tests;

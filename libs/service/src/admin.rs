@@ -26,6 +26,8 @@ use crate::Registry;
 const MAX_CONNECTIONS: usize = 256;
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take to read an answer once the service ends.
+const END_LIMIT: Duration = Duration::from_secs(1);
 
 type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 type Route = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
@@ -125,7 +127,7 @@ impl Admin {
         (ready, serde_json::json!({ "ready": ready, "checks": results }))
     }
 
-    /// Serves on a listener until `stop`, then ends after the answers under way.
+    /// Serves on a listener until `stop`, then ends after the answers under way, a second later at most.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = JoinSet::new();
@@ -168,7 +170,9 @@ impl Admin {
                 }
             });
         }
-        while connections.join_next().await.is_some() {}
+        let ended = async { while connections.join_next().await.is_some() {} };
+        // Dropped, and with them what nobody reads.
+        _ = tokio::time::timeout(END_LIMIT, ended).await;
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {

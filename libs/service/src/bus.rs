@@ -17,6 +17,14 @@ pub async fn connect(settings: &NatsSection, name: &str) -> Result<Bus, BusError
         }
         _ => Credentials::None,
     };
+    let files =
+        [("nats.ca", &settings.ca), ("nats.certificate", &settings.certificate), ("nats.key", &settings.key)];
+    for (setting, file) in files {
+        if let Some(file) = file {
+            std::fs::File::open(file)
+                .map_err(|error| BusError::Credentials(format!("{}: {error} ({setting})", file.display())))?;
+        }
+    }
     let client_certificate = settings.certificate.clone().zip(settings.key.clone());
     let tls = (settings.ca.is_some() || client_certificate.is_some())
         .then(|| NatsTls { ca: settings.ca.clone(), client_certificate });
@@ -52,6 +60,6 @@ pub fn check(bus: &Bus) -> impl Fn() -> Result<(), String> + Send + Sync + 'stat
     let bus = bus.clone();
     move || match bus.state().away_for() {
         None => Ok(()),
-        Some(away) => Err(format!("the bus has been away for {:.1} s", away.as_secs_f64())),
+        Some(away_for) => Err(BusError::Away { away_for, why: bus.trouble() }.to_string()),
     }
 }

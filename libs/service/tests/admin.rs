@@ -101,6 +101,20 @@ async fn it_ends_when_asked_even_with_an_idle_connection() {
 }
 
 #[tokio::test]
+async fn it_ends_when_asked_though_a_client_does_not_read() {
+    let admin = Admin::new(Registry::default());
+    admin.route("/large", |_| Reply::text(StatusCode::OK, "x".repeat(32 << 20)));
+    let (address, stop, task) = serve(&admin).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    stream.read_u8().await.unwrap();
+
+    stop.cancel();
+
+    tokio::time::timeout(std::time::Duration::from_secs(10), task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn the_ports_file_holds_every_address() {
     let file = std::env::temp_dir().join(format!("tidegate-ports-{}.json", std::process::id()));
     let ports = Ports::new(Some(file.clone()));

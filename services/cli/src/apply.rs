@@ -55,7 +55,7 @@ async fn put(bus: &Bus, text: &str, author: &str, patience: Duration) -> Option<
     // A connection that is only being made is nothing to tell.
     bus.ready(patience).await;
     let store = FleetStore::new(bus);
-    let mut said = String::new();
+    let mut said = None;
     loop {
         let put = async {
             if store.get().await?.is_some_and(|fleet| fleet.text == text) {
@@ -63,13 +63,14 @@ async fn put(bus: &Bus, text: &str, author: &str, patience: Duration) -> Option<
             }
             store.put(text, author).await.map(|head| Some(head.revision))
         };
-        let why = match put.await {
+        let error = match put.await {
             Ok(revision) => return revision,
-            Err(error) => error.to_string(),
+            Err(error) => error,
         };
-        if why != said {
-            eprintln!("waiting for the bus: {why}");
-            said = why;
+        // How long it has been away is not another reason.
+        if said != Some(error.reason()) {
+            eprintln!("waiting for the bus: {error}");
+            said = Some(error.reason());
         }
         tokio::time::sleep(TRY_AGAIN).await;
     }

@@ -97,7 +97,7 @@ async fn put(kind: OverrideKind, options: DrainOptions, bus: &BusOptions, undo: 
     let now = clock::now();
     let entry = Override {
         kind,
-        author: link::author(options.author),
+        author: one_line(&link::author(options.author)),
         reason: one_line(&options.reason),
         created_at: now,
         expires_at: options.length.map(|length| now.plus(length)),

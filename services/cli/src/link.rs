@@ -28,13 +28,15 @@ pub async fn open(options: &BusOptions) -> anyhow::Result<Bus> {
 /// Connects, and waits until the bus is there.
 pub async fn connect(options: &BusOptions) -> anyhow::Result<Bus> {
     let bus = open(options).await?;
-    anyhow::ensure!(
-        bus.ready(options.timeout).await,
-        "no NATS server answers at {} within {:?}, or none that lets this user in (--nats-servers)",
+    if bus.ready(options.timeout).await {
+        return Ok(bus);
+    }
+    let why = bus.trouble().map(|why| format!(": {why}")).unwrap_or_default();
+    anyhow::bail!(
+        "no NATS server answers at {} within {:?}, or none that lets this user in (--nats-servers){why}",
         options.nats_servers,
         options.timeout
     );
-    Ok(bus)
 }
 
 /// Who runs this command.

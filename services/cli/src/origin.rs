@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -24,6 +25,9 @@ use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::arguments::OriginOptions;
 use crate::say::say_line;
+
+/// After a connection that could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 struct Origin {
     name: String,
@@ -57,8 +61,8 @@ pub async fn origin(options: OriginOptions) -> anyhow::Result<()> {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
-                // The peer has gone, or there are no more descriptors; either way the next may do better.
-                Err(_) => { tokio::task::yield_now().await; continue }
+                // Too many open files pass; spinning would not help.
+                Err(_) => { tokio::time::sleep(ACCEPT_AGAIN).await; continue }
             },
             _ = connections.join_next(), if !connections.is_empty() => continue,
             () = shutdown.cancelled() => return Ok(()),

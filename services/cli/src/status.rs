@@ -17,8 +17,8 @@ const EVERY: Duration = Duration::from_secs(1);
 pub async fn status(json: bool, watch: bool, options: &BusOptions) -> anyhow::Result<()> {
     let bus = link::connect(options).await?;
     let mut gatherer = gather::Gatherer::start(&bus).await?;
+    gatherer.listen(LISTEN).await?;
     loop {
-        gatherer.listen(LISTEN).await?;
         let status = gatherer.status(&bus).await;
         if json {
             say_line(serde_json::to_string(&status)?)?;
@@ -32,6 +32,6 @@ pub async fn status(json: bool, watch: bool, options: &BusOptions) -> anyhow::Re
         if !watch {
             return Ok(());
         }
-        gatherer.listen(EVERY.saturating_sub(LISTEN)).await?;
+        gatherer.listen(EVERY).await?;
     }
 }

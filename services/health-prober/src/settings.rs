@@ -68,7 +68,8 @@ impl Settings for ProberSettings {
     }
 
     fn instance(&self) -> String {
-        self.name.as_ref().map(ToString::to_string).unwrap_or_default()
+        let (region, name) = (self.region.as_ref(), self.name.as_ref());
+        region.zip(name).map(|(region, name)| format!("{region}/{name}")).unwrap_or_default()
     }
 
     fn docs(key: &str) -> Option<&'static str> {

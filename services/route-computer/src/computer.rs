@@ -78,13 +78,23 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
         tokio::select! {
             biased;
             () = context.shutdown.cancelled() => break,
-            () = leadership_changed(&mut computer.leadership) => computer.follow_lease().await?,
+            changed = leadership_changed(&mut computer.leadership) => {
+                changed?;
+                computer.follow_lease().await?;
+            }
+            // What operators say comes before what comes all the time.
+            changed = changed(&mut fleet) => {
+                changed?;
+                computer.take_fleet(&fleet).await;
+            }
+            changed = changed(&mut override_set) => {
+                changed?;
+                computer.take_overrides(&override_set).await;
+            }
             update = observations.recv() => match update {
                 Some(update) => computer.observe(update).await,
                 None => anyhow::bail!("the bus has closed"),
             },
-            () = changed(&mut fleet) => computer.take_fleet(&fleet).await,
-            () = changed(&mut override_set) => computer.take_overrides(&override_set).await,
             Some(report) = applied.next() => computer.hear(&report.body),
             Some(report) = loads.next() => computer.step(Event::Load(report.body), None).await,
             Some(question) = questions.next() => explain::answer(&bus, &computer.engine, &question).await,
@@ -210,7 +220,10 @@ impl Computer {
                 (event, Some(Came { trace, at: received_at }))
             }
             Some(Update::Heartbeat { .. }) => (Event::ProberHeard { region, prober }, None),
-            Some(Update::Refused { .. }) => return,
+            Some(Update::Refused { .. }) => {
+                self.exposed.refused.increment();
+                return;
+            }
         };
         self.step(event, came).await;
     }
@@ -298,19 +311,17 @@ fn note(cause: &Cause) {
     }
 }
 
-async fn leadership_changed(leadership: &mut Option<Leadership>) {
+async fn leadership_changed(leadership: &mut Option<Leadership>) -> anyhow::Result<()> {
     match leadership {
         Some(leadership) => leadership.changed().await,
         None => std::future::pending().await,
     }
 }
 
-async fn changed<T>(receiver: &mut watch::Receiver<T>) {
-    if receiver.changed().await.is_err() {
-        // Followers end only when they are stopped, after this loop.
-        std::future::pending::<()>().await;
-    }
+async fn changed<T>(receiver: &mut watch::Receiver<T>) -> anyhow::Result<()> {
+    receiver.changed().await.context("what operators say is no longer followed")?;
     receiver.mark_unchanged();
+    Ok(())
 }
 
 async fn sleep_until(deadline: Option<Timestamp>) {

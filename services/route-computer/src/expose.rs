@@ -34,6 +34,8 @@ pub struct Exposed {
     pub compute_seconds: Histogram,
     /// Deltas published.
     pub published: Counter,
+    /// Messages of probers' tables that were refused.
+    pub refused: Counter,
     by_probe: Histogram,
     by_suspicion: Histogram,
     standing: Arc<Mutex<Standing>>,
@@ -45,13 +47,18 @@ struct Standing {
     is_certain: bool,
     entries: usize,
     has_fleet: bool,
-    down_clusters: usize,
     fail_open: usize,
     probers: usize,
     /// Whether every check has the cluster up; without those of which nothing is known.
     up: BTreeMap<ClusterName, bool>,
     /// Capacity and load, in requests per second.
     capacities: Vec<(ClusterName, u32, f64)>,
+}
+
+impl Standing {
+    fn down(&self) -> usize {
+        self.up.values().filter(|is_up| !**is_up).count()
+    }
 }
 
 impl Exposed {
@@ -91,7 +98,7 @@ impl Exposed {
                 "epoch": s.position.map(|(epoch, _)| epoch),
                 "revision": s.position.map(|(_, revision)| revision),
                 "entries": s.entries,
-                "down_clusters": s.down_clusters,
+                "down_clusters": s.down(),
                 "fail_open_services": s.fail_open,
                 "probers": s.probers,
             }))
@@ -108,9 +115,11 @@ impl Exposed {
                 samples.gauge("tidegate_computer_epoch", "The epoch it publishes.", &[], epoch.0 as f64);
                 samples.gauge("tidegate_computer_revision", "The table's revision.", &[], revision.0 as f64);
             }
-            let (name, help) =
-                ("tidegate_clusters_down", "Clusters that are down or cannot be reached, per check.");
-            samples.gauge(name, help, &[], s.down_clusters as f64);
+            let (name, help) = (
+                "tidegate_clusters_down",
+                "Clusters that are down or cannot be reached, by one of their checks.",
+            );
+            samples.gauge(name, help, &[], s.down() as f64);
             let (name, help) = ("tidegate_services_fail_open", "Services of which everything seems down.");
             samples.gauge(name, help, &[], s.fail_open as f64);
             samples.gauge("tidegate_probers_known", "Probers whose tables are known.", &[], s.probers as f64);
@@ -132,6 +141,11 @@ impl Exposed {
                 "From an event to the changes that follow from it.",
                 &[],
                 &COMPUTE_BOUNDS,
+            ),
+            refused: context.registry.counter(
+                "tidegate_observations_refused_total",
+                "Messages of probers that were refused, since one of the same name began later by its clock.",
+                &[],
             ),
             published: context.registry.counter("tidegate_deltas_published_total", "Changes published.", &[]),
             standing,
@@ -157,7 +171,6 @@ impl Exposed {
                         Verdict::Down | Verdict::PathDown => false,
                         Verdict::Unknown => continue,
                     };
-                    standing.down_clusters += usize::from(!is_up);
                     if let RouteKey::Health(name, _) = key {
                         *standing.up.entry(name.clone()).or_insert(true) &= is_up;
                     }

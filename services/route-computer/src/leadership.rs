@@ -1,5 +1,6 @@
 //! Who publishes the region's table: the holder of its lease, as the table's owner for one epoch.
 
+use anyhow::Context as _;
 use tidegate_bus::{
     Bus, TraceContext, codec,
     lease::{LEASE_DURATION, Lease, LeaseState},
@@ -34,11 +35,11 @@ impl Leadership {
     }
 
     /// Waits until the lease's state has changed.
-    pub async fn changed(&mut self) {
-        if self.state.changed().await.is_err() {
-            // The lease's task only ends when it is stopped.
-            std::future::pending::<()>().await;
-        }
+    ///
+    /// # Errors
+    /// The lease's task has ended, which it only does by a defect.
+    pub async fn changed(&mut self) -> anyhow::Result<()> {
+        self.state.changed().await.context("the lease is no longer sought")
     }
 
     /// Makes the ownership of the table follow the lease. Returns the epoch from which on it leads, where it just began.

@@ -4,19 +4,10 @@ use std::{collections::BTreeMap, sync::Mutex};
 
 use bytes::Bytes;
 
-use super::lock;
-use crate::bucket::{Entry, Stamp};
-
-/// What a write expects to find.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Expected {
-    /// Anything.
-    Any,
-    /// No entry.
-    Nothing,
-    /// The entry of this revision.
-    Revision(u64),
-}
+use crate::{
+    bucket::{Entry, Expected, Stamp},
+    lock::lock,
+};
 
 #[derive(Debug, Default)]
 pub(crate) struct MemoryStore(Mutex<Content>);
@@ -50,10 +41,16 @@ impl MemoryStore {
         Some(revision)
     }
 
-    pub(crate) fn delete(&self, key: &str) {
+    /// Says whether the entry was of revision `expected`, if one is given, and is now gone.
+    pub(crate) fn delete(&self, key: &str, expected: Option<u64>) -> bool {
         let mut content = lock(&self.0);
+        let present = content.entries.get(key).map(|entry| entry.revision);
+        if expected.is_some() && present != expected {
+            return false;
+        }
         content.revision += 1;
         content.entries.remove(key);
+        true
     }
 
     pub(crate) fn delete_below(&self, prefix: &str) {

@@ -17,8 +17,7 @@ use tokio::sync::Mutex;
 use super::NatsBus;
 use crate::{
     BusError,
-    bucket::{Entry, Stamp},
-    memory::store::Expected,
+    bucket::{Entry, Expected, Stamp},
 };
 
 /// How long a call may take.
@@ -102,9 +101,10 @@ impl NatsStore {
         })
     }
 
-    pub(crate) async fn delete(&self, key: &str) -> Result<(), BusError> {
+    /// Deletes an entry, where it is of revision `expected`, if one is given.
+    pub(crate) async fn delete(&self, key: &str, expected: Option<u64>) -> Result<(), BusError> {
         let deleted = self.call(Access::Present, "delete", key, |store: Store| async move {
-            store.purge(key).await.map_err(|error| Failure::Other(full(&error)))
+            store.purge_expect_revision(key, expected).await.map_err(|error| Failure::Other(full(&error)))
         });
         deleted.await.map(Option::unwrap_or_default)
     }

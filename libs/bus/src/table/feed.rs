@@ -50,7 +50,6 @@ impl<K: Wire, V: Wire> Feed<K, V> {
     pub fn message(&mut self, message: Message) -> Result<Vec<Update<K, V>>, DecodeError> {
         let (schema, _) = codec::open(&message.body)?;
         let taken: TableMessage = codec::decode(&message.body)?;
-        self.heard_at = Instant::now();
         let received_at = message.received_at;
         let had_nothing = self.core.position().is_none();
         let (steps, beat) = match taken {
@@ -61,6 +60,10 @@ impl<K: Wire, V: Wire> Feed<K, V> {
             TableMessage::Heartbeat(heartbeat) => (self.core.heartbeat(heartbeat), true),
         };
         let refused = matches!(steps[..], [Step::Refused(_)]);
+        if !refused {
+            // An owner whose clock was set back is refused until the table of its life before counts as gone.
+            self.heard_at = Instant::now();
+        }
         let mut moved = beat && !refused;
         let mut updates = Vec::with_capacity(steps.len() + 1);
         for step in steps {

@@ -22,7 +22,7 @@ use crate::{
     Bus, BusError, Subscription, TraceContext,
     bucket::{Bucket, Place},
     codec::{self, Wire, encode_part},
-    memory::lock,
+    lock::lock,
     subjects,
 };
 

@@ -12,23 +12,26 @@ use tidegate_bus::{
     table::{Replicas, TableUpdate, Update},
 };
 use tidegate_model::{
-    EdgeName, Epoch, RegionName, Revision, Timestamp,
+    ClusterName, EdgeName, Epoch, RegionName, Revision, Timestamp,
     fleet::Fleet,
-    report::Applied,
+    overrides::{Override, OverrideKind},
+    report::{Applied, Load},
     routes::{RouteEntry, RouteKey},
 };
 use tokio::{sync::mpsc, time::Instant};
 
 /// After this time without a heartbeat a region's table counts as gone.
 const SILENCE: Duration = Duration::from_secs(10);
+/// Edges say each second what they forward; what is older is not shown.
+const LOAD_IS_NEW: Duration = Duration::from_secs(3);
 
 /// What runs.
 #[derive(Debug, Serialize)]
 pub struct Status {
     /// The fleet's revision, author and time; absent when none was applied.
     pub fleet: Option<FleetStatus>,
-    /// Why the bus could not be asked for the fleet, if so.
-    pub problem: Option<String>,
+    /// What the bus could not be asked for, and why: the fleet, the overrides.
+    pub problems: Vec<String>,
     /// Each region of the fleet, and others that publish a table or have an edge.
     pub regions: BTreeMap<RegionName, RegionStatus>,
     /// Overrides in force.
@@ -64,7 +67,9 @@ pub struct RegionStatus {
     /// Edges that speak and that the fleet does not have in this region.
     pub unknown_edges: Vec<EdgeName>,
     /// Clusters as this region sees them; by check where services' checks differ.
-    pub clusters: BTreeMap<String, Vec<ClusterStatus>>,
+    pub clusters: BTreeMap<ClusterName, Vec<ClusterStatus>>,
+    /// What this region's edges send to clusters.
+    pub sent: BTreeMap<ClusterName, SentStatus>,
     /// For each service, for each action, the tiers in order: clusters and shares.
     pub services: BTreeMap<String, Vec<ActionStatus>>,
 }
@@ -95,6 +100,19 @@ pub struct ClusterStatus {
     pub verdict: String,
     /// Why.
     pub reason: String,
+    /// Whether an operator has drained it, or evacuates its region.
+    pub drained: bool,
+}
+
+/// What edges send to a cluster.
+#[derive(Debug, Default, Serialize)]
+pub struct SentStatus {
+    /// Requests per second, with second tries.
+    pub per_s: f64,
+    /// Of those, the ones that failed.
+    pub failed_per_s: f64,
+    /// The time in which 95 % of the answers began, in milliseconds: of the edge that waits longest; absent when unknown.
+    pub p95_ms: Option<f64>,
 }
 
 /// Where the requests of one action go.
@@ -123,16 +141,27 @@ pub struct Gatherer {
     _tables: Replicas,
     updates: mpsc::Receiver<TableUpdate<RouteKey, RouteEntry>>,
     applied: Reports<Applied>,
+    loads: Reports<Load>,
     tables: BTreeMap<RegionName, Table>,
     edges: BTreeMap<(RegionName, EdgeName), (Applied, Timestamp)>,
+    sent: BTreeMap<(RegionName, EdgeName), (Load, Timestamp)>,
 }
 
 impl Gatherer {
     /// Begins to listen.
     pub async fn start(bus: &Bus) -> anyhow::Result<Gatherer> {
         let applied = bus.subscribe_reports(subjects::ALL_APPLIED).await?;
+        let loads = bus.subscribe_reports(subjects::ALL_LOAD).await?;
         let (tables, updates) = Replicas::start(bus.clone(), subjects::ALL_ROUTES, SILENCE).await?;
-        Ok(Gatherer { _tables: tables, updates, applied, tables: BTreeMap::new(), edges: BTreeMap::new() })
+        Ok(Gatherer {
+            _tables: tables,
+            updates,
+            applied,
+            loads,
+            tables: BTreeMap::new(),
+            edges: BTreeMap::new(),
+            sent: BTreeMap::new(),
+        })
     }
 
     /// Listens for a time.
@@ -147,6 +176,10 @@ impl Gatherer {
                 Some(report) = self.applied.next() => {
                     let Applied { region, edge, .. } = report.body.clone();
                     self.edges.insert((region, edge), (report.body, report.received_at));
+                }
+                Some(report) = self.loads.next() => {
+                    let Load { region, edge, .. } = report.body.clone();
+                    self.sent.insert((region, edge), (report.body, report.received_at));
                 }
                 () = tokio::time::sleep_until(until) => return Ok(()),
             }
@@ -216,10 +249,16 @@ impl Gatherer {
             };
             region.edges.insert(edge.clone(), status);
         }
-        let (text, problem) = match FleetStore::new(bus).get().await {
-            Ok(text) => (text, None),
-            Err(error) => (None, Some(error.to_string())),
-        };
+        for ((region, _), (load, received_at)) in &self.sent {
+            if now.since(*received_at) < LOAD_IS_NEW {
+                regions.entry(region.clone()).or_default().add_load(load);
+            }
+        }
+        let mut problems = Vec::new();
+        let text = FleetStore::new(bus).get().await.unwrap_or_else(|error| {
+            problems.push(format!("the fleet cannot be read: {error}"));
+            None
+        });
         let expected = text.as_ref().and_then(|text| Fleet::parse(&text.text, "fleet").ok());
         if let Some(expected) = &expected {
             note_expected(expected, &mut regions);
@@ -229,18 +268,40 @@ impl Gatherer {
             author: fleet.head.author,
             age_s: now.since(fleet.head.at).as_secs(),
         });
-        let overrides = OverrideStore::new(bus).list().await.unwrap_or_default();
-        let overrides = overrides
-            .values()
-            .filter(|item| item.expires_at.is_none_or(|at| at > now))
-            .map(|item| {
-                let reason =
-                    if item.reason.is_empty() { String::new() } else { format!(": {}", item.reason) };
-                let left = item.expires_at.map(|at| format!(", {} s left", at.since(now).as_secs()));
-                format!("{} by {}{reason}{}", item.kind, item.author, left.unwrap_or_default())
-            })
-            .collect();
-        Status { fleet, problem, regions, overrides }
+        let mut overrides = OverrideStore::new(bus).list().await.unwrap_or_else(|error| {
+            problems.push(format!("the overrides cannot be read: {error}"));
+            BTreeMap::new()
+        });
+        overrides.retain(|_, item| item.expires_at.is_none_or(|at| at > now));
+        note_drained(&overrides, expected.as_ref(), &mut regions);
+        let overrides = overrides.values().map(|item| override_text(item, now)).collect();
+        Status { fleet, problems, regions, overrides }
+    }
+}
+
+fn override_text(item: &Override, now: Timestamp) -> String {
+    let reason = if item.reason.is_empty() { String::new() } else { format!(": {}", item.reason) };
+    let left = item.expires_at.map(|at| format!(", {} s left", at.since(now).as_secs()));
+    format!("{} by {}{reason}{}", item.kind, item.author, left.unwrap_or_default())
+}
+
+/// Notes at each cluster whether it is drained, by itself or with its region.
+fn note_drained(
+    overrides: &BTreeMap<String, Override>,
+    fleet: Option<&Fleet>,
+    regions: &mut BTreeMap<RegionName, RegionStatus>,
+) {
+    let is_drained = |cluster: &ClusterName| {
+        let home = fleet.and_then(|fleet| fleet.clusters.get(cluster)).map(|cluster| &cluster.region);
+        overrides.values().any(|item| match &item.kind {
+            OverrideKind::DrainCluster(name) => name == cluster,
+            OverrideKind::EvacuateRegion(name) => Some(name) == home,
+            OverrideKind::DrainEdge(_) | OverrideKind::ForceRoute { .. } => false,
+        })
+    };
+    for (cluster, checks) in regions.values_mut().flat_map(|region| &mut region.clusters) {
+        let drained = is_drained(cluster);
+        checks.iter_mut().for_each(|check| check.drained = drained);
     }
 }
 
@@ -267,12 +328,25 @@ fn note_expected(fleet: &Fleet, regions: &mut BTreeMap<RegionName, RegionStatus>
 }
 
 impl RegionStatus {
+    fn add_load(&mut self, load: &Load) {
+        let per_s = |count: u32| f64::from(count) * 1000.0 / f64::from(load.interval_ms.max(1));
+        for (cluster, seen) in load.clusters.iter().filter(|(_, seen)| seen.attempts > 0) {
+            let sent = self.sent.entry(cluster.clone()).or_default();
+            sent.per_s += per_s(seen.attempts);
+            sent.failed_per_s += per_s(seen.failures);
+            if seen.p95_us > 0 {
+                let p95_ms = f64::from(seen.p95_us) / 1000.0;
+                sent.p95_ms = Some(sent.p95_ms.map_or(p95_ms, |longest| longest.max(p95_ms)));
+            }
+        }
+    }
+
     fn add(&mut self, key: &RouteKey, entry: &RouteEntry) {
         match (key, entry) {
             (RouteKey::Health(name, _), RouteEntry::Health(health)) => {
-                let status =
-                    ClusterStatus { verdict: health.verdict.to_string(), reason: health.reason.clone() };
-                self.clusters.entry(name.to_string()).or_default().push(status);
+                let (verdict, reason) = (health.verdict.to_string(), health.reason.clone());
+                let status = ClusterStatus { verdict, reason, drained: false };
+                self.clusters.entry(name.clone()).or_default().push(status);
             }
             (RouteKey::Tiers(name), RouteEntry::Tiers(tiers)) => {
                 let actions = tiers.actions.iter().map(|action| ActionStatus {

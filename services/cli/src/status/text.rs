@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::gather::{ActionStatus, RegionStatus, Status};
+use super::gather::{ActionStatus, RegionStatus, SentStatus, Status};
 
 /// The status as text.
 pub fn text(status: &Status) -> String {
@@ -10,13 +10,14 @@ pub fn text(status: &Status) -> String {
         Some(fleet) => {
             format!("fleet revision {} applied by {} {} s ago\n", fleet.revision, fleet.author, fleet.age_s)
         }
-        None => match &status.problem {
-            Some(problem) => format!("the fleet cannot be read: {problem}\n"),
-            None => "no fleet was applied yet (tidegate apply FILE)\n".to_owned(),
-        },
+        None if status.problems.is_empty() => "no fleet was applied yet (tidegate apply FILE)\n".to_owned(),
+        None => String::new(),
     };
-    for item in &status.overrides {
+    for problem in &status.problems {
         // Writing to a String does not fail.
+        _ = writeln!(text, "{problem}");
+    }
+    for item in &status.overrides {
         _ = writeln!(text, "override: {item}");
     }
     if status.regions.is_empty() {
@@ -37,8 +38,18 @@ pub fn text(status: &Status) -> String {
         edges(&mut text, region);
         for (cluster, checks) in &region.clusters {
             for check in checks {
-                _ = writeln!(text, "  cluster {cluster:<18} {:<10} {}", check.verdict, check.reason);
+                let drained = if check.drained { "drained; " } else { "" };
+                _ = writeln!(
+                    text,
+                    "  cluster {:<18} {:<10} {drained}{}",
+                    cluster.as_str(),
+                    check.verdict,
+                    check.reason
+                );
             }
+        }
+        for (cluster, sent) in &region.sent {
+            _ = writeln!(text, "  sent to {:<18} {}", cluster.as_str(), sent_text(sent));
         }
         for (service, actions) in &region.services {
             for (place, action) in actions.iter().enumerate() {
@@ -84,6 +95,16 @@ fn edges(text: &mut String, region: &RegionStatus) {
             name.as_str()
         );
     }
+}
+
+fn sent_text(sent: &SentStatus) -> String {
+    let p95 = sent.p95_ms.map(|p95| format!("; 95 % answer within {p95:.0} ms")).unwrap_or_default();
+    let failed = if sent.failed_per_s > 0.0 {
+        format!(", {:.1} % fail", 100.0 * sent.failed_per_s / sent.per_s)
+    } else {
+        String::new()
+    };
+    format!("{:.0} requests/s{failed}{p95}", sent.per_s)
 }
 
 fn serves(action: &ActionStatus) -> String {

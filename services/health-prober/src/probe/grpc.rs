@@ -19,10 +19,11 @@ const SERVING: u64 = 1;
 /// Asks `grpc.health.v1.Health/Check` for `service`.
 pub(super) async fn check(
     mut http2: Http2,
+    scheme: &str,
     service: &str,
     host: &str,
 ) -> Result<(Answer, Option<Connection>), Broken> {
-    let request = Request::post(format!("http://{host}/grpc.health.v1.Health/Check"))
+    let request = Request::post(format!("{scheme}://{host}/grpc.health.v1.Health/Check"))
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
         .header(header::USER_AGENT, "tidegate-health-prober")

@@ -85,11 +85,12 @@ pub(super) async fn read_body(mut body: Incoming) -> Result<(Vec<u8>, Option<Hea
 /// Asks for `path`.
 pub(super) async fn get(
     mut http2: Http2,
+    scheme: &str,
     path: &str,
     host: &str,
     needs_body: bool,
 ) -> Result<(Answer, Option<Connection>), Broken> {
-    let request = Request::get(format!("http://{host}{path}"))
+    let request = Request::get(format!("{scheme}://{host}{path}"))
         .header(header::USER_AGENT, "tidegate-health-prober")
         .header(header::ACCEPT, "*/*")
         .body(Full::default())

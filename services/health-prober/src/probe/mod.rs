@@ -78,7 +78,7 @@ async fn run(
         Probe::Grpc { .. } => true,
     };
     let answered = match reused {
-        Some(connection) => match exchange(connection, endpoint, check, deadline).await {
+        Some(connection) => match exchange(way, connection, endpoint, check, deadline).await {
             Err(Broken::Unanswered) => None,
             other => Some(other),
         },
@@ -88,7 +88,7 @@ async fn run(
         Some(answered) => answered,
         None => {
             let connection = connect::connect(way, endpoint, http2_only, deadline).await?;
-            exchange(connection, endpoint, check, deadline).await
+            exchange(way, connection, endpoint, check, deadline).await
         }
     };
     match answered {
@@ -102,11 +102,13 @@ async fn run(
 }
 
 async fn exchange(
+    way: &Way,
     connection: Connection,
     endpoint: &Address,
     check: &HealthCheck,
     deadline: Instant,
 ) -> Result<(Answer, Option<Connection>), Broken> {
+    let scheme = if way.upstream().tls.is_some() { "https" } else { "http" };
     let exchanging = async {
         match (connection, &check.probe) {
             (Connection::Http1(stream), Probe::Http { path, host, expected_body, .. }) => {
@@ -115,10 +117,10 @@ async fn exchange(
             }
             (Connection::Http2(http2), Probe::Http { path, host, expected_body, .. }) => {
                 let host = host.clone().unwrap_or_else(|| endpoint.to_string());
-                http2::get(http2, path, &host, expected_body.is_some()).await
+                http2::get(http2, scheme, path, &host, expected_body.is_some()).await
             }
             (Connection::Http2(http2), Probe::Grpc { service }) => {
-                grpc::check(http2, service, &endpoint.to_string()).await
+                grpc::check(http2, scheme, service, &endpoint.to_string()).await
             }
             // The peer chose HTTP/1.1 where only HTTP/2 was offered, or the check has no exchange.
             (Connection::Http1(_), Probe::Grpc { .. })

@@ -155,7 +155,7 @@ impl Does {
                 std::future::pending::<()>().await;
             }
             Does::Http2 => {
-                let service = service_fn(|request: Request<Incoming>| {
+                serve_http2(stream, |request| {
                     let line = format!(
                         "{} {} {}",
                         request.method(),
@@ -163,14 +163,24 @@ impl Does {
                         request.uri().path_and_query().map_or("", |path| path.as_str())
                     );
                     seen.send_modify(|seen| seen.requests.push(line));
-                    respond(request)
-                });
-                let serving =
-                    http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
-                drop(serving.await);
+                })
+                .await;
             }
         }
     }
+}
+
+/// HTTP/2, with a gRPC health service beside; `requested` sees each request.
+pub(crate) async fn serve_http2(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    requested: impl Fn(&Request<Incoming>),
+) {
+    let service = service_fn(|request: Request<Incoming>| {
+        requested(&request);
+        respond(request)
+    });
+    let serving = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+    drop(serving.await);
 }
 
 /// Gives one answer after each request's head, then closes.

@@ -1,7 +1,12 @@
 //! Probes of endpoints with TLS.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
+use http::uri::Scheme;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use tidegate_health_prober::probe::{Connection, Way, probe};
 use tidegate_model::{
@@ -9,11 +14,15 @@ use tidegate_model::{
     health::Probe,
     observation::{Failure, Outcome},
 };
-use tidegate_tls::{HTTP1, ServerTls};
+use tidegate_tls::{HTTP1, HTTP2, ServerTls};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Origin, check, get, origin::answer, soon, upstream};
+use super::{
+    Origin, check, get, grpc,
+    origin::{answer, serve_http2},
+    soon, upstream,
+};
 
 const GATEWAY: &str = "spiffe://example.org/gateway";
 
@@ -21,6 +30,8 @@ const GATEWAY: &str = "spiffe://example.org/gateway";
 struct Gateway {
     address: Address,
     ca: PathBuf,
+    /// The schemes of requests over HTTP/2.
+    schemes: Arc<Mutex<Vec<Option<Scheme>>>>,
     task: JoinHandle<()>,
 }
 
@@ -33,6 +44,11 @@ impl Drop for Gateway {
 
 impl Gateway {
     async fn start(name: &str) -> Gateway {
+        Gateway::start_with(name, HTTP1).await
+    }
+
+    /// Speaks `protocol` only.
+    async fn start_with(name: &str, protocol: &'static [u8]) -> Gateway {
         let folder = std::env::temp_dir().join(format!("tidegate-probes-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
@@ -51,18 +67,26 @@ impl Gateway {
             chain: write("leaf.crt", &leaf_pem),
             key: write("leaf.key", &key.serialize_pem()),
         };
-        let tls = ServerTls::load(&[files], &[HTTP1]).unwrap();
+        let tls = ServerTls::load(&[files], &[protocol]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address::Ip(listener.local_addr().unwrap());
+        let schemes = Arc::<Mutex<Vec<_>>>::default();
+        let seen = schemes.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                if let Ok(stream) = TlsAcceptor::from(tls.config()).accept(stream).await {
+                let Ok(stream) = TlsAcceptor::from(tls.config()).accept(stream).await else { continue };
+                if protocol == HTTP2 {
+                    serve_http2(stream, |request| {
+                        seen.lock().unwrap().push(request.uri().scheme().cloned());
+                    })
+                    .await;
+                } else {
                     let ok = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned();
                     answer(stream, vec![ok], |_| {}).await;
                 }
             }
         });
-        Gateway { address, ca: write("ca.crt", &ca_pem), task }
+        Gateway { address, ca: write("ca.crt", &ca_pem), schemes, task }
     }
 
     fn way(&self, identity: &str) -> Way {
@@ -87,6 +111,17 @@ async fn an_https_endpoint_with_the_right_identity_passes() {
 
     let (outcome, _) = probe(&way, &gateway.address, &check(Probe::Tcp), None).await.unwrap();
     assert_eq!(outcome, Outcome::Pass);
+}
+
+#[tokio::test]
+async fn over_tls_requests_over_http_2_say_so() {
+    let gateway = Gateway::start_with("http2", HTTP2).await;
+    let way = gateway.way(GATEWAY);
+    for check in [get(None), grpc("up")] {
+        let (outcome, _) = probe(&way, &gateway.address, &check, None).await.unwrap();
+        assert_eq!(outcome, Outcome::Pass);
+    }
+    assert_eq!(*gateway.schemes.lock().unwrap(), [Some(Scheme::HTTPS), Some(Scheme::HTTPS)]);
 }
 
 #[tokio::test]
