@@ -103,8 +103,9 @@ pub async fn handle(
         return outcome;
     };
     service.counters.requests.add(1);
-    service.budget.deposit();
     let action = &service.actions[place];
+    action.budget.deposit();
+    let trace = worker.observer.begin(request, worker);
     let x = Exchange {
         worker,
         service: &service,
@@ -119,12 +120,13 @@ pub async fn handle(
             request_id,
             upgrade: upgrade_of(request, framing, down),
             traceparent: None,
+            begins_trace: trace.is_some_and(|trace| trace.parent.is_none()),
         },
         framing,
         repeatable: request.method.is_idempotent(),
         has_elsewhere: action.endpoint_count > 1,
         started,
-        trace: worker.observer.begin(request, worker),
+        trace,
         trail: RefCell::default(),
     };
     let outcome = x.serve(down, timer).await;

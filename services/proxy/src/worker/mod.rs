@@ -259,7 +259,7 @@ impl Worker {
         let table = self.table.borrow();
         table.endpoints().for_each(|endpoint| endpoint.pool.sweep(now));
         table.set_gauges();
-        table.services().for_each(|service| service.budget.tick());
+        table.services().flat_map(|service| service.budgets()).for_each(|budget| budget.tick());
         self.observer.flush();
     }
 }

@@ -136,6 +136,40 @@ fn what_needed_more_than_one_try_is_told_of_though_nobody_records_it() {
 }
 
 #[test]
+fn a_retry_of_a_failed_hedge_is_no_hedge() {
+    let silent = Origin::scripted(|mut peer, _, _| while peer.head().is_some() {});
+    let (busy, good) = (Origin::answering(|_| BUSY.into()), Origin::named("c"));
+    let fleet = FleetFile::new()
+        .cluster("a", &[silent.address()], "")
+        .cluster("b", &[busy.address()], "")
+        .cluster("c", &[good.address()], "")
+        .service("retry: { hedge_after: 50ms }, timeout: 10s");
+    let traced = Traced::start(&fleet, 0.0);
+    assert_eq!(Peer::connect(traced.edge.address()).ask(GET).text(), "c");
+    let count = |name: &str| traced.edge.metric(&format!("tidegate_service_{name}_total"));
+    assert_eq!((count("hedges"), count("retries"), count("hedges_won")), (1.0, 1.0, 0.0));
+
+    let (_, tries) = traced.end();
+    let reasons: Vec<_> = tries.iter().filter_map(|span| attribute(span, "tidegate.reason")).collect();
+    assert_eq!(reasons, ["first", "hedge", "retry"]);
+}
+
+#[test]
+fn the_state_of_a_trace_goes_on_with_that_trace_only() {
+    let origin = Origin::named("a");
+    let traced = Traced::start(&FleetFile::of(&[origin.address()]), 1.0);
+    let mut client = Peer::connect(traced.edge.address());
+    let state = "\r\ntracestate: vendor=1\r\n\r\n";
+    client.ask(with_traceparent(SAMPLED).replace("\r\n\r\n", state));
+    client.ask(with_traceparent("00-malformed").replace("\r\n\r\n", state));
+    client.ask(GET.replace("\r\n\r\n", state));
+    let told: Vec<_> =
+        origin.seen().requests().iter().map(|r| r.field("tracestate").map(str::to_owned)).collect();
+    assert_eq!(told, [Some("vendor=1".to_owned()), None, None]);
+    assert!(origin.seen().requests().iter().all(|request| request.field("traceparent").is_some()));
+}
+
+#[test]
 fn the_ratio_decides_where_the_client_says_nothing() {
     for (ratio, told_of) in [(0.0, 0), (1.0, 20)] {
         let origin = Origin::named("a");
