@@ -291,7 +291,7 @@ impl<'a> Tries<'a> {
         let now = Instant::now();
         self.x.trail.borrow_mut().end(answer.note, now, Ending::Status(status));
         let took = now - answer.began;
-        answer.flight.cluster.counters.first_byte.record(took);
+        answer.flight.cluster.counters.first_byte.record(took.into());
         if !matches!(status, 502..=504) {
             self.x.service.latency.record(took);
             answer.flight.endpoint.succeeded();

@@ -19,7 +19,7 @@ use tidegate_model::{
 use super::{hosts::Hosts, matching::matches};
 use crate::{
     balance::{Budget, Cluster, Endpoint, Latency, TierView},
-    metrics::{Metrics, ServiceCounters},
+    metrics::{Metrics, RequestDurations, ServiceCounters},
     tls::UpstreamTlsConfigs,
 };
 
@@ -46,6 +46,10 @@ pub struct ServiceView {
 
 /// An action, resolved.
 pub struct ActionView {
+    /// What its route asks of a path, as `http.route` tells it; nothing for the default.
+    pub route: Option<String>,
+    /// How long its requests take.
+    pub requests: Arc<RequestDurations>,
     /// How requests are tried.
     pub policy: Policy,
     /// What may be retried: the service's, unless the route has a share of its own.
@@ -222,16 +226,6 @@ impl Table {
 }
 
 impl ServiceView {
-    /// What the route with the action at `place` asks of a path, as `http.route` tells it; nothing for the default.
-    pub fn route(&self, place: usize) -> Option<String> {
-        let route = self.routes.get(place.checked_sub(1)?)?;
-        match (&route.path, &route.path_prefix) {
-            (Some(path), _) => Some(path.clone()),
-            (None, Some(prefix)) => Some(format!("{}/*", prefix.trim_end_matches('/'))),
-            (None, None) => None,
-        }
-    }
-
     /// Each budget of its actions once.
     pub fn budgets(&self) -> impl Iterator<Item = &Rc<Budget>> {
         let shared = &self.actions[0].budget;
@@ -247,10 +241,13 @@ impl ServiceView {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tidegate_model::{
         fleet::Fleet,
         routes::{ActionTiers, ClusterEntry, EdgeEntry, ServiceEntry, Tier, TiersEntry},
     };
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -326,6 +323,32 @@ services:
             assert_eq!(sum, whole.max(count as u32), "{parts:?}");
             assert!(parts.iter().max().unwrap() - parts.iter().min().unwrap() <= 1, "{parts:?}");
         }
+    }
+
+    #[test]
+    fn what_leaves_the_fleet_leaves_no_series_behind() {
+        let mut table = table(&["internet"]);
+        let metrics = table.metrics.clone();
+        let series = || {
+            let (services, clusters) = (metrics.sum_services(|_| 0), metrics.sum_clusters(|_| 0));
+            [services.len(), clusters.len(), metrics.sum_serving().len(), metrics.sum_requests().len()]
+        };
+        let under_way = table.service("site");
+        let mut now = Instant::now();
+        let mut hours_pass = || {
+            metrics.forget_unused(now);
+            now += Duration::from_secs(3600);
+            metrics.forget_unused(now);
+        };
+        hours_pass();
+        assert_eq!(series(), [1; 4]);
+
+        table.replace(&[]);
+        hours_pass();
+        assert_eq!(series(), [1; 4], "a request that began before still counts");
+        drop(under_way);
+        hours_pass();
+        assert_eq!(series(), [0; 4]);
     }
 
     #[test]

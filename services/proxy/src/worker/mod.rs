@@ -130,6 +130,7 @@ pub fn run(
 }
 
 async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_limit: Duration) {
+    let counters = parts.metrics.worker();
     let worker = Rc::new(Worker {
         table: RefCell::new(Table::new(
             parts.place,
@@ -139,8 +140,8 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         )),
         edge: parts.edge,
         random: RefCell::new(SmallRng::seed_from_u64(rand::random())),
-        counters: parts.metrics.worker(),
-        observer: parts.observing.observer(),
+        observer: parts.observing.observer(counters.clone()),
+        counters,
         idle_limits: parts.idle_limits,
         draining_since: Cell::new(None),
         timers: RefCell::default(),

@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use tidegate_model::{
     ClusterName, ServiceName,
-    fleet::Policy,
+    fleet::{Policy, RouteMatch},
     health::CheckId,
     routes::{
         ActionTiers, ClusterEntry, EndpointHealth, HealthEntry, RouteEntry, RouteKey, ServiceEntry,
@@ -122,12 +122,12 @@ impl Table {
         old: Option<&ServiceView>,
     ) -> ServiceView {
         let budgets = budgets(entry, old);
-        let policies =
-            std::iter::once(&entry.default_policy).chain(entry.routes.iter().map(|(_, policy)| policy));
-        let actions = policies
+        let routes = entry.routes.iter().map(|(route, policy)| (path_of(route), policy));
+        let actions = std::iter::once((None, &entry.default_policy))
+            .chain(routes)
             .zip(budgets)
             .enumerate()
-            .map(|(place, (policy, budget))| {
+            .map(|(place, ((route, policy), budget))| {
                 let empty = ActionTiers {
                     tiers: Vec::new(),
                     shed_permille: 0,
@@ -135,7 +135,7 @@ impl Table {
                     reason: String::new(),
                 };
                 let from = tiers.actions.get(place).unwrap_or(&empty);
-                self.action(name, (policy, budget), from, entry.check)
+                self.action((name, route), (policy, budget), from, entry.check)
             })
             .collect();
         ServiceView {
@@ -152,7 +152,7 @@ impl Table {
 
     fn action(
         &self,
-        service: &ServiceName,
+        (service, route): (&ServiceName, Option<String>),
         (policy, budget): (&Policy, Rc<Budget>),
         from: &ActionTiers,
         check: CheckId,
@@ -187,6 +187,8 @@ impl Table {
         let endpoint_count =
             tiers.iter().flat_map(|tier| &tier.choices).map(|choice| choice.endpoints.len()).sum();
         ActionView {
+            requests: self.metrics.requests(self.worker.id, (service.clone(), route.clone())),
+            route,
             policy: policy.clone(),
             budget,
             tiers,
@@ -211,6 +213,15 @@ impl Table {
             let down = known.is_some_and(|known| matches!(known.verdict, Verdict::Down | Verdict::PathDown));
             endpoint.set_health(check, down, known.is_some_and(|known| known.silent));
         }
+    }
+}
+
+/// What a route asks of a path, if it asks for one.
+fn path_of(route: &RouteMatch) -> Option<String> {
+    match (&route.path, &route.path_prefix) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Some(prefix)) => Some(format!("{}/*", prefix.trim_end_matches('/'))),
+        (None, None) => None,
     }
 }
 
