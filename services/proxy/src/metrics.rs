@@ -1,15 +1,24 @@
 //! Counters of the data path: one set per worker, written by that worker alone, read by the admin listener.
 
+mod durations;
+mod kept;
+mod requests;
+
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use tidegate_model::{ClusterName, ServiceName};
+use tokio::time::Instant;
+
+pub use durations::{DURATION_BOUNDS, DurationSums, Durations, Timing};
+pub use requests::{OTHER_METHOD, RequestDurations, RequestKind, method_name};
+
+use kept::Kept;
 
 /// A number that one thread changes and others read: no locked instruction, no shared cache line between writers.
 #[derive(Debug, Default)]
@@ -29,77 +38,6 @@ impl Counter {
     /// Its value.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
-    }
-}
-
-/// Upper bounds of duration histograms, in seconds: those that OpenTelemetry's HTTP conventions advise, and some below,
-/// since many an answer from nearby takes less than the least of them.
-pub const DURATION_BOUNDS: [f64; 17] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-
-/// A histogram of durations.
-#[derive(Debug, Default)]
-pub struct Durations {
-    /// One count per bound, not cumulative, and one for what is above all.
-    pub buckets: [Counter; DURATION_BOUNDS.len() + 1],
-    /// The sum, in microseconds.
-    pub sum_us: Counter,
-}
-
-impl Durations {
-    /// Adds a duration.
-    pub fn record(&self, duration: Duration) {
-        let seconds = duration.as_secs_f64();
-        let bucket =
-            DURATION_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(DURATION_BOUNDS.len());
-        self.buckets[bucket].add(1);
-        self.sum_us.add(duration.as_micros() as u64);
-    }
-}
-
-/// Durations added up.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct DurationSums {
-    /// By bucket, not cumulative; the last is above all bounds.
-    pub counts: [u64; DURATION_BOUNDS.len() + 1],
-    /// In seconds.
-    pub sum: f64,
-}
-
-impl DurationSums {
-    fn of<'a>(all: impl Iterator<Item = &'a Durations>) -> DurationSums {
-        let mut sums = DurationSums::default();
-        for durations in all {
-            for (sum, bucket) in sums.counts.iter_mut().zip(&durations.buckets) {
-                *sum += bucket.get();
-            }
-            sums.sum += durations.sum_us.get() as f64 / 1e6;
-        }
-        sums
-    }
-
-    /// Those since `before`.
-    pub fn since(&self, before: &DurationSums) -> DurationSums {
-        let counts = std::array::from_fn(|at| self.counts[at].saturating_sub(before.counts[at]));
-        DurationSums { counts, sum: (self.sum - before.sum).max(0.0) }
-    }
-
-    /// The time that 95 of 100 do not exceed, linear within its bucket; nothing when there are none.
-    pub fn p95(&self) -> Option<Duration> {
-        let total: u64 = self.counts.iter().sum();
-        let rank = total as f64 * 0.95;
-        let mut below = 0;
-        for (at, count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-            if (below + count) as f64 >= rank {
-                let low = if at == 0 { 0.0 } else { DURATION_BOUNDS[at - 1] };
-                // What is above all bounds is at least the last.
-                let high = DURATION_BOUNDS.get(at).copied().unwrap_or(low);
-                let part = (rank - below as f64) / *count as f64;
-                return Some(Duration::from_secs_f64(low + (high - low) * part));
-            }
-            below += count;
-        }
-        None
     }
 }
 
@@ -180,15 +118,18 @@ pub struct ServingCounters {
 
 impl ServingCounters {
     /// Counts a request that was answered from there.
-    pub fn count(&self, status: u16, duration: Duration) {
+    pub fn count(&self, status: u16, timing: Timing) {
         if let Some(durations) = self.duration.get(usize::from(status / 100).wrapping_sub(1)) {
-            durations.record(duration);
+            durations.record(timing);
         }
     }
 }
 
 /// Where a service is served: the cluster and its tier, from 0.
 pub type Serving = (ServiceName, ClusterName, usize);
+
+/// A service, and what the route asks of a path, where it asks for one.
+pub type Routed = (ServiceName, Option<String>);
 
 /// What a worker counts for itself.
 #[derive(Debug, Default)]
@@ -211,125 +152,103 @@ pub struct WorkerCounters {
     pub tls_failures: Counter,
     /// Upgraded connections.
     pub tunnels: Counter,
+    /// From the head to the end of the answer of requests that are no service's.
+    pub requests: RequestDurations,
 }
 
-/// Counters by name, for each the workers' own sets.
-type PerWorker<N, C> = BTreeMap<N, Vec<(usize, Arc<C>)>>;
-
-/// The counters of all workers. The lock is taken when a table changes and when they are read, never for a request.
+/// The counters of all workers. A lock is taken when a table changes and when they are read, never for a request.
 #[derive(Debug, Default)]
 pub struct Metrics {
     workers: Mutex<Vec<Arc<WorkerCounters>>>,
-    services: Mutex<PerWorker<ServiceName, ServiceCounters>>,
-    clusters: Mutex<PerWorker<ClusterName, ClusterCounters>>,
-    serving: Mutex<PerWorker<Serving, ServingCounters>>,
+    services: Kept<ServiceName, ServiceCounters>,
+    clusters: Kept<ClusterName, ClusterCounters>,
+    serving: Kept<Serving, ServingCounters>,
+    requests: Kept<Routed, RequestDurations>,
 }
 
 impl Metrics {
     /// The counters of a new worker.
     pub fn worker(&self) -> Arc<WorkerCounters> {
         let counters = Arc::new(WorkerCounters::default());
-        lock(&self.workers).push(counters.clone());
+        self.workers().push(counters.clone());
         counters
     }
 
     /// The counters of `worker` for a service: the same ones for the same name, so that nothing is lost when the table
     /// changes.
     pub fn service(&self, worker: usize, name: &ServiceName) -> Arc<ServiceCounters> {
-        of_worker(lock(&self.services).entry(name.clone()).or_default(), worker)
+        self.services.of_worker(worker, name.clone())
     }
 
     /// The counters of `worker` for a cluster.
     pub fn cluster(&self, worker: usize, name: &ClusterName) -> Arc<ClusterCounters> {
-        of_worker(lock(&self.clusters).entry(name.clone()).or_default(), worker)
+        self.clusters.of_worker(worker, name.clone())
     }
 
     /// The counters of `worker` for a service in a cluster.
     pub fn serving(&self, worker: usize, place: Serving) -> Arc<ServingCounters> {
-        of_worker(lock(&self.serving).entry(place).or_default(), worker)
+        self.serving.of_worker(worker, place)
     }
 
-    /// Durations over all workers: each place with its counts by bucket and the sum in seconds, by status class.
+    /// The durations of `worker` for a service's route.
+    pub fn requests(&self, worker: usize, routed: Routed) -> Arc<RequestDurations> {
+        self.requests.of_worker(worker, routed)
+    }
+
+    /// Lets go of what no table has named for a while, so that a fleet that changes leaves no series behind. To be called
+    /// every few seconds.
+    pub fn forget_unused(&self, now: Instant) {
+        self.services.forget_unused(now, |_, _| false);
+        self.clusters.forget_unused(now, |_, _| false);
+        // A failover moves a cluster to another tier for a while: its counts go on afterwards.
+        self.serving.forget_unused(now, |one, other| (&one.0, &one.1) == (&other.0, &other.1));
+        self.requests.forget_unused(now, |_, _| false);
+    }
+
+    /// Durations over all workers by where requests were served, by status class.
     pub fn sum_serving(&self) -> Vec<(Serving, [DurationSums; 5])> {
-        let serving = lock(&self.serving);
-        let sum = |sets: &[(usize, Arc<ServingCounters>)], class: usize| {
-            DurationSums::of(sets.iter().map(|(_, set)| &set.duration[class]))
-        };
-        serving
-            .iter()
-            .map(|(place, sets)| (place.clone(), std::array::from_fn(|class| sum(sets, class))))
-            .collect()
+        self.serving.read(|sets| {
+            std::array::from_fn(|class| DurationSums::of(sets.iter().map(|set| &set.duration[class])))
+        })
     }
 
     /// Durations of services over all workers.
     pub fn sum_service_durations(&self) -> Vec<(ServiceName, DurationSums)> {
-        durations(&lock(&self.services), |set| &set.duration)
+        self.services.read(|sets| DurationSums::of(sets.iter().map(|set| &set.duration)))
+    }
+
+    /// Durations of requests over all workers, by service and route, and by kind.
+    pub fn sum_requests(&self) -> Vec<(Routed, BTreeMap<RequestKind, DurationSums>)> {
+        self.requests.read(|sets| RequestDurations::sum(sets.iter().map(AsRef::as_ref)))
+    }
+
+    /// The same of requests that are no service's.
+    pub fn sum_unrouted(&self) -> BTreeMap<RequestKind, DurationSums> {
+        RequestDurations::sum(self.workers().iter().map(|worker| &worker.requests))
     }
 
     /// Times to the first byte of clusters over all workers.
     pub fn sum_cluster_durations(&self) -> Vec<(ClusterName, DurationSums)> {
-        durations(&lock(&self.clusters), |set| &set.first_byte)
+        self.clusters.read(|sets| DurationSums::of(sets.iter().map(|set| &set.first_byte)))
     }
 
     /// A sum over all workers.
     pub fn sum_workers(&self, read: impl Fn(&WorkerCounters) -> u64) -> u64 {
-        lock(&self.workers).iter().map(|counters| read(counters)).sum()
+        self.workers().iter().map(|counters| read(counters)).sum()
     }
 
     /// Sums over all workers, for each service.
     pub fn sum_services(&self, read: impl Fn(&ServiceCounters) -> u64) -> Vec<(ServiceName, u64)> {
-        sums(&lock(&self.services), read)
+        self.services.read(|sets| sets.iter().map(|set| read(set)).sum())
     }
 
     /// Sums over all workers, for each cluster.
     pub fn sum_clusters(&self, read: impl Fn(&ClusterCounters) -> u64) -> Vec<(ClusterName, u64)> {
-        sums(&lock(&self.clusters), read)
+        self.clusters.read(|sets| sets.iter().map(|set| read(set)).sum())
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing panics while it holds the lock, and counters have no invariant to break.
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-fn of_worker<T: Default>(known: &mut Vec<(usize, Arc<T>)>, worker: usize) -> Arc<T> {
-    if let Some((_, counters)) = known.iter().find(|(owner, _)| *owner == worker) {
-        return counters.clone();
-    }
-    let counters = Arc::new(T::default());
-    known.push((worker, counters.clone()));
-    counters
-}
-
-fn sums<N: Clone, T>(all: &PerWorker<N, T>, read: impl Fn(&T) -> u64) -> Vec<(N, u64)> {
-    all.iter().map(|(name, sets)| (name.clone(), sets.iter().map(|(_, set)| read(set)).sum())).collect()
-}
-
-fn durations<N: Clone, T>(all: &PerWorker<N, T>, of: impl Fn(&T) -> &Durations) -> Vec<(N, DurationSums)> {
-    let sum = |sets: &[(usize, Arc<T>)]| DurationSums::of(sets.iter().map(|(_, set)| of(set)));
-    all.iter().map(|(name, sets)| (name.clone(), sum(sets))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_percentile_lies_within_its_bucket() {
-        let durations = Durations::default();
-        assert_eq!(DurationSums::of([&durations].into_iter()).p95(), None);
-        for _ in 0..90 {
-            durations.record(Duration::from_millis(2));
-        }
-        for _ in 0..10 {
-            durations.record(Duration::from_millis(60));
-        }
-        let before = DurationSums::of([&durations].into_iter());
-        assert_eq!(before.p95(), Some(Duration::from_micros(62_500)));
-        for _ in 0..20 {
-            durations.record(Duration::from_micros(100));
-        }
-        let since = DurationSums::of([&durations].into_iter()).since(&before);
-        assert_eq!(since.p95(), Some(Duration::from_micros(475)));
+    fn workers(&self) -> MutexGuard<'_, Vec<Arc<WorkerCounters>>> {
+        // Nothing panics while it holds the lock, and counters have no invariant to break.
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
 //! Metrics, readiness and pages of a proxy.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tidegate_bus::Bus;
 use tidegate_service::{
@@ -11,7 +11,9 @@ use tidegate_service::{
 
 use super::page::Shown;
 use crate::{
-    metrics::{ClusterCounters, DURATION_BOUNDS, DurationSums, Metrics, ServiceCounters, WorkerCounters},
+    metrics::{
+        ClusterCounters, DURATION_BOUNDS, DurationSums, Metrics, RequestKind, ServiceCounters, WorkerCounters,
+    },
     observe::access,
 };
 
@@ -140,6 +142,7 @@ fn collect(samples: &mut Samples, metrics: &Metrics) {
         }
     }
     collect_durations(samples, metrics);
+    collect_requests(samples, metrics);
 }
 
 fn collect_durations(samples: &mut Samples, metrics: &Metrics) {
@@ -157,13 +160,13 @@ fn collect_durations(samples: &mut Samples, metrics: &Metrics) {
             // A class that never came is no series.
             if sums.counts.iter().any(|count| *count > 0) {
                 let labels = [
-                    ("tidegate.service", service.as_str()),
-                    ("tidegate.cluster", cluster.as_str()),
-                    ("tidegate.tier", tier.as_str()),
+                    ("service", service.as_str()),
+                    ("cluster", cluster.as_str()),
+                    ("tier", tier.as_str()),
                     ("status", class),
                 ];
                 let (name, help) = (
-                    "http.server.request.duration",
+                    "tidegate_served_request_duration_seconds",
                     "From a request's head to the end of its answer, by where it was served.",
                 );
                 samples.histogram(name, help, &labels, state_of(sums));
@@ -172,8 +175,32 @@ fn collect_durations(samples: &mut Samples, metrics: &Metrics) {
     }
     for (cluster, sums) in metrics.sum_cluster_durations() {
         let (name, help) =
-            ("http.client.request.duration", "From the beginning of a try to the head of its answer.");
-        samples.histogram(name, help, &[("tidegate.cluster", cluster.as_str())], state_of(&sums));
+            ("tidegate_cluster_first_byte_seconds", "From the beginning of a try to the head of its answer.");
+        samples.histogram(name, help, &[("cluster", cluster.as_str())], state_of(&sums));
+    }
+}
+
+/// Durations by OpenTelemetry's conventions, whoever answered.
+fn collect_requests(samples: &mut Samples, metrics: &Metrics) {
+    let mut add = |own: &[(&str, &str)], kinds: BTreeMap<RequestKind, DurationSums>| {
+        for (kind, sums) in kinds {
+            kind.attributes(|attributes| {
+                samples.histogram(
+                    "http.server.request.duration",
+                    "From a request's head to the end of its answer.",
+                    &[attributes, own].concat(),
+                    state_of(&sums),
+                );
+            });
+        }
+    };
+    add(&[], metrics.sum_unrouted());
+    for ((service, route), kinds) in metrics.sum_requests() {
+        let service = ("tidegate.service", service.as_str());
+        match &route {
+            Some(route) => add(&[service, ("http.route", route)], kinds),
+            None => add(&[service], kinds),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reports once a second what the edge forwarded.
 
-use std::{collections::BTreeMap, convert::Infallible, hash::Hash, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use tidegate_bus::{Bus, subjects};
 use tidegate_model::{
@@ -66,13 +66,31 @@ impl<N> Default for Last<N> {
     }
 }
 
-impl<N: Ord + Hash + Clone> Last<N> {
+impl<N: Ord + Clone> Last<N> {
     fn since(&mut self, now: Vec<(N, u64)>) -> BTreeMap<N, u32> {
+        let before = std::mem::replace(&mut self.0, now.iter().cloned().collect());
         now.into_iter()
             .map(|(name, count)| {
-                let before = self.0.insert(name.clone(), count).unwrap_or(0);
-                (name, u32::try_from(count - before).unwrap_or(u32::MAX))
+                let before = before.get(&name).copied().unwrap_or(0);
+                // Less than before is a counter that was forgotten and began anew.
+                let since = count.checked_sub(before).unwrap_or(count);
+                (name, u32::try_from(since).unwrap_or(u32::MAX))
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_that_went_and_came_back_counts_from_nothing() {
+        let mut last = Last::default();
+        let mut since =
+            |counts: &[(&'static str, u64)]| last.since(counts.to_vec()).into_values().collect::<Vec<_>>();
+        assert_eq!(since(&[("a", 5), ("b", 1)]), [5, 1]);
+        assert_eq!(since(&[("b", 4)]), [3]);
+        assert_eq!(since(&[("a", 2), ("b", 2)]), [2, 2]);
     }
 }

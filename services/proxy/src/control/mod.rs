@@ -37,6 +37,8 @@ use workers::Workers;
 
 /// How often certificates towards clusters are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(1);
+/// How often counters are looked through for those that nobody counts in any more.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
 /// Suspicions that wait to be told; more are of endpoints that are being told of already.
 const SUSPECTS: usize = 1024;
 
@@ -84,13 +86,14 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     context.admin.started();
 
     let suspicions = suspicion::tell(bus.clone(), edge.clone(), limiter, suspected);
+    let forgetting = forget_unused(metrics.clone());
     let loads = load::report(bus, edge, metrics);
     let certificates = renew_certificates(tls);
     let workers = tokio::select! {
         workers = follower.follow(updates) => workers,
         // Without it a part of all connections would hang, and of the metrics and readiness nothing would be true.
         () = lost.cancelled() => anyhow::bail!("a worker has ended by itself: it panicked, or its runtime failed"),
-        never = async { tokio::join!(suspicions, loads, certificates) } => match never.1 {},
+        never = async { tokio::join!(suspicions, loads, certificates, forgetting) } => match never.1 {},
     };
     replica.stop().await;
     drop(observing);
@@ -99,6 +102,13 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
         tokio::task::spawn_blocking(|| writer.join()).await?;
     }
     Ok(())
+}
+
+async fn forget_unused(metrics: Arc<Metrics>) -> std::convert::Infallible {
+    let mut ticks = tokio::time::interval(FORGET_EVERY);
+    loop {
+        metrics.forget_unused(ticks.tick().await);
+    }
 }
 
 async fn renew_certificates(tls: Arc<UpstreamTlsConfigs>) -> std::convert::Infallible {

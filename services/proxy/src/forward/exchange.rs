@@ -55,8 +55,6 @@ pub struct Exchange<'a> {
     pub service: &'a ServiceView,
     /// Its action.
     pub action: &'a ActionView,
-    /// The action's place in the service: 0 for the default, else one more than its route's.
-    pub place: usize,
     /// Its policy.
     pub policy: &'a Policy,
     /// Its head.
@@ -103,13 +101,13 @@ pub async fn handle(
         return outcome;
     };
     service.counters.requests.add(1);
-    service.budget.deposit();
     let action = &service.actions[place];
+    action.budget.deposit();
+    let trace = worker.observer.begin(request, worker);
     let x = Exchange {
         worker,
         service: &service,
         action,
-        place,
         policy: &action.policy,
         request,
         client,
@@ -119,12 +117,13 @@ pub async fn handle(
             request_id,
             upgrade: upgrade_of(request, framing, down),
             traceparent: None,
+            begins_trace: trace.is_some_and(|trace| trace.parent.is_none()),
         },
         framing,
         repeatable: request.method.is_idempotent(),
         has_elsewhere: action.endpoint_count > 1,
         started,
-        trace: worker.observer.begin(request, worker),
+        trace,
         trail: RefCell::default(),
     };
     let outcome = x.serve(down, timer).await;
@@ -154,7 +153,7 @@ impl Exchange<'_> {
                 self.trail.borrow_mut().received = upload.received();
                 let down = upload.down;
                 let Some(reply) = self.reply_to(refusal) else {
-                    self.trail.borrow_mut().broken = Some("client gone");
+                    self.trail.borrow_mut().broken = Some("client_gone");
                     down.abort();
                     return Outcome::Broken;
                 };
@@ -224,13 +223,13 @@ impl Exchange<'_> {
                 tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.address, %error, "answer broken off");
                 self.worker.endpoint_failed(&endpoint, &Failure::Reset);
                 self.service.counters.broken_off.add(1);
-                trail.broken = Some("answer broken off");
+                trail.broken = Some("broken_off");
                 upload.down.abort();
                 Outcome::Broken
             }
             Ended::ClientFailed => {
                 self.service.counters.client_gone.add(1);
-                trail.broken = Some("client gone");
+                trail.broken = Some("client_gone");
                 upload.down.abort();
                 Outcome::Broken
             }
@@ -243,7 +242,7 @@ impl Exchange<'_> {
             Ended::RequestRefused(error) => {
                 tracing::debug!(%error, "request refused within its body, after its answer had begun");
                 self.worker.counters.refused.add(1);
-                trail.broken = Some("request refused");
+                trail.broken = Some("request_refused");
                 upload.down.abort();
                 Outcome::Broken
             }

@@ -34,6 +34,8 @@ pub struct Origin<'a> {
     pub upgrade: Option<&'a [u8]>,
     /// The trace that the endpoint is told instead of the client's word.
     pub traceparent: Option<TraceParentText>,
+    /// Whether that trace began here: the state that the client told is then of another one.
+    pub begins_trace: bool,
 }
 
 /// How the answer's connection goes on.
@@ -111,6 +113,7 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
             // Written below, if it is a usable one.
             b"x-request-id" => {}
             b"traceparent" if origin.traceparent.is_some() => {}
+            b"tracestate" if origin.begins_trace => {}
             _ if !is_end_to_end(name) || nominated.holds(name) => {}
             _ => write(name, value),
         }
@@ -375,6 +378,7 @@ mod tests {
             request_id: b"id",
             upgrade: None,
             traceparent: None,
+            begins_trace: false,
         }
     }
 

@@ -47,7 +47,7 @@ struct Running {
     cluster: Rc<Cluster>,
     began: Instant,
     limit: Option<Duration>,
-    is_hedge: bool,
+    why: Why,
     /// Its place in the request's trail.
     note: usize,
 }
@@ -93,7 +93,7 @@ pub async fn first_answer(
     timer: &mut Timer,
 ) -> Result<Answer, Refusal> {
     let mut tries = Tries::new(x);
-    let first = tries.next_try(0, false, false).ok_or(Refusal::NoEndpoint)?;
+    let first = tries.next_try(0, Why::First, false, false).ok_or(Refusal::NoEndpoint)?;
     let usual = pin!(Some(attempt(x, first, upload)));
     let mut slots = Slots::new(usual);
     loop {
@@ -177,7 +177,7 @@ impl<'a> Tries<'a> {
     }
 
     /// Picks where the next try goes. With `elsewhere`, clusters that were not tried are preferred.
-    fn next_try(&mut self, slot: usize, fresh: bool, elsewhere: bool) -> Option<Try> {
+    fn next_try(&mut self, slot: usize, why: Why, fresh: bool, elsewhere: bool) -> Option<Try> {
         let began = Instant::now();
         let from = Candidates {
             tiers: &self.x.action.tiers,
@@ -187,16 +187,9 @@ impl<'a> Tries<'a> {
         };
         let picked = pick(from, &mut *self.x.worker.random.borrow_mut())?;
         let (endpoint, cluster, tier) = (picked.endpoint.clone(), picked.cluster.clone(), picked.tier);
-        let is_hedge = slot == 1;
         let span_id = self.x.trace.map_or(0, |_| self.x.worker.random.borrow_mut().random::<u64>().max(1));
         let traceparent = self.x.trace.map(|trace| TraceParentText::new(trace.trace_id, span_id));
-        let mut trail = self.x.trail.borrow_mut();
-        let why = match (trail.count(), is_hedge) {
-            (0, _) => Why::First,
-            (_, true) => Why::Hedge,
-            (_, false) => Why::Retry,
-        };
-        let note = trail.begin(TryNote {
+        let note = self.x.trail.borrow_mut().begin(TryNote {
             cluster: cluster.clone(),
             endpoint: endpoint.clone(),
             tier,
@@ -210,7 +203,7 @@ impl<'a> Tries<'a> {
             cluster: cluster.clone(),
             began,
             limit: self.x.policy.per_try_timeout,
-            is_hedge,
+            why,
             note,
         });
         Some(Try { flight: InFlight::new(endpoint, cluster), tier, began, fresh, note, traceparent })
@@ -272,10 +265,10 @@ impl<'a> Tries<'a> {
         let Some(waiting) = self.running.iter().flatten().next() else { return Ok(None) };
         self.tried.push(waiting.endpoint.clone());
         self.clusters.push(waiting.cluster.clone());
-        if !upload.can_replay() || !self.can_pick() || !self.x.service.budget.withdraw() {
+        if !upload.can_replay() || !self.can_pick() || !self.x.action.budget.withdraw() {
             return Ok(None);
         }
-        Ok(self.next_try(slot, false, true).map(|next| {
+        Ok(self.next_try(slot, Why::Hedge, false, true).map(|next| {
             self.x.service.counters.hedges.add(1);
             (slot, next)
         }))
@@ -298,15 +291,15 @@ impl<'a> Tries<'a> {
         let now = Instant::now();
         self.x.trail.borrow_mut().end(answer.note, now, Ending::Status(status));
         let took = now - answer.began;
-        answer.flight.cluster.counters.first_byte.record(took);
+        answer.flight.cluster.counters.first_byte.record(took.into());
         if !matches!(status, 502..=504) {
             self.x.service.latency.record(took);
             answer.flight.endpoint.succeeded();
-            if running.is_some_and(|r| r.is_hedge) {
+            if running.is_some_and(|r| r.why == Why::Hedge) {
                 self.x.service.counters.hedges_won.add(1);
             }
             // Whoever was asked before and has not answered yet was overtaken: evidence, though weak.
-            for slower in self.running.iter().flatten().filter(|r| !r.is_hedge) {
+            for slower in self.running.iter().flatten().filter(|r| r.began < answer.began) {
                 self.x.worker.endpoint_failed(&slower.endpoint, &Failure::NoAnswer);
             }
             return Step::Done(Box::new(Ok(answer)));
@@ -344,7 +337,9 @@ impl<'a> Tries<'a> {
         {
             self.idle_death_allowed = false;
             self.last = Refusal::Failed(failure);
-            return self.next_try(slot, true, false).map_or_else(|| self.give_up(), Step::Try);
+            // It takes the place of the try that found nobody: a hedge goes on as one.
+            let why = if running.why == Why::Hedge { Why::Hedge } else { Why::Retry };
+            return self.next_try(slot, why, true, false).map_or_else(|| self.give_up(), Step::Try);
         }
         self.tried.push(running.endpoint);
         self.clusters.push(running.cluster);
@@ -355,11 +350,11 @@ impl<'a> Tries<'a> {
     /// Tries again elsewhere, if that may be.
     fn retry(&mut self, slot: usize, may_repeat: bool, upload: &RefCell<Upload<'_>>) -> Step {
         if may_repeat && self.left > 0 && upload.borrow().can_replay() && self.can_pick() {
-            if self.x.service.budget.withdraw() {
+            if self.x.action.budget.withdraw() {
                 self.left -= 1;
                 // A second failure in a cluster says that it is not the endpoint: the next try leaves the cluster.
                 let elsewhere = self.clusters.len() > 1;
-                if let Some(next) = self.next_try(slot, false, elsewhere) {
+                if let Some(next) = self.next_try(slot, Why::Retry, false, elsewhere) {
                     self.x.service.counters.retries.add(1);
                     return Step::Try(next);
                 }

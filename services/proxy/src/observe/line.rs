@@ -9,8 +9,13 @@ use super::{
     decide::RequestTrace,
     spans::version_text,
     trail::{Trail, Why},
+    unread::{UNKNOWN, Unread},
 };
-use crate::{forward::Exchange, settings::AccessFormat, worker::http_date};
+use crate::{
+    forward::{Client, Exchange},
+    settings::AccessFormat,
+    worker::http_date,
+};
 
 /// What a line says. Never a query, a cookie or a credential.
 #[derive(Serialize)]
@@ -39,7 +44,7 @@ pub struct Line<'a> {
     attempts: usize,
     hedged: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'static str>,
+    error: Option<&'a str>,
     request_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
@@ -78,20 +83,51 @@ impl<'a> Line<'a> {
     /// The line of a request that no service answers for.
     pub fn of_request(
         request: &'a Request,
-        client: crate::forward::Client,
+        client: Client,
         request_id: &[u8],
         status: u16,
         duration: Duration,
     ) -> Line<'a> {
         let text = |name: &[u8]| Some(String::from_utf8_lossy(request.fields.get(name)?).into_owned());
         Line {
-            time_ms: tidegate_bus::clock::now().0 / 1000,
-            client: client.address.to_canonical(),
             method: request.method.as_str(),
-            scheme: if client.is_tls { "https" } else { "http" },
             host: &request.host,
             path: request.target.split('?').next().unwrap_or_default(),
             protocol: version_text(client, request),
+            request_id: String::from_utf8_lossy(request_id).into_owned(),
+            user_agent: text(b"user-agent"),
+            referer: text(b"referer").map(|url| url.split('?').next().unwrap_or_default().to_owned()),
+            ..Line::new(client, status, duration)
+        }
+    }
+
+    /// The line of a request that was refused, and `why`.
+    pub fn of_refusal(
+        unread: &'a Unread,
+        why: &'a str,
+        client: Client,
+        status: u16,
+        duration: Duration,
+    ) -> Line<'a> {
+        Line {
+            method: &unread.method,
+            path: &unread.path,
+            protocol: unread.protocol,
+            error: Some(why),
+            ..Line::new(client, status, duration)
+        }
+    }
+
+    /// A line that says nothing of a request but how it ended.
+    fn new(client: Client, status: u16, duration: Duration) -> Line<'a> {
+        Line {
+            time_ms: tidegate_bus::clock::now().0 / 1000,
+            client: client.address.to_canonical(),
+            method: UNKNOWN,
+            scheme: if client.is_tls { "https" } else { "http" },
+            host: UNKNOWN,
+            path: UNKNOWN,
+            protocol: UNKNOWN,
             status,
             duration_ms: duration.as_micros() as f64 / 1000.0,
             bytes_in: 0,
@@ -103,10 +139,10 @@ impl<'a> Line<'a> {
             attempts: 0,
             hedged: false,
             error: None,
-            request_id: String::from_utf8_lossy(request_id).into_owned(),
+            request_id: UNKNOWN.to_owned(),
             trace_id: None,
-            user_agent: text(b"user-agent"),
-            referer: text(b"referer").map(|url| url.split('?').next().unwrap_or_default().to_owned()),
+            user_agent: None,
+            referer: None,
         }
     }
 

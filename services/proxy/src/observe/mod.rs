@@ -8,19 +8,22 @@ mod line;
 mod spans;
 mod traceparent;
 mod trail;
+mod unread;
 
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
-use tidegate_http1::Request;
+use tidegate_http1::{Method, Request};
 use tidegate_service::telemetry::SpanSink;
 use tokio::time::Instant;
 
 pub use decide::{RequestTrace, Sampling};
 pub use traceparent::TraceParentText;
 pub use trail::{Ending, Trail, TryNote, Why};
+pub use unread::Unread;
 
 use crate::{
-    forward::{Client, Exchange},
+    forward::{Client, Exchange, LocalReply},
+    metrics::{RequestKind, Timing, WorkerCounters},
     worker::Worker,
 };
 use access::AccessLog;
@@ -28,6 +31,7 @@ use line::Line;
 
 /// How a worker tells of its requests.
 pub struct Observer {
+    counters: Arc<WorkerCounters>,
     /// Where spans go, and of which requests.
     tracing: Option<(SpanSink, Sampling)>,
     access: Option<RefCell<AccessLog>>,
@@ -43,9 +47,10 @@ pub struct Observing {
 }
 
 impl Observing {
-    /// One worker's part.
-    pub fn observer(&self) -> Observer {
+    /// The part of the worker with these `counters`.
+    pub fn observer(&self, counters: Arc<WorkerCounters>) -> Observer {
         Observer {
+            counters,
             tracing: self.tracing.clone(),
             access: self.access.clone().map(|shared| RefCell::new(AccessLog::new(shared))),
         }
@@ -63,12 +68,15 @@ impl Observer {
     pub fn finished(&self, x: &Exchange<'_>, ended: Instant) {
         let trail = x.trail.borrow();
         let duration = ended - x.started;
-        x.service.counters.duration.record(duration);
+        let timing = Timing::from(duration);
+        x.service.counters.duration.record(timing);
+        let kind = RequestKind::new(&x.request.method, x.origin.is_tls, trail.status, trail.broken);
+        x.action.requests.record(kind, timing);
         if let Some(status) = trail.status
             && let Some((tier, cluster)) = trail.served_by()
             && let Some(choice) = x.action.tiers.get(tier).and_then(|tier| tier.of(cluster))
         {
-            choice.serving.count(status, duration);
+            choice.serving.count(status, timing);
         }
         let mut trace = x.trace;
         if let Some((sink, sampling)) = &self.tracing
@@ -94,10 +102,25 @@ impl Observer {
         status: u16,
         duration: Duration,
     ) {
+        self.count_own(&request.method, client, status, duration);
         if let Some(access) = &self.access {
             let line = || Line::of_request(request, client, request_id, status, duration);
             access.borrow_mut().add(false, status, duration, line);
         }
+    }
+
+    /// A request that could not be read was refused with `reply`.
+    pub fn refused(&self, client: Client, unread: &Unread, reply: &LocalReply, duration: Duration) {
+        self.count_own(&Method::from(unread.method.as_str()), client, reply.status, duration);
+        if let Some(access) = &self.access {
+            let line = || Line::of_refusal(unread, &reply.body, client, reply.status, duration);
+            access.borrow_mut().add(reply.status >= 500, reply.status, duration, line);
+        }
+    }
+
+    fn count_own(&self, method: &Method, client: Client, status: u16, duration: Duration) {
+        let kind = RequestKind::new(method, client.is_tls, Some(status), None);
+        self.counters.requests.record(kind, duration.into());
     }
 
     /// Gives what waits to the access log's writer. To be called about once a second.

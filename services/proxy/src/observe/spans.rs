@@ -4,7 +4,7 @@
 use std::time::SystemTime;
 
 use rand::RngExt as _;
-use tidegate_http1::{Method, Request, Version};
+use tidegate_http1::{Request, Version};
 use tidegate_model::fleet::Address;
 use tidegate_service::telemetry::{FinishedSpan, SpanKind, SpanSink, Value};
 use tokio::time::Instant;
@@ -13,10 +13,16 @@ use super::{
     decide::RequestTrace,
     trail::{Ending, Trail, TryNote, Why},
 };
-use crate::forward::{Client, Exchange};
+use crate::{
+    forward::{Client, Exchange},
+    metrics::{OTHER_METHOD, method_name},
+};
 
 /// The longest text of a client that goes into a span, in bytes.
 const LONGEST: usize = 256;
+
+/// What an error is told as that the status says already.
+const SAID_BY_STATUS: String = String::new();
 
 /// Sends the spans of a request that has ended.
 pub fn send(sink: &SpanSink, x: &Exchange<'_>, trail: &Trail, trace: RequestTrace, ended: Instant) {
@@ -27,7 +33,7 @@ pub fn send(sink: &SpanSink, x: &Exchange<'_>, trail: &Trail, trace: RequestTrac
         parent: trace.parent,
         parent_is_remote: true,
         kind: SpanKind::Server,
-        name: match x.service.route(x.place) {
+        name: match &x.action.route {
             Some(route) => format!("{} {route}", name_of(x.request)).into(),
             None => name_of(x.request).into(),
         },
@@ -57,7 +63,8 @@ pub fn send(sink: &SpanSink, x: &Exchange<'_>, trail: &Trail, trace: RequestTrac
             attributes: client_attributes(x.request, note, ending, number),
             error: match ending {
                 Ending::Failed(failure) => Some(failure.to_string()),
-                Ending::Status(status) if *status >= 500 => Some(format!("status {status}")),
+                // By the conventions what a client did wrong is an error of the call, too.
+                Ending::Status(status) if *status >= 400 => Some(SAID_BY_STATUS),
                 Ending::Status(_) | Ending::Abandoned => None,
             },
         });
@@ -78,7 +85,7 @@ impl Clock {
 fn error_of(trail: &Trail) -> Option<String> {
     match (trail.broken, trail.status) {
         (Some(broken), _) => Some(broken.to_owned()),
-        (None, Some(status)) if status >= 500 => Some(format!("status {status}")),
+        (None, Some(status)) if status >= 500 => Some(SAID_BY_STATUS),
         (None, Some(_)) => None,
         (None, None) => Some("not answered".to_owned()),
     }
@@ -90,11 +97,13 @@ fn server_attributes(x: &Exchange<'_>, trail: &Trail) -> Vec<(&'static str, Valu
         Some((path, query)) => (path, Some(query)),
         None => (request.target.as_str(), None),
     };
+    let (host, port) = host_and_port(&request.host, x.origin.is_tls);
     let mut attributes: Vec<(&'static str, Value)> = vec![
-        ("http.request.method", method_of(request).into()),
+        ("http.request.method", method_name(&request.method).into()),
         ("url.path", cut(path).into()),
-        ("url.scheme", if x.origin.is_tls { "https" } else { "http" }.into()),
-        ("server.address", cut(&request.host).into()),
+        ("url.scheme", scheme(x.origin.is_tls).into()),
+        ("server.address", cut(host).into()),
+        ("server.port", i64::from(port).into()),
         ("client.address", x.origin.address.to_canonical().to_string().into()),
         ("network.protocol.name", "http".into()),
         ("network.protocol.version", version_text(x.client, request).into()),
@@ -102,15 +111,13 @@ fn server_attributes(x: &Exchange<'_>, trail: &Trail) -> Vec<(&'static str, Valu
         ("tidegate.request_id", String::from_utf8_lossy(x.origin.request_id).into_owned().into()),
         ("tidegate.attempts", (trail.count() as i64).into()),
     ];
-    if matches!(request.method, Method::Other(_)) {
-        attributes.push(("http.request.method_original", cut(request.method.as_str()).into()));
-    }
+    attributes.extend(method_original(request));
     // What is in a query may be secret: only that there is one.
     if query.is_some() {
         attributes.push(("tidegate.has_query", true.into()));
     }
-    if let Some(route) = x.service.route(x.place) {
-        attributes.push(("http.route", route.into()));
+    if let Some(route) = &x.action.route {
+        attributes.push(("http.route", route.clone().into()));
     }
     if let Some(agent) = request.fields.get(b"user-agent") {
         attributes.push(("user_agent.original", cut(&String::from_utf8_lossy(agent)).into()));
@@ -140,9 +147,15 @@ fn client_attributes(
         Address::Ip(address) => (address.ip().to_string(), address.port()),
         Address::Name { host, port } => (host.clone(), *port),
     };
+    let url = {
+        let scheme = scheme(note.cluster.upstream.tls.is_some());
+        let path = request.target.split('?').next().filter(|path| path.starts_with('/')).unwrap_or_default();
+        format!("{scheme}://{}{}", note.endpoint.address, cut(path))
+    };
     let mut attributes: Vec<(&'static str, Value)> = vec![
-        ("http.request.method", method_of(request).into()),
-        ("server.address", host.into()),
+        ("http.request.method", method_name(&request.method).into()),
+        ("url.full", url.into()),
+        ("server.address", host.clone().into()),
         ("server.port", i64::from(port).into()),
         ("tidegate.cluster", note.cluster.name.to_string().into()),
         ("tidegate.endpoint", note.endpoint.address.to_string().into()),
@@ -158,13 +171,18 @@ fn client_attributes(
             .into(),
         ),
     ];
+    if matches!(note.endpoint.address, Address::Ip(_)) {
+        attributes.push(("network.peer.address", host.into()));
+        attributes.push(("network.peer.port", i64::from(port).into()));
+    }
+    attributes.extend(method_original(request));
     if number > 0 {
         attributes.push(("http.request.resend_count", (number as i64).into()));
     }
     match ending {
         Ending::Status(status) => {
             attributes.push(("http.response.status_code", i64::from(*status).into()));
-            if *status >= 500 {
+            if *status >= 400 {
                 attributes.push(("error.type", status.to_string().into()));
             }
         }
@@ -188,18 +206,51 @@ pub fn version_text(client: Client, request: &Request) -> &'static str {
     }
 }
 
-/// The method, or `_OTHER` for what is not one of HTTP's own: a client must not make up names.
-fn method_of(request: &Request) -> String {
-    match &request.method {
-        Method::Other(_) => "_OTHER".to_owned(),
-        known => known.as_str().to_owned(),
+/// A span's name begins so.
+fn name_of(request: &Request) -> &'static str {
+    match method_name(&request.method) {
+        OTHER_METHOD => "HTTP",
+        known => known,
     }
 }
 
-/// A span's name begins so.
-fn name_of(request: &Request) -> String {
-    match &request.method {
-        Method::Other(_) => "HTTP".to_owned(),
-        _ => method_of(request),
+/// The method as the client said it, where it is not told by its name.
+fn method_original(request: &Request) -> Option<(&'static str, Value)> {
+    let is_other = method_name(&request.method) == OTHER_METHOD;
+    is_other.then(|| ("http.request.method_original", cut(request.method.as_str()).into()))
+}
+
+fn scheme(is_tls: bool) -> &'static str {
+    if is_tls { "https" } else { "http" }
+}
+
+/// The host without its port, and the port that it means.
+fn host_and_port(host: &str, is_tls: bool) -> (&str, u16) {
+    let usual = if is_tls { 443 } else { 80 };
+    let (name, port) = match host.rsplit_once(':') {
+        // A colon within brackets is of an IPv6 address.
+        Some((name, port)) if !port.ends_with(']') => (name, port.parse().unwrap_or(usual)),
+        Some(_) | None => (host, usual),
+    };
+    (name.trim_start_matches('[').trim_end_matches(']'), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_told_apart_from_its_port() {
+        for (host, expected) in [
+            ("site.test", ("site.test", 443)),
+            ("site.test:8443", ("site.test", 8443)),
+            ("site.test:", ("site.test", 443)),
+            ("[2001:db8::1]:8443", ("2001:db8::1", 8443)),
+            ("[2001:db8::1]", ("2001:db8::1", 443)),
+            ("", ("", 443)),
+        ] {
+            assert_eq!(host_and_port(host, true), expected, "{host}");
+        }
+        assert_eq!(host_and_port("site.test", false).1, 80);
     }
 }

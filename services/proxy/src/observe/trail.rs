@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::balance::{Cluster, Endpoint};
 
 /// Why a try was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     /// It was the first.
     First,

@@ -19,7 +19,7 @@ use tidegate_model::{
 use super::{hosts::Hosts, matching::matches};
 use crate::{
     balance::{Budget, Cluster, Endpoint, Latency, TierView},
-    metrics::{Metrics, ServiceCounters},
+    metrics::{Metrics, RequestDurations, ServiceCounters},
     tls::UpstreamTlsConfigs,
 };
 
@@ -38,8 +38,6 @@ pub struct ServiceView {
     pub actions: Vec<ActionView>,
     /// How long it usually takes.
     pub latency: Rc<Latency>,
-    /// What may be retried.
-    pub budget: Rc<Budget>,
     /// Its counters.
     pub counters: Arc<ServiceCounters>,
     hosts: Vec<HostPattern>,
@@ -48,8 +46,14 @@ pub struct ServiceView {
 
 /// An action, resolved.
 pub struct ActionView {
+    /// What its route asks of a path, as `http.route` tells it; nothing for the default.
+    pub route: Option<String>,
+    /// How long its requests take.
+    pub requests: Arc<RequestDurations>,
     /// How requests are tried.
     pub policy: Policy,
+    /// What may be retried: the service's, unless the route has a share of its own.
+    pub budget: Rc<Budget>,
     /// Where they go.
     pub tiers: Vec<TierView>,
     /// Requests to refuse, in thousandths.
@@ -222,14 +226,11 @@ impl Table {
 }
 
 impl ServiceView {
-    /// What the route with the action at `place` asks of a path, as `http.route` tells it; nothing for the default.
-    pub fn route(&self, place: usize) -> Option<String> {
-        let route = self.routes.get(place.checked_sub(1)?)?;
-        match (&route.path, &route.path_prefix) {
-            (Some(path), _) => Some(path.clone()),
-            (None, Some(prefix)) => Some(format!("{}/*", prefix.trim_end_matches('/'))),
-            (None, None) => None,
-        }
+    /// Each budget of its actions once.
+    pub fn budgets(&self) -> impl Iterator<Item = &Rc<Budget>> {
+        let shared = &self.actions[0].budget;
+        let own = self.actions[1..].iter().map(|action| &action.budget);
+        std::iter::once(shared).chain(own.filter(|budget| !Rc::ptr_eq(budget, shared)))
     }
 
     fn clusters(&self) -> Vec<ClusterName> {
@@ -240,26 +241,40 @@ impl ServiceView {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tidegate_model::{
         fleet::Fleet,
         routes::{ActionTiers, ClusterEntry, EdgeEntry, ServiceEntry, Tier, TiersEntry},
     };
+    use tokio::time::Instant;
 
     use super::*;
 
     /// A table with one service on one cluster whose two endpoints are on different networks.
     fn table(edge_networks: &[&str]) -> Table {
-        let fleet = Fleet::parse(
+        let mut table = Table::new(
+            WorkerPlace { id: 0, count: 1 },
+            "edge-1".parse().unwrap(),
+            Arc::default(),
+            Arc::default(),
+        );
+        table.replace(&entries(edge_networks, ""));
+        table
+    }
+
+    /// What such a table is made of; `more` are further fields of the service.
+    fn entries(edge_networks: &[&str], more: &str) -> Vec<(RouteKey, Arc<RouteEntry>)> {
+        let text = format!(
             r#"
-regions: { here: {} }
+regions: {{ here: {{}} }}
 clusters:
-  a: { region: here, endpoints: ["127.0.0.1:1", { address: "127.0.0.1:2", network: vpc }] }
+  a: {{ region: here, endpoints: ["127.0.0.1:1", {{ address: "127.0.0.1:2", network: vpc }}] }}
 services:
-  site: { hosts: ["*"], clusters: [a] }
-"#,
-            "fleet.yaml",
-        )
-        .unwrap();
+  site: {{ hosts: ["*"], clusters: [a], {more} }}
+"#
+        );
+        let fleet = Fleet::parse(&text, "fleet.yaml").unwrap();
         let (cluster_name, cluster) = fleet.clusters.first_key_value().unwrap();
         let (service_name, service) = fleet.services.first_key_value().unwrap();
         let edge: EdgeName = "edge-1".parse().unwrap();
@@ -270,9 +285,11 @@ services:
             fail_open: false,
             reason: String::new(),
         };
+        let routes =
+            service.routes.iter().map(|route| (route.matches.clone(), route.action.policy.clone())).collect();
         let entries = [
             (
-                RouteKey::Edge(edge.clone()),
+                RouteKey::Edge(edge),
                 RouteEntry::Edge(EdgeEntry { address: None, listeners: Vec::new(), networks, drain: None }),
             ),
             (
@@ -290,14 +307,12 @@ services:
                     check: service.health.id(),
                     max_request_body: None,
                     default_policy: service.default.policy.clone(),
-                    routes: Vec::new(),
+                    routes,
                 }),
             ),
             (RouteKey::Tiers(service_name.clone()), RouteEntry::Tiers(TiersEntry { actions: vec![action] })),
         ];
-        let mut table = Table::new(WorkerPlace { id: 0, count: 1 }, edge, Arc::default(), Arc::default());
-        table.replace(&entries.map(|(key, entry)| (key, Arc::new(entry))));
-        table
+        entries.map(|(key, entry)| (key, Arc::new(entry))).into()
     }
 
     #[test]
@@ -308,6 +323,58 @@ services:
             assert_eq!(sum, whole.max(count as u32), "{parts:?}");
             assert!(parts.iter().max().unwrap() - parts.iter().min().unwrap() <= 1, "{parts:?}");
         }
+    }
+
+    #[test]
+    fn what_leaves_the_fleet_leaves_no_series_behind() {
+        let mut table = table(&["internet"]);
+        let metrics = table.metrics.clone();
+        let series = || {
+            let (services, clusters) = (metrics.sum_services(|_| 0), metrics.sum_clusters(|_| 0));
+            [services.len(), clusters.len(), metrics.sum_serving().len(), metrics.sum_requests().len()]
+        };
+        let under_way = table.service("site");
+        let mut now = Instant::now();
+        let mut hours_pass = || {
+            metrics.forget_unused(now);
+            now += Duration::from_secs(3600);
+            metrics.forget_unused(now);
+        };
+        hours_pass();
+        assert_eq!(series(), [1; 4]);
+
+        table.replace(&[]);
+        hours_pass();
+        assert_eq!(series(), [1; 4], "a request that began before still counts");
+        drop(under_way);
+        hours_pass();
+        assert_eq!(series(), [0; 4]);
+    }
+
+    #[test]
+    fn a_route_has_a_budget_of_its_own_where_its_share_is_another_one() {
+        let fields = |frugal: &str| {
+            format!(
+                "retry: {{ budget: 20% }}, routes: [
+                   {{ path_prefix: /same, retry: {{ attempts: 1 }} }},
+                   {{ path_prefix: /frugal, retry: {{ budget: {frugal} }} }} ]"
+            )
+        };
+        let mut table = table(&["internet"]);
+        table.replace(&entries(&["internet"], &fields("5%")));
+        let before = table.service("site").unwrap();
+        let [own, same, frugal] = &before.actions[..] else { panic!("three actions") };
+        assert!(Rc::ptr_eq(&own.budget, &same.budget) && !Rc::ptr_eq(&own.budget, &frugal.budget));
+        assert_eq!(before.budgets().count(), 2);
+
+        // A change keeps what was saved, while the budget is the route's own.
+        for (share, is_kept) in [("6%", true), ("20%", false), ("7%", false)] {
+            table.replace(&entries(&["internet"], &fields(share)));
+            let now = table.service("site").unwrap();
+            assert!(Rc::ptr_eq(&now.actions[0].budget, &own.budget), "{share}");
+            assert_eq!(Rc::ptr_eq(&now.actions[2].budget, &frugal.budget), is_kept, "{share}");
+        }
+        assert!(!Rc::ptr_eq(&table.service("site").unwrap().actions[2].budget, &own.budget));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{Open, Worker, http2};
 use crate::{
     forward::{Client, Downstream, Http1Down, LocalReply, Outcome, answer_ourselves, handle},
+    observe::Unread,
     wire::{BodyReader, BodyWriter, Conn, Io, Timer},
 };
 
@@ -31,10 +32,10 @@ enum Waited {
     Http2,
     /// The client has gone, or nothing more is wanted of it.
     Closed,
-    /// It took too long over a head.
-    TooSlow,
-    /// What it sent is refused.
-    Refused(ParseError),
+    /// It took too long over a head that began then.
+    TooSlow(Instant),
+    /// What it sent, from then on, is refused.
+    Refused(ParseError, Instant),
 }
 
 /// Serves a connection until it ends.
@@ -64,19 +65,15 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
                 // Boxed for the same reason as a request, below.
                 return Box::pin(http2::serve(worker, io, read.freeze(), client, limits, open)).await;
             }
-            Waited::TooSlow => {
+            Waited::TooSlow(since) => {
                 worker.counters.too_slow.add(1);
-                http1.keep_alive = false;
                 let reply = LocalReply::new(408, "the request took too long");
-                answer_ourselves(&mut down, &reply, b"-", client.stall, &mut timer).await;
-                return close(down, &mut timer).await;
+                return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer)).await;
             }
-            Waited::Refused(error) => {
+            Waited::Refused(error, since) => {
                 worker.counters.refused.add(1);
-                http1.keep_alive = false;
                 let reply = LocalReply::new(error.status(), error.to_string());
-                answer_ourselves(&mut down, &reply, b"-", client.stall, &mut timer).await;
-                return close(down, &mut timer).await;
+                return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer)).await;
             }
         };
         http1.reader = BodyReader::new(framing);
@@ -94,6 +91,23 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
             return close(down, &mut timer).await;
         }
     }
+}
+
+/// Answers what cannot be served as a request, and ends the connection.
+async fn refuse(
+    worker: &Worker,
+    client: Client,
+    mut down: Downstream,
+    reply: &LocalReply,
+    since: Instant,
+    timer: &mut Timer,
+) {
+    let Downstream::Http1(http1) = &mut down else { return };
+    http1.keep_alive = false;
+    let unread = Unread::of_http1(&http1.conn.read);
+    answer_ourselves(&mut down, reply, b"-", client.stall, timer).await;
+    worker.observer.refused(client, &unread, reply, since.elapsed());
+    close(down, timer).await;
 }
 
 fn keeps_alive(request: &Request) -> bool {
@@ -125,7 +139,7 @@ async fn wait_for_head(
     poll_fn(|cx| {
         loop {
             if unread {
-                head_from.get_or_insert_with(Instant::now);
+                let since = *head_from.get_or_insert_with(Instant::now);
                 skip_blank_lines(conn);
                 if is_first
                     && conn.read.starts_with(b"PRI")
@@ -141,7 +155,7 @@ async fn wait_for_head(
                             return Poll::Ready(Waited::Request(framing));
                         }
                         Ok(None) => {}
-                        Err(error) => return Poll::Ready(Waited::Refused(error)),
+                        Err(error) => return Poll::Ready(Waited::Refused(error, since)),
                     }
                 }
             }
@@ -160,7 +174,11 @@ async fn wait_for_head(
             deadline = deadline.min(since.max(idle_from) + LAST_CHANCE);
         }
         if timer.poll_until(deadline, cx).is_ready() {
-            return Poll::Ready(if conn.read.is_empty() { Waited::Closed } else { Waited::TooSlow });
+            let is_silent = conn.read.is_empty();
+            return Poll::Ready(match head_from {
+                Some(since) if !is_silent => Waited::TooSlow(since),
+                Some(_) | None => Waited::Closed,
+            });
         }
         Poll::Pending
     })

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{Open, Worker};
 use crate::{
     forward::{Client, Downstream, Http2Down, LocalReply, answer_ourselves, handle},
+    observe::Unread,
     wire::{Http2Reader, Io, Timer, coalesce, size_of},
 };
 
@@ -136,13 +137,16 @@ async fn stream(
     most_fields: usize,
     _count: StreamCount,
 ) {
+    let since = Instant::now();
     let (mut down, parsed) = begin(*request, respond, most_fields);
     let mut timer = worker.take_timer();
     let (request, framing) = match parsed {
         Ok(parsed) => parsed,
-        Err(reply) => {
+        Err(refusal) => {
+            let (unread, reply) = &*refusal;
             worker.counters.refused.add(1);
-            answer_ourselves(&mut down, &reply, b"-", client.stall, &mut timer).await;
+            answer_ourselves(&mut down, reply, b"-", client.stall, &mut timer).await;
+            worker.observer.refused(client, unread, reply, since.elapsed());
             worker.put_timer(timer);
             return;
         }
@@ -151,22 +155,26 @@ async fn stream(
     worker.put_timer(timer);
 }
 
+/// What is known of a request that is refused, and its answer. Boxed, since it is rare and larger than a request.
+type Refusal = Box<(Unread, LocalReply)>;
+
 /// The stream, and the request on it or why there is none. Apart from [`stream`], so that the head as the library has it
 /// takes no room in each stream's task.
 fn begin(
     request: http::Request<h2::RecvStream>,
     respond: h2::server::SendResponse<Bytes>,
     most_fields: usize,
-) -> (Downstream, Result<(Request, Framing), LocalReply>) {
+) -> (Downstream, Result<(Request, Framing), Refusal>) {
     let (head, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let is_head = head.method == http::Method::HEAD;
     let reader = has_body.then(|| Http2Reader::new(body));
     let down = Downstream::Http2(Box::new(Http2Down::new(reader, respond, is_head)));
+    let refusal = |status, why| Err(Box::new((Unread::of_http2(&head), LocalReply::new(status, why))));
     let parsed = match request_of(&head, has_body) {
-        Some(_) if head.headers.len() > most_fields => Err(LocalReply::new(431, "too many header fields")),
+        Some(_) if head.headers.len() > most_fields => refusal(431, "too many header fields"),
         Some(parsed) => Ok(parsed),
-        None => Err(LocalReply::new(400, "malformed request")),
+        None => refusal(400, "malformed request"),
     };
     (down, parsed)
 }

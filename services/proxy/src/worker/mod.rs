@@ -130,6 +130,7 @@ pub fn run(
 }
 
 async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_limit: Duration) {
+    let counters = parts.metrics.worker();
     let worker = Rc::new(Worker {
         table: RefCell::new(Table::new(
             parts.place,
@@ -139,8 +140,8 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         )),
         edge: parts.edge,
         random: RefCell::new(SmallRng::seed_from_u64(rand::random())),
-        counters: parts.metrics.worker(),
-        observer: parts.observing.observer(),
+        observer: parts.observing.observer(counters.clone()),
+        counters,
         idle_limits: parts.idle_limits,
         draining_since: Cell::new(None),
         timers: RefCell::default(),
@@ -259,7 +260,7 @@ impl Worker {
         let table = self.table.borrow();
         table.endpoints().for_each(|endpoint| endpoint.pool.sweep(now));
         table.set_gauges();
-        table.services().for_each(|service| service.budget.tick());
+        table.services().flat_map(|service| service.budgets()).for_each(|budget| budget.tick());
         self.observer.flush();
     }
 }

@@ -319,6 +319,38 @@ fn retries_end_with_the_attempts_and_with_the_budget() {
 }
 
 #[test]
+fn a_routes_own_budget_limits_the_routes_retries_and_no_others() {
+    let frugal = GET.replace("GET /", "GET /frugal");
+    for (service, route, on_the_route, elsewhere) in [("20%", "0%", 503, 200), ("0%", "20%", 200, 503)] {
+        let (bad, good) = (Origin::answering(|_| BUSY.into()), Origin::named("b"));
+        let fleet = two(&bad, &good)
+            .service(&format!("retry: {{ hedge_after: off, budget: {service} }}"))
+            .routes(&format!("{{ path_prefix: /frugal, retry: {{ budget: {route} }} }}"));
+        let edge = Edge::start(&fleet);
+        let mut client = Peer::connect(edge.address());
+        assert_eq!(client.ask(&frugal).status(), on_the_route, "{service} {route}");
+        assert_eq!(client.ask(GET).status(), elsewhere, "{service} {route}");
+        assert_eq!(edge.metric("tidegate_service_budget_exhausted_total"), 1.0);
+    }
+}
+
+#[test]
+fn who_was_asked_later_was_not_overtaken() {
+    let slow = Origin::answering(|_| {
+        std::thread::sleep(Duration::from_millis(300));
+        OK.into()
+    });
+    let (busy, silent) = (Origin::answering(|_| BUSY.into()), frozen());
+    let fleet = two(&slow, &busy)
+        .cluster("c", &[silent.address()], "")
+        .service("retry: { hedge_after: 50ms }, timeout: 10s");
+    let edge = Edge::start(&fleet);
+    assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "ok");
+    assert_eq!(silent.seen().count(), 1, "the hedge failed, and was tried again there");
+    assert_eq!(edge.metric("tidegate_cluster_failures_total"), 1.0, "of the busy one only");
+}
+
+#[test]
 fn an_endpoint_that_keeps_failing_is_left_alone_and_asked_again_later() {
     let broken = Arc::new(AtomicBool::new(true));
     let origin = {

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
+use tidegate_proxy::AccessLogSection;
 use tidegate_tls::HTTP2;
 
 use crate::harness::{
@@ -385,9 +386,12 @@ async fn a_client_that_does_not_read_a_stream_does_not_hold_up_another() {
 async fn malformed_requests_over_http2_are_refused() {
     let origin = Origin::named("a");
     let fleet = FleetFile::of(&[origin.address()]).listener("protocol: http, limits: { header_count: 20 }");
-    let edge = Edge::start(&fleet);
+    let path = std::env::temp_dir().join(format!("tidegate-refused-{}.log", std::process::id()));
+    let access_log = AccessLogSection { path: Some(path.clone()), ..AccessLogSection::default() };
+    let mut edge = Edge::start_with(&fleet, Start { access_log, ..Start::default() });
     let mut client = client(edge.address()).await;
     let mut many = request("GET");
+    *many.uri_mut() = "http://site.test/many?secret".parse().unwrap();
     for n in 0..21 {
         many.headers_mut()
             .append(http::HeaderName::try_from(format!("x-{n}")).unwrap(), "1".parse().unwrap());
@@ -404,6 +408,15 @@ async fn malformed_requests_over_http2_are_refused() {
     let refused = soon(answer).await;
     assert!(refused.as_ref().map_or(true, |answer| answer.status() == 400), "{refused:?}");
     assert_eq!(origin.seen().count(), 0);
+    drop(client);
+    tokio::task::spawn_blocking(move || edge.stop()).await.unwrap();
+    let lines = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    for (key, value) in [("method", "GET"), ("path", "/many"), ("protocol", "2")] {
+        assert_eq!(line[key], value, "{line}");
+    }
+    assert_eq!((line["status"].as_u64(), lines.contains("secret")), (Some(431), false));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

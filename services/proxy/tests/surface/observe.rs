@@ -136,6 +136,70 @@ fn what_needed_more_than_one_try_is_told_of_though_nobody_records_it() {
 }
 
 #[test]
+fn a_retry_of_a_failed_hedge_is_no_hedge() {
+    let silent = Origin::scripted(|mut peer, _, _| while peer.head().is_some() {});
+    let (busy, good) = (Origin::answering(|_| BUSY.into()), Origin::named("c"));
+    let fleet = FleetFile::new()
+        .cluster("a", &[silent.address()], "")
+        .cluster("b", &[busy.address()], "")
+        .cluster("c", &[good.address()], "")
+        .service("retry: { hedge_after: 50ms }, timeout: 10s");
+    let traced = Traced::start(&fleet, 0.0);
+    assert_eq!(Peer::connect(traced.edge.address()).ask(GET).text(), "c");
+    let count = |name: &str| traced.edge.metric(&format!("tidegate_service_{name}_total"));
+    assert_eq!((count("hedges"), count("retries"), count("hedges_won")), (1.0, 1.0, 0.0));
+
+    let (_, tries) = traced.end();
+    let reasons: Vec<_> = tries.iter().filter_map(|span| attribute(span, "tidegate.reason")).collect();
+    assert_eq!(reasons, ["first", "hedge", "retry"]);
+}
+
+#[test]
+fn the_state_of_a_trace_goes_on_with_that_trace_only() {
+    let origin = Origin::named("a");
+    let traced = Traced::start(&FleetFile::of(&[origin.address()]), 1.0);
+    let mut client = Peer::connect(traced.edge.address());
+    let state = "\r\ntracestate: vendor=1\r\n\r\n";
+    client.ask(with_traceparent(SAMPLED).replace("\r\n\r\n", state));
+    client.ask(with_traceparent("00-malformed").replace("\r\n\r\n", state));
+    client.ask(GET.replace("\r\n\r\n", state));
+    let told: Vec<_> =
+        origin.seen().requests().iter().map(|r| r.field("tracestate").map(str::to_owned)).collect();
+    assert_eq!(told, [Some("vendor=1".to_owned()), None, None]);
+    assert!(origin.seen().requests().iter().all(|request| request.field("traceparent").is_some()));
+}
+
+#[test]
+fn tries_tell_where_they_went_and_the_whole_where_it_was_asked() {
+    let origin = Origin::answering(|_| b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let traced = Traced::start(&FleetFile::of(&[origin.address()]), 1.0);
+    let mut client = Peer::connect(traced.edge.address());
+    client.ask(GET.replace("site.test", "site.test:8080").replace("GET", "BREW"));
+
+    let (whole, tries) = traced.end();
+    let ([whole], [only]) = (&whole[..], &tries[..]) else { panic!("{whole:?} {tries:?}") };
+    let port = origin.address().port().to_string();
+    for (span, key, value) in [
+        (whole, "server.address", "site.test"),
+        (whole, "server.port", "8080"),
+        (whole, "http.request.method", "_OTHER"),
+        (whole, "http.request.method_original", "BREW"),
+        (only, "http.request.method_original", "BREW"),
+        (only, "url.full", &format!("http://127.0.0.1:{port}/cart")),
+        (only, "server.address", "127.0.0.1"),
+        (only, "server.port", &port),
+        (only, "network.peer.address", "127.0.0.1"),
+        (only, "network.peer.port", &port),
+        (only, "error.type", "404"),
+    ] {
+        assert_eq!(attribute(span, key).as_deref(), Some(value), "{key}");
+    }
+    // By the conventions what a client did wrong is an error of the call, not of the server.
+    assert_eq!(attribute(whole, "error.type"), None);
+    assert!(only.status == Status::error("") && whole.status == Status::Unset);
+}
+
+#[test]
 fn the_ratio_decides_where_the_client_says_nothing() {
     for (ratio, told_of) in [(0.0, 0), (1.0, 20)] {
         let origin = Origin::named("a");
@@ -193,6 +257,44 @@ fn each_request_is_a_line_with_where_it_was_served_and_without_secrets() {
 }
 
 #[test]
+fn what_is_refused_is_a_line_too_with_what_is_known_of_it() {
+    let origin = Origin::named("a");
+    let limits = "protocol: http, limits: { header_count: 20, head_timeout: 200ms }";
+    let (edge, path) =
+        logging(&FleetFile::of(&[origin.address()]).listener(limits), &AccessLogSection::default());
+    let many = "X: a\r\n".repeat(21);
+    for request in [
+        "GET /one?token=secret HTTP/1.1\r\nHost: site.test\r\nX : a\r\n\r\n",
+        &format!("PUT /two HTTP/1.0\r\nHost: site.test\r\n{many}\r\n"),
+        "G\"T /three?secret HTTP/1.1\r\n\r\n",
+        "POST http://user:secret@site.test/four HTTP/2.0\r\n\r\n",
+        "\0\0\0\0\r\n\r\n",
+        "GET /slow?secret",
+    ] {
+        let mut client = Peer::connect(edge.address());
+        client.send(request);
+        client.answer();
+    }
+    let lines = logged(edge, &path);
+    assert!(!lines.concat().contains("secret"), "{lines:?}");
+    let told: Vec<String> = lines
+        .iter()
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(line["error"].as_str().is_some_and(|why| !why.is_empty()), "{line}");
+            assert_eq!((&line["host"], &line["client"]), (&"-".into(), &"127.0.0.1".into()));
+            ["status", "method", "path", "protocol"]
+                .map(|key| line[key].to_string().replace('"', ""))
+                .join(" ")
+        })
+        .collect();
+    assert_eq!(
+        told,
+        ["400 GET /one 1.1", "431 PUT /two 1.0", "400 - - -", "505 POST - -", "400 - - -", "408 GET /slow -"]
+    );
+}
+
+#[test]
 fn the_common_form_is_one_that_log_readers_know() {
     let origin = Origin::named("a");
     let settings = AccessLogSection { format: AccessFormat::Common, ..AccessLogSection::default() };
@@ -229,10 +331,48 @@ fn durations_are_counted_by_service_cluster_and_tier() {
     client.ask(GET);
     client.ask(GET);
     drop(client);
-    let labels = "status=\"2xx\",tidegate_cluster=\"b\",tidegate_service=\"site\",tidegate_tier=\"1\"";
-    let line = format!("http_server_request_duration_seconds_count{{{labels}}} 2\n");
+    let labels = "cluster=\"b\",service=\"site\",status=\"2xx\",tier=\"1\"";
+    let line = format!("tidegate_served_request_duration_seconds_count{{{labels}}} 2\n");
     // A client may have the end of its answer a little before that is counted.
     eventually("both are counted where they were served", || edge.metrics().contains(&line));
+}
+
+#[test]
+fn durations_of_requests_are_told_by_the_conventions_whoever_answered() {
+    let origin = Origin::answering(|request| match request.target() {
+        "/odd" => b"HTTP/1.1 299 Odd\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        _ => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
+    });
+    let fleet = FleetFile::of(&[origin.address()])
+        .cluster("none", &[Origin::refusing()], "")
+        .prefer("[a]")
+        .routes("{ path_prefix: /none, clusters: [none] }");
+    let edge = Edge::start(&fleet);
+    for request in [
+        "BREW /odd HTTP/1.1\r\nHost: site.test\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n",
+        "GET /none/x HTTP/1.1\r\nHost: site.test\r\n\r\n",
+        "HEAD / HTTP/1.1\r\nHost: other.test\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+    ] {
+        let mut client = Peer::connect(edge.address());
+        client.send(request);
+        client.head().unwrap();
+    }
+    let site = "tidegate_service=\"site\",url_scheme=\"http\"";
+    for labels in [
+        // What HTTP has not registered means what the first of its class does (RFC 9110, section 15).
+        &format!("http_request_method=\"_OTHER\",http_response_status_code=\"200\",{site}"),
+        &format!("http_request_method=\"GET\",http_response_status_code=\"404\",{site}"),
+        &format!(
+            "error_type=\"502\",http_request_method=\"GET\",http_response_status_code=\"502\",http_route=\"/none/*\",{site}"
+        ),
+        "http_request_method=\"HEAD\",http_response_status_code=\"404\",url_scheme=\"http\"",
+        "http_request_method=\"GET\",http_response_status_code=\"400\",url_scheme=\"http\"",
+    ] {
+        let line = format!("http_server_request_duration_seconds_count{{{labels}}} 1\n");
+        eventually(&line, || edge.metrics().contains(&line));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use tidegate_model::{
     ClusterName, ServiceName,
-    fleet::Policy,
+    fleet::{Policy, RouteMatch},
     health::CheckId,
     routes::{
         ActionTiers, ClusterEntry, EndpointHealth, HealthEntry, RouteEntry, RouteKey, ServiceEntry,
@@ -121,32 +121,29 @@ impl Table {
         tiers: &TiersEntry,
         old: Option<&ServiceView>,
     ) -> ServiceView {
-        let policies =
-            std::iter::once(&entry.default_policy).chain(entry.routes.iter().map(|(_, policy)| policy));
-        let actions = policies
+        let budgets = budgets(entry, old);
+        let routes = entry.routes.iter().map(|(route, policy)| (path_of(route), policy));
+        let actions = std::iter::once((None, &entry.default_policy))
+            .chain(routes)
+            .zip(budgets)
             .enumerate()
-            .map(|(place, policy)| {
+            .map(|(place, ((route, policy), budget))| {
                 let empty = ActionTiers {
                     tiers: Vec::new(),
                     shed_permille: 0,
                     fail_open: false,
                     reason: String::new(),
                 };
-                self.action(name, policy, tiers.actions.get(place).unwrap_or(&empty), entry.check)
+                let from = tiers.actions.get(place).unwrap_or(&empty);
+                self.action((name, route), (policy, budget), from, entry.check)
             })
             .collect();
-        let budget = match old {
-            Some(old) => old.budget.clone(),
-            None => Rc::new(Budget::new(entry.default_policy.budget_percent)),
-        };
-        budget.set_percent(entry.default_policy.budget_percent);
         ServiceView {
             name: name.clone(),
             check: entry.check,
             max_request_body: entry.max_request_body,
             actions,
             latency: old.map_or_else(|| Rc::new(Latency::new()), |old| old.latency.clone()),
-            budget,
             counters: self.metrics.service(self.worker.id, name),
             hosts: entry.hosts.clone(),
             routes: entry.routes.iter().map(|(route, _)| route.clone()).collect(),
@@ -155,8 +152,8 @@ impl Table {
 
     fn action(
         &self,
-        service: &ServiceName,
-        policy: &Policy,
+        (service, route): (&ServiceName, Option<String>),
+        (policy, budget): (&Policy, Rc<Budget>),
         from: &ActionTiers,
         check: CheckId,
     ) -> ActionView {
@@ -190,7 +187,10 @@ impl Table {
         let endpoint_count =
             tiers.iter().flat_map(|tier| &tier.choices).map(|choice| choice.endpoints.len()).sum();
         ActionView {
+            requests: self.metrics.requests(self.worker.id, (service.clone(), route.clone())),
+            route,
             policy: policy.clone(),
+            budget,
             tiers,
             shed_permille: from.shed_permille,
             fail_open: from.fail_open,
@@ -214,6 +214,37 @@ impl Table {
             endpoint.set_health(check, down, known.is_some_and(|known| known.silent));
         }
     }
+}
+
+/// What a route asks of a path, if it asks for one.
+fn path_of(route: &RouteMatch) -> Option<String> {
+    match (&route.path, &route.path_prefix) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Some(prefix)) => Some(format!("{}/*", prefix.trim_end_matches('/'))),
+        (None, None) => None,
+    }
+}
+
+/// The budgets of the default action and the routes; what the same action of `old` had saved is kept. Routes share the
+/// service's, unless their share is another one: what they may retry is then of their own requests.
+fn budgets(entry: &ServiceEntry, old: Option<&ServiceView>) -> Vec<Rc<Budget>> {
+    let of = |known: Option<&Rc<Budget>>, percent: u8| {
+        let budget = known.map_or_else(|| Rc::new(Budget::new(percent)), Rc::clone);
+        budget.set_percent(percent);
+        budget
+    };
+    let shared_percent = entry.default_policy.budget_percent;
+    let was_shared = old.map(|old| &old.actions[0].budget);
+    let shared = of(was_shared, shared_percent);
+    let own = entry.routes.iter().map(|(route, policy)| {
+        if policy.budget_percent == shared_percent {
+            return shared.clone();
+        }
+        let place = old.and_then(|old| old.routes.iter().position(|known| known == route));
+        let known = old.zip(place).map(|(old, place)| &old.actions[place + 1].budget);
+        of(known.filter(|known| was_shared.is_none_or(|was| !Rc::ptr_eq(known, was))), policy.budget_percent)
+    });
+    std::iter::once(shared.clone()).chain(own).collect()
 }
 
 fn health_of<'a>(health: &'a HealthEntry, endpoint: &Endpoint) -> Option<&'a EndpointHealth> {

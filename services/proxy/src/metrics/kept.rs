@@ -1,0 +1,129 @@
+//! Counters by name, kept for as long as somebody may count in them, and a while longer.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// How long counters are kept that nobody counts in any more: so long that whoever reads them each minute has seen the
+/// last of them, and that what comes back soon goes on where it was. What comes back later begins at 0, which readers of
+/// counters take for a restart.
+const KEPT: Duration = Duration::from_secs(300);
+
+/// For each name the workers' own sets. Whoever counts holds a clone of its worker's set; that is how it is known.
+#[derive(Debug)]
+pub struct Kept<N, C>(Mutex<BTreeMap<N, Sets<C>>>);
+
+#[derive(Debug)]
+struct Sets<C> {
+    workers: Vec<usize>,
+    sets: Vec<Arc<C>>,
+    unused_since: Option<Instant>,
+}
+
+impl<N, C> Default for Kept<N, C> {
+    fn default() -> Self {
+        Kept(Mutex::default())
+    }
+}
+
+impl<N: Ord + Clone, C: Default> Kept<N, C> {
+    /// The set of `worker`: the same one for the same name.
+    pub fn of_worker(&self, worker: usize, name: N) -> Arc<C> {
+        let mut all = self.lock();
+        let none = || Sets { workers: Vec::new(), sets: Vec::new(), unused_since: None };
+        let Sets { workers, sets, .. } = all.entry(name).or_insert_with(none);
+        if let Some(place) = workers.iter().position(|owner| *owner == worker) {
+            return sets[place].clone();
+        }
+        workers.push(worker);
+        sets.push(Arc::default());
+        sets[sets.len() - 1].clone()
+    }
+
+    /// What is read from the sets of each name.
+    pub fn read<T>(&self, read: impl Fn(&[Arc<C>]) -> T) -> Vec<(N, T)> {
+        self.lock().iter().map(|(name, Sets { sets, .. })| (name.clone(), read(sets))).collect()
+    }
+
+    /// Lets go of what nobody has counted in for long. Of neighbours in order that are `one`, all stay while one is used.
+    pub fn forget_unused(&self, now: Instant, one: impl Fn(&N, &N) -> bool) {
+        let mut all = self.lock();
+        let mut entries: Vec<(&N, &mut Sets<C>)> = all.iter_mut().collect();
+        for entries in entries.chunk_by_mut(|(name, _), (next, _)| one(name, next)) {
+            let is_used = entries.iter().any(|(_, sets)| sets.are_used());
+            for (_, sets) in entries {
+                sets.unused_since = if is_used { None } else { sets.unused_since.or(Some(now)) };
+            }
+        }
+        all.retain(|_, sets| sets.unused_since.is_none_or(|since| now < since + KEPT));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<N, Sets<C>>> {
+        // Nothing panics while it holds the lock, and counters have no invariant to break.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C> Sets<C> {
+    /// Whether anybody may count: a table, or a request that began by an earlier one. New holders come by way of the lock
+    /// alone, or from one that is held.
+    fn are_used(&self) -> bool {
+        self.sets.iter().any(|set| Arc::strong_count(set) > 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Counter;
+
+    type Counters = Kept<(&'static str, u8), Counter>;
+
+    fn names(kept: &Counters) -> Vec<(&'static str, u8)> {
+        kept.read(|_| ()).into_iter().map(|(name, ())| name).collect()
+    }
+
+    #[test]
+    fn counters_stay_while_somebody_counts_and_a_while_after() {
+        let kept = Counters::default();
+        let held = kept.of_worker(0, ("a", 0));
+        kept.of_worker(1, ("a", 0)).add(1);
+        kept.of_worker(0, ("b", 0)).add(1);
+        let start = Instant::now();
+        kept.forget_unused(start, |_, _| false);
+        kept.forget_unused(start + KEPT - Duration::from_secs(1), |_, _| false);
+        assert_eq!(names(&kept), [("a", 0), ("b", 0)]);
+        kept.forget_unused(start + KEPT, |_, _| false);
+        assert_eq!(names(&kept), [("a", 0)]);
+
+        drop(held);
+        kept.forget_unused(start + KEPT, |_, _| false);
+        // What comes back in time goes on where it was, and its time begins anew.
+        assert_eq!(kept.of_worker(1, ("a", 0)).get(), 1);
+        let back = kept.of_worker(0, ("a", 0));
+        kept.forget_unused(start + KEPT * 2, |_, _| false);
+        assert_eq!(names(&kept), [("a", 0)]);
+        drop(back);
+        kept.forget_unused(start + KEPT * 3, |_, _| false);
+        kept.forget_unused(start + KEPT * 4, |_, _| false);
+        assert_eq!(names(&kept), []);
+    }
+
+    #[test]
+    fn what_belongs_together_stays_together() {
+        let kept = Counters::default();
+        let _held = kept.of_worker(0, ("a", 1));
+        for name in [("a", 0), ("a", 2), ("b", 0)] {
+            kept.of_worker(0, name);
+        }
+        let start = Instant::now();
+        for now in [start, start + KEPT] {
+            kept.forget_unused(now, |one, other| one.0 == other.0);
+        }
+        assert_eq!(names(&kept), [("a", 0), ("a", 1), ("a", 2)]);
+    }
+}
