@@ -249,7 +249,7 @@ fn golden_reports() {
             edge: edge.clone(),
             region: region.clone(),
             interval_ms: 1000,
-            demand: BTreeMap::from([(name("shop"), 1234)]),
+            demand: BTreeMap::from([(name("shop"), vec![1234, 5])]),
             clusters: BTreeMap::from([(name("us-east-1"), load)]),
         },
     );

@@ -41,8 +41,8 @@ pub struct Load {
     pub region: RegionName,
     /// The time that the counts span, in milliseconds, at least 1.
     pub interval_ms: u32,
-    /// Requests that arrived, per service.
-    pub demand: BTreeMap<ServiceName, u32>,
+    /// Requests that arrived, per service: of its default action, then of each route.
+    pub demand: BTreeMap<ServiceName, Vec<u32>>,
     /// What became of requests, per cluster.
     pub clusters: BTreeMap<ClusterName, ClusterLoad>,
 }

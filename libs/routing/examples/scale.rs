@@ -138,7 +138,8 @@ fn run(per_service: usize, rate: u32) {
     println!("  snapshots of {REGIONS} probers: {:.1?}", begin.elapsed());
 
     for region_at in 0..REGIONS {
-        let demand: BTreeMap<_, _> = fleet.services.keys().map(|service| (service.clone(), rate)).collect();
+        let demand: BTreeMap<_, _> =
+            fleet.services.keys().map(|service| (service.clone(), vec![rate])).collect();
         let load = Load {
             edge: name("edge-1"),
             region: name(&region(region_at)),

@@ -40,6 +40,8 @@ ids! {
     RegionId;
     /// A service's number; numbers follow the order of names.
     ServiceId;
+    /// A lane's number; those of a service follow one another.
+    LaneId;
 }
 
 /// What the fleet says of a cluster.
@@ -58,8 +60,32 @@ pub(crate) struct ServiceFacts {
     pub(crate) check: CheckId,
     pub(crate) priority: u8,
     /// Of the default action, then of each route.
-    pub(crate) preferences: Vec<Preference>,
+    pub(crate) by_action: Vec<LaneId>,
     /// The clusters of all actions.
+    pub(crate) clusters: BTreeSet<ClusterId>,
+}
+
+impl ServiceFacts {
+    /// The lane of an action; of the default action where there is none, as an edge may say that knows another fleet.
+    pub(crate) fn lane(&self, action: usize) -> LaneId {
+        self.by_action.get(action).copied().unwrap_or(self.by_action[0])
+    }
+
+    /// Its lanes, each once.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = LaneId> + use<> {
+        let last = self.by_action.iter().max().map_or(0, |last| last.index());
+        (self.by_action[0].index()..=last).map(LaneId::numbered)
+    }
+}
+
+/// The requests of one service that prefer the same clusters: those of one action, or of several that say the same. They
+/// are shared out together.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) service: ServiceId,
+    /// The first of its actions.
+    pub(crate) action: usize,
+    pub(crate) preference: Preference,
     pub(crate) clusters: BTreeSet<ClusterId>,
 }
 
@@ -71,6 +97,7 @@ pub(crate) struct Atlas {
     regions: Vec<RegionName>,
     clusters: Vec<ClusterFacts>,
     services: Vec<ServiceFacts>,
+    lanes: Vec<Lane>,
     proximities: Vec<Proximity>,
 }
 
@@ -91,29 +118,36 @@ impl Atlas {
         let cluster_id = |name: &ClusterName| {
             clusters.binary_search_by(|c| c.name.cmp(name)).map(ClusterId::numbered).ok()
         };
-        let services = fleet
-            .services
-            .iter()
-            .map(|(name, service)| {
-                let preferences: Vec<Preference> =
-                    service.actions().map(|action| action.clusters.clone()).collect();
-                let clusters = preferences.iter().flat_map(Preference::clusters).filter_map(cluster_id);
-                ServiceFacts {
-                    name: name.clone(),
-                    check: service.health.id(),
-                    priority: service.priority,
-                    clusters: clusters.collect(),
-                    preferences,
+        let mut lanes: Vec<Lane> = Vec::new();
+        let mut services = Vec::with_capacity(fleet.services.len());
+        for (index, (name, service)) in fleet.services.iter().enumerate() {
+            let first = lanes.len();
+            let mut by_action = Vec::new();
+            for (action, preference) in service.actions().map(|action| &action.clusters).enumerate() {
+                let known = lanes[first..].iter().position(|lane| lane.preference == *preference);
+                let at = first + known.unwrap_or(lanes.len() - first);
+                if at == lanes.len() {
+                    let clusters = preference.clusters().into_iter().filter_map(cluster_id).collect();
+                    let service = ServiceId::numbered(index);
+                    lanes.push(Lane { service, action, preference: preference.clone(), clusters });
                 }
-            })
-            .collect();
+                by_action.push(LaneId::numbered(at));
+            }
+            services.push(ServiceFacts {
+                name: name.clone(),
+                check: service.health.id(),
+                priority: service.priority,
+                by_action,
+                clusters: lanes[first..].iter().flat_map(|lane| &lane.clusters).copied().collect(),
+            });
+        }
         let proximities = regions
             .iter()
             .flat_map(|from| regions.iter().map(|to| Proximity::between(&fleet, from, to)))
             .collect();
         // It is in the list that was searched.
         let home = region_id(home).expect("the home region is among the regions");
-        Atlas { home, regions, clusters, services, proximities, fleet }
+        Atlas { home, regions, clusters, services, lanes, proximities, fleet }
     }
 
     pub(crate) fn cluster(&self, id: ClusterId) -> &ClusterFacts {
@@ -140,6 +174,22 @@ impl Atlas {
         self.services.binary_search_by(|service| service.name.cmp(name)).map(ServiceId::numbered).ok()
     }
 
+    pub(crate) fn lane(&self, id: LaneId) -> &Lane {
+        &self.lanes[id.index()]
+    }
+
+    pub(crate) fn lanes(&self) -> impl ExactSizeIterator<Item = (LaneId, &Lane)> {
+        self.lanes.iter().enumerate().map(|(index, lane)| (LaneId::numbered(index), lane))
+    }
+
+    /// The lanes of some services.
+    pub(crate) fn lanes_of<'a>(
+        &'a self,
+        services: impl IntoIterator<Item = &'a ServiceId>,
+    ) -> impl Iterator<Item = LaneId> {
+        services.into_iter().flat_map(|service| self.service(*service).lanes())
+    }
+
     pub(crate) fn region(&self, id: RegionId) -> &RegionName {
         &self.regions[id.index()]
     }
@@ -163,56 +213,56 @@ impl Atlas {
     }
 }
 
-/// Which services share clusters of limited capacity, and so must be shared out together.
+/// Which lanes share clusters of limited capacity, and so must be shared out together.
 #[derive(Debug, Default)]
 pub(crate) struct Coupling {
-    groups: Vec<Vec<ServiceId>>,
-    of_service: Vec<Option<usize>>,
+    groups: Vec<Vec<LaneId>>,
+    of_lane: Vec<Option<usize>>,
 }
 
 impl Coupling {
-    /// The coupling when each service may use its own clusters and the one that it is `forced` to.
+    /// The coupling when each lane may use its own clusters and the one that its service is `forced` to.
     pub(crate) fn new(atlas: &Atlas, forced: impl Fn(ServiceId) -> Option<ClusterId>) -> Coupling {
-        // Union-find: `parent` over services; each limited cluster ties its services together.
-        let mut parent: Vec<usize> = (0..atlas.services.len()).collect();
+        // Union-find: `parent` over lanes; each limited cluster ties its lanes together.
+        let mut parent: Vec<usize> = (0..atlas.lanes.len()).collect();
         let mut first_user: Vec<Option<usize>> = vec![None; atlas.clusters.len()];
-        let mut limited = vec![false; atlas.services.len()];
-        for (service, facts) in atlas.services() {
-            for cluster in facts.clusters.iter().copied().chain(forced(service)) {
+        let mut limited = vec![false; atlas.lanes.len()];
+        for (lane, facts) in atlas.lanes() {
+            for cluster in facts.clusters.iter().copied().chain(forced(facts.service)) {
                 if atlas.cluster(cluster).capacity.is_none() {
                     continue;
                 }
-                limited[service.index()] = true;
+                limited[lane.index()] = true;
                 match first_user[cluster.index()] {
-                    None => first_user[cluster.index()] = Some(service.index()),
+                    None => first_user[cluster.index()] = Some(lane.index()),
                     Some(other) => {
-                        let (a, b) = (root(&mut parent, service.index()), root(&mut parent, other));
+                        let (a, b) = (root(&mut parent, lane.index()), root(&mut parent, other));
                         parent[a.max(b)] = a.min(b);
                     }
                 }
             }
         }
-        let mut coupling = Coupling { groups: Vec::new(), of_service: vec![None; atlas.services.len()] };
+        let mut coupling = Coupling { groups: Vec::new(), of_lane: vec![None; atlas.lanes.len()] };
         let mut group_of_root: BTreeMap<usize, usize> = BTreeMap::new();
-        for (service, _) in atlas.services().filter(|(service, _)| limited[service.index()]) {
-            let root = root(&mut parent, service.index());
+        for (lane, _) in atlas.lanes().filter(|(lane, _)| limited[lane.index()]) {
+            let root = root(&mut parent, lane.index());
             let group = *group_of_root.entry(root).or_insert_with(|| {
                 coupling.groups.push(Vec::new());
                 coupling.groups.len() - 1
             });
-            coupling.groups[group].push(service);
-            coupling.of_service[service.index()] = Some(group);
+            coupling.groups[group].push(lane);
+            coupling.of_lane[lane.index()] = Some(group);
         }
         coupling
     }
 
-    /// The group of a service; nothing when it uses no cluster of limited capacity.
-    pub(crate) fn group_of(&self, service: ServiceId) -> Option<usize> {
-        self.of_service[service.index()]
+    /// The group of a lane; nothing when it uses no cluster of limited capacity.
+    pub(crate) fn group_of(&self, lane: LaneId) -> Option<usize> {
+        self.of_lane[lane.index()]
     }
 
-    /// The services of a group, in order.
-    pub(crate) fn services(&self, group: usize) -> &[ServiceId] {
+    /// The lanes of a group, in order.
+    pub(crate) fn lanes(&self, group: usize) -> &[LaneId] {
         &self.groups[group]
     }
 }

@@ -1,12 +1,10 @@
-//! How much is asked for: by service and region, from the reports of all edges.
+//! How much is asked for: by lane and region, from the reports of all edges.
 //!
 //! Three figures are kept. *Reported* demand is the sum of the edges' last reports. *Measured* demand is what that was
 //! when it was last looked at: at moments that all replicas share, so that it does not matter in which order reports and
 //! observations come in between. *Settled* demand is what shares follow: it becomes what was measured only when a share
 //! would be wrong by more than the tolerance, or a cluster would get more than its capacity, or requests would be refused
 //! needlessly. So steady demand gives steady shares, however it wobbles.
-//!
-//! A service's demand is that of its default action: edges do not report it by route.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +15,7 @@ use std::{
 use tidegate_model::{EdgeName, RegionName, ServiceName, Timestamp, report::Load};
 
 use crate::{
-    atlas::{Atlas, RegionId, ServiceId},
+    atlas::{Atlas, LaneId, RegionId},
     settings::Settings,
 };
 
@@ -27,23 +25,25 @@ const HIGHEST_RATE: u64 = 1_000_000_000_000;
 #[derive(Debug)]
 struct Report {
     at: Timestamp,
-    /// Thousandths of requests per second.
-    rates: BTreeMap<ServiceName, u64>,
+    rates: Rates,
 }
 
-/// Demand by service and region.
+/// Thousandths of requests per second, of a service's default action and then of each route.
+type Rates = BTreeMap<ServiceName, Vec<u64>>;
+
+/// Demand by lane and region.
 #[derive(Debug, Default)]
 pub(crate) struct Demand {
     reports: BTreeMap<RegionName, BTreeMap<EdgeName, Report>>,
     /// No report expires before.
     expiry: Option<Timestamp>,
     regions: usize,
-    /// Thousandths of requests per second; by service, then region.
+    /// Thousandths of requests per second; by lane, then region.
     reported: Vec<u64>,
     measured: Vec<u64>,
     settled: Vec<u64>,
-    /// Services whose reported demand changed since it was last looked at, and when the first of them did.
-    moved: BTreeSet<ServiceId>,
+    /// Lanes whose reported demand changed since it was last looked at, and when the first of them did.
+    moved: BTreeSet<LaneId>,
     moved_at: Timestamp,
 }
 
@@ -51,10 +51,11 @@ impl Demand {
     /// Takes a report, which replaces the edge's last one.
     pub(crate) fn report(&mut self, load: Load, settings: &Settings, atlas: Option<&Atlas>, now: Timestamp) {
         let interval_ms = u64::from(load.interval_ms.max(1));
-        let rates = load
+        let rate = |count: u32| (u64::from(count) * 1_000_000 / interval_ms).min(HIGHEST_RATE);
+        let rates: Rates = load
             .demand
             .into_iter()
-            .map(|(service, count)| (service, (u64::from(count) * 1_000_000 / interval_ms).min(HIGHEST_RATE)))
+            .map(|(service, counts)| (service, counts.into_iter().map(rate).collect()))
             .collect();
         let report = Report { at: now, rates };
         let edges = self.reports.entry(load.region.clone()).or_default();
@@ -75,7 +76,7 @@ impl Demand {
 
     /// Counts anew by the numbers of `atlas`, carrying over what was measured and settled from `before`.
     pub(crate) fn renumber(&mut self, before: Option<&Atlas>, atlas: &Atlas, now: Timestamp) {
-        let size = atlas.services().len() * atlas.regions().len();
+        let size = atlas.lanes().len() * atlas.regions().len();
         let old = std::mem::take(self);
         *self = Demand {
             reports: old.reports,
@@ -88,33 +89,29 @@ impl Demand {
             moved_at: if old.moved.is_empty() { now } else { old.moved_at },
         };
         if let Some(before) = before {
-            for (service, facts) in before.services() {
+            for (lane, was) in atlas.lanes().filter_map(|(lane, _)| Some((lane, same(lane, atlas, before)?)))
+            {
                 for (region, name) in before.regions() {
-                    let (new_service, new_region) = (atlas.service_id(&facts.name), atlas.region_id(name));
-                    if let (Some(new_service), Some(new_region)) = (new_service, new_region) {
-                        let (from, to) = (
-                            service.index() * old.regions + region.index(),
-                            self.at(new_service, new_region),
-                        );
+                    if let Some(new_region) = atlas.region_id(name) {
+                        let from = was.index() * old.regions + region.index();
+                        let to = self.at(lane, new_region);
                         self.measured[to] = old.measured[from];
                         self.settled[to] = old.settled[from];
                     }
                 }
             }
         }
-        for (region, report) in
-            self.reports.iter().flat_map(|(region, edges)| edges.values().map(move |report| (region, report)))
-        {
-            for (name, rate) in &report.rates {
-                if let (Some(service), Some(region)) = (atlas.service_id(name), atlas.region_id(region)) {
-                    self.reported[service.index() * self.regions + region.index()] += rate;
+        for (region, edges) in &self.reports {
+            let Some(region) = atlas.region_id(region) else { continue };
+            for report in edges.values() {
+                for (lane, rate) in by_lane(&report.rates, atlas) {
+                    self.reported[lane.index() * self.regions + region.index()] += rate;
                 }
             }
         }
-        let moved = atlas.services().map(|(service, _)| service);
-        self.moved = moved
-            .filter(|service| self.reported[self.row(*service)] != self.measured[self.row(*service)])
-            .collect();
+        let moved = atlas.lanes().map(|(lane, _)| lane);
+        self.moved =
+            moved.filter(|lane| self.reported[self.row(*lane)] != self.measured[self.row(*lane)]).collect();
     }
 
     /// Forgets the reports that are too old to count at `now`.
@@ -150,79 +147,98 @@ impl Demand {
         [self.expiry, moved].into_iter().flatten().min()
     }
 
-    /// The services whose demand moved, when it is time to look.
-    pub(crate) fn take_moved(&mut self, settings: &Settings, now: Timestamp) -> BTreeSet<ServiceId> {
+    /// The lanes whose demand moved, when it is time to look.
+    pub(crate) fn take_moved(&mut self, settings: &Settings, now: Timestamp) -> BTreeSet<LaneId> {
         if self.moved.is_empty() || next_look(self.moved_at, settings.demand_interval) > now {
             return BTreeSet::new();
         }
         let moved = std::mem::take(&mut self.moved);
-        for service in &moved {
-            let row = self.row(*service);
+        for lane in &moved {
+            let row = self.row(*lane);
             self.measured[row.clone()].copy_from_slice(&self.reported[row]);
         }
         moved
     }
 
-    pub(crate) fn measured(&self, service: ServiceId, region: RegionId) -> u64 {
-        self.measured[self.at(service, region)]
+    pub(crate) fn measured(&self, lane: LaneId, region: RegionId) -> u64 {
+        self.measured[self.at(lane, region)]
     }
 
-    pub(crate) fn settled(&self, service: ServiceId, region: RegionId) -> u64 {
-        self.settled[self.at(service, region)]
+    pub(crate) fn settled(&self, lane: LaneId, region: RegionId) -> u64 {
+        self.settled[self.at(lane, region)]
     }
 
-    /// Whether shares follow what is measured of a service.
-    pub(crate) fn is_settled(&self, service: ServiceId) -> bool {
-        self.settled[self.row(service)] == self.measured[self.row(service)]
+    /// Whether shares follow what is measured of a lane.
+    pub(crate) fn is_settled(&self, lane: LaneId) -> bool {
+        self.settled[self.row(lane)] == self.measured[self.row(lane)]
     }
 
-    /// Has a service's demand looked at at the next moment for it, even if it does not move.
-    pub(crate) fn look_again(&mut self, service: ServiceId, now: Timestamp) {
+    /// Has a lane's demand looked at at the next moment for it, even if it does not move.
+    pub(crate) fn look_again(&mut self, lane: LaneId, now: Timestamp) {
         if self.moved.is_empty() {
             self.moved_at = now;
         }
-        self.moved.insert(service);
+        self.moved.insert(lane);
     }
 
-    /// Lets shares follow what is measured of a service.
-    pub(crate) fn settle(&mut self, service: ServiceId) {
-        let row = self.row(service);
+    /// Lets shares follow what is measured of a lane.
+    pub(crate) fn settle(&mut self, lane: LaneId) {
+        let row = self.row(lane);
         self.settled[row.clone()].copy_from_slice(&self.measured[row]);
     }
 
-    fn row(&self, service: ServiceId) -> Range<usize> {
-        service.index() * self.regions..(service.index() + 1) * self.regions
+    fn row(&self, lane: LaneId) -> Range<usize> {
+        lane.index() * self.regions..(lane.index() + 1) * self.regions
     }
 
-    fn at(&self, service: ServiceId, region: RegionId) -> usize {
-        service.index() * self.regions + region.index()
+    fn at(&self, lane: LaneId, region: RegionId) -> usize {
+        lane.index() * self.regions + region.index()
     }
 
     /// Counts what a report says in place of what was said `before`.
-    fn count(
-        &mut self,
-        region: &RegionName,
-        before: &BTreeMap<ServiceName, u64>,
-        after: &BTreeMap<ServiceName, u64>,
-        atlas: &Atlas,
-        now: Timestamp,
-    ) {
+    fn count(&mut self, region: &RegionName, before: &Rates, after: &Rates, atlas: &Atlas, now: Timestamp) {
         let Some(region) = atlas.region_id(region) else { return };
-        for name in before.keys().chain(after.keys().filter(|name| !before.contains_key(*name))) {
-            let rate = |rates: &BTreeMap<ServiceName, u64>| rates.get(name).copied().unwrap_or(0);
-            let (before, after) = (rate(before), rate(after));
-            if let Some(service) = atlas.service_id(name)
-                && before != after
-            {
-                let at = self.at(service, region);
+        let (before, after) = (by_lane(before, atlas), by_lane(after, atlas));
+        for lane in before.keys().chain(after.keys().filter(|lane| !before.contains_key(*lane))) {
+            let rate = |rates: &BTreeMap<LaneId, u64>| rates.get(lane).copied().unwrap_or(0);
+            let (before, after) = (rate(&before), rate(&after));
+            if before != after {
+                let at = self.at(*lane, region);
                 self.reported[at] = self.reported[at] + after - before;
                 if self.moved.is_empty() {
                     self.moved_at = now;
                 }
-                self.moved.insert(service);
+                self.moved.insert(*lane);
             }
         }
     }
+}
+
+/// Rates of services that the fleet has, by lane.
+fn by_lane(rates: &Rates, atlas: &Atlas) -> BTreeMap<LaneId, u64> {
+    let mut by_lane = BTreeMap::new();
+    for (name, rates) in rates {
+        let Some(service) = atlas.service_id(name) else { continue };
+        for (action, rate) in rates.iter().enumerate() {
+            *by_lane.entry(atlas.service(service).lane(action)).or_default() += rate;
+        }
+    }
+    by_lane
+}
+
+/// The lane of an earlier fleet that `lane` stands for: of the same service, with the same preference, or else of the same
+/// action, if that preference is gone.
+fn same(lane: LaneId, atlas: &Atlas, before: &Atlas) -> Option<LaneId> {
+    let facts = atlas.lane(lane);
+    let service = atlas.service(facts.service);
+    let was = before.service(before.service_id(&service.name)?);
+    let alike = was.lanes().find(|other| before.lane(*other).preference == facts.preference);
+    alike.or_else(|| {
+        let other = *was.by_action.get(facts.action)?;
+        let is_gone =
+            service.lanes().all(|lane| atlas.lane(lane).preference != before.lane(other).preference);
+        is_gone.then_some(other)
+    })
 }
 
 /// An edge that is silent while others of its region go on is gone, and its users are with the others. When all of a
@@ -270,7 +286,7 @@ mod tests {
             edge: edge.parse().unwrap(),
             region: "us".parse().unwrap(),
             interval_ms: 1000,
-            demand: BTreeMap::from([("shop".parse().unwrap(), count)]),
+            demand: BTreeMap::from([("shop".parse().unwrap(), vec![count])]),
             clusters: BTreeMap::new(),
         }
     }
@@ -300,7 +316,8 @@ mod tests {
         fn rate(&mut self, at: u64) -> u64 {
             self.demand.advance(&self.settings, Some(&self.atlas), seconds(at));
             let service = self.atlas.service_id(&"shop".parse().unwrap()).unwrap();
-            self.demand.reported[self.demand.at(service, self.atlas.home)] / 1000
+            let lane = self.atlas.service(service).lane(0);
+            self.demand.reported[self.demand.at(lane, self.atlas.home)] / 1000
         }
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::{ClusterName, RegionName, ServiceName, routes::ActionTiers, verdict::Verdict};
 
 use crate::{
-    atlas::{Atlas, ClusterId, ServiceId},
+    atlas::{Atlas, ClusterId, LaneId, ServiceId},
     engine::Engine,
     health::Health,
     overrides,
@@ -21,9 +21,6 @@ pub struct Explanation {
     pub service: ServiceName,
     /// Who is shed first when nobody has room: 0 is the most important.
     pub priority: u8,
-    /// What each region asks for, in requests per second: as measured, and as shares follow it. Regions that ask for
-    /// nothing are not listed.
-    pub demand: Vec<(RegionName, u64, u64)>,
     /// The default action, then each route's.
     pub actions: Vec<ActionExplanation>,
 }
@@ -33,6 +30,9 @@ pub struct Explanation {
 pub struct ActionExplanation {
     /// The entry of the route table, with its reason.
     pub tiers: ActionTiers,
+    /// What each region asks for, in requests per second: as measured, and as shares follow it. Regions that ask for
+    /// nothing are not listed. Actions with the same clusters are counted together.
+    pub demand: Vec<(RegionName, u64, u64)>,
     /// Every candidate, in the order of preference.
     pub candidates: Vec<Candidate>,
 }
@@ -70,20 +70,23 @@ impl Engine {
     pub(crate) fn explain_service(&self, atlas: &Atlas, service: ServiceId) -> Explanation {
         let facts = atlas.service(service);
         let actions = self.tiers_of(&facts.name).iter().enumerate();
-        let demand = atlas.regions().filter_map(|(region, name)| {
-            let figures = self.demand_of(service, region);
-            (figures != (0, 0)).then(|| (name.clone(), figures.0 / 1000, figures.1 / 1000))
-        });
+        let demand = |lane: LaneId| {
+            let by_region = atlas.regions().filter_map(|(region, name)| {
+                let figures = self.demand_of(lane, region);
+                (figures != (0, 0)).then(|| (name.clone(), figures.0 / 1000, figures.1 / 1000))
+            });
+            by_region.collect()
+        };
         Explanation {
             region: atlas.region(atlas.home).clone(),
             service: facts.name.clone(),
             priority: facts.priority,
-            demand: demand.collect(),
             actions: actions
                 .map(|(action, tiers)| ActionExplanation {
                     tiers: tiers.clone(),
+                    demand: demand(facts.lane(action)),
                     candidates: self
-                        .candidates(atlas, service, action)
+                        .candidates(atlas, facts.lane(action))
                         .into_iter()
                         .map(|(cluster, facts)| self.candidate(atlas, service, tiers, (cluster, facts)))
                         .collect(),

@@ -44,13 +44,13 @@ struct Refused {
 
 fn text(explanation: &Explanation) -> String {
     let mut text = format!("{} as {} sees it\n", explanation.service, explanation.region);
-    for (region, measured, settled) in &explanation.demand {
-        // Writing to a String does not fail.
-        _ = writeln!(text, "  demand in {region}: {measured}/s (shares follow {settled}/s)");
-    }
     for (place, action) in explanation.actions.iter().enumerate() {
         let which = if place == 0 { "default".to_owned() } else { format!("route {place}") };
+        // Writing to a String does not fail.
         _ = writeln!(text, "\n{which}: {}", action.tiers.reason);
+        for (region, measured, settled) in &action.demand {
+            _ = writeln!(text, "  demand in {region}: {measured}/s (shares follow {settled}/s)");
+        }
         if action.tiers.fail_open {
             text.push_str("  everything seems down: all of it is tried\n");
         }

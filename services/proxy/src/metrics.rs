@@ -131,6 +131,9 @@ pub type Serving = (ServiceName, ClusterName, usize);
 /// A service, and what the route asks of a path, where it asks for one.
 pub type Routed = (ServiceName, Option<String>);
 
+/// A service's default action (0) or one of its routes, from 1.
+pub type Asked = (ServiceName, usize);
+
 /// What a worker counts for itself.
 #[derive(Debug, Default)]
 pub struct WorkerCounters {
@@ -164,6 +167,7 @@ pub struct Metrics {
     clusters: Kept<ClusterName, ClusterCounters>,
     serving: Kept<Serving, ServingCounters>,
     requests: Kept<Routed, RequestDurations>,
+    demand: Kept<Asked, Counter>,
 }
 
 impl Metrics {
@@ -195,6 +199,11 @@ impl Metrics {
         self.requests.of_worker(worker, routed)
     }
 
+    /// The requests that `worker` is asked for by one action.
+    pub fn demand(&self, worker: usize, asked: Asked) -> Arc<Counter> {
+        self.demand.of_worker(worker, asked)
+    }
+
     /// Lets go of what no table has named for a while, so that a fleet that changes leaves no series behind. To be called
     /// every few seconds.
     pub fn forget_unused(&self, now: Instant) {
@@ -203,6 +212,12 @@ impl Metrics {
         // A failover moves a cluster to another tier for a while: its counts go on afterwards.
         self.serving.forget_unused(now, |one, other| (&one.0, &one.1) == (&other.0, &other.1));
         self.requests.forget_unused(now, |_, _| false);
+        self.demand.forget_unused(now, |_, _| false);
+    }
+
+    /// Requests over all workers, by service and action.
+    pub fn sum_demand(&self) -> Vec<(Asked, u64)> {
+        self.demand.read(|sets| sets.iter().map(|count| count.get()).sum())
     }
 
     /// Durations over all workers by where requests were served, by status class.

@@ -8,19 +8,19 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    atlas::{ClusterId, RegionId, ServiceId},
+    atlas::{ClusterId, LaneId, RegionId},
     capacity::{self, Assignment, Flow, Placement},
     plan::Plan,
 };
 
-/// A flow: which service in which region.
-pub(crate) type FlowKey = (ServiceId, RegionId);
+/// A flow: which lane in which region.
+pub(crate) type FlowKey = (LaneId, RegionId);
 
 /// The last outcome of each flow, and what it means for the clusters.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     regions: usize,
-    /// By service and region.
+    /// By lane and region.
     outcomes: Vec<Option<Outcome>>,
     accounts: Vec<Account>,
 }
@@ -43,9 +43,9 @@ struct Account {
 }
 
 impl Ledger {
-    pub(crate) fn new(services: usize, regions: usize, clusters: usize) -> Ledger {
+    pub(crate) fn new(lanes: usize, regions: usize, clusters: usize) -> Ledger {
         let mut outcomes = Vec::new();
-        outcomes.resize_with(services * regions, || None);
+        outcomes.resize_with(lanes * regions, || None);
         Ledger { regions, outcomes, accounts: vec![Account::default(); clusters] }
     }
 
@@ -120,10 +120,10 @@ impl Ledger {
         }
     }
 
-    /// Forgets the flows of a service; who shared a full cluster with one of them is to be shared out anew.
-    pub(crate) fn forget(&mut self, service: ServiceId) {
+    /// Forgets the flows of a lane; who shared a full cluster with one of them is to be shared out anew.
+    pub(crate) fn forget(&mut self, lane: LaneId) {
         for region in 0..self.regions {
-            self.take_out((service, RegionId::numbered(region)));
+            self.take_out((lane, RegionId::numbered(region)));
         }
     }
 
@@ -166,8 +166,8 @@ impl Ledger {
         rooms.iter().zip(loads).map(|(room, load)| room.saturating_sub(load)).collect()
     }
 
-    fn at(&self, (service, region): FlowKey) -> usize {
-        service.index() * self.regions + region.index()
+    fn at(&self, (lane, region): FlowKey) -> usize {
+        lane.index() * self.regions + region.index()
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
             changes in vec((0..FLOWS, 0..800u64, plan()), 1..20)
         ) {
             let keys: Vec<FlowKey> =
-                (0..FLOWS).map(|at| (ServiceId::numbered(at / 2), RegionId::numbered(at % 2))).collect();
+                (0..FLOWS).map(|at| (LaneId::numbered(at / 2), RegionId::numbered(at % 2))).collect();
             let mut ledger = Ledger::new(FLOWS / 2, 2, CLUSTERS);
             let mut changed = keys.clone();
             for change in std::iter::once(None).chain(changes.into_iter().map(Some)) {
@@ -241,7 +241,7 @@ mod tests {
             ramp: ramp::WHOLE,
         };
         let plan = Plan { members: vec![member(0)], sharing: 1, fail_open: false };
-        let keys = [0, 1].map(|region| (ServiceId::numbered(0), RegionId::numbered(region)));
+        let keys = [0, 1].map(|region| (LaneId::numbered(0), RegionId::numbered(region)));
         let mut ledger = Ledger::new(1, 2, 1);
         let flow = |demand| Flow { priority: 0, demand, plan: &plan };
         assert_eq!(ledger.reassign(keys, &[1000], |_| flow(100)), keys);

@@ -17,7 +17,7 @@ use tidegate_model::{
 use ledger::Ledger;
 
 use crate::{
-    atlas::{Atlas, ClusterId, Coupling, RegionId, ServiceId},
+    atlas::{Atlas, ClusterId, Coupling, LaneId, RegionId, ServiceId},
     capacity::Placement,
     demand::Demand,
     event::{Changes, Event},
@@ -61,12 +61,12 @@ pub struct Engine {
     /// When a cluster's slow start goes on; the second is for looking up the first.
     ramps: BTreeSet<(Timestamp, ClusterName)>,
     ramp_of: BTreeMap<ClusterName, Timestamp>,
-    /// By service, action and region.
-    orders: BTreeMap<(ServiceId, usize, RegionId), Order>,
-    /// Of each service's default action, by service and region; nothing where it must be made anew.
+    /// By lane and region.
+    orders: BTreeMap<(LaneId, RegionId), Order>,
+    /// By lane and region; nothing where it must be made anew.
     plans: Vec<Vec<Option<Plan>>>,
     ledger: Ledger,
-    /// Of each service's default action in this region.
+    /// Of each lane in this region.
     placements: Vec<Placement>,
     table: BTreeMap<RouteKey, RouteEntry>,
 }
@@ -81,8 +81,8 @@ struct Work {
     /// With why the prober looked, where an observation is what touched it.
     pairs: BTreeMap<Pair, Option<ObservationCause>>,
     services: BTreeSet<ServiceId>,
-    /// Services whose demand is to be looked at.
-    demand: BTreeSet<ServiceId>,
+    /// Lanes whose demand is to be looked at.
+    demand: BTreeSet<LaneId>,
     edges: BTreeSet<EdgeName>,
     causes: Vec<Cause>,
 }
@@ -166,14 +166,14 @@ impl Engine {
         self.health.get(&(cluster.clone(), check))
     }
 
-    /// What a cluster gets from services that use clusters of limited capacity, in thousandths of requests per second.
+    /// What a cluster gets from lanes that use clusters of limited capacity, in thousandths of requests per second.
     pub(crate) fn load_of(&self, cluster: ClusterId) -> u64 {
         self.ledger.load(cluster)
     }
 
     /// Measured and settled demand, in thousandths of requests per second.
-    pub(crate) fn demand_of(&self, service: ServiceId, region: RegionId) -> (u64, u64) {
-        (self.demand.measured(service, region), self.demand.settled(service, region))
+    pub(crate) fn demand_of(&self, lane: LaneId, region: RegionId) -> (u64, u64) {
+        (self.demand.measured(lane, region), self.demand.settled(lane, region))
     }
 
     /// The tiers of a service's actions as they are in the table.

@@ -10,7 +10,7 @@ use tidegate_model::{
 
 use super::{Engine, Pair, Work, ledger::Ledger};
 use crate::{
-    atlas::{Atlas, ClusterId, Coupling, ServiceId},
+    atlas::{Atlas, ClusterId, Coupling, LaneId, ServiceId},
     event::Changes,
     health::Health,
     overrides::{self, Overrides},
@@ -52,10 +52,10 @@ impl Engine {
     /// Everything that the fleet alone decides, when it is new.
     fn start_anew(&mut self, atlas: &Atlas, work: &mut Work, changed: &mut Changed) {
         self.orders.clear();
-        let regions = atlas.regions().len();
-        self.plans = vec![vec![None; regions]; atlas.services().len()];
-        self.placements = vec![crate::capacity::Placement::default(); atlas.services().len()];
-        self.ledger = Ledger::new(atlas.services().len(), regions, atlas.clusters().len());
+        let (lanes, regions) = (atlas.lanes().len(), atlas.regions().len());
+        self.plans = vec![vec![None; regions]; lanes];
+        self.placements = vec![crate::capacity::Placement::default(); lanes];
+        self.ledger = Ledger::new(lanes, regions, atlas.clusters().len());
         self.coupling = couple(atlas, &self.overrides);
         self.users = users(atlas, &self.overrides);
         work.services.extend(atlas.services().map(|(id, _)| id));
@@ -99,14 +99,13 @@ impl Engine {
 
     /// Finds anew which pairs matter and who is coupled, after forced routes changed.
     fn recouple(&mut self, atlas: &Atlas, work: &mut Work, changed: &mut Changed) {
-        let touched: Vec<ServiceId> = work.services.iter().copied().collect();
-        let group_of = |coupling: &Coupling, service| {
-            coupling.group_of(service).map(|group| coupling.services(group).to_vec()).unwrap_or_default()
-        };
+        let touched: Vec<LaneId> = atlas.lanes_of(&work.services).collect();
         let after = couple(atlas, &self.overrides);
-        for service in touched {
-            work.services.extend(group_of(&self.coupling, service));
-            work.services.extend(group_of(&after, service));
+        for lane in touched {
+            for coupling in [&self.coupling, &after] {
+                let group = coupling.group_of(lane).map(|group| coupling.lanes(group)).unwrap_or_default();
+                work.services.extend(group.iter().map(|lane| atlas.lane(*lane).service));
+            }
         }
         self.coupling = after;
         let before = std::mem::replace(&mut self.users, users(atlas, &self.overrides));
@@ -195,7 +194,7 @@ impl Engine {
     }
 
     fn tiers(&mut self, atlas: &Atlas, service: ServiceId) -> TiersEntry {
-        let actions = 0..atlas.service(service).preferences.len();
+        let actions = 0..atlas.service(service).by_action.len();
         TiersEntry { actions: actions.map(|action| self.action_tiers(atlas, service, action)).collect() }
     }
 }

@@ -1,4 +1,4 @@
-//! Plans and shares of the services that were touched, and of those that are coupled with them.
+//! Plans and shares of the lanes that were touched, and of those that are coupled with them.
 
 use std::collections::BTreeSet;
 
@@ -10,9 +10,9 @@ use super::{
     recompute::forced,
 };
 use crate::{
-    atlas::{Atlas, ClusterId, RegionId, ServiceId},
+    atlas::{Atlas, ClusterId, LaneId, RegionId, ServiceId},
     capacity::{self, Assignment, Flow, Placement, UNLIMITED},
-    plan::{self, Facts, Order, Plan},
+    plan::{self, Facts, Plan},
     ramp,
     tiers::{self, Circumstances},
     view::Standing,
@@ -42,54 +42,56 @@ enum Fit {
 impl Engine {
     /// Shares out again what was touched, and returns the services whose tiers may be different.
     pub(super) fn share(&mut self, atlas: &Atlas, work: &Work) -> BTreeSet<ServiceId> {
-        let mut different = work.services.clone();
+        let mut different = BTreeSet::new();
         let mut flows = Vec::new();
-        for service in &work.services {
-            self.plans[service.index()].fill(None);
-            if self.coupling.group_of(*service).is_some() {
-                flows.extend(self.flows(atlas, &[*service], &[Figure::Settled]));
+        for lane in atlas.lanes_of(&work.services) {
+            self.plans[lane.index()].fill(None);
+            if self.coupling.group_of(lane).is_some() {
+                flows.extend(self.flows(atlas, &[lane], &[Figure::Settled]));
             } else {
-                self.ledger.forget(*service);
-                self.share_alone(atlas, *service);
+                self.ledger.forget(lane);
+                self.share_alone(atlas, lane);
             }
         }
         self.reassign(atlas, flows, &mut different);
         let mut groups = BTreeSet::new();
-        for service in &work.demand {
-            match self.coupling.group_of(*service) {
+        for lane in &work.demand {
+            match self.coupling.group_of(*lane) {
                 Some(group) => {
                     groups.insert(group);
                 }
                 // Without limits, demand changes nothing.
-                None => self.demand.settle(*service),
+                None => self.demand.settle(*lane),
             }
         }
         for group in groups {
             self.look_at_demand(atlas, group, &mut different);
         }
         // What was tolerable before may not be now; found out when demand is looked at next, the same for all replicas.
-        for service in &work.services {
-            if let Some(group) = self.coupling.group_of(*service)
-                && self.coupling.services(group).iter().any(|service| !self.demand.is_settled(*service))
+        for lane in atlas.lanes_of(&work.services) {
+            if let Some(group) = self.coupling.group_of(lane)
+                && self.coupling.lanes(group).iter().any(|lane| !self.demand.is_settled(*lane))
             {
-                self.demand.look_again(*service, self.now);
+                self.demand.look_again(lane, self.now);
             }
         }
-        different
+        let mut services = work.services.clone();
+        services.extend(different.into_iter().map(|lane| atlas.lane(lane).service));
+        services
     }
 
-    fn share_alone(&mut self, atlas: &Atlas, service: ServiceId) {
-        self.make_plan(atlas, service, atlas.home);
-        self.demand.settle(service);
-        if let Some(plan) = &self.plans[service.index()][atlas.home.index()] {
-            self.placements[service.index()] = nominal(plan, atlas);
+    fn share_alone(&mut self, atlas: &Atlas, lane: LaneId) {
+        self.make_plan(atlas, lane, atlas.home);
+        self.demand.settle(lane);
+        if let Some(plan) = &self.plans[lane.index()][atlas.home.index()] {
+            self.placements[lane.index()] = nominal(plan, atlas);
         }
     }
 
     /// Shares out `flows` by settled demand.
-    fn reassign(&mut self, atlas: &Atlas, flows: Vec<FlowKey>, different: &mut BTreeSet<ServiceId>) {
-        for (service, region) in &flows {
-            self.make_plan(atlas, *service, *region);
+    fn reassign(&mut self, atlas: &Atlas, flows: Vec<FlowKey>, different: &mut BTreeSet<LaneId>) {
+        for (lane, region) in &flows {
+            self.make_plan(atlas, *lane, *region);
         }
         let mut ledger = std::mem::take(&mut self.ledger);
         let concerned = ledger.reassign(flows, &rooms(atlas), |key| self.flow(atlas, key, Figure::Settled));
@@ -98,12 +100,12 @@ impl Engine {
     }
 
     /// Lets the shares of a group follow what is measured, if that matters.
-    fn look_at_demand(&mut self, atlas: &Atlas, group: usize, different: &mut BTreeSet<ServiceId>) {
-        let services = self.coupling.services(group).to_vec();
-        if services.iter().all(|service| self.demand.is_settled(*service)) {
+    fn look_at_demand(&mut self, atlas: &Atlas, group: usize, different: &mut BTreeSet<LaneId>) {
+        let lanes = self.coupling.lanes(group).to_vec();
+        if lanes.iter().all(|lane| self.demand.is_settled(*lane)) {
             return;
         }
-        let keys = self.flows(atlas, &services, &[Figure::Settled, Figure::Measured]);
+        let keys = self.flows(atlas, &lanes, &[Figure::Settled, Figure::Measured]);
         let new = keys.iter().copied().filter(|key| self.ledger.placement(*key).is_none()).collect();
         self.reassign(atlas, new, different);
 
@@ -116,48 +118,47 @@ impl Engine {
         }
         let asked = Ledger::asked(&flows, &assignment);
         self.ledger.write(&keys, asked, &room);
-        for service in services {
-            self.demand.settle(service);
+        for lane in lanes {
+            self.demand.settle(lane);
         }
         self.take_placements(atlas, &keys, different);
     }
 
     /// Takes over what the flows of this region got.
-    fn take_placements(&mut self, atlas: &Atlas, keys: &[FlowKey], different: &mut BTreeSet<ServiceId>) {
-        for (service, region) in keys {
+    fn take_placements(&mut self, atlas: &Atlas, keys: &[FlowKey], different: &mut BTreeSet<LaneId>) {
+        for (lane, region) in keys {
             if *region == atlas.home
-                && let Some(placement) = self.ledger.placement((*service, *region))
-                && self.placements[service.index()] != *placement
+                && let Some(placement) = self.ledger.placement((*lane, *region))
+                && self.placements[lane.index()] != *placement
             {
-                self.placements[service.index()] = placement.clone();
-                different.insert(*service);
+                self.placements[lane.index()] = placement.clone();
+                different.insert(*lane);
             }
         }
     }
 
-    /// The flows of some services: those with demand by one of the figures, and all of this region.
-    fn flows(&self, atlas: &Atlas, services: &[ServiceId], figures: &[Figure]) -> Vec<FlowKey> {
-        let all =
-            services.iter().flat_map(|service| atlas.regions().map(move |(region, _)| (*service, region)));
+    /// The flows of some lanes: those with demand by one of the figures, and all of this region.
+    fn flows(&self, atlas: &Atlas, lanes: &[LaneId], figures: &[Figure]) -> Vec<FlowKey> {
+        let all = lanes.iter().flat_map(|lane| atlas.regions().map(move |(region, _)| (*lane, region)));
         all.filter(|key| {
             key.1 == atlas.home || figures.iter().any(|figure| self.demand_by(*key, *figure) > 0)
         })
         .collect()
     }
 
-    fn demand_by(&self, (service, region): FlowKey, figure: Figure) -> u64 {
+    fn demand_by(&self, (lane, region): FlowKey, figure: Figure) -> u64 {
         match figure {
-            Figure::Settled => self.demand.settled(service, region),
-            Figure::Measured => self.demand.measured(service, region),
+            Figure::Settled => self.demand.settled(lane, region),
+            Figure::Measured => self.demand.measured(lane, region),
         }
     }
 
     fn flow(&self, atlas: &Atlas, key: FlowKey, figure: Figure) -> Flow<'_> {
-        let (service, region) = key;
+        let (lane, region) = key;
         Flow {
-            priority: atlas.service(service).priority,
+            priority: atlas.service(atlas.lane(lane).service).priority,
             demand: self.demand_by(key, figure),
-            plan: self.plans[service.index()][region.index()].as_ref().unwrap_or(&NO_PLAN),
+            plan: self.plans[lane.index()][region.index()].as_ref().unwrap_or(&NO_PLAN),
         }
     }
 
@@ -207,26 +208,20 @@ impl Engine {
         if over || needless { Fit::Wrong } else { fit }
     }
 
-    /// The plan of a service's default action as seen from `region`, if it is not there.
-    fn make_plan(&mut self, atlas: &Atlas, service: ServiceId, region: RegionId) {
-        if self.plans[service.index()][region.index()].is_none() {
-            self.make_order(atlas, service, 0, region);
-            let plan = self.plan(atlas, service, 0, region);
-            self.plans[service.index()][region.index()] = Some(plan);
+    /// The plan of a lane as seen from `region`, if it is not there.
+    fn make_plan(&mut self, atlas: &Atlas, lane: LaneId, region: RegionId) {
+        if self.plans[lane.index()][region.index()].is_none() {
+            let facts = atlas.lane(lane);
+            let order = self
+                .orders
+                .entry((lane, region))
+                .or_insert_with(|| plan::order(&facts.preference, region, atlas))
+                .clone();
+            let forced = forced(atlas, &self.overrides, facts.service);
+            let plan =
+                plan::plan(&order, forced, |cluster| self.facts(atlas, facts.service, cluster, region));
+            self.plans[lane.index()][region.index()] = Some(plan);
         }
-    }
-
-    fn make_order(&mut self, atlas: &Atlas, service: ServiceId, action: usize, region: RegionId) {
-        self.orders
-            .entry((service, action, region))
-            .or_insert_with(|| plan::order(&atlas.service(service).preferences[action], region, atlas));
-    }
-
-    fn plan(&self, atlas: &Atlas, service: ServiceId, action: usize, region: RegionId) -> Plan {
-        static NOWHERE: Order = Order::new();
-        let order = self.orders.get(&(service, action, region)).unwrap_or(&NOWHERE);
-        let forced = forced(atlas, &self.overrides, service);
-        plan::plan(order, forced, |cluster| self.facts(atlas, service, cluster, region))
     }
 
     /// What decides about a candidate, as seen from `region`.
@@ -253,31 +248,19 @@ impl Engine {
     }
 
     /// The tiers of one action in this region.
-    pub(super) fn action_tiers(&mut self, atlas: &Atlas, service: ServiceId, action: usize) -> ActionTiers {
-        let preferences = &atlas.service(service).preferences;
-        self.make_order(atlas, service, action, atlas.home);
-        let (plan, placement) = if preferences[action] == preferences[0] {
-            let plan = self.plans[service.index()][atlas.home.index()].clone().unwrap_or_default();
-            (plan, self.placements[service.index()].clone())
-        } else {
-            let plan = self.plan(atlas, service, action, atlas.home);
-            let placement = nominal(&plan, atlas);
-            (plan, placement)
-        };
-        let candidates = self.candidates(atlas, service, action);
-        tiers::tiers(&plan, &placement, &self.circumstances(atlas, service, action, candidates))
+    pub(super) fn action_tiers(&self, atlas: &Atlas, service: ServiceId, action: usize) -> ActionTiers {
+        let lane = atlas.service(service).lane(action);
+        let plan = self.plans[lane.index()][atlas.home.index()].as_ref().unwrap_or(&NO_PLAN);
+        let candidates = self.candidates(atlas, lane);
+        tiers::tiers(plan, &self.placements[lane.index()], &self.circumstances(atlas, lane, candidates))
     }
 
-    /// The candidates of an action in this region in the order of preference, with what decides about them.
-    pub(crate) fn candidates(
-        &self,
-        atlas: &Atlas,
-        service: ServiceId,
-        action: usize,
-    ) -> Vec<(ClusterId, Facts)> {
-        let order = self.orders.get(&(service, action, atlas.home));
+    /// The candidates of a lane in this region in the order of preference, with what decides about them.
+    pub(crate) fn candidates(&self, atlas: &Atlas, lane: LaneId) -> Vec<(ClusterId, Facts)> {
+        let order = self.orders.get(&(lane, atlas.home));
         let listed = order.into_iter().flatten().flatten().map(|(cluster, _)| *cluster);
         let mut candidates: Vec<ClusterId> = listed.collect();
+        let service = atlas.lane(lane).service;
         let forced = forced(atlas, &self.overrides, service);
         candidates.extend(forced.filter(|cluster| !candidates.contains(cluster)));
         candidates
@@ -289,15 +272,14 @@ impl Engine {
     fn circumstances<'a>(
         &'a self,
         atlas: &'a Atlas,
-        service: ServiceId,
-        action: usize,
+        lane: LaneId,
         candidates: Vec<(ClusterId, Facts)>,
     ) -> Circumstances<'a> {
-        let facts = atlas.service(service);
-        let force = self.overrides.force(&facts.name);
+        let lane = atlas.lane(lane);
+        let force = self.overrides.force(&atlas.service(lane.service).name);
         Circumstances {
             atlas,
-            preference: &facts.preferences[action],
+            preference: &lane.preference,
             candidates,
             overrides: &self.overrides,
             force: force.and_then(|(cluster, item)| Some((atlas.cluster_id(cluster)?, item))),

@@ -12,7 +12,8 @@ use tidegate_model::{
 use tidegate_routing::{Event, ProximityBasis, Settings};
 
 use crate::world::{
-    Builder, SURE, World, load, ms, name, nearest, ordered, outcome, over, overrides, targets, weighted,
+    Builder, SURE, World, actions, load, load_by_action, ms, name, nearest, ordered, outcome, over,
+    overrides, targets, weighted,
 };
 
 /// Two regions with a cluster each, and a service that likes the first better.
@@ -316,7 +317,38 @@ fn demand_beyond_capacity_goes_to_the_next_and_what_nobody_has_room_for_is_shed(
     assert_eq!(loads, [1000, 1000]);
     let capacities: Vec<_> = world.engine.capacities().collect();
     assert_eq!(capacities, [(&name("eu-1"), 1000, 1000.0), (&name("us-1"), 1000, 1000.0)]);
-    assert_eq!(explanation.demand, [(name("eu"), 900, 900), (name("us"), 1600, 1600)]);
+    assert_eq!(explanation.actions[0].demand, [(name("eu"), 900, 900), (name("us"), 1600, 1600)]);
+}
+
+#[test]
+fn routes_share_capacity_by_their_own_demand() {
+    let builder = two_regions().route("shop", ordered(&["eu-1", "us-1"])).route("shop", ordered(&["eu-1"]));
+    let mut world = all_up(&builder);
+    let mut shares = |demand: [u32; 3]| {
+        world.apply(load_by_action("us", "e1", &[("shop", demand.to_vec())]));
+        world.tick_until(world.now + 1_000);
+        actions(&world.engine, &name("shop"))
+            .iter()
+            .map(|action| {
+                let first =
+                    action.tiers[0].shares.iter().map(|(cluster, share)| (cluster.to_string(), *share));
+                (first.collect::<Vec<_>>(), action.shed_permille)
+            })
+            .collect::<Vec<_>>()
+    };
+    let at = |cluster: &str, share: u16| (cluster.to_owned(), share);
+
+    // What one route asks for is not charged to the clusters of another.
+    let [default, first, second] = shares([900, 900, 0]).try_into().unwrap();
+    assert_eq!(default, (vec![at("us-1", 1000)], 0));
+    assert_eq!(first, (vec![at("eu-1", 1000)], 0));
+    assert_eq!(second, (vec![at("eu-1", 1000)], 0));
+
+    // What has no room goes on to the next, and what nobody has room for is refused.
+    let [_, first, _] = shares([100, 1600, 0]).try_into().unwrap();
+    assert_eq!(first, (vec![at("eu-1", 625), at("us-1", 375)], 0));
+    let [_, _, second] = shares([0, 0, 1250]).try_into().unwrap();
+    assert_eq!(second.1, 200);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use tidegate_model::{
 };
 use tidegate_routing::Engine;
 
-use crate::world::{health, region_of, tiers};
+use crate::world::{actions, health, region_of};
 
 /// The clusters that overrides drain.
 pub fn drained(fleet: &Fleet, overrides: &[OverrideKind]) -> BTreeSet<ClusterName> {
@@ -24,14 +24,17 @@ pub fn drained(fleet: &Fleet, overrides: &[OverrideKind]) -> BTreeSet<ClusterNam
 /// Checks the tiers of every service.
 pub fn check_table(engine: &Engine, fleet: &Fleet, overrides: &[OverrideKind]) {
     let drained = drained(fleet, overrides);
-    for (service, facts) in &fleet.services {
-        let action = tiers(engine, service);
+    let all = fleet.services.iter().flat_map(|(service, facts)| {
+        let in_force = actions(engine, service);
+        assert_eq!(in_force.len(), facts.actions().count());
+        facts.actions().zip(in_force).map(move |(wanted, action)| (service, &wanted.clusters, action))
+    });
+    for (service, preference, action) in all {
         let forced = overrides.iter().find_map(|kind| match kind {
             OverrideKind::ForceRoute { service: of, cluster } if of == service => Some(cluster),
             _ => None,
         });
-        let candidates: BTreeSet<&ClusterName> =
-            facts.default.clusters.clusters().into_iter().chain(forced).collect();
+        let candidates: BTreeSet<&ClusterName> = preference.clusters().into_iter().chain(forced).collect();
         let verdict = |cluster: &ClusterName| health(engine, cluster).unwrap().verdict;
         let may_serve = |cluster: &ClusterName| matches!(verdict(cluster), Verdict::Up | Verdict::Unknown);
 
@@ -71,25 +74,30 @@ pub fn check_table(engine: &Engine, fleet: &Fleet, overrides: &[OverrideKind]) {
     }
 }
 
-/// Checks what all regions' engines together send to each cluster; `demand` is in requests per second.
+/// What is asked for, in requests per second: by region, service and action.
+pub type Demand = BTreeMap<(RegionName, ServiceName, usize), u32>;
+
+/// Checks what all regions' engines together send to each cluster.
 pub fn check_capacity(
     engines: &[(RegionName, &Engine)],
     fleet: &Fleet,
     overrides: &[OverrideKind],
-    demand: &BTreeMap<(RegionName, ServiceName), u32>,
+    demand: &Demand,
 ) {
     let drained = drained(fleet, overrides);
     let mut sent: BTreeMap<&ClusterName, f64> = BTreeMap::new();
-    let mut shed: Vec<(&ServiceName, &Engine)> = Vec::new();
+    let mut shed: Vec<(&ServiceName, usize, &Engine)> = Vec::new();
     for (region, engine) in engines {
-        for service in fleet.services.keys() {
-            let asked = demand.get(&(region.clone(), service.clone())).copied().unwrap_or(0);
-            let action = tiers(engine, service);
+        let all = fleet.services.keys().flat_map(|service| {
+            actions(engine, service).iter().enumerate().map(move |(at, action)| (service, at, action))
+        });
+        for (service, at, action) in all {
+            let asked = demand.get(&(region.clone(), service.clone(), at)).copied().unwrap_or(0);
             if action.fail_open || asked == 0 {
                 continue;
             }
             if action.shed_permille > 2 {
-                shed.push((service, engine));
+                shed.push((service, at, engine));
             }
             let whole: f64 = action.tiers[0].shares.iter().map(|(_, share)| f64::from(*share)).sum();
             let accepted = f64::from(asked) * f64::from(1000 - action.shed_permille) / 1000.0;
@@ -107,8 +115,8 @@ pub fn check_capacity(
             assert!(*sent <= f64::from(capacity) + tolerance, "{cluster} gets {sent} of {capacity}");
         }
     }
-    for (service, engine) in shed {
-        for cluster in fleet.services[service].default.clusters.clusters() {
+    for (service, at, engine) in shed {
+        for cluster in fleet.services[service].actions().nth(at).unwrap().clusters.clusters() {
             let serves =
                 health(engine, cluster).unwrap().verdict == Verdict::Up && !drained.contains(cluster);
             let room = fleet.clusters[cluster].capacity.map_or(f64::MAX, f64::from)

@@ -12,10 +12,12 @@ use tidegate_routing::{Changes, Engine, Event, Settings};
 use crate::{
     checks::{check_capacity, check_table},
     random::Random,
-    world::{Builder, SURE, World, load, ms, name, outcome, overrides, targets},
+    world::{Builder, SURE, World, load_by_action, ms, name, outcome, overrides, targets},
 };
 
 const REGIONS: [(&str, f64, f64); 3] = [("asia", 1.3, 103.8), ("eu", 53.3, -6.3), ("us", 38.9, -77.4)];
+/// Of a service, at most.
+const ACTIONS: usize = 3;
 const PROBERS: [(&str, &str); 4] = [("asia", "p1"), ("eu", "p1"), ("us", "p1"), ("us", "p2")];
 
 /// One change of the inputs. Numbers choose among what there is.
@@ -23,7 +25,7 @@ const PROBERS: [(&str, &str); 4] = [("asia", "p1"), ("eu", "p1"), ("us", "p1"), 
 enum Change {
     Word { prober: usize, cluster: usize, endpoint: usize, pass: bool, streak: u16 },
     Heard { prober: usize },
-    Demand { region: usize, service: usize, rate: u32 },
+    Demand { region: usize, service: usize, action: usize, rate: u32 },
     Drain(usize),
     Evacuate(usize),
     Force { service: usize, cluster: usize },
@@ -37,8 +39,8 @@ fn change() -> impl Strategy<Value = Change> {
             |(prober, cluster, endpoint, pass, streak)| Change::Word { prober, cluster, endpoint, pass, streak }
         ),
         1 => (0..4usize).prop_map(|prober| Change::Heard { prober }),
-        3 => (0..3usize, 0..4usize, 0..3000u32)
-            .prop_map(|(region, service, rate)| Change::Demand { region, service, rate }),
+        3 => (0..3usize, 0..4usize, 0..ACTIONS, 0..3000u32)
+            .prop_map(|(region, service, action, rate)| Change::Demand { region, service, action, rate }),
         1 => (0..8usize).prop_map(Change::Drain),
         1 => (0..3usize).prop_map(Change::Evacuate),
         1 => (0..4usize, 0..8usize).prop_map(|(service, cluster)| Change::Force { service, cluster }),
@@ -47,10 +49,36 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Two to eight clusters, some with a capacity, and four services that like some of them.
+/// Which clusters are liked: a kind, and clusters with weights.
+type Liking = (u8, Vec<(usize, u16)>);
+
+fn liking() -> impl Strategy<Value = Liking> {
+    (0..3u8, vec((0..8usize, 0..100u16), 1..5))
+}
+
+fn preference(clusters: usize, (kind, liked): Liking) -> Preference {
+    let mut names: Vec<ClusterName> = Vec::new();
+    let mut weights = BTreeMap::new();
+    for (cluster, weight) in liked {
+        let cluster: ClusterName = name(&format!("c{}", cluster % clusters));
+        if !names.contains(&cluster) {
+            names.push(cluster.clone());
+            weights.insert(cluster, tidegate_model::unit::Weight::new(weight + 1).unwrap());
+        }
+    }
+    match kind {
+        0 => Preference::Ordered(names),
+        1 => Preference::Nearest(names),
+        _ => Preference::Weighted(weights),
+    }
+}
+
+/// Two to eight clusters, some with a capacity, and four services that like some of them, with up to two routes that like
+/// others or the same.
 fn fleet() -> impl Strategy<Value = Builder> {
     let cluster = (0..3usize, 1..3usize, proptest::option::weighted(0.7, 1..2000u32));
-    let service = (0..3u8, 0..3u8, vec((0..8usize, 0..100u16), 1..5));
+    let routes = vec(proptest::option::weighted(0.8, liking()), 0..ACTIONS);
+    let service = (0..3u8, liking(), routes);
     (vec(cluster, 2..8), vec(service, 4)).prop_map(|(clusters, services)| {
         let mut builder = Builder::default();
         for (region, latitude, longitude) in REGIONS {
@@ -59,22 +87,13 @@ fn fleet() -> impl Strategy<Value = Builder> {
         for (at, (region, endpoints, capacity)) in clusters.iter().enumerate() {
             builder = builder.cluster(&format!("c{at}"), REGIONS[*region].0, *endpoints, *capacity);
         }
-        for (at, (kind, priority, liked)) in services.into_iter().enumerate() {
-            let mut names: Vec<ClusterName> = Vec::new();
-            let mut weights = BTreeMap::new();
-            for (cluster, weight) in liked {
-                let cluster: ClusterName = name(&format!("c{}", cluster % clusters.len()));
-                if !names.contains(&cluster) {
-                    names.push(cluster.clone());
-                    weights.insert(cluster, tidegate_model::unit::Weight::new(weight + 1).unwrap());
-                }
+        for (at, (priority, liked, routes)) in services.into_iter().enumerate() {
+            let (service, default) = (format!("s{at}"), preference(clusters.len(), liked));
+            builder = builder.service(&service, priority, default.clone());
+            for liked in routes {
+                let clusters = liked.map_or(default.clone(), |liked| preference(clusters.len(), liked));
+                builder = builder.route(&service, clusters);
             }
-            let preference = match kind {
-                0 => Preference::Ordered(names),
-                1 => Preference::Nearest(names),
-                _ => Preference::Weighted(weights),
-            };
-            builder = builder.service(&format!("s{at}"), priority, preference);
         }
         builder
     })
@@ -84,7 +103,8 @@ fn fleet() -> impl Strategy<Value = Builder> {
 struct Inputs {
     builder: Builder,
     tables: BTreeMap<usize, BTreeMap<Target, Observation>>,
-    demand: BTreeMap<usize, BTreeMap<usize, u32>>,
+    /// By region, then service, then action.
+    demand: BTreeMap<usize, BTreeMap<usize, Vec<u32>>>,
     overrides: Vec<OverrideKind>,
 }
 
@@ -98,11 +118,12 @@ impl Inputs {
     }
 
     fn load(&self, region: usize) -> Event {
-        let named: Vec<(String, u32)> =
-            self.demand[&region].iter().map(|(service, rate)| (format!("s{service}"), *rate)).collect();
-        let demand: Vec<(&str, u32)> =
-            named.iter().map(|(service, rate)| (service.as_str(), *rate)).collect();
-        load(REGIONS[region].0, "e", &demand)
+        let of_region = self.demand[&region].iter();
+        let named: Vec<(String, Vec<u32>)> =
+            of_region.map(|(service, rates)| (format!("s{service}"), rates.clone())).collect();
+        let demand: Vec<(&str, Vec<u32>)> =
+            named.iter().map(|(service, rates)| (service.as_str(), rates.clone())).collect();
+        load_by_action(REGIONS[region].0, "e", &demand)
     }
 
     /// Takes a change, and returns the event that tells of it; none where only time passes.
@@ -117,8 +138,11 @@ impl Inputs {
                 Some(self.observations(*prober, vec![(target, Some(observation))]))
             }
             Change::Heard { prober } => Some(heard(*prober)),
-            Change::Demand { region, service, rate } => {
-                self.demand.entry(*region).or_default().insert(*service, *rate);
+            Change::Demand { region, service, action, rate } => {
+                let service_name: ServiceName = name(&format!("s{service}"));
+                let actions = self.builder.0.services[&service_name].actions().count();
+                let by_service = self.demand.entry(*region).or_default();
+                by_service.entry(*service).or_insert_with(|| vec![0; actions])[action % actions] = *rate;
                 Some(self.load(*region))
             }
             Change::Drain(cluster) => Some(self.also(OverrideKind::DrainCluster(self.cluster(*cluster)))),
@@ -200,7 +224,8 @@ proptest! {
             prop_assert_eq!(&world.mirror, world.engine.table());
             for service in world.fleet.services.keys() {
                 let explanation = world.engine.explain(service).unwrap();
-                prop_assert_eq!(&explanation.actions[0].tiers, crate::world::tiers(&world.engine, service));
+                let explained: Vec<_> = explanation.actions.into_iter().map(|action| action.tiers).collect();
+                prop_assert_eq!(&explained, crate::world::actions(&world.engine, service));
             }
         }
     }
@@ -282,7 +307,7 @@ proptest! {
     fn no_cluster_is_sent_more_than_it_can_take_while_another_has_room(
         builder in fleet(),
         down in vec(any::<bool>(), 8),
-        steps in vec(vec((0..3usize, 0..4usize, 0..1500u32), 1..8), 1..5)
+        steps in vec(vec((0..3usize, 0..4usize, 0..ACTIONS, 0..1500u32), 1..8), 1..5)
     ) {
         let mut inputs = Inputs::new(builder.clone());
         let mut worlds: Vec<World> =
@@ -295,8 +320,8 @@ proptest! {
             }
         }
         for step in &steps {
-            for (region, service, rate) in step {
-                inputs.take(&Change::Demand { region: *region, service: *service, rate: *rate });
+            for (region, service, action, rate) in step.iter().copied() {
+                inputs.take(&Change::Demand { region, service, action, rate });
             }
             for world in &mut worlds {
                 for event in inputs.all() {
@@ -305,8 +330,10 @@ proptest! {
                 world.tick_until(world.now + 1_000);
             }
             let demand = inputs.demand.iter().flat_map(|(region, rates)| {
-                rates.iter().map(|(service, rate)| {
-                    ((name(REGIONS[*region].0), name(&format!("s{service}"))), *rate)
+                rates.iter().flat_map(move |(service, rates)| {
+                    rates.iter().enumerate().map(move |(action, rate)| {
+                        ((name(REGIONS[*region].0), name(&format!("s{service}")), action), *rate)
+                    })
                 })
             });
             let engines: Vec<_> = REGIONS
@@ -330,13 +357,16 @@ proptest! {
         }
         for (service, facts) in &other.0.services {
             let mut facts = facts.clone();
-            facts.default.clusters = match facts.default.clusters {
-                Preference::Ordered(list) => Preference::Ordered(list.iter().map(renamed).collect()),
-                Preference::Nearest(list) => Preference::Nearest(list.iter().map(renamed).collect()),
-                Preference::Weighted(weights) => {
-                    Preference::Weighted(weights.iter().map(|(c, weight)| (renamed(c), *weight)).collect())
-                }
-            };
+            let actions = std::iter::once(&mut facts.default).chain(facts.routes.iter_mut().map(|r| &mut r.action));
+            for clusters in actions.map(|action| &mut action.clusters) {
+                *clusters = match &*clusters {
+                    Preference::Ordered(list) => Preference::Ordered(list.iter().map(renamed).collect()),
+                    Preference::Nearest(list) => Preference::Nearest(list.iter().map(renamed).collect()),
+                    Preference::Weighted(weights) => {
+                        Preference::Weighted(weights.iter().map(|(c, weight)| (renamed(c), *weight)).collect())
+                    }
+                };
+            }
             both.0.services.insert(name(&format!("x{service}")), facts);
         }
         let mut world = World::new("us", &both);

@@ -360,7 +360,9 @@ impl Simulation {
         }
         let engines: Vec<_> =
             self.replicas.iter().step_by(2).map(|(region, world)| (region.clone(), &world.engine)).collect();
-        check_capacity(&engines, &self.fleet, &self.overrides, &self.demand);
+        let demand = self.demand.iter();
+        let demand = demand.map(|((region, service), rate)| ((region.clone(), service.clone(), 0), *rate));
+        check_capacity(&engines, &self.fleet, &self.overrides, &demand.collect());
     }
 
     /// What engines that begin now, with the inputs as they stand, would make of it.

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tidegate_model::{
     ClusterName, RegionName, ServiceName, Timestamp,
     fleet::{
-        Action, Cluster, Endpoint, Fleet, HostPattern, Policy, Preference, Region, Service, Upstream,
-        UpstreamProtocol,
+        Action, Cluster, Endpoint, Fleet, HostPattern, Policy, Preference, Region, Route, RouteMatch,
+        Service, Upstream, UpstreamProtocol,
     },
     health::HealthCheck,
     observation::{Failure, Observation, Outcome, Target},
@@ -64,6 +64,15 @@ impl Builder {
         self
     }
 
+    /// A route of a service that is there.
+    pub fn route(mut self, service: &str, clusters: Preference) -> Builder {
+        let service = self.0.services.get_mut(&name::<ServiceName>(service)).unwrap();
+        let path = format!("/{}", service.routes.len());
+        let matches = RouteMatch { path: Some(path), ..RouteMatch::default() };
+        service.routes.push(Route { matches, action: Action { clusters, policy: Policy::default() } });
+        self
+    }
+
     pub fn service(self, service: &str, priority: u8, clusters: Preference) -> Builder {
         let mut builder = self;
         let service_entry = Service {
@@ -115,12 +124,18 @@ pub fn ms(ms: u64) -> Timestamp {
     Timestamp(1_000_000_000_000 + ms * 1000)
 }
 
+/// Demand of default actions.
 pub fn load(region: &str, edge: &str, demand: &[(&str, u32)]) -> Event {
+    let by_action: Vec<_> = demand.iter().map(|(service, rate)| (*service, vec![*rate])).collect();
+    load_by_action(region, edge, &by_action)
+}
+
+pub fn load_by_action(region: &str, edge: &str, demand: &[(&str, Vec<u32>)]) -> Event {
     Event::Load(Load {
         edge: name(edge),
         region: name(region),
         interval_ms: 1000,
-        demand: demand.iter().map(|(service, rate)| (name(service), *rate)).collect(),
+        demand: demand.iter().map(|(service, rates)| (name(service), rates.clone())).collect(),
         clusters: BTreeMap::new(),
     })
 }
@@ -219,8 +234,12 @@ impl World {
 }
 
 pub fn tiers<'a>(engine: &'a Engine, service: &ServiceName) -> &'a ActionTiers {
+    &actions(engine, service)[0]
+}
+
+pub fn actions<'a>(engine: &'a Engine, service: &ServiceName) -> &'a [ActionTiers] {
     match &engine.table()[&RouteKey::Tiers(service.clone())] {
-        RouteEntry::Tiers(entry) => &entry.actions[0],
+        RouteEntry::Tiers(entry) => &entry.actions,
         other => panic!("{other:?}"),
     }
 }

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration}
 
 use tidegate_bus::{Bus, subjects};
 use tidegate_model::{
-    ClusterName,
+    ClusterName, ServiceName,
     report::{ClusterLoad, Load},
 };
 use tokio::time::Instant;
 
 use crate::{
-    metrics::{DurationSums, Metrics},
+    metrics::{Asked, DurationSums, Metrics},
     worker::EdgeIdentity,
 };
 
@@ -28,7 +28,7 @@ pub async fn report(bus: Bus, edge: Arc<EdgeIdentity>, metrics: Arc<Metrics>) ->
         let now = ticks.tick().await;
         let interval_ms = u32::try_from((now - last).as_millis()).unwrap_or(u32::MAX);
         last = now;
-        let demand = requests.since(metrics.sum_services(|service| service.requests.get()));
+        let demand = by_service(requests.since(metrics.sum_demand()));
         let attempts = attempts.since(metrics.sum_clusters(|cluster| cluster.attempts.get()));
         let failures = failures.since(metrics.sum_clusters(|cluster| cluster.failures.get()));
         let now_took: BTreeMap<_, _> = metrics.sum_cluster_durations().into_iter().collect();
@@ -57,6 +57,17 @@ pub async fn report(bus: Bus, edge: Arc<EdgeIdentity>, metrics: Arc<Metrics>) ->
     }
 }
 
+/// For each service the counts of its actions, in order.
+fn by_service(counts: BTreeMap<Asked, u32>) -> BTreeMap<ServiceName, Vec<u32>> {
+    let mut demand: BTreeMap<ServiceName, Vec<u32>> = BTreeMap::new();
+    for ((service, action), count) in counts {
+        let of_service = demand.entry(service).or_default();
+        of_service.resize(action + 1, 0);
+        of_service[action] = count;
+    }
+    demand
+}
+
 /// What counters stood at when they were last read.
 struct Last<N>(BTreeMap<N, u64>);
 
@@ -83,6 +94,13 @@ impl<N: Ord + Clone> Last<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn demand_is_told_by_action() {
+        let (shop, site): (ServiceName, ServiceName) = ("shop".parse().unwrap(), "site".parse().unwrap());
+        let counts = [((shop.clone(), 0), 7), ((shop.clone(), 2), 3), ((site.clone(), 0), 1)];
+        assert_eq!(by_service(counts.into()), [(shop, vec![7, 0, 3]), (site, vec![1])].into());
+    }
 
     #[test]
     fn a_counter_that_went_and_came_back_counts_from_nothing() {

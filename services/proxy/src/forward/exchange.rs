@@ -102,6 +102,7 @@ pub async fn handle(
     };
     service.counters.requests.add(1);
     let action = &service.actions[place];
+    action.demand.add(1);
     action.budget.deposit();
     let trace = worker.observer.begin(request, worker);
     let x = Exchange {

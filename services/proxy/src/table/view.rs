@@ -19,7 +19,7 @@ use tidegate_model::{
 use super::{hosts::Hosts, matching::matches};
 use crate::{
     balance::{Budget, Cluster, Endpoint, Latency, TierView},
-    metrics::{Metrics, RequestDurations, ServiceCounters},
+    metrics::{Counter, Metrics, RequestDurations, ServiceCounters},
     tls::UpstreamTlsConfigs,
 };
 
@@ -50,6 +50,8 @@ pub struct ActionView {
     pub route: Option<String>,
     /// How long its requests take.
     pub requests: Arc<RequestDurations>,
+    /// How many were asked for.
+    pub demand: Arc<Counter>,
     /// How requests are tried.
     pub policy: Policy,
     /// What may be retried: the service's, unless the route has a share of its own.

@@ -135,7 +135,7 @@ impl Table {
                     reason: String::new(),
                 };
                 let from = tiers.actions.get(place).unwrap_or(&empty);
-                self.action((name, route), (policy, budget), from, entry.check)
+                self.action((name, place, route), (policy, budget), from, entry.check)
             })
             .collect();
         ServiceView {
@@ -152,7 +152,7 @@ impl Table {
 
     fn action(
         &self,
-        (service, route): (&ServiceName, Option<String>),
+        (service, place, route): (&ServiceName, usize, Option<String>),
         (policy, budget): (&Policy, Rc<Budget>),
         from: &ActionTiers,
         check: CheckId,
@@ -188,6 +188,7 @@ impl Table {
             tiers.iter().flat_map(|tier| &tier.choices).map(|choice| choice.endpoints.len()).sum();
         ActionView {
             requests: self.metrics.requests(self.worker.id, (service.clone(), route.clone())),
+            demand: self.metrics.demand(self.worker.id, (service.clone(), place)),
             route,
             policy: policy.clone(),
             budget,
