@@ -12,6 +12,7 @@ wrong = []
 for file in map(Path, sys.argv[1:]):
     objects = [o for o in yaml.safe_load_all(file.read_text()) if o]
     named = {(o["kind"], o["metadata"]["name"]) for o in objects}
+    tracing = [o for o in objects if o["kind"] == "NetworkPolicy" and o["metadata"]["name"] == "to-collector"]
     for workload in (o for o in objects if o["kind"] in ("Deployment", "StatefulSet", "DaemonSet")):
         name, spec = workload["metadata"]["name"], workload["spec"]["template"]["spec"]
 
@@ -28,6 +29,13 @@ for file in map(Path, sys.argv[1:]):
         expect(workload["spec"]["selector"]["matchLabels"].items() <= labels, "does not select its own pods")
         if name != "fleet":
             expect(("PodDisruptionBudget", name) in named, "has no PodDisruptionBudget")
+        variables = {v["name"]: v.get("value") for c in spec["containers"] for v in c.get("env", [])}
+        for policy in tracing:
+            chosen, = policy["spec"]["podSelector"]["matchExpressions"]
+            port = policy["spec"]["egress"][0]["ports"][0]["port"]
+            if dict(labels)[chosen["key"]] in chosen["values"]:
+                collector = variables.get("TIDEGATE_TELEMETRY__OTLP_ENDPOINT", "nowhere")
+                expect(collector.endswith(f":{port}"), f"tells traces to {collector}, and may to port {port}")
         for container in spec["containers"]:
             security = container["securityContext"]
             expect(security.get("readOnlyRootFilesystem"), "can write its root")
