@@ -14,15 +14,14 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_model::{RegionName, Timestamp};
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, MissedTickBehavior},
-};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    Bus, BusError, Subscription, backoff,
+    Bus, BusError, Subscription,
+    background::Background,
+    backoff,
     bucket::Stamp,
     clock,
     codec::{self, Wire},
@@ -58,7 +57,7 @@ pub(crate) struct Wish {
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Load {
+pub(crate) struct Carried {
     pub fleet: Option<(FleetHead, String)>,
     /// Overrides and marks as JSON: one that a reader does not know takes nothing from the others.
     pub overrides: Vec<Bytes>,
@@ -66,14 +65,11 @@ pub(crate) struct Load {
 
 impl Wire for Holdings {}
 impl Wire for Wish {}
-impl Wire for Load {}
+impl Wire for Carried {}
 
 /// Carries between this region's bus and the others'. Dropping it ends that.
 #[derive(Debug)]
-pub struct Carrier {
-    stop: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
-}
+pub struct Carrier(Background);
 
 impl Carrier {
     /// Begins to carry for `region`. A fleet file from another region is taken only when `is_valid` says so of its text.
@@ -89,7 +85,6 @@ impl Carrier {
         let heard = bus.subscribe_reports(subjects::ALL_CARRY).await?;
         let fleet_nudges = bus.subscribe(subjects::FLEET).await?;
         let override_nudges = bus.subscribe(subjects::OVERRIDES).await?;
-        let stop = CancellationToken::new();
         let stores = Stores { fleet: FleetStore::new(bus), overrides: OverrideStore::new(bus) };
         let worker = Worker {
             bus: bus.clone(),
@@ -102,23 +97,15 @@ impl Carrier {
             settled: BTreeMap::new(),
         };
         // Apart, so that two carriers that ask each other don't wait for each other.
-        let answering = answer(bus.clone(), stores, requests, stop.clone());
-        let carrying = worker.run(heard, fleet_nudges, override_nudges, stop.clone());
-        Ok(Carrier { stop, tasks: vec![tokio::spawn(answering), tokio::spawn(carrying)] })
+        let tasks = Background::default()
+            .with(|stop| answer(bus.clone(), stores, requests, stop))
+            .with(|stop| worker.run(heard, fleet_nudges, override_nudges, stop));
+        Ok(Carrier(tasks))
     }
 
     /// Ends it and waits for the end.
-    pub async fn stop(mut self) {
-        self.stop.cancel();
-        for task in std::mem::take(&mut self.tasks) {
-            _ = task.await;
-        }
-    }
-}
-
-impl Drop for Carrier {
-    fn drop(&mut self) {
-        self.stop.cancel();
+    pub async fn stop(self) {
+        self.0.stop().await;
     }
 }
 
@@ -129,11 +116,11 @@ struct Stores {
 }
 
 impl Stores {
-    async fn load(&self, wish: Wish) -> Result<Load, BusError> {
+    async fn load(&self, wish: Wish) -> Result<Carried, BusError> {
         let fleet = if wish.fleet { self.fleet.get().await? } else { None };
         let records = if wish.overrides { self.overrides.records().await? } else { Vec::new() };
         let now = clock::now();
-        Ok(Load {
+        Ok(Carried {
             fleet: fleet.map(|fleet| (fleet.head, fleet.text)),
             overrides: records
                 .iter()
@@ -265,7 +252,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn take(&self, other: &RegionName, load: Load) -> Result<(), BusError> {
+    async fn take(&self, other: &RegionName, load: Carried) -> Result<(), BusError> {
         if let Some((head, text)) = load.fleet {
             let (revision, author) = (head.revision, head.author.clone());
             if !(self.is_valid)(&text) {

@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::Timestamp;
 use tokio::{
     sync::watch,
-    task::JoinHandle,
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    Bus, BusError, Subscription, backoff,
+    Bus, BusError, Subscription,
+    background::Background,
+    backoff,
     bucket::{BlobHead, Bucket, Place},
     clock,
     codec::{self, Wire},
@@ -181,8 +182,7 @@ fn mark(blob: &BlobHead, head: &FleetHead) -> FleetMark {
 #[derive(Debug)]
 pub struct FleetFollower {
     fleet: watch::Receiver<Option<Arc<FleetText>>>,
-    stop: CancellationToken,
-    task: Option<JoinHandle<()>>,
+    task: Background,
 }
 
 impl FleetFollower {
@@ -194,10 +194,9 @@ impl FleetFollower {
     pub async fn start(bus: &Bus, poll: Duration, restore: bool) -> Result<FleetFollower, BusError> {
         let nudges = bus.subscribe(subjects::FLEET).await?;
         let (sender, fleet) = watch::channel(None);
-        let stop = CancellationToken::new();
         let follower = Follower { store: FleetStore::new(bus), sender, restore };
-        let task = tokio::spawn(follower.run(nudges, poll, stop.clone()));
-        Ok(FleetFollower { fleet, stop, task: Some(task) })
+        let task = Background::default().with(|stop| follower.run(nudges, poll, stop));
+        Ok(FleetFollower { fleet, task })
     }
 
     /// The newest file, as it changes; nothing until one was read. It stays when the bus goes away or loses its data,
@@ -207,17 +206,8 @@ impl FleetFollower {
     }
 
     /// Ends it and waits for the end.
-    pub async fn stop(mut self) {
-        self.stop.cancel();
-        if let Some(task) = self.task.take() {
-            _ = task.await;
-        }
-    }
-}
-
-impl Drop for FleetFollower {
-    fn drop(&mut self) {
-        self.stop.cancel();
+    pub async fn stop(self) {
+        self.task.stop().await;
     }
 }
 

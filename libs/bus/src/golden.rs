@@ -69,7 +69,7 @@ fn golden_carry() {
     check("carry_wish", &Wish { fleet: true, overrides: false });
     let head = FleetHead { revision: 7, author: "ann".to_owned(), at: Timestamp(1) };
     let overrides = vec![Bytes::from("{}")];
-    check("carry_load", &carry::Load { fleet: Some((head, "regions: {}".to_owned())), overrides });
+    check("carry_load", &carry::Carried { fleet: Some((head, "regions: {}".to_owned())), overrides });
 }
 
 #[test]

@@ -7,11 +7,12 @@
 use std::{sync::atomic::Ordering, time::Duration, vec};
 
 use tidegate_model::{RegionName, Timestamp, event::Event};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bus, BusError, Message, Subscription, TraceContext, backoff,
+    Bus, BusError, Message, Subscription, TraceContext,
+    background::Background,
+    backoff,
     bus::Link,
     codec,
     complaint::Complaint,
@@ -165,29 +166,18 @@ impl HistoryReader {
 
 /// Sees to it that the bus's servers keep events. Dropping it ends that, not the keeping.
 #[derive(Debug)]
-pub struct HistoryKeeper {
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
+pub struct HistoryKeeper(Background);
 
 impl HistoryKeeper {
     /// Begins to see to it: at once, after each reconnect, and now and then.
     pub fn start(bus: &Bus) -> HistoryKeeper {
-        let stop = CancellationToken::new();
-        HistoryKeeper { task: tokio::spawn(keep(bus.clone(), stop.clone())), stop }
+        let bus = bus.clone();
+        HistoryKeeper(Background::default().with(|stop| keep(bus, stop)))
     }
 
     /// Ends it and waits for the end.
-    pub async fn stop(mut self) {
-        self.stop.cancel();
-        // It only fails when it panicked.
-        _ = (&mut self.task).await;
-    }
-}
-
-impl Drop for HistoryKeeper {
-    fn drop(&mut self) {
-        self.stop.cancel();
+    pub async fn stop(self) {
+        self.0.stop().await;
     }
 }
 

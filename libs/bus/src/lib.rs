@@ -19,6 +19,7 @@ pub mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+mod background;
 mod backoff;
 mod bus;
 #[cfg(test)]

@@ -283,7 +283,6 @@ async fn with_credentials(
         Credentials::None => options,
         Credentials::Password { user, password } => options.user_and_password(user, password),
         Credentials::Token(token) => options.token(token),
-        Credentials::NkeySeed(seed) => options.nkey(seed),
         Credentials::File(path) => options
             .credentials_file(&path)
             .await

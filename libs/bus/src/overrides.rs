@@ -11,13 +11,14 @@ use tidegate_model::{
 };
 use tokio::{
     sync::watch,
-    task::JoinHandle,
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bus, BusError, Subscription, backoff,
+    Bus, BusError, Subscription,
+    background::Background,
+    backoff,
     bucket::{Bucket, Stamp},
     clock,
     complaint::Complaint,
@@ -162,8 +163,7 @@ fn after(before: Option<&Record>) -> Timestamp {
 #[derive(Debug)]
 pub struct OverrideFollower {
     overrides: watch::Receiver<Option<Arc<Overrides>>>,
-    stop: CancellationToken,
-    task: Option<JoinHandle<()>>,
+    task: Background,
 }
 
 impl OverrideFollower {
@@ -175,10 +175,9 @@ impl OverrideFollower {
     pub async fn start(bus: &Bus, poll: Duration, restore: bool) -> Result<OverrideFollower, BusError> {
         let nudges = bus.subscribe(subjects::OVERRIDES).await?;
         let (sender, overrides) = watch::channel(None);
-        let stop = CancellationToken::new();
         let follower = Follower { store: OverrideStore::new(bus), sender, restore, stamp: None };
-        let task = tokio::spawn(follower.run(nudges, poll, stop.clone()));
-        Ok(OverrideFollower { overrides, stop, task: Some(task) })
+        let task = Background::default().with(|stop| follower.run(nudges, poll, stop));
+        Ok(OverrideFollower { overrides, task })
     }
 
     /// All overrides, as they change; nothing until they were read. They stay when the bus goes away.
@@ -187,17 +186,8 @@ impl OverrideFollower {
     }
 
     /// Ends it and waits for the end.
-    pub async fn stop(mut self) {
-        self.stop.cancel();
-        if let Some(task) = self.task.take() {
-            _ = task.await;
-        }
-    }
-}
-
-impl Drop for OverrideFollower {
-    fn drop(&mut self) {
-        self.stop.cancel();
+    pub async fn stop(self) {
+        self.task.stop().await;
     }
 }
 

@@ -8,14 +8,14 @@ mod error;
 mod files;
 mod identity;
 mod pem;
+mod renewable;
 mod server;
-mod watch;
 
 pub use self::{
     client::{ClientTls, Resumption},
     error::TlsError,
+    renewable::Renewable,
     server::ServerTls,
-    watch::{Renewable, watch},
 };
 
 /// ALPN's name of HTTP/1.1.

@@ -105,7 +105,11 @@ fn edge_of(fleet: &Fleet, wanted: Option<&EdgeName>) -> anyhow::Result<(EdgeName
             .edges
             .get_key_value(name)
             .ok_or_else(|| WrongArgument(format!("the fleet has no edge {name} (--edge)")))?,
-        None => fleet.edges.iter().next().context("the fleet has no edge: nothing would listen")?,
+        None => fleet
+            .edges
+            .iter()
+            .next()
+            .ok_or_else(|| WrongArgument("the fleet has no edge: nothing would listen".to_owned()))?,
     };
     Ok((found.0.clone(), found.1.region.clone()))
 }

@@ -32,8 +32,9 @@ impl Target {
 /// Refuses names that the fleet does not have.
 async fn check(kind: &OverrideKind, bus: &Bus) -> anyhow::Result<()> {
     let text = FleetStore::new(bus).get().await?.context("no fleet was applied yet (tidegate apply)")?;
-    let fleet = Fleet::parse(&text.text, "fleet")
-        .map_err(|_| anyhow::anyhow!("the fleet on the bus cannot be read by this version of tidegate"))?;
+    let fleet = Fleet::parse(&text.text, "fleet").map_err(|errors| {
+        anyhow::anyhow!("the fleet on the bus cannot be read by this version of tidegate: {errors}")
+    })?;
     match kind {
         OverrideKind::DrainCluster(name) => known("cluster", name.as_str(), fleet.clusters.keys()),
         OverrideKind::DrainEdge(name) => known("edge", name.as_str(), fleet.edges.keys()),

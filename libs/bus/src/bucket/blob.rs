@@ -78,19 +78,14 @@ impl Bucket {
                 return Err(BusError::TooLarge { subject: key.to_owned(), size, limit });
             }
         }
-        let present = match self.blob_head(key).await {
-            // A head that can't be read is replaced; its parts go when they are old.
-            Err(BusError::Decode(_)) => None,
-            present => present?,
-        };
-        let conflict = || BusError::Conflict { bucket: self.name.to_string(), key: key.to_owned() };
+        let present = self.blob_head(key).await?;
         if let (Place::Empty, Some(_)) = (place, &present) {
-            return Err(conflict());
+            return Err(self.conflict(key));
         }
         if let (Place::Over(expected), Some(head)) = (place, &present)
             && head.revision != expected
         {
-            return Err(conflict());
+            return Err(self.conflict(key));
         }
         // The time first, so that parts which no head names can be told by age.
         let generation = (clock::unix_millis() << 20) | u64::from(rand::random::<u32>() >> 12);
@@ -133,7 +128,11 @@ impl Bucket {
     /// As for [`Bucket::get`], and when the entry is not a blob's head.
     pub async fn blob_head(&self, key: &str) -> Result<Option<BlobHead>, BusError> {
         let Some(entry) = self.get(key).await? else { return Ok(None) };
-        let record: Head = codec::decode(&entry.value)?;
+        let record: Head = codec::decode(&entry.value).map_err(|error| BusError::Blob {
+            bucket: self.name.to_string(),
+            key: key.to_owned(),
+            reason: format!("{error}; a newer version of tidegate may have written it"),
+        })?;
         Ok(Some(BlobHead {
             revision: entry.revision,
             label: record.label.clone(),

@@ -60,8 +60,6 @@ pub enum Credentials {
     },
     /// A token.
     Token(String),
-    /// An NKEY seed.
-    NkeySeed(String),
 }
 
 impl fmt::Debug for Credentials {
@@ -71,7 +69,6 @@ impl fmt::Debug for Credentials {
             Credentials::File(path) => write!(f, "File({})", path.display()),
             Credentials::Password { user, .. } => write!(f, "Password({user})"),
             Credentials::Token(_) => f.write_str("Token"),
-            Credentials::NkeySeed(_) => f.write_str("NkeySeed"),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_model::{Epoch, Revision};
-use tokio::{task::JoinHandle, time::MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     Bus, BusError, Subscription, TraceContext,
+    background::Background,
     bucket::{Bucket, Place},
     codec::{self, Wire, encode_part},
     lock::lock,
@@ -73,8 +74,7 @@ pub struct Published {
 #[derive(Debug)]
 pub struct Owner<K, V> {
     shared: Arc<Shared>,
-    stop: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: Background,
     entries: PhantomData<fn(K, V)>,
 }
 
@@ -113,12 +113,11 @@ impl<K: Wire, V: Wire> Owner<K, V> {
             encoded: Mutex::default(),
             superseded_by: AtomicU64::new(0),
         });
-        let stop = CancellationToken::new();
-        let mut tasks = vec![tokio::spawn(speak(shared.clone(), requests, stop.clone()))];
+        let mut tasks = Background::default().with(|stop| speak(shared.clone(), requests, stop));
         if let Some(store) = shared.options.store.clone() {
-            tasks.push(tokio::spawn(keep(shared.clone(), store, stop.clone())));
+            tasks = tasks.with(|stop| keep(shared.clone(), store, stop));
         }
-        Ok(Owner { shared, stop, tasks, entries: PhantomData })
+        Ok(Owner { shared, tasks, entries: PhantomData })
     }
 
     /// Makes changes (a value, or nothing to remove the key; of one key the last counts) and publishes them before it
@@ -160,17 +159,8 @@ impl<K: Wire, V: Wire> Owner<K, V> {
     }
 
     /// Ends the reign: leaves a last snapshot when one is due, then falls silent.
-    pub async fn stop(mut self) {
-        self.stop.cancel();
-        for task in std::mem::take(&mut self.tasks) {
-            _ = task.await;
-        }
-    }
-}
-
-impl<K, V> Drop for Owner<K, V> {
-    fn drop(&mut self) {
-        self.stop.cancel();
+    pub async fn stop(self) {
+        self.tasks.stop().await;
     }
 }
 
@@ -271,7 +261,7 @@ async fn leave(shared: &Shared, store: &SnapshotStore) -> Result<Left, BusError>
     let head = match store.bucket.blob_head(&store.key).await {
         Ok(head) => head,
         // Not to be read, so of no use to replicas either: begin anew.
-        Err(BusError::Decode(_)) => {
+        Err(BusError::Blob { .. }) => {
             store.bucket.delete(&store.key).await?;
             None
         }

@@ -13,10 +13,8 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tidegate_model::{Epoch, Revision};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     content::{Origin, Position, Snapshot},
@@ -27,6 +25,7 @@ use super::{
 };
 use crate::{
     Bus, BusError, BusState, Message, Subscription,
+    background::Background,
     codec::{self, Wire, encode_part},
 };
 
@@ -85,9 +84,8 @@ pub struct Replicas(Handle);
 
 #[derive(Debug)]
 struct Handle {
-    stop: CancellationToken,
     stats: Arc<ReplicaStats>,
-    task: Option<JoinHandle<()>>,
+    task: Background,
 }
 
 impl Replica {
@@ -118,7 +116,7 @@ impl Replica {
 
     /// Ends it and waits for the end.
     pub async fn stop(self) {
-        self.0.stop().await;
+        self.0.task.stop().await;
     }
 }
 
@@ -145,22 +143,7 @@ impl Replicas {
 
     /// Ends them and waits for the end.
     pub async fn stop(self) {
-        self.0.stop().await;
-    }
-}
-
-impl Handle {
-    async fn stop(mut self) {
-        self.stop.cancel();
-        if let Some(task) = self.task.take() {
-            _ = task.await;
-        }
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.stop.cancel();
+        self.0.task.stop().await;
     }
 }
 
@@ -209,15 +192,14 @@ impl<K: Wire, V: Wire> Follower<K, V> {
     }
 
     fn spawn(self) -> Handle {
-        let (stop, stats) = (CancellationToken::new(), self.stats.clone());
-        let stopped = stop.clone();
-        let task = tokio::spawn(async move {
+        let stats = self.stats.clone();
+        let task = Background::default().with(|stop| async move {
             tokio::select! {
-                () = stopped.cancelled() => {}
+                () = stop.cancelled() => {}
                 _ = self.run() => {}
             }
         });
-        Handle { stop, stats, task: Some(task) }
+        Handle { stats, task }
     }
 
     async fn run(mut self) -> Result<(), Unheard> {

@@ -5,17 +5,14 @@ use std::time::Duration;
 use tidegate_bus::{Bus, NatsSettings, testing::NatsServer};
 
 /// Longer than anything takes; a test that reaches it fails.
-#[allow(dead_code, reason = "not every test file waits")]
 pub const LONG: Duration = Duration::from_secs(20);
 
-#[allow(dead_code, reason = "not every test file has one server")]
 pub async fn over_nats(server: &NatsServer) -> Bus {
     let bus = Bus::connect(NatsSettings::new([server.url()], "test")).await.unwrap();
     assert!(bus.ready(LONG).await);
     bus
 }
 
-#[allow(unused_macros, reason = "not every test file has tests for both")]
 macro_rules! on_both {
     ($($name:ident)*) => {
         mod nats { $(
@@ -33,5 +30,4 @@ macro_rules! on_both {
         )* }
     };
 }
-#[allow(unused_imports, reason = "not every test file has tests for both")]
 pub(crate) use on_both;

@@ -1,12 +1,8 @@
 //! Replicated tables over both buses.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by it")]
-
-mod both;
-
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
-use both::{LONG, on_both};
+use crate::both::{LONG, on_both};
 use bytes::Bytes;
 use tidegate_bus::{
     Bus, TraceContext, codec, subjects,

@@ -1,12 +1,8 @@
 //! What operators write in one region reaches the other, whose bus keeps its own data, also after the two were cut apart.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by it")]
-
-mod both;
-
 use std::time::Duration;
 
-use both::LONG;
+use crate::both::LONG;
 use tidegate_bus::{
     Bus, NatsSettings,
     carry::Carrier,

@@ -1,12 +1,8 @@
 //! The history: what was told is read again, in order, over NATS and in process.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by it")]
-
-mod both;
-
 use std::time::Duration;
 
-use both::{LONG, on_both};
+use crate::both::{LONG, on_both, over_nats};
 use tidegate_bus::{
     Bus, TraceContext, clock,
     history::{HistoryKeeper, HistoryReader},
@@ -112,7 +108,7 @@ async fn of_an_empty_history_there_is_nothing_to_wait_for(bus: Bus) {
 #[tokio::test]
 async fn events_are_kept_again_after_the_server_lost_its_data() {
     let mut server = NatsServer::start();
-    let bus = both::over_nats(&server).await;
+    let bus = over_nats(&server).await;
     let keeper = HistoryKeeper::start(&bus);
     let mut before = opened(&bus, Timestamp(0), None).await;
     tell(&bus, &event("us-east", 1), None).await;
@@ -135,7 +131,7 @@ async fn events_are_kept_again_after_the_server_lost_its_data() {
 #[tokio::test]
 async fn what_nobody_keeps_cannot_be_read_and_says_so() {
     let server = NatsServer::start();
-    let bus = both::over_nats(&server).await;
+    let bus = over_nats(&server).await;
     let error = bus.read_history(Timestamp(0), None).await.unwrap_err().to_string();
     assert!(error.contains("finding of the history failed"), "{error}");
 }

@@ -1,12 +1,8 @@
 //! A real server that dies, forgets and freezes.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by it")]
-
-mod both;
-
 use std::{collections::BTreeMap, time::Duration};
 
-use both::{LONG, over_nats};
+use crate::both::{LONG, over_nats};
 use bytes::Bytes;
 use tidegate_bus::{
     Bus, BusError, NatsSettings,

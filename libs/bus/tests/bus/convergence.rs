@@ -1,8 +1,6 @@
 //! Whatever is lost, doubled and reordered, a replica equals the latest owner one heartbeat, and where it differs one
 //! snapshot, after the last message.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by it")]
-
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

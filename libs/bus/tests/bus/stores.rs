@@ -1,12 +1,8 @@
 //! The lease, the fleet file and the overrides over both buses.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by it")]
-
-mod both;
-
 use std::time::Duration;
 
-use both::{LONG, on_both, over_nats};
+use crate::both::{LONG, on_both, over_nats};
 use bytes::Bytes;
 use tidegate_bus::{
     Bus,

@@ -1,11 +1,7 @@
 //! What both buses promise.
-#![allow(clippy::unwrap_used, reason = "a test fails by it")]
-
-mod both;
-
 use std::time::Duration;
 
-use both::{LONG, on_both};
+use crate::both::{LONG, on_both};
 use bytes::Bytes;
 use tidegate_bus::{Bus, BusError, TraceContext, bucket::Place, report::Reports};
 use tidegate_model::{Timestamp, report::Suspicion};

@@ -1,12 +1,8 @@
 //! Buckets with a copy on each of three servers, and what the loss of one server takes.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by it")]
-
-mod both;
-
 use std::time::Duration;
 
-use both::LONG;
+use crate::both::LONG;
 use bytes::Bytes;
 use tidegate_bus::{
     Bus, NatsSettings,

@@ -1,0 +1,13 @@
+//! The bus, both of them: one suite for NATS and in process, and what only real servers do.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod both;
+mod carry;
+mod convergence;
+mod copies;
+mod faults;
+mod history;
+mod semantics;
+mod stores;
+mod tables;
