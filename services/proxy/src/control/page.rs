@@ -85,10 +85,10 @@ impl Shown {
     pub fn readiness(&self) -> Result<(), String> {
         let state = self.lock();
         if state.entries.is_empty() {
-            return Err("no routes yet".to_owned());
+            return Err(format!("no routes yet: no route-computer of {} was heard", self.0.edge.region));
         }
         if !state.entries.contains_key(&RouteKey::Edge(self.0.edge.name.clone())) {
-            return Err(format!("the fleet has no edge {}", self.0.edge.name));
+            return Err(format!("the fleet has no edge {} in {}", self.0.edge.name, self.0.edge.region));
         }
         if state.applied.as_ref().is_some_and(|applied| applied.draining) {
             return Err("draining".to_owned());
