@@ -39,14 +39,14 @@ test: check unit doc ## All checks and all tests
 check: fmt clippy deny ## Format, lints, licences and sources
 
 .PHONY: bench
-bench: build ## CPU per request and memory per idle connection, beside HAProxy, nginx and Envoy; ARGS goes to it
+bench: build ## CPU per request and memory per idle connection, beside HAProxy, nginx and Envoy, with limits; ARGS goes to it
 	@# Only what is measured is worth the minutes that a release build takes.
 	@cargo build --release -p tidegate-proxy
 	@tools/fetch nats-server envoy
 	@tools/packages haproxy=haproxy nginx=nginx-light h2load=nghttp2-client openssl=openssl
 	@python3 bench/bench.py --binaries $(BIN) --proxy $(dir $(BIN))release/tidegate-proxy --nats-server $(TIDEGATE_NATS_SERVER) \
-		--envoy $(CURDIR)/target/tools/use/envoy $(ARGS)
-	@$(if $(findstring --json,$(ARGS)),true,python3 bench/observing.py --binaries $(BIN) \
+		--envoy $(CURDIR)/target/tools/use/envoy $(if $(findstring --only,$(ARGS)),,--most 1.2) $(ARGS)
+	@$(if $(findstring --json,$(ARGS)),true,python3 bench/observing.py --strict --binaries $(BIN) \
 		--proxy $(dir $(BIN))release/tidegate-proxy --nats-server $(TIDEGATE_NATS_SERVER))
 
 .PHONY: fmt
@@ -69,7 +69,9 @@ deny: ## Bans, licences and sources of dependencies, and advisories where their 
 unit: ## Unit, property and integration tests, with real processes and a real nats-server; ARGS goes to nextest
 	@tools/fetch nats-server cargo-nextest
 	@tools/packages curl=curl openssl=openssl h2load=nghttp2-client nghttp=nghttp2-client prometheus=prometheus
-	@tools/fetch rotel || { [ "$$(id -u)" = 0 ] && apt-get install -qy libpython3.11 >&2 && tools/fetch rotel; }
+	@# It is linked with the Python that fetched it, which Debian keeps in a package of the library's name.
+	@tools/fetch rotel || { tools/packages $$(ldd target/tools/use/rotel | \
+		sed -n 's/^\s*\(libpython[0-9.]*\)\.so\S* => not found$$/\1=\1/p') && tools/fetch rotel; }
 	@cargo build --profile $(PROFILE) --workspace --lib --bins --tests
 	@cargo nextest run --cargo-profile $(PROFILE) --workspace $(ARGS)
 

@@ -245,6 +245,13 @@ CASES = {
 }
 
 
+CPU = ", µs CPU a request"
+# The case that --most limits.
+LIMITED = f"HTTP/1.1, keep-alive{CPU}"
+HANDSHAKE = "full TLS 1.3 handshake and one request, µs CPU"
+IDLE = {tls: f"idle {'TLS' if tls else 'plain'} connection, bytes" for tls in (False, True)}
+
+
 def per_request(server, port, scheme, arguments, seconds):
     """Microseconds of CPU per request."""
     before = server.cpu_seconds()
@@ -319,7 +326,13 @@ def main():
     options.add_argument("--only", help="measure only cases whose name holds this text")
     options.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_argument("--most", type=float, help="fail when HTTP/1.1 costs more than this many times HAProxy's CPU")
-    options = options.parse_args()
+    parser, options = options, options.parse_args()
+    cases = [*(f"{case}{CPU}" for case in CASES), HANDSHAKE, *IDLE.values()]
+    measured = [case for case in cases if not options.only or options.only in case]
+    if not measured:
+        parser.error("--only: no case holds this text; there are " + "; ".join(cases))
+    if options.most and LIMITED not in measured:
+        parser.error(f"--most is about {LIMITED!r}, which --only leaves out")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     folder = Path(tempfile.mkdtemp(prefix="tidegate-bench-"))
@@ -348,7 +361,7 @@ def main():
             start(name)
 
         def rounds(case, measure):
-            if options.only and options.only not in case:
+            if case not in measured:
                 return
             seen = {name: [] for name in servers}
             for _ in range(options.rounds):
@@ -357,13 +370,12 @@ def main():
             results[case] = {name: statistics.median(values) for name, values in seen.items()}
 
         for case, (scheme, arguments) in CASES.items():
-            rounds(f"{case}, µs CPU a request",
+            rounds(f"{case}{CPU}",
                    lambda server, ports: per_request(server, ports[scheme], scheme, arguments, options.seconds))
-        rounds("full TLS 1.3 handshake and one request, µs CPU",
+        rounds(HANDSHAKE,
                lambda server, ports: per_handshake(server, ports["https"], options.seconds))
-        for tls in (False, True):
-            case = f"idle {'TLS' if tls else 'plain'} connection, bytes"
-            if not options.only or options.only in case:
+        for tls, case in IDLE.items():
+            if case in measured:
                 results[case] = {}
                 for name in commands:
                     # What an earlier load has left behind would hold part of the connections.
@@ -390,8 +402,7 @@ def main():
             print(f"{case:48}" + "".join(f"{cell:>18}" for cell in cells))
         print("in brackets: the ratio to HAProxy in the same run")
     if options.most:
-        case = results["HTTP/1.1, keep-alive, µs CPU a request"]
-        ratio = case["tidegate"] / case["haproxy"]
+        ratio = results[LIMITED]["tidegate"] / results[LIMITED]["haproxy"]
         if ratio > options.most:
             sys.exit(f"bench: HTTP/1.1 costs {ratio:.2f} times HAProxy's CPU, more than {options.most}")
 

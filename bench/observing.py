@@ -28,6 +28,8 @@ import bench
 
 CASE = ("http", ["--h1", "-c", "64", "-t", "1"])
 SCRAPE_EVERY = 5.0
+# Under valgrind everything takes long.
+SCRAPE_LIMIT = 30.0
 OFF, UNSAMPLED, FULL = "off", "tracing on, nothing sampled", "all metrics, 1 % traces"
 MOST = {UNSAMPLED: 1.02, FULL: 1.05}
 
@@ -49,11 +51,30 @@ class Sink(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def scrape(port, stopped, seen):
+class Scraping(threading.Thread):
     """Reads the metrics as Prometheus does, until told to stop."""
-    while not stopped.wait(SCRAPE_EVERY):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            seen.append(len(answer.read()))
+
+    def __init__(self, port):
+        super().__init__(daemon=True)
+        self.url = f"http://127.0.0.1:{port}/metrics"
+        self.stopped = threading.Event()
+        self.seen = 0
+        self.failure = None
+
+    def run(self):
+        try:
+            while not self.stopped.wait(SCRAPE_EVERY):
+                with urllib.request.urlopen(self.url, timeout=SCRAPE_LIMIT) as answer:
+                    answer.read()
+                self.seen += 1
+        except Exception as failure:  # Whatever it is: what is measured without scrapes must not pass.
+            self.failure = failure
+
+    def stop(self):
+        self.stopped.set()
+        self.join()
+        if self.failure:
+            sys.exit(f"bench: metrics could not be read: {self.failure!r}, after {self.seen} scrapes")
 
 
 def instructions(server, port, folder, count=16000):
@@ -94,7 +115,7 @@ def main():
     options = options.parse_args()
     os.sched_setaffinity(0, {int(bench.LOAD_CORE)})
     folder = Path(tempfile.mkdtemp(prefix="tidegate-observing-"))
-    running, stopped, seen = [], threading.Event(), []
+    running, scraping = [], None
     sink = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Sink)
     threading.Thread(target=sink.serve_forever, daemon=True).start()
     collector = ["--telemetry-otlp-endpoint", f"http://127.0.0.1:{sink.server_address[1]}"]
@@ -125,7 +146,8 @@ def main():
             bench.wait_for(lambda port=port: bench.listens(port), f"{name} listening")
             servers[name] = (server, port)
             if name == FULL:
-                threading.Thread(target=scrape, args=(admin, stopped, seen), daemon=True).start()
+                scraping = Scraping(admin)
+                scraping.start()
         rounds = {name: [] for name in servers}
         if options.instructions:
             for number, (name, (server, port)) in enumerate(servers.items()):
@@ -136,19 +158,19 @@ def main():
                 used = bench.per_request(server, port, *CASE, options.seconds if number else 1)
                 if number:
                     rounds[name].append(used)
+        scraping.stop()
     except BaseException:
         for log in sorted(folder.glob("**/*.log")):
             print(f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}", file=sys.stderr)
         raise
     finally:
-        stopped.set()
         sink.shutdown()
         for process in reversed(running):
             process.stop()
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(folder)
-    if not (seen and Sink.received.get("/v1/traces") and Sink.received.get("/v1/metrics")):
-        sys.exit(f"bench: nothing was observed: {len(seen)} scrapes, {Sink.received}")
+    if not (scraping.seen and Sink.received.get("/v1/traces") and Sink.received.get("/v1/metrics")):
+        sys.exit(f"bench: nothing was observed: {scraping.seen} scrapes, {Sink.received}")
     results = {name: {
         "each": statistics.median(used),
         "ratio": statistics.median(one / off for one, off in zip(used, rounds[OFF])),
@@ -158,7 +180,7 @@ def main():
         print(json.dumps(results, ensure_ascii=False))
     else:
         unit = "instructions" if options.instructions else "µs CPU"
-        print(f"HTTP/1.1, keep-alive, {unit} a request; {len(seen)} scrapes, OTLP bytes {Sink.received}")
+        print(f"HTTP/1.1, keep-alive, {unit} a request; {scraping.seen} scrapes, OTLP bytes {Sink.received}")
         for name, result in results.items():
             allowed = f", at most {MOST[name]}" if name in MOST else ""
             print(f"{name:48}{result['each']:9.2f}  ({result['ratio']:5.3f}{allowed})")

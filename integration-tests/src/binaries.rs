@@ -1,6 +1,6 @@
-//! Where the built binaries are.
+//! Where the built binaries are, and how they are run.
 
-use std::{env, path::PathBuf};
+use std::{env, path::PathBuf, process::Command};
 
 use anyhow::Context as _;
 
@@ -20,4 +20,19 @@ pub fn find(name: &str) -> anyhow::Result<PathBuf> {
     let path = directory.join(name);
     anyhow::ensure!(path.is_file(), "{} is not there: run `make build` first", path.display());
     Ok(path)
+}
+
+/// A command that runs the binary `name`, without the `TIDEGATE_` variables of whoever runs the tests: they are not its
+/// settings.
+///
+/// # Errors
+/// When it is not there.
+pub fn command(name: &str) -> anyhow::Result<Command> {
+    let mut command = Command::new(find(name)?);
+    for (variable, _) in env::vars_os() {
+        if variable.to_string_lossy().starts_with("TIDEGATE_") {
+            command.env_remove(variable);
+        }
+    }
+    Ok(command)
 }

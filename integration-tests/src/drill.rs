@@ -91,6 +91,8 @@ pub struct Found {
     pub signal: &'static str,
     /// The reason that the route-computer gave.
     pub reason: String,
+    /// When its route-computer had heard what it decided by.
+    pub heard_at: Timestamp,
     /// When its route-computer had decided.
     pub decided_at: Timestamp,
     /// When its edge served by that.
@@ -113,6 +115,12 @@ impl Detection {
     pub fn first_failure_to_verdict(&self) -> Option<Duration> {
         let decided = self.found.iter().map(|found| found.decided_at).max()?;
         Some(decided.since(self.first_failure_at?))
+    }
+
+    /// How long a region's computation took, from what was heard to the decision; the longest.
+    pub fn computation(&self) -> Duration {
+        let times = self.found.iter().map(|found| found.decided_at.since(found.heard_at));
+        times.max().unwrap_or_default()
     }
 
     /// From a region's verdict until its edge served by it; the longest.
@@ -242,6 +250,7 @@ fn found(ledger: &Ledger, fault: Fault, fault_at: Timestamp) -> Option<Detection
             edge: region.edge,
             signal,
             reason,
+            heard_at: change.cause.input_at,
             decided_at: change.cause.decided_at,
             applied_at,
         });

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binaries;
+pub mod cli;
 pub mod client;
 pub mod directory;
 pub mod drill;

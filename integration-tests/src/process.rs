@@ -21,7 +21,7 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Process {
     name: String,
-    program: PathBuf,
+    program: String,
     arguments: Vec<String>,
     log: PathBuf,
     ports: PathBuf,
@@ -41,7 +41,7 @@ impl Process {
     ) -> anyhow::Result<Process> {
         let mut process = Process {
             name: name.to_owned(),
-            program: binaries::find(program)?,
+            program: program.to_owned(),
             arguments,
             log: directory.join(format!("{name}.log")),
             ports: directory.join(format!("{name}.ports.json")),
@@ -102,6 +102,19 @@ impl Process {
     /// When it does not run, or has not ended after `limit`.
     pub async fn terminate(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
         signal("TERM", &[self]);
+        self.ended(limit).await
+    }
+
+    /// Asks it to end as Ctrl-C does (SIGINT); [`Process::ended`] waits for that.
+    pub fn interrupt(&self) {
+        signal("INT", &[self]);
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it does not run, or has not ended after `limit`.
+    pub async fn ended(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
         let deadline = Instant::now() + limit;
         loop {
             let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
@@ -168,14 +181,7 @@ impl Process {
             .append(true)
             .open(&self.log)
             .with_context(|| format!("{} cannot be written", self.log.display()))?;
-        let mut command = Command::new(&self.program);
-        // Settings of whoever runs the tests are not this process's.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("TIDEGATE_") {
-                command.env_remove(name);
-            }
-        }
-        let child = command
+        let child = binaries::command(&self.program)?
             .args(&self.arguments)
             .arg("--ports-file")
             .arg(&self.ports)
@@ -183,7 +189,7 @@ impl Process {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("{} cannot be started", self.program.display()))?;
+            .with_context(|| format!("{} cannot be started", self.program))?;
         self.child = Some(child);
         Ok(())
     }

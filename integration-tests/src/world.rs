@@ -1,13 +1,13 @@
 //! A whole system: a nats-server, and in two regions origins, probers, route-computers and an edge, each a process.
 
-use std::{collections::BTreeMap, net::SocketAddr, process::Output, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use tidegate_bus::{Bus, Credentials, NatsSettings, clock, testing::NatsServer};
 use tokio::time::Instant;
 
 use crate::{
-    binaries, client,
+    client,
     directory::Directory,
     metrics::Metrics,
     origin::Origin,
@@ -157,42 +157,12 @@ impl World {
         Ok(file.display().to_string())
     }
 
-    /// The flags by which a service or the command line speaks as `user` on the bus.
-    pub fn bus_flags(&self, user: &str) -> [String; 6] {
-        nats_flags(&self.nats, user)
-    }
-
     /// A connection to the bus as `user`.
     ///
     /// # Errors
     /// When the bus cannot be used.
     pub async fn bus(&self, user: &str) -> anyhow::Result<Bus> {
         Ok(Bus::connect(nats_settings(&self.nats, user, "a test")).await?)
-    }
-
-    /// Runs the `tidegate` command against this world's bus, as an operator.
-    ///
-    /// # Errors
-    /// When it cannot be run, or has not ended after a minute.
-    pub async fn cli(&self, arguments: &[&str]) -> anyhow::Result<Output> {
-        self.cli_as("operator", arguments).await
-    }
-
-    /// Runs the `tidegate` command against this world's bus, as any of its users.
-    ///
-    /// # Errors
-    /// When it cannot be run, or has not ended after a minute.
-    pub async fn cli_as(&self, user: &str, arguments: &[&str]) -> anyhow::Result<Output> {
-        let mut command = std::process::Command::new(binaries::find("tidegate")?);
-        command
-            .args(arguments)
-            .env("TIDEGATE_NATS__SERVERS", self.nats.url())
-            .env("TIDEGATE_NATS__USER", user)
-            .env("TIDEGATE_NATS__PASSWORD", user)
-            .stdin(std::process::Stdio::null());
-        let running = tokio::task::spawn_blocking(move || command.output());
-        let output = tokio::time::timeout(Duration::from_secs(60), running).await;
-        Ok(output.with_context(|| format!("tidegate {arguments:?} does not end"))???)
     }
 
     /// Waits until all is well ([`crate::ledger::Ledger::is_well`]).
@@ -276,6 +246,7 @@ impl World {
     }
 }
 
+/// The flags by which a service speaks as `user` on the bus.
 fn nats_flags(nats: &NatsServer, user: &str) -> [String; 6] {
     ["--nats-servers", &nats.url(), "--nats-user", user, "--nats-password", user].map(str::to_owned)
 }

@@ -40,19 +40,19 @@ pub(super) async fn run(shared: Arc<Shared>) {
         tokio::time::sleep_until(shared.began + due).await;
         let method = if number % POST_EVERY == POST_EVERY - 1 { Method::Post } else { Method::Get };
         let exchange = exchange(&shared, &mut connection, method);
-        let outcome = match tokio::time::timeout(ANSWER_LIMIT, exchange).await {
-            Ok(Ok(outcome)) => outcome,
+        let (outcome, id) = match tokio::time::timeout(ANSWER_LIMIT, exchange).await {
+            Ok(Ok(answered)) => answered,
             Ok(Err(error)) => {
                 connection = None;
-                Outcome::Broken(format!("{error:#}"))
+                (Outcome::Broken(format!("{error:#}")), None)
             }
             Err(_) => {
                 connection = None;
-                Outcome::Broken("no answer".to_owned())
+                (Outcome::Broken("no answer".to_owned()), None)
             }
         };
         let latency = shared.began.elapsed().saturating_sub(due);
-        shared.record(Record { method, due_at: shared.at(due), latency, outcome });
+        shared.record(Record { method, due_at: shared.at(due), latency, outcome, id });
     }
 }
 
@@ -60,7 +60,7 @@ async fn exchange(
     shared: &Shared,
     connection: &mut Option<Connection>,
     method: Method,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<(Outcome, Option<String>)> {
     let request = Request::builder().uri("/orders").header(header::HOST, HOST);
     let request = match method {
         Method::Get => request.method("GET").body(Full::default()),
@@ -77,8 +77,9 @@ async fn exchange(
     let Some(open) = connection else { anyhow::bail!("no connection") };
     let (head, body) = open.sender.send_request(request).await?.into_parts();
     body.collect().await?;
-    let origin = head.headers.get("x-origin").and_then(|name| name.to_str().ok()).map(str::to_owned);
-    Ok(Outcome::Answered { status: head.status.as_u16(), origin })
+    let field = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let outcome = Outcome::Answered { status: head.status.as_u16(), origin: field("x-origin") };
+    Ok((outcome, field("x-request-id")))
 }
 
 async fn connect(shared: &Shared) -> anyhow::Result<Connection> {

@@ -38,6 +38,8 @@ pub struct Record {
     pub latency: Duration,
     /// How it ended.
     pub outcome: Outcome,
+    /// The id that the edge gave it, where it was answered.
+    pub id: Option<String>,
 }
 
 impl Record {
@@ -114,7 +116,7 @@ mod tests {
 
     fn record(method: Method, latency_ms: u64, status: u16) -> Record {
         let outcome = Outcome::Answered { status, origin: Some("a".to_owned()) };
-        Record { method, due_at: Timestamp(1), latency: Duration::from_millis(latency_ms), outcome }
+        Record { method, due_at: Timestamp(1), latency: Duration::from_millis(latency_ms), outcome, id: None }
     }
 
     #[test]

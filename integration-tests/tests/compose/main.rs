@@ -16,6 +16,7 @@ use tidegate_integration_tests::{
     load::{Load, LoadPlan, Summary},
     world::until,
 };
+use tidegate_model::Timestamp;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const RATE: u32 = 100;
@@ -38,9 +39,22 @@ impl Users {
     /// No GET failed so far. Said after each step, so that a failure names the step.
     fn lost_nothing(&self, step: &str) -> anyhow::Result<()> {
         for (name, load) in [("us-east", &self.us), ("eu-west", &self.eu)] {
-            let summary = Summary::of(&load.between(tidegate_model::Timestamp(0), clock::now()));
+            let summary = Summary::of(&load.between(Timestamp(0), clock::now()));
             println!("{step}: users of {name}: {summary:?}");
             anyhow::ensure!(summary.failed_get == 0, "{step}: users of {name} lost GETs: {summary:?}");
+        }
+        Ok(())
+    }
+
+    /// Nor did a POST that was due since then: nothing that serves it was lost.
+    fn lost_not_even_posts(&self, step: &str, since: Timestamp) -> anyhow::Result<()> {
+        for (name, load) in [("us-east", &self.us), ("eu-west", &self.eu)] {
+            let summary = Summary::of(&load.between(since, clock::now()));
+            println!("{step}: users of {name} meanwhile: {summary:?}");
+            anyhow::ensure!(
+                (summary.failed_get, summary.failed_post) == (0, 0),
+                "{step}: users of {name} lost requests: {summary:?}"
+            );
         }
         Ok(())
     }
@@ -55,6 +69,7 @@ async fn users_are_served_whatever_of_the_two_regions_is_lost() -> anyhow::Resul
     until_served(us, US).await?;
     until_served(eu, EU).await?;
     every_bucket_has_three_copies().await?;
+    any_command_can_be_run().await?;
     compose(&["up", "-d", "prometheus"]).await?;
     every_service_is_scraped().await?;
     let load = |target| Load::start(LoadPlan { target, rate: RATE, connections: 10 });
@@ -91,14 +106,18 @@ async fn users_are_served_whatever_of_the_two_regions_is_lost() -> anyhow::Resul
 
     // When one NATS server of three is killed, then the region goes on deciding.
     let nats = US.nats();
+    let killed_at = clock::now();
     each("kill", &nats[1..2]).await?;
     users.served(1).await?;
+    users.lost_not_even_posts("one NATS server of three killed", killed_at)?;
     fails_over(us, &users).await?;
     users.lost_nothing("one NATS server of three killed")?;
 
     // When all of the region's are killed, then its edge serves on, and saves requests by itself.
+    let killed_at = clock::now();
     each("kill", &[nats[0].clone(), nats[2].clone()]).await?;
     users.served(3).await?;
+    users.lost_not_even_posts("all of a region's NATS servers killed", killed_at)?;
     each("kill", &US.origins()).await?;
     until_served(us, EU).await?;
     users.served(1).await?;
@@ -177,6 +196,15 @@ async fn one_endpoint_is_lost(
     users.served(1).await?;
     until_served(edge, region).await?;
     each("start", lost).await
+}
+
+/// A command of `tidegate` in the container that applies the fleet, as the README has it.
+async fn any_command_can_be_run() -> anyhow::Result<()> {
+    let said = compose(&["run", "--rm", "apply", "status"]).await?;
+    for word in [US.name, EU.name, "edge-us", "applied by compose"] {
+        anyhow::ensure!(said.contains(word), "no {word} in {said}");
+    }
+    Ok(())
 }
 
 /// Prometheus reads all services of both regions, and knows the rules.

@@ -19,6 +19,7 @@ use opentelemetry_proto::tonic::{
     trace::v1::Span,
 };
 use prost::Message as _;
+use tidegate_model::Timestamp;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 /// A span with the process that it came from.
@@ -39,6 +40,16 @@ impl Received {
     /// The id of the span that it is a part of, as people write it.
     pub fn parent_id(&self) -> String {
         hex(&self.span.parent_span_id)
+    }
+
+    /// When it began.
+    pub fn began(&self) -> Timestamp {
+        Timestamp(self.span.start_time_unix_nano / 1000)
+    }
+
+    /// When it ended.
+    pub fn ended(&self) -> Timestamp {
+        Timestamp(self.span.end_time_unix_nano / 1000)
     }
 
     /// The text of one of its attributes.

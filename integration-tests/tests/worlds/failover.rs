@@ -1,14 +1,17 @@
 //! The nearer cluster is lost, and no client notices.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
+use anyhow::Context as _;
 use tidegate_bus::clock;
 use tidegate_integration_tests::{
     Fault, Plan, World,
     drill::Detection,
-    load::{Load, LoadPlan, Summary},
+    load::{Load, LoadPlan, Method, Summary},
     plan::{AWAY, HOME},
 };
+
+use crate::{collector::Collector, requests};
 
 /// How long a fault may take to be found, and all to be well again. Nothing near it is expected.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -53,8 +56,10 @@ async fn no_get_fails_or_is_slow_when_one_endpoint_is_killed() -> anyhow::Result
 }
 
 async fn survives(fault: Fault) -> anyhow::Result<()> {
-    // Given load on a healthy system.
-    let mut world = World::start(&Plan::default()).await?;
+    // Given load on a healthy system that sends its spans to a receiver.
+    let collector = Collector::start().await?;
+    let plan = Plan { otlp_endpoint: Some(collector.endpoint().to_owned()), ..Plan::default() };
+    let mut world = World::start(&plan).await?;
     let load = load(&mut world).await?;
 
     // When the fault is made, found, and taken back.
@@ -71,13 +76,23 @@ async fn survives(fault: Fault) -> anyhow::Result<()> {
     load.answered_since(clock::now(), RATE as usize, LIMIT).await?;
     let records = load.stop().await?;
 
-    // Then no GET failed or was slow, few POSTs did, and none of them after the verdict.
+    // Then no GET failed or was slow, few POSTs did, and none of them that was sent after the verdict.
     let all = Summary::of(&records);
     assert_eq!(all.failed_get, 0, "{all:?}");
     assert_eq!(all.slow_get, 0, "{all:?}");
     assert!(all.failed_post <= CONNECTIONS as usize, "more than one POST of each connection: {all:?}");
     let late = Summary::of(records.iter().filter(|record| record.due_at >= settled_at));
     assert_eq!(late.failed_post, 0, "{late:?}");
+    // And each that did may have reached an endpoint that was lost.
+    let mut lost = HOME.origins();
+    lost.truncate(if fault == Fault::Endpoint { 1 } else { lost.len() });
+    let lost: Vec<SocketAddr> = lost.iter().map(|name| world.origins[name].address()).collect();
+    let served_at =
+        found.found.iter().find(|found| found.edge == HOME.edge).context("it was found")?.applied_at;
+    for failed in records.iter().filter(|record| record.method == Method::Post && !record.is_answered()) {
+        requests::is_lost_with_reason(&collector, failed, fault, &lost, served_at).await?;
+    }
+    println!("{} POSTs lost, each with reason", all.failed_post);
     // One endpoint less is not a cluster less: the other one goes on.
     if fault != Fault::Endpoint {
         assert_eq!(tried_before, tried_after, "requests still go to the lost cluster");

@@ -5,6 +5,7 @@
 mod alerts;
 mod collector;
 mod demo;
+mod dev;
 mod failover;
 mod leadership;
 mod operator;
@@ -12,5 +13,7 @@ mod outage;
 mod permissions;
 mod prometheus;
 mod received;
+mod requests;
 mod rotel;
+mod steering;
 mod trace;

@@ -1,17 +1,15 @@
 //! What an operator does and sees by the command line.
 
-use std::{fs, os::unix::fs::symlink, process::Stdio, time::Duration};
+use std::{fs, os::unix::fs::symlink, time::Duration};
 
-use anyhow::Context as _;
 use serde_json::Value;
 use tidegate_bus::clock;
 use tidegate_integration_tests::{
-    Fault, Plan, World, binaries,
+    Fault, Plan, World,
     load::{Load, LoadPlan, Summary},
     plan::{AWAY, HOME, SERVICE},
     world::until,
 };
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -155,13 +153,7 @@ async fn events_tell_of_a_failover_and_of_the_way_back() -> anyhow::Result<()> {
     let target = world.edge_address(HOME.edge).await?;
     let load = Load::start(LoadPlan { target, rate: 500, connections: 20 })?;
     load.answered_since(clock::now(), 100, LIMIT).await?;
-    let mut following = tokio::process::Command::new(binaries::find("tidegate")?)
-        .args(["events", "--follow"])
-        .args(world.bus_flags("operator"))
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut told = BufReader::new(following.stdout.take().context("its output")?).lines();
+    let mut following = world.cli_that_stays(&["events", "--follow"])?;
 
     // When a cluster is killed.
     let fault_at = world.inflict(Fault::Kill).await?;
@@ -169,10 +161,8 @@ async fn events_tell_of_a_failover_and_of_the_way_back() -> anyhow::Result<()> {
     load.stop().await?;
 
     // Then who follows is told what failed and where requests go,
-    let down = format!("cluster {} is", HOME.cluster);
-    while !line(&mut told).await?.contains(&down) {}
-    let goes_to = format!("{SERVICE} goes to {}", AWAY.cluster);
-    while !line(&mut told).await?.contains(&goes_to) {}
+    following.says(&format!("cluster {} is", HOME.cluster)).await?;
+    following.says(&format!("{SERVICE} goes to {}", AWAY.cluster)).await?;
 
     // and of each region it is kept what decided it, why, when its edge had it, and in which trace.
     for region in [HOME, AWAY] {
@@ -208,8 +198,7 @@ async fn events_tell_of_a_failover_and_of_the_way_back() -> anyhow::Result<()> {
 
     // And when it is mended, the way back is told, too.
     world.mend(Fault::Kill).await?;
-    let back = format!("{SERVICE} goes to {}", HOME.cluster);
-    while !line(&mut told).await?.contains(&back) {}
+    following.says(&format!("{SERVICE} goes to {}", HOME.cluster)).await?;
     world.succeeded();
     Ok(())
 }
@@ -256,39 +245,25 @@ async fn a_watched_fleet_file_is_applied_as_it_changes_through_swapped_links() -
     symlink("..data/fleet.yaml", mounted.join("fleet.yaml"))?;
     let before = status(&world).await?["fleet"]["revision"].clone();
     let file = mounted.join("fleet.yaml").display().to_string();
-    let mut watching = tokio::process::Command::new(binaries::find("tidegate")?)
-        .args(["apply", "--watch", &file])
-        .args(world.bus_flags("operator"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut said = BufReader::new(watching.stdout.take().context("its output")?).lines();
-    let mut complained = BufReader::new(watching.stderr.take().context("its errors")?).lines();
+    let mut watching = world.cli_that_stays(&["apply", "--watch", &file])?;
 
     // When it begins, then what is the fleet already is not written again.
-    assert!(line(&mut said).await?.contains("is the fleet already"));
+    watching.says("is the fleet already").await?;
     assert_eq!(status(&world).await?["fleet"]["revision"], before);
 
     // When the folder is swapped for one with a mistake, then it is told and nothing changes.
     swap("..v2", &fleet.replace("services:", "servicess:"))?;
-    while !line(&mut complained).await?.contains("fleet.yaml:") {}
+    watching.complains("fleet.yaml:").await?;
     assert_eq!(status(&world).await?["fleet"]["revision"], before);
 
     // When it is swapped for a good one, then that is the fleet, and requests go on.
     swap("..v3", &format!("{fleet}\n# a change\n"))?;
-    assert!(line(&mut said).await?.starts_with("applied "));
+    watching.says("applied ").await?;
     assert_ne!(status(&world).await?["fleet"]["revision"], before);
     assert_eq!(world.ask(HOME.edge).await?.0, 200);
 
     // When it is asked to stop, then it does.
-    let id = watching.id().context("it runs")?.to_string();
-    tokio::process::Command::new("kill").args(["-TERM", &id]).status().await?;
-    assert!(tokio::time::timeout(LIMIT, watching.wait()).await??.success());
+    assert!(watching.terminate().await?.success());
     world.succeeded();
     Ok(())
-}
-
-async fn line(lines: &mut Lines<BufReader<impl AsyncRead + Unpin>>) -> anyhow::Result<String> {
-    tokio::time::timeout(LIMIT, lines.next_line()).await??.context("the output has ended")
 }

@@ -15,6 +15,7 @@ use tidegate_integration_tests::{
 
 use crate::{
     collector::{Collector, Received},
+    requests::{self, server, tries, whole},
     rotel::Rotel,
 };
 
@@ -79,8 +80,8 @@ async fn a_request_that_fails_over_is_told_of_try_by_try() -> anyhow::Result<()>
     let saved = format!("{:032x}", 0xcafe_u64);
     assert_eq!(ask(&mut world, AWAY.edge, &saved, false).await?, 200);
     let spans = whole(&collector, &saved).await?;
-    assert_eq!(self::server(&spans).attribute("tidegate.cluster").as_deref(), Some(HOME.cluster));
-    assert!(self::tries(&spans).len() > 1);
+    assert_eq!(requests::server(&spans).attribute("tidegate.cluster").as_deref(), Some(HOME.cluster));
+    assert!(requests::tries(&spans).len() > 1);
 
     // And of those that nothing happened to there is nothing.
     let all = collector.spans();
@@ -141,29 +142,4 @@ async fn ask(world: &mut World, edge: &str, id: &str, is_recorded: bool) -> anyh
         .header("traceparent", format!("00-{id}-{CLIENT_SPAN}-{flags}"))
         .body(Full::<Bytes>::default())?;
     Ok(client::send(address, request).await?.status().as_u16())
-}
-
-/// The spans of a request: the edge's own, and as many tries as that says there were.
-async fn whole(collector: &Collector, id: &str) -> anyhow::Result<Vec<Received>> {
-    until(&format!("the trace {id}"), LIMIT, async || {
-        let spans: Vec<Received> =
-            collector.spans().into_iter().filter(|received| received.trace_id() == id).collect();
-        let said = spans.iter().find_map(|received| received.attribute("tidegate.attempts"));
-        Ok((said == Some((spans.len().saturating_sub(1)).to_string())).then_some(spans))
-    })
-    .await
-}
-
-fn server(spans: &[Received]) -> &Received {
-    let own = spans.iter().find(|received| received.attribute("tidegate.attempts").is_some());
-    own.expect("the edge's own span")
-}
-
-/// The tries, in the order in which they were made. All are parts of the edge's own span.
-fn tries(spans: &[Received]) -> Vec<&Received> {
-    let own = &server(spans).span.span_id;
-    let mut tries: Vec<&Received> = spans.iter().filter(|received| &received.span.span_id != own).collect();
-    assert!(tries.iter().all(|received| &received.span.parent_span_id == own), "{tries:?}");
-    tries.sort_by_key(|received| received.attribute("tidegate.attempt"));
-    tries
 }

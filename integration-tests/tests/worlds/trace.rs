@@ -8,10 +8,9 @@ use tidegate_integration_tests::{
     Fault, Plan, World,
     drill::{Detection, Found},
     load::{Load, LoadPlan},
-    plan::{AWAY, HOME, REGIONS, RegionPlan},
+    plan::{HOME, REGIONS, RegionPlan},
     world::until,
 };
-use tidegate_model::Timestamp;
 
 use crate::{
     collector::{Collector, Received},
@@ -24,26 +23,48 @@ const HELD_UP: Duration = Duration::from_millis(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_trace_leads_from_a_suspicion_to_every_edge() -> anyhow::Result<()> {
-    // Given load on a system that sends its spans to a receiver.
+    is_one_trace(&SUSPECTED).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_load_one_trace_leads_from_a_probe_to_every_edge() -> anyhow::Result<()> {
+    is_one_trace(&PROBED).await
+}
+
+/// Whether a failover is told of by one trace that goes this way.
+async fn is_one_trace(expected: &[&str]) -> anyhow::Result<()> {
+    // Given a system that sends its spans to a receiver, under load where somebody is to suspect a cluster.
     let collector = Collector::start().await?;
     let rotel = Rotel::start(&collector).await?;
     let plan = Plan { otlp_endpoint: Some(rotel.endpoint().to_owned()), ..Plan::default() };
     let mut world = World::start(&plan).await?;
-    let target = world.edge_address(HOME.edge).await?;
-    let load = Load::start(LoadPlan { target, rate: 200, connections: 10 })?;
-    load.answered_since(clock::now(), 200, LIMIT).await?;
+    let is_suspected = expected == SUSPECTED;
+    let mut load = None;
+    if is_suspected {
+        let target = world.edge_address(HOME.edge).await?;
+        let load = load.insert(Load::start(LoadPlan { target, rate: 200, connections: 10 })?);
+        load.answered_since(clock::now(), 200, LIMIT).await?;
+    }
 
-    // When a cluster is killed, and that is found by suspicion.
+    // When a cluster is killed, and that is found by suspicion, or without load by a probe that was due.
     let fault_at = world.inflict(Fault::Kill).await?;
     let detection = world.until_found(Fault::Kill, fault_at, LIMIT).await?;
-    assert!(detection.found.iter().any(|found| found.signal == "suspicion"), "{detection:?}");
-    load.stop().await?;
+    let mut signals = detection.found.iter().map(|found| found.signal);
+    let is_found_so =
+        if is_suspected { signals.any(|by| by == "suspicion") } else { signals.all(|by| by == "probe") };
+    assert!(is_found_so, "{detection:?}");
+    if let Some(load) = load {
+        load.stop().await?;
+    }
 
-    // Then there is one trace that leads from an edge's suspicion to both edges.
+    // Then there is one trace that leads that way to both edges.
     until("a trace that leads to both edges", LIMIT, async || {
         let whole = |trace: Trace| {
-            let ways = [HOME, AWAY].map(|region| trace.way_to(&region).map(|way| names(&way)));
-            ways.iter().all(|way| way.as_deref() == Some(&SUSPECTED)).then_some(())
+            let leads = |region| {
+                // The begin of the world was probed, too.
+                trace.way_to(region).is_some_and(|way| names(&way) == expected && way[0].began() >= fault_at)
+            };
+            REGIONS.iter().all(leads).then_some(())
         };
         Ok(Traces::of(collector.spans()).by_id.into_values().find_map(whole))
     })
@@ -60,6 +81,7 @@ async fn one_trace_leads_from_a_suspicion_to_every_edge() -> anyhow::Result<()> 
         })
         .await?;
         let way = trace.way_to(&region).context("it was there")?;
+        assert!(is_suspected || names(&way) == PROBED, "{:?}", names(&way));
         tells_why(&trace, &way, &region);
         adds_up(&trace, &way, &detection, found);
 
@@ -142,16 +164,6 @@ fn adds_up(trace: &Trace, way: &[&Received], detection: &Detection, found: &Foun
 
 fn names<'a>(way: &[&'a Received]) -> Vec<&'a str> {
     way.iter().map(|received| received.span.name.as_str()).collect()
-}
-
-impl Received {
-    fn began(&self) -> Timestamp {
-        Timestamp(self.span.start_time_unix_nano / 1000)
-    }
-
-    fn ended(&self) -> Timestamp {
-        Timestamp(self.span.end_time_unix_nano / 1000)
-    }
 }
 
 /// Spans by trace.

@@ -36,6 +36,8 @@ pub struct Figures {
     /// From the first failed request or probe to the verdict in both regions; absent for a drain, which nobody needs to
     /// find.
     pub first_failure_to_verdict_ms: Option<f64>,
+    /// From what a route-computer heard to what it decided by that, the longer of both regions.
+    pub computation_ms: f64,
     /// From a region's verdict to its edge, the longer of both.
     pub verdict_to_last_edge_ms: f64,
     /// From the fault to the last edge.
@@ -74,6 +76,7 @@ impl Figures {
             worst_get_ms: ms(summary.worst_get),
             slow_over_500ms: summary.slow_get,
             first_failure_to_verdict_ms: detection.first_failure_to_verdict().map(ms),
+            computation_ms: ms(detection.computation()),
             verdict_to_last_edge_ms: ms(detection.verdict_to_last_edge()),
             fault_to_last_edge_ms: ms(detection.fault_to_last_edge()),
         }

@@ -16,7 +16,7 @@ use tidegate_integration_tests::{
     metrics::Metrics,
     plan::{AWAY, HOME},
 };
-use tidegate_model::Timestamp;
+use tidegate_model::{Timestamp, fleet::parse_duration};
 
 use figures::{Demo, Figures, Tried};
 use show::Show;
@@ -32,6 +32,9 @@ const FIRST_HOLD: Duration = Duration::from_millis(500);
 /// Requests per second and connections through the first region's edge, and the second's.
 const LOADS: [(u32, u32); 2] = [(600, 40), (200, 10)];
 
+/// How long the whole may take, so that it ends within two minutes with what it takes to stop everything.
+const WHOLE_LIMIT: &str = "110s";
+
 /// Shows that traffic survives the loss of a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "demo", version, about)]
@@ -39,6 +42,9 @@ struct Arguments {
     /// Print the summary as one JSON object on standard output, and the account on standard error.
     #[arg(long)]
     json: bool,
+    /// End after this long, however far it has come, as failed.
+    #[arg(long, default_value = WHOLE_LIMIT, value_parser = parse_duration)]
+    limit: Duration,
 }
 
 #[tokio::main(worker_threads = 2)]
@@ -50,6 +56,10 @@ async fn main() -> ExitCode {
         _ = tokio::signal::ctrl_c() => {
             eprintln!("interrupted");
             return ExitCode::from(130);
+        }
+        () = tokio::time::sleep(arguments.limit) => {
+            eprintln!("demo: not through after {:?}", arguments.limit);
+            return ExitCode::FAILURE;
         }
     };
     match demo {

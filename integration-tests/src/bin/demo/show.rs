@@ -38,9 +38,10 @@ impl Show {
         let from = detection.first_failure_at.unwrap_or(detection.fault_at);
         for found in &detection.found {
             self.line(&format!(
-                "  {} decided {:.1} ms later, by {}: {}",
+                "  {} decided {:.1} ms later, {:.2} ms of it to compute, by {}: {}",
                 found.region,
                 ms(found.decided_at.since(from)),
+                ms(found.decided_at.since(found.heard_at)),
                 found.signal,
                 found.reason
             ));
