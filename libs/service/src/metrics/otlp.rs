@@ -98,15 +98,35 @@ fn histogram(
     }
 }
 
+/// What the semantic conventions have as a number; labels of Prometheus are texts all.
+const NUMBERS: [&str; 1] = ["http.response.status_code"];
+
 fn attributes(pairs: &[(String, String)]) -> Vec<KeyValue> {
-    let attribute = |(key, value): &(String, String)| KeyValue {
-        key: key.clone(),
-        value: Some(AnyValue { value: Some(any_value::Value::StringValue(value.clone())) }),
-        ..Default::default()
+    let attribute = |(key, value): &(String, String)| {
+        let number = if NUMBERS.contains(&key.as_str()) { value.parse().ok() } else { None };
+        let value =
+            number.map_or_else(|| any_value::Value::StringValue(value.clone()), any_value::Value::IntValue);
+        KeyValue { key: key.clone(), value: Some(AnyValue { value: Some(value) }), ..Default::default() }
     };
     pairs.iter().map(attribute).collect()
 }
 
 fn nanos(time: SystemTime) -> u64 {
     u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_a_number_and_what_else_looks_like_one_is_not() {
+        let pairs = [("http.response.status_code", "503"), ("error.type", "503")];
+        let values = attributes(&pairs.map(|(key, value)| (key.to_owned(), value.to_owned())))
+            .into_iter()
+            .map(|attribute| attribute.value.and_then(|value| value.value))
+            .collect::<Vec<_>>();
+        let expected = [any_value::Value::IntValue(503), any_value::Value::StringValue("503".to_owned())];
+        assert_eq!(values, expected.map(Some));
+    }
 }
