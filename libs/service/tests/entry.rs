@@ -58,7 +58,12 @@ fn service() -> ExitCode {
 }
 
 fn start(args: &[&str]) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    // What is set for whoever tests is no setting of the service.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEGATE_")) {
+        command.env_remove(name);
+    }
+    command
         .args(args)
         .env("ENTRY_TEST_IS_THE_SERVICE", "1")
         .stdin(Stdio::null())

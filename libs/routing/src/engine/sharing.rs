@@ -19,8 +19,10 @@ use crate::{
 };
 
 /// By how much a cluster may be over its capacity before that counts, in thousandths of requests per second: what
-/// rounding may do.
-const ROUNDING: u64 = 1000;
+/// rounding shares of this demand to thousandths may do, and no more than a request per second.
+fn rounding(demand: u64) -> u64 {
+    (demand / 500 + 10).min(1000)
+}
 
 /// Which demand shares are computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +170,7 @@ impl Engine {
         let mut load: Vec<u64> = vec![0; atlas.clusters().len()];
         let mut refused: Vec<&Plan> = Vec::new();
         let mut fit = Fit::Same;
+        let rounding = rounding(flows.iter().map(|flow| flow.demand).sum());
         for ((key, flow), then) in keys.iter().zip(flows).zip(then.placements()) {
             let Some(now) = self.ledger.placement(*key) else { return Fit::Wrong };
             let share = |placed: &[u64], at: usize, demand: u64| {
@@ -199,12 +202,12 @@ impl Engine {
         let room = |cluster: ClusterId| capacity::room(atlas.cluster(cluster).capacity);
         let over = atlas
             .clusters()
-            .any(|(cluster, _)| load[cluster.index()] > room(cluster).saturating_add(ROUNDING));
+            .any(|(cluster, _)| load[cluster.index()] > room(cluster).saturating_add(rounding));
         // Who fills a cluster may send it less than was settled; then others who were refused would find room there.
         let needless = refused
             .iter()
             .flat_map(|plan| &plan.members[..plan.sharing])
-            .any(|member| load[member.cluster.index()] + ROUNDING < room(member.cluster));
+            .any(|member| load[member.cluster.index()] + rounding < room(member.cluster));
         if over || needless { Fit::Wrong } else { fit }
     }
 

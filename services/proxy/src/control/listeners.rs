@@ -38,6 +38,8 @@ struct Open {
     listener: Listener,
     address: SocketAddr,
     tls: Option<Arc<ServerTls>>,
+    /// Why new certificates are not in use.
+    refused: Option<String>,
 }
 
 impl Listeners {
@@ -49,11 +51,11 @@ impl Listeners {
     /// Takes note of what should be open, and makes it so.
     pub async fn want(&mut self, wanted: &[(ListenerName, Listener)], workers: &Workers, ports: &Ports) {
         self.wanted = wanted.iter().cloned().collect();
+        self.problems.retain(|name, _| self.wanted.contains_key(name));
         let gone: Vec<ListenerName> =
             self.open.keys().filter(|name| !self.wanted.contains_key(*name)).cloned().collect();
         for name in gone {
             self.open.remove(&name);
-            self.problems.remove(&name);
             tracing::info!(listener = %name, "no longer accepting");
             workers.tell(|_| Some(Command::Unlisten(name.clone()))).await;
         }
@@ -62,20 +64,30 @@ impl Listeners {
 
     /// Tries again what could not be opened, and renews certificates from changed files. Called once a second.
     pub async fn catch_up(&mut self, workers: &Workers, ports: &Ports) {
-        for (name, open) in &self.open {
+        for (name, open) in &mut self.open {
             if let Some(tls) = open.tls.clone() {
-                let renewed = tokio::task::spawn_blocking(move || tls.renew()).await;
+                let renewing = tls.clone();
+                let renewed = tokio::task::spawn_blocking(move || renewing.renew()).await;
                 match renewed {
                     Ok(Ok(true)) => tracing::info!(listener = %name, "new certificates are in use"),
                     Ok(Ok(false)) | Err(_) => {}
                     Ok(Err(error)) => {
-                        tracing::warn!(listener = %name, %error, "new certificates are refused");
+                        let problem = error.to_string();
+                        if open.refused.as_ref() != Some(&problem) {
+                            tracing::warn!(listener = %name, %error, "new certificates are refused, the old ones stay in use");
+                        }
+                        open.refused = Some(problem);
+                        continue;
                     }
                 }
+                // Contents that were refused are not tried again until they change.
+                open.refused = tls.problem();
             }
         }
         for (name, listener) in self.wanted.clone() {
             if self.open.get(&name).is_some_and(|open| open.listener == listener) {
+                // It may have been wanted otherwise meanwhile.
+                self.problems.remove(&name);
                 continue;
             }
             match self.open_one(&name, &listener, workers).await {
@@ -131,7 +143,7 @@ impl Listeners {
                 Some(Command::Listen(Listen { name, socket, tls, limits }))
             })
             .await;
-        Ok(Open { listener: listener.clone(), address, tls })
+        Ok(Open { listener: listener.clone(), address, tls, refused: None })
     }
 }
 

@@ -77,7 +77,6 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let options = ReplicaOptions { store: Some(store), seed };
     let (replica, updates) = Replica::start(bus.clone(), &subjects::routes(&edge.region), options).await?;
     let limiter = Suspicions::default();
-    let lost = workers.lost();
     let mut follower =
         Follower::new(edge.clone(), bus.clone(), workers, disk, shown, limiter.clone(), context.clone());
     if let Some(saved) = saved {
@@ -89,15 +88,12 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let forgetting = forget_unused(metrics.clone());
     let loads = load::report(bus, edge, metrics);
     let certificates = renew_certificates(tls);
-    let workers = tokio::select! {
-        workers = follower.follow(updates) => workers,
-        // Without it a part of all connections would hang, and of the metrics and readiness nothing would be true.
-        () = lost.cancelled() => anyhow::bail!("a worker has ended by itself: it panicked, or its runtime failed"),
+    tokio::select! {
+        ended = follower.follow(updates, settings.proxy.drain_delay) => ended?,
         never = async { tokio::join!(suspicions, loads, certificates, forgetting) } => match never.1 {},
     };
     replica.stop().await;
     drop(observing);
-    workers.drain(settings.proxy.drain_delay).await?;
     if let Some(writer) = writer {
         tokio::task::spawn_blocking(|| writer.join()).await?;
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use tidegate_bus::{Bus, TraceContext, clock, codec, subjects, table::Update};
 use tidegate_model::{
     Epoch, Revision, Timestamp,
@@ -10,7 +11,7 @@ use tidegate_model::{
     routes::{RouteCause, RouteEntry, RouteKey},
 };
 use tidegate_service::{Context, metrics::Histogram, telemetry};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tracing::Instrument as _;
 
 use super::{
@@ -47,7 +48,20 @@ pub struct Follower {
     applied: Applied,
     /// From a verdict to serving by it.
     converged: Histogram,
+    /// Whether an operator drains it.
     drained: bool,
+    phase: Phase,
+}
+
+/// How far the edge's end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It serves.
+    Serving,
+    /// It accepts connections, and tells outside balancers to look elsewhere.
+    Draining,
+    /// It accepts no more, and waits until those that there are have ended.
+    Stopping,
 }
 
 impl Follower {
@@ -93,6 +107,7 @@ impl Follower {
             applied,
             converged,
             drained: false,
+            phase: Phase::Serving,
         }
     }
 
@@ -111,31 +126,59 @@ impl Follower {
         self.show();
     }
 
-    /// Follows until the service is asked to stop, then gives the workers back.
-    pub async fn follow(mut self, mut updates: mpsc::Receiver<Update<RouteKey, RouteEntry>>) -> Workers {
+    /// Follows until the service is asked to stop and all connections have ended. For `drain_delay` workers go on accepting
+    /// while outside balancers are told to look elsewhere.
+    ///
+    /// # Errors
+    /// When a worker failed, or the bus is closed.
+    pub async fn follow(
+        mut self,
+        mut updates: mpsc::Receiver<Update<RouteKey, RouteEntry>>,
+        drain_delay: Duration,
+    ) -> anyhow::Result<()> {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let shutdown = self.context.shutdown.clone();
+        let (shutdown, lost) = (self.context.shutdown.clone(), self.workers.lost());
+        let mut stop_at = None;
+        let mut ending = None;
         loop {
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => break,
-                update = updates.recv() => match update {
-                    Some(update) => self.take(update).await,
-                    None => break,
-                },
+                () = shutdown.cancelled(), if self.phase == Phase::Serving => {
+                    self.begin_to_drain().await;
+                    stop_at = Some(Instant::now() + drain_delay);
+                }
+                () = until(stop_at), if self.phase == Phase::Draining => {
+                    self.phase = Phase::Stopping;
+                    ending = Some(Box::pin(self.workers.stop().await));
+                }
+                // Without it a part of all connections would hang, and of the metrics and readiness nothing would be true.
+                () = lost.cancelled(), if self.phase != Phase::Stopping => {
+                    anyhow::bail!("a worker has ended by itself: it panicked, or its runtime failed")
+                }
+                ended = ended(&mut ending) => {
+                    ended?;
+                    break;
+                }
+                update = updates.recv() => self.take(update.context("the bus is closed")?).await,
                 _ = ticks.tick() => self.tick().await,
             }
         }
-        self.applied.draining = true;
-        self.show();
         self.report(None).await;
         self.save();
         if let Some(saving) = self.saving.take() {
             // It only fails when it panicked, and then the last file stays.
             _ = saving.await;
         }
-        self.workers
+        Ok(())
+    }
+
+    async fn begin_to_drain(&mut self) {
+        self.phase = Phase::Draining;
+        self.applied.draining = true;
+        self.workers.tell(|_| Some(Command::Drain)).await;
+        self.show();
+        self.report(None).await;
     }
 
     async fn take(&mut self, update: Update<RouteKey, RouteEntry>) {
@@ -225,8 +268,11 @@ impl Follower {
             }
             return;
         };
-        self.listeners.want(&entry.listeners, &self.workers, &self.context.ports).await;
-        if entry.drain.is_some() != self.drained {
+        if self.phase != Phase::Stopping {
+            self.listeners.want(&entry.listeners, &self.workers, &self.context.ports).await;
+        }
+        // What shuts down drains, whatever operators say.
+        if entry.drain.is_some() != self.drained && self.phase == Phase::Serving {
             self.drained = entry.drain.is_some();
             self.applied.draining = self.drained;
             let drained = self.drained;
@@ -254,7 +300,9 @@ impl Follower {
     }
 
     async fn tick(&mut self) {
-        self.listeners.catch_up(&self.workers, &self.context.ports).await;
+        if self.phase != Phase::Stopping {
+            self.listeners.catch_up(&self.workers, &self.context.ports).await;
+        }
         self.show();
         self.report(None).await;
         self.save();
@@ -293,5 +341,19 @@ impl Follower {
                 tracing::error!(%error, "the table cannot be kept on disk");
             }
         }));
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ended<T: Future + Unpin>(ending: &mut Option<T>) -> T::Output {
+    match ending {
+        Some(ending) => ending.await,
+        None => std::future::pending().await,
     }
 }

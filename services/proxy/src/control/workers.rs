@@ -1,6 +1,6 @@
 //! The worker threads, as the control side sees them.
 
-use std::{collections::HashSet, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{collections::HashSet, sync::Arc, thread::JoinHandle};
 
 use anyhow::Context as _;
 use tidegate_model::routes::RouteEntry;
@@ -19,9 +19,14 @@ use crate::{
 /// Commands that wait for a worker; whoever sends more waits.
 const COMMANDS: usize = 64;
 
+/// A worker's thread.
+type Thread = JoinHandle<std::io::Result<()>>;
+
 /// All workers.
 pub struct Workers {
-    workers: Vec<(mpsc::Sender<Command>, JoinHandle<std::io::Result<()>>)>,
+    commands: Vec<mpsc::Sender<Command>>,
+    /// None once they are waited for.
+    threads: Vec<Thread>,
     tls: Arc<UpstreamTlsConfigs>,
     lost: CancellationToken,
 }
@@ -56,24 +61,26 @@ impl Workers {
                 .context("a worker's thread cannot be made")?;
             Ok((sender, thread))
         };
-        Ok(Workers { workers: (0..count).map(start).collect::<anyhow::Result<_>>()?, tls: tls.clone(), lost })
+        let started = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
+        let (commands, threads) = started.into_iter().unzip();
+        Ok(Workers { commands, threads, tls: tls.clone(), lost })
     }
 
-    /// Cancelled when a worker has ended; before they are drained, because it panicked or its runtime failed.
+    /// Cancelled when a worker has ended; before they are stopped, because it panicked or its runtime failed.
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.workers.len()
+        self.commands.len()
     }
 
     /// Gives all workers new routes and waits until all serve by them.
     pub async fn route(&self, routes: &Routes) {
         self.prepare_tls(routes).await;
-        let mut waiting = Vec::with_capacity(self.workers.len());
-        for (sender, _) in &self.workers {
+        let mut waiting = Vec::with_capacity(self.commands.len());
+        for sender in &self.commands {
             let (done, told) = oneshot::channel();
             let command = Command::Routes { routes: routes.clone(), done };
             if sender.send(command).await.is_ok() {
@@ -106,7 +113,7 @@ impl Workers {
 
     /// Gives each worker its own command.
     pub async fn tell(&self, mut command: impl FnMut(usize) -> Option<Command>) {
-        for (place, (sender, _)) in self.workers.iter().enumerate() {
+        for (place, sender) in self.commands.iter().enumerate() {
             if let Some(command) = command(place) {
                 // A worker that has ended needs no command.
                 _ = sender.send(command).await;
@@ -114,24 +121,22 @@ impl Workers {
         }
     }
 
-    /// Drains all workers and waits until they have ended. For `delay` they go on accepting while outside balancers are
-    /// told to look elsewhere.
-    ///
-    /// # Errors
-    /// When a worker failed.
-    pub async fn drain(self, delay: Duration) -> anyhow::Result<()> {
-        self.tell(|_| Some(Command::Drain)).await;
-        tokio::time::sleep(delay).await;
-        let threads: Vec<_> = self.workers.into_iter().map(|(_, thread)| thread).collect();
-        let ended = tokio::task::spawn_blocking(move || {
-            threads.into_iter().map(JoinHandle::join).collect::<Vec<_>>()
-        });
-        for ended in ended.await? {
-            ended
-                .map_err(|_| anyhow::anyhow!("a worker has panicked"))?
-                .context("a worker's runtime failed")?;
+    /// Tells all workers to stop. They still take routes while what is returned waits until they have ended; it fails when
+    /// one of them failed.
+    pub async fn stop(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
+        self.tell(|_| Some(Command::Stop)).await;
+        let threads = std::mem::take(&mut self.threads);
+        async move {
+            let ended = tokio::task::spawn_blocking(move || {
+                threads.into_iter().map(JoinHandle::join).collect::<Vec<_>>()
+            });
+            for ended in ended.await? {
+                ended
+                    .map_err(|_| anyhow::anyhow!("a worker has panicked"))?
+                    .context("a worker's runtime failed")?;
+            }
+            Ok(())
         }
-        Ok(())
     }
 }
 
@@ -140,7 +145,7 @@ fn spawn(
     id: usize,
     lost: &CancellationToken,
     work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
-) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
+) -> std::io::Result<Thread> {
     let lost = lost.clone();
     std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
         let _ended = lost.drop_guard();
@@ -158,6 +163,8 @@ fn tls_of(entry: &RouteEntry) -> Option<TlsKey> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]

@@ -28,6 +28,8 @@ pub enum Command {
     Drain,
     /// Take the draining back.
     Undrain,
+    /// Accept no more connections, and end when all there are have ended. Routes are still followed.
+    Stop,
 }
 
 /// Routes, shared by all workers.

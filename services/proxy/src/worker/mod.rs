@@ -111,7 +111,7 @@ pub struct WorkerParts {
     pub idle_limits: IdleLimits,
 }
 
-/// Runs a worker until its commands end and its connections are done, at most `drain_limit` later.
+/// Runs a worker until it is told to stop and its connections are done, at most `drain_limit` later.
 ///
 /// # Errors
 /// When the thread's runtime cannot be made.
@@ -154,34 +154,51 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
     let mut accepting = accept::Accepting::new(worker.clone());
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // When connections that are left are cut, once it is told to stop.
+    let mut cut_at: Option<Instant> = None;
     loop {
         tokio::select! {
             biased;
-            command = commands.recv() => match command {
+            command = commands.recv(), if !commands.is_closed() || cut_at.is_none() => match command {
                 Some(Command::Routes { routes, done }) => {
                     worker.apply(&routes);
                     // Whoever sent it may not wait for it any more.
                     _ = done.send(());
                 }
-                Some(Command::Listen(listen)) => accepting.open(listen),
-                Some(Command::Unlisten(name)) => accepting.close(&name),
                 Some(Command::Drain) => worker.drain(),
-                Some(Command::Undrain) => worker.draining_since.set(None),
-                None => break,
+                Some(Command::Listen(listen)) if cut_at.is_none() => accepting.open(listen),
+                Some(Command::Unlisten(name)) => accepting.close(&name),
+                Some(Command::Undrain) if cut_at.is_none() => worker.draining_since.set(None),
+                Some(Command::Stop) | None if cut_at.is_none() => {
+                    worker.drain();
+                    accepting.close_all().await;
+                    worker.tasks.close();
+                    cut_at = Some(Instant::now() + drain_limit);
+                }
+                // It has been told to stop.
+                Some(Command::Listen(_) | Command::Undrain | Command::Stop) | None => {}
             },
             _ = ticks.tick() => worker.tick(),
+            are_done = connections_end(&worker.tasks, cut_at) => {
+                if !are_done {
+                    tracing::warn!(open = worker.counters.open.get(), "drain limit reached, connections are cut");
+                }
+                break;
+            }
         }
-    }
-    worker.drain();
-    accepting.close_all().await;
-    worker.tasks.close();
-    if tokio::time::timeout(drain_limit, worker.tasks.wait()).await.is_err() {
-        tracing::warn!(open = worker.counters.open.get(), "drain limit reached, connections are cut");
     }
     // Nobody asks endpoints any more: they are told so, and not waited for longer than that takes.
     worker.table.borrow().endpoints().for_each(|endpoint| endpoint.pool.clear());
     worker.upstreams.close();
     _ = tokio::time::timeout(GOODBYE, worker.upstreams.wait()).await;
+}
+
+/// Waits until all connections have ended, or are to be cut; says whether they have ended.
+async fn connections_end(tasks: &TaskTracker, cut_at: Option<Instant>) -> bool {
+    match cut_at {
+        Some(cut_at) => tokio::time::timeout_at(cut_at, tasks.wait()).await.is_ok(),
+        None => std::future::pending().await,
+    }
 }
 
 impl Worker {

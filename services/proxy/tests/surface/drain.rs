@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tidegate_model::verdict::Verdict;
+
 use crate::harness::{
     edge::{Edge, Start},
     eventually,
@@ -50,6 +52,34 @@ fn a_shutdown_finishes_what_is_under_way_and_says_close() {
     let answer = client.answer();
     assert_eq!((answer.text(), answer.field("connection")), ("ok", Some("close")));
     assert!(client.ends());
+    edge.stop();
+}
+
+#[test]
+fn an_edge_that_shuts_down_follows_the_table_to_its_end() {
+    // Given an edge that accepts on for a while, with a request under way.
+    let (waits, go) = waiting();
+    let b = Origin::named("b");
+    let start = Start { drain_delay: Duration::from_secs(2), ..Start::default() };
+    let mut edge = Edge::start_with(&FleetFile::of(&[waits.address(), b.address()]), start);
+    edge.health("a", &[(waits.address(), Verdict::Up, false), (b.address(), Verdict::Down, false)]);
+    let mut client = Peer::connect(edge.address());
+    client.send(GET);
+    eventually("it is under way", || waits.seen().count() == 1);
+
+    // When endpoints change while it accepts, then new requests go where the table says.
+    edge.begin_shutdown();
+    eventually("it says that it drains", || !edge.is_ready());
+    edge.health("a", &[(waits.address(), Verdict::Down, false), (b.address(), Verdict::Up, false)]);
+    for _ in 0..4 {
+        assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "b");
+    }
+
+    // When they change while it only waits for its connections, then that is applied as well (which this waits for).
+    eventually("it no longer accepts", || TcpStream::connect(edge.address()).is_err());
+    edge.health("a", &[(waits.address(), Verdict::Up, false), (b.address(), Verdict::Up, false)]);
+    go.send(()).unwrap();
+    assert_eq!(client.answer().text(), "ok");
     edge.stop();
 }
 

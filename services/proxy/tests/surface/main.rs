@@ -6,6 +6,7 @@ mod harness;
 mod drain;
 mod failures;
 mod http2;
+mod listeners;
 mod messages;
 mod observe;
 mod refusals;

@@ -52,6 +52,8 @@ pub struct Start {
     pub has_owner: bool,
     /// Worker threads.
     pub workers: usize,
+    /// How long it goes on accepting once it is told to end.
+    pub drain_delay: Duration,
     /// How long connections may take to end.
     pub drain_limit: Duration,
     /// The access log.
@@ -72,6 +74,7 @@ impl Default for Start {
             state_dir: None,
             has_owner: true,
             workers: 1,
+            drain_delay: Duration::ZERO,
             drain_limit: Duration::from_secs(10),
             access_log: AccessLogSection::default(),
             spans: None,
@@ -132,6 +135,7 @@ impl Edge {
         settings.edge.region = Some("here".parse().unwrap());
         settings.proxy.workers = start.workers;
         settings.proxy.state_dir.clone_from(&state_dir);
+        settings.proxy.drain_delay = start.drain_delay;
         settings.proxy.drain_limit = start.drain_limit;
         settings.proxy.trace_ratio = start.trace_ratio;
         settings.proxy.stream_idle_timeout = start.stream_idle_timeout;
