@@ -388,6 +388,21 @@ fn nothing_is_refused_while_a_fall_in_demand_leaves_room() {
 }
 
 #[test]
+fn small_capacities_are_kept_to_as_well() {
+    let builder = Builder::default()
+        .region("us", 38.9, -77.4)
+        .cluster("us-1", "us", 1, Some(5))
+        .cluster("eu-1", "us", 1, Some(5))
+        .service("shop", 0, ordered(&["us-1", "eu-1"]));
+    let mut world = all_up(&builder);
+    for (demand, shed) in [(17, 412), (20, 500), (16, 375)] {
+        world.apply(load("us", "e", &[("shop", demand)]));
+        world.tick_until(world.now + 1_000);
+        assert_eq!(world.tiers("shop").shed_permille, shed, "of {demand}");
+    }
+}
+
+#[test]
 fn the_least_important_service_is_shed_first() {
     let builder = two_regions().service("batch", 9, ordered(&["us-1", "eu-1"]));
     let mut world = all_up(&builder);
