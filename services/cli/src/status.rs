@@ -30,6 +30,11 @@ pub async fn status(json: bool, watch: bool, options: &BusOptions) -> anyhow::Re
             say(text::text(&status))?;
         }
         if !watch {
+            anyhow::ensure!(
+                status.problems.is_empty(),
+                "not all could be read: {}",
+                status.problems.join("; ")
+            );
             return Ok(());
         }
         gatherer.listen(EVERY).await?;
