@@ -3,13 +3,14 @@
 use std::{fs, os::unix::fs::symlink, time::Duration};
 
 use serde_json::Value;
-use tidegate_bus::clock;
+use tidegate_bus::{clock, testing::NatsServer};
 use tidegate_integration_tests::{
-    Fault, Plan, World,
+    Fault, Plan, World, binaries,
     load::{Load, LoadPlan, Summary},
     plan::{AWAY, HOME, SERVICE},
     world::until,
 };
+use tokio::process::Command;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -200,6 +201,68 @@ async fn events_tell_of_a_failover_and_of_the_way_back() -> anyhow::Result<()> {
     world.mend(Fault::Kill).await?;
     following.says(&format!("{SERVICE} goes to {}", HOME.cluster)).await?;
     world.succeeded();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_events_is_told_that_the_bus_is_away_and_what_happens_after_it() -> anyhow::Result<()> {
+    // Given somebody who follows the events of a system that is well.
+    let mut world = World::start(&Plan::default()).await?;
+    let mut following = world.cli_that_stays(&["events", "--follow"])?;
+    following.says("epoch").await?;
+
+    // When the bus loses its data, then the follower says that it is away,
+    world.nats.kill();
+    following.complains("waiting for the bus").await?;
+    world.nats.restart_without_data();
+
+    // and what happens afterwards, and is kept again, is told.
+    let file = world.write("after.yaml", &world.fleet())?;
+    until("somebody keeps events again", LIMIT, async || {
+        world.cli(&["apply", &file, "--author", "somebody-later"]).await?;
+        let kept = String::from_utf8(world.cli(&["events"]).await?.stdout)?;
+        Ok(kept.contains("applied by somebody-later").then_some(()))
+    })
+    .await?;
+    following.says("applied by somebody-later").await?;
+    world.succeeded();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_and_addresses_that_are_none_are_wrong_arguments() -> anyhow::Result<()> {
+    // Given a system that is well.
+    let world = World::start(&Plan::default()).await?;
+    let wrong: [(&[&str], &str); 4] = [
+        (&["explain", "nothing", "--region", HOME.name], SERVICE),
+        (&["explain", SERVICE, "--region", "nowhere"], HOME.name),
+        (&["status", "--nats-servers", "http://127.0.0.1:4222"], "--nats-servers"),
+        (&["status", "--nats-servers", ""], "--nats-servers"),
+    ];
+    for (arguments, right) in wrong {
+        // When what there is not is named, then it is a wrong argument, and what would be right is said.
+        let output = world.cli(arguments).await?;
+        let said = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(right), "{arguments:?}: {said}");
+    }
+    world.succeeded();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_status_that_could_not_ask_for_all_is_told_and_a_failure() -> anyhow::Result<()> {
+    // Given a bus that keeps nothing.
+    let nats = NatsServer::start_without_jetstream();
+
+    // When its status is asked for.
+    let mut status = Command::from(binaries::command("tidegate")?);
+    let output = status.args(["status", "--nats-servers", &nats.url()]).output().await?;
+
+    // Then what could not be read is told with what helps, and it is a failure.
+    let said = String::from_utf8(output.stdout)?;
+    assert!(said.contains("the fleet cannot be read") && said.contains("nats-server --jetstream"), "{said}");
+    assert_eq!(output.status.code(), Some(1));
     Ok(())
 }
 

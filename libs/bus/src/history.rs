@@ -104,7 +104,8 @@ impl HistoryReader {
     /// The next event, also one that is yet to come; nothing when the bus is closed. Safe to cancel.
     ///
     /// # Errors
-    /// When the stream can't be read any more.
+    /// When the bus is away or the stream can't be read. Whoever calls again then goes on after the last event that was read,
+    /// with all of a stream that was made anew after the servers lost their data.
     pub async fn next(&mut self) -> Result<Option<Kept>, BusError> {
         while let Some(message) = self.message().await? {
             if let Some(kept) = self.read(message) {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{ConnectOptions, Event, HeaderMap, HeaderValue, ServerAddr, connection::State, jetstream};
+use async_nats::{ConnectOptions, Event, HeaderMap, HeaderValue, connection::State, jetstream};
 use bytes::Bytes;
 use tokio::{
     sync::{Notify, watch},
@@ -28,6 +28,7 @@ pub(crate) mod history;
 mod settings;
 pub(crate) mod store;
 
+use settings::parse_server;
 pub use settings::{Credentials, NatsSettings, NatsTls};
 
 /// How long a publication may wait for room in the client's queue.
@@ -61,12 +62,8 @@ impl NatsBus {
         if settings.servers.is_empty() {
             return Err(BusError::NoServer);
         }
-        let parse = |address: &String| {
-            address
-                .parse::<ServerAddr>()
-                .map_err(|error| BusError::Address { address: address.clone(), reason: error.to_string() })
-        };
-        let servers = settings.servers.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let servers =
+            settings.servers.iter().map(|server| parse_server(server)).collect::<Result<Vec<_>, _>>()?;
         let lost = Arc::new(AtomicU64::new(0));
         let changed = Arc::new(Notify::new());
         let (events_lost, events_changed) = (lost.clone(), changed.clone());
@@ -78,7 +75,8 @@ impl NatsBus {
             .name(&settings.name)
             .retry_on_initial_connect()
             .connection_timeout(CONNECT_TIMEOUT)
-            .request_timeout(Some(store::LIMIT))
+            // Our own limit comes first: it knows what the server refused.
+            .request_timeout(Some(store::LIMIT * 2))
             .ping_interval(PING_INTERVAL)
             .subscription_capacity(settings.subscription_capacity)
             .reconnect_delay_callback(|attempts| {

@@ -55,6 +55,14 @@ impl NatsServer {
         NatsServer::start_with(permissions, true)
     }
 
+    /// Starts a server without JetStream.
+    ///
+    /// # Panics
+    /// When there is no nats-server, or it is not ready in time.
+    pub fn start_without_jetstream() -> NatsServer {
+        NatsServer::start_with("", false)
+    }
+
     /// Starts a server with more settings than a port and, where it `keeps` data, JetStream.
     fn start_with(config: &str, keeps: bool) -> NatsServer {
         let name = format!("tidegate-nats-{}-{:08x}", std::process::id(), rand::random::<u32>());

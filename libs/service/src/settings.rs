@@ -20,8 +20,17 @@ pub use sections::{AdminSection, CommonSettings, LogFormat, LogSection, NatsSect
 
 use crate::entry::Description;
 
-/// Variables of the environment that begin like settings and are not.
-const NOT_SETTINGS: [&str; 3] = ["TIDEGATE_CONFIG", "TIDEGATE_PORTS_FILE", "TIDEGATE_NATS_SERVER"];
+/// Variables of the environment that begin like settings and are not: those of every service, of tests, of the command line,
+/// and of `deploy/compose.yaml`, which may be exported where a service is started, too.
+const NOT_SETTINGS: [&str; 7] = [
+    "TIDEGATE_CONFIG",
+    "TIDEGATE_PORTS_FILE",
+    "TIDEGATE_NATS_SERVER",
+    "TIDEGATE_AUTHOR",
+    "TIDEGATE_PORT_US",
+    "TIDEGATE_PORT_EU",
+    "TIDEGATE_OTLP_ENDPOINT",
+];
 
 /// The settings of a service: plain data in sections, with a default for everything (`Option` where there is none) and
 /// `#[serde(default, deny_unknown_fields)]`.
@@ -129,8 +138,10 @@ pub fn load<S: Settings>(
         note_origins(&keys, &origin, source.as_ref(), &mut origins)?;
         builder = builder.add_source(vec![source]);
     }
-    let settings: S =
-        builder.build().and_then(Config::try_deserialize).map_err(|error| value_error(&error, &origins))?;
+    let settings: S = builder
+        .build()
+        .and_then(Config::try_deserialize)
+        .map_err(|error| value_error(&with_choices::<S>(error), &origins))?;
     for checked in [settings.common().check(), settings.check()] {
         checked.map_err(|(key, problem)| SettingsError::Wrong {
             variable: keys::variable(&key),
@@ -140,6 +151,20 @@ pub fn load<S: Settings>(
         })?;
     }
     Ok(Loaded { settings, ports_file: path("ports-file", "TIDEGATE_PORTS_FILE") })
+}
+
+/// Where a word is none of those that a setting may be: says which these are.
+fn with_choices<S: Settings>(error: ConfigError) -> ConfigError {
+    const NOT_A_CHOICE: &str = " does not have variant constructor ";
+    if let ConfigError::At { error: inner, origin, key: Some(key) } = &error
+        && let ConfigError::Message(said) = &**inner
+        && let Some((_, given)) = said.split_once(NOT_A_CHOICE)
+    {
+        let choices = keys::choices(&S::default(), key).join(" or ");
+        let error = Box::new(ConfigError::Message(format!("{given:?} is not {choices}")));
+        return ConfigError::At { error, origin: origin.clone(), key: Some(key.clone()) };
+    }
+    error
 }
 
 /// What is wrong with a value. `origins` says where the values come from, which an error does not always know.
@@ -166,13 +191,17 @@ fn command<S: Settings>(about: &Description, keys: &Keys) -> Command {
     ];
     let settings = keys.iter().map(|(key, default)| {
         let default = default.as_ref().map(|d| format!(" [default: {d}]")).unwrap_or_default();
+        let choices = match keys::choices(&S::default(), key) {
+            words if words.is_empty() => String::new(),
+            words => format!(" [possible values: {}]", words.join(", ")),
+        };
         let docs = CommonSettings::docs(key).or_else(|| S::docs(key)).unwrap_or_default();
         debug_assert!(!docs.is_empty(), "{key} is not documented");
         let docs = docs.split_whitespace().collect::<Vec<_>>().join(" ").replace('`', "");
         Arg::new(key.clone())
             .long(keys::flag(key))
             .value_name("VALUE")
-            .help(format!("{docs} [env: {}]{default}", keys::variable(key)))
+            .help(format!("{docs}{choices} [env: {}]{default}", keys::variable(key)))
     });
     Command::new(about.name)
         .about(about.about)

@@ -145,6 +145,26 @@ fn a_wrong_value_is_refused_with_its_place_and_what_would_be_right() {
 }
 
 #[test]
+fn a_word_that_a_setting_cannot_be_is_refused_with_those_that_it_can() {
+    let said = error("name = 'x'", &[], &["--log-format", "xml"]);
+    assert!(said.contains("\"xml\" is not human or json") && said.contains("--log-format"), "{said}");
+    let said = error("name = 'x'\n[log]\nformat = 'xml'\n", &[], &[]);
+    assert!(said.contains("\"xml\" is not human or json") && said.contains(".toml"), "{said}");
+    let said = error("name = 'x'", &[("TIDEGATE_LOG__FORMAT", "xml")], &[]);
+    assert!(said.contains("\"xml\" is not human or json") && said.contains("TIDEGATE_LOG__FORMAT"), "{said}");
+}
+
+#[test]
+fn addresses_of_the_bus_that_are_none_are_refused() {
+    for wrong in ["foo:bar", "http://127.0.0.1:4222", "nats://good:4222,foo:bar"] {
+        let said = error("name = 'x'", &[], &["--nats-servers", wrong]);
+        assert!(said.starts_with("nats.servers: ") && said.contains("nats://127.0.0.1:4222"), "{said}");
+    }
+    let said = error("name = 'x'", &[], &["--nats-servers", ""]);
+    assert!(said.starts_with("nats.servers: at least one address"), "{said}");
+}
+
+#[test]
 fn what_is_missing_is_said_with_all_ways_to_set_it() {
     assert_eq!(
         error("", &[], &[]),
@@ -160,8 +180,13 @@ fn what_is_missing_is_said_with_all_ways_to_set_it() {
 
 #[test]
 fn variables_that_are_not_settings_are_left_alone() {
-    let env =
-        [("TIDEGATE_NATS_SERVER", "/bin/nats-server"), ("TIDEGATE_PORTS_FILE", "/tmp/p"), ("OTHER", "x")];
+    let env = [
+        ("TIDEGATE_NATS_SERVER", "/bin/nats-server"),
+        ("TIDEGATE_PORTS_FILE", "/tmp/p"),
+        ("TIDEGATE_AUTHOR", "ann"),
+        ("TIDEGATE_PORT_US", "8088"),
+        ("OTHER", "x"),
+    ];
     let loaded = load("name = 'x'", &env, &[]).unwrap();
     assert_eq!(loaded.ports_file, Some(PathBuf::from("/tmp/p")));
 }
@@ -173,6 +198,7 @@ fn help_shows_every_setting_with_its_variable_and_default() {
         "--nats-servers",
         "TIDEGATE_NATS__SERVERS",
         "nats://127.0.0.1:4222",
+        "[possible values: human, json]",
         "--interval",
         "250ms",
         "The servers' addresses.",

@@ -6,10 +6,13 @@ use tidegate_bus::{Bus, fleet::FleetStore};
 use tidegate_model::fleet::Fleet;
 use tidegate_service::shutdown;
 
-use crate::{arguments::BusOptions, check, followed::Followed, link, say::say_line};
-
-/// How soon a write that the bus did not take is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+use crate::{
+    arguments::BusOptions,
+    check,
+    followed::Followed,
+    link::{self, Patience},
+    say::say_line,
+};
 
 /// Checks a fleet file and writes it to the bus. A wrong one changes nothing.
 pub async fn apply(file: &Path, author: Option<String>, options: &BusOptions) -> anyhow::Result<()> {
@@ -49,13 +52,13 @@ pub async fn watch(file: &Path, author: Option<String>, options: &BusOptions) ->
     }
 }
 
-/// Makes `text` the fleet, however long the bus is away, which is told after `patience`; says its revision, or nothing when
+/// Makes `text` the fleet, however long the bus is away, which is told after `at_first`; says its revision, or nothing when
 /// it is the fleet already.
-async fn put(bus: &Bus, text: &str, author: &str, patience: Duration) -> Option<u64> {
+async fn put(bus: &Bus, text: &str, author: &str, at_first: Duration) -> Option<u64> {
     // A connection that is only being made is nothing to tell.
-    bus.ready(patience).await;
+    bus.ready(at_first).await;
     let store = FleetStore::new(bus);
-    let mut said = None;
+    let mut patience = Patience::default();
     loop {
         let put = async {
             if store.get().await?.is_some_and(|fleet| fleet.text == text) {
@@ -63,16 +66,10 @@ async fn put(bus: &Bus, text: &str, author: &str, patience: Duration) -> Option<
             }
             store.put(text, author).await.map(|head| Some(head.revision))
         };
-        let error = match put.await {
+        match put.await {
             Ok(revision) => return revision,
-            Err(error) => error,
-        };
-        // How long it has been away is not another reason.
-        if said != Some(error.reason()) {
-            eprintln!("waiting for the bus: {error}");
-            said = Some(error.reason());
+            Err(error) => patience.wait(&error).await,
         }
-        tokio::time::sleep(TRY_AGAIN).await;
     }
 }
 

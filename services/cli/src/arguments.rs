@@ -170,13 +170,25 @@ fn bucket_replicas(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A time as the fleet file has it, or whole days, such as `7d`, up to a year.
+/// A time as the fleet file has it, or whole hours or days, such as `48h` or `7d`, up to a year.
 fn period(text: &str) -> Result<Duration, String> {
-    let Some(days) = text.strip_suffix('d') else { return parse_duration(text) };
-    match days.parse::<u64>() {
-        Ok(days @ 1..=366) => Ok(Duration::from_secs(days * 24 * 3600)),
-        Ok(_) => Err(format!("{text} is not 1 to 366 days")),
-        Err(_) => Err(format!("{text:?} is not a time such as 30m, 12h or 7d")),
+    let longest = Duration::from_secs(366 * 24 * 3600);
+    let (digits, unit) = text.split_at(text.len() - text.chars().next_back().map_or(0, char::len_utf8));
+    let seconds = match unit {
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => {
+            return parse_duration(text)
+                .map_err(|wrong| format!("{wrong} (hours and days may be more: 36h, 7d)"));
+        }
+    };
+    let Ok(count) = digits.parse::<u64>() else {
+        return Err(format!("{text:?} is not a time such as 30m, 48h or 7d"));
+    };
+    match Duration::from_secs(count.saturating_mul(seconds)) {
+        Duration::ZERO => Err(format!("{text} is no time at all")),
+        period if period > longest => Err(format!("{text} is longer than 366d")),
+        period => Ok(period),
     }
 }
 
@@ -203,7 +215,7 @@ pub enum Target {
 /// How an operator's word is given.
 #[derive(Debug, Clone, Args)]
 pub struct DrainOptions {
-    /// For how long, such as 30m or 7d; until it is taken back when absent.
+    /// For how long, such as 30m, 48h or 7d; until it is taken back when absent.
     #[arg(long = "for", value_parser = period, global = true)]
     pub length: Option<Duration>,
     /// Why.
@@ -277,7 +289,10 @@ mod tests {
     fn periods_may_be_days_and_have_limits() {
         assert_eq!(period("30m"), Ok(Duration::from_secs(1800)));
         assert_eq!(period("7d"), Ok(Duration::from_secs(7 * 24 * 3600)));
-        for wrong in ["0d", "367d", "1.5d", "d", "7", "soon"] {
+        assert_eq!(period("48h"), period("2d"));
+        assert_eq!(period("36h"), Ok(Duration::from_secs(36 * 3600)));
+        for wrong in ["0d", "0h", "367d", "8785h", "99999999999999999999h", "1.5d", "d", "h", "7", "", "soon"]
+        {
             assert!(period(wrong).is_err(), "{wrong}");
         }
     }

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
-use tidegate_bus::{Bus, clock, fleet::FleetStore, overrides::OverrideStore};
+use tidegate_bus::{Bus, clock, overrides::OverrideStore};
 use tidegate_model::{
     ClusterName, ServiceName,
-    fleet::Fleet,
     overrides::{Override, OverrideKind},
 };
 
 use crate::say::say_line;
 use crate::{
-    arguments::{BusOptions, DrainOptions, Target, WrongArgument},
+    arguments::{BusOptions, DrainOptions, Target},
+    fleet::{self, known},
     link,
 };
 
@@ -31,10 +30,7 @@ impl Target {
 
 /// Refuses names that the fleet does not have.
 async fn check(kind: &OverrideKind, bus: &Bus) -> anyhow::Result<()> {
-    let text = FleetStore::new(bus).get().await?.context("no fleet was applied yet (tidegate apply)")?;
-    let fleet = Fleet::parse(&text.text, "fleet").map_err(|errors| {
-        anyhow::anyhow!("the fleet on the bus cannot be read by this version of tidegate: {errors}")
-    })?;
+    let fleet = fleet::read(bus).await?;
     match kind {
         OverrideKind::DrainCluster(name) => known("cluster", name.as_str(), fleet.clusters.keys()),
         OverrideKind::DrainEdge(name) => known("edge", name.as_str(), fleet.edges.keys()),
@@ -44,18 +40,6 @@ async fn check(kind: &OverrideKind, bus: &Bus) -> anyhow::Result<()> {
             known("cluster", cluster.as_str(), fleet.clusters.keys())
         }
     }
-}
-
-fn known<N: ToString>(kind: &str, name: &str, names: impl Iterator<Item = N>) -> anyhow::Result<()> {
-    let names: Vec<String> = names.map(|name| name.to_string()).collect();
-    if names.iter().any(|known| known == name) {
-        return Ok(());
-    }
-    let wrong = match names.is_empty() {
-        true => format!("the fleet has no {kind} {name}, and no other"),
-        false => format!("the fleet has no {kind} {name}; it has {}", names.join(", ")),
-    };
-    Err(WrongArgument(wrong).into())
 }
 
 /// Drains.

@@ -11,9 +11,12 @@ use tidegate_model::{Epoch, RegionName, Revision, Timestamp, event::EventKind};
 use time::OffsetDateTime;
 
 use crate::say::{say, say_line};
-use crate::{arguments::BusOptions, link};
+use crate::{
+    arguments::BusOptions,
+    link::{self, Patience},
+};
 
-/// Tells what happened in the last `since`, and with `follow` what happens until interrupted.
+/// Tells what happened in the last `since`, and with `follow` what happens until interrupted, however often the bus is away.
 pub async fn events(
     follow: bool,
     since: Duration,
@@ -62,11 +65,18 @@ pub async fn events(
     if !follow {
         return Ok(());
     }
-    while let Some(event) = reader.next().await? {
-        tell_left_out(reader.unreadable());
-        tell(&event)?;
+    let mut patience = Patience::default();
+    loop {
+        match reader.next().await {
+            Ok(Some(event)) => {
+                patience.ended();
+                tell_left_out(reader.unreadable());
+                tell(&event)?;
+            }
+            Ok(None) => anyhow::bail!("the bus has closed"),
+            Err(error) => patience.wait(&error).await,
+        }
     }
-    anyhow::bail!("the bus has closed")
 }
 
 /// The table of which an event tells.

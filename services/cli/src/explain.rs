@@ -5,11 +5,15 @@ use std::fmt::Write as _;
 use anyhow::Context as _;
 use bytes::Bytes;
 use tidegate_bus::{BusError, subjects};
-use tidegate_model::{RegionName, ServiceName};
+use tidegate_model::{RegionName, ServiceName, fleet::Service};
 use tidegate_routing::{Candidate, Explanation};
 
 use crate::say::{say, say_line};
-use crate::{arguments::BusOptions, link};
+use crate::{
+    arguments::BusOptions,
+    fleet::{self, known},
+    link,
+};
 
 /// Asks the region's route-computers and prints what they say.
 pub async fn explain(
@@ -21,10 +25,18 @@ pub async fn explain(
     let bus = link::connect(options).await?;
     let question = Bytes::copy_from_slice(service.as_str().as_bytes());
     let answer = match bus.request(&subjects::explain(region), question, options.timeout).await {
-        Err(BusError::NoResponder(_)) => anyhow::bail!("no route-computer runs for region {region}"),
+        Err(BusError::NoResponder(_)) => {
+            if let Ok(fleet) = fleet::read(&bus).await {
+                known("region", region.as_str(), fleet.regions.keys())?;
+            }
+            anyhow::bail!("no route-computer runs for region {region}");
+        }
         answer => answer?,
     };
     if let Ok(refused) = serde_json::from_slice::<Refused>(&answer) {
+        if let Ok(fleet) = fleet::read(&bus).await {
+            known("service", service.as_str(), fleet.services.keys())?;
+        }
         anyhow::bail!("{}", refused.error);
     }
     if json {
@@ -33,7 +45,9 @@ pub async fn explain(
     }
     let explanation: Explanation =
         serde_json::from_slice(&answer).context("the route-computer is of another version")?;
-    say(text(&explanation))?;
+    // What its routes are for is told where the fleet can be read; the rest is the same without it.
+    let fleet = if explanation.actions.len() > 1 { fleet::read(&bus).await.ok() } else { None };
+    say(text(&explanation, fleet.as_ref().and_then(|fleet| fleet.services.get(service))))?;
     Ok(())
 }
 
@@ -42,10 +56,15 @@ struct Refused {
     error: String,
 }
 
-fn text(explanation: &Explanation) -> String {
+fn text(explanation: &Explanation, service: Option<&Service>) -> String {
     let mut text = format!("{} as {} sees it\n", explanation.service, explanation.region);
     for (place, action) in explanation.actions.iter().enumerate() {
-        let which = if place == 0 { "default".to_owned() } else { format!("route {place}") };
+        let route = service.and_then(|service| service.routes.get(place.checked_sub(1)?));
+        let which = match (place, route) {
+            (0, _) => "default".to_owned(),
+            (_, Some(route)) => format!("route {place} ({})", fleet::requests(&route.matches)),
+            (_, None) => format!("route {place}"),
+        };
         // Writing to a String does not fail.
         _ = writeln!(text, "\n{which}: {}", action.tiers.reason);
         for (region, measured, settled) in &action.demand {

@@ -1,7 +1,9 @@
 //! The bus, as a command reaches it.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
-use tidegate_bus::Bus;
+use tidegate_bus::{Bus, BusError};
 use tidegate_service::settings::NatsSection;
 
 use crate::arguments::{BusOptions, WrongArgument};
@@ -9,7 +11,12 @@ use crate::arguments::{BusOptions, WrongArgument};
 /// Connects, and does not wait until the bus is there.
 pub async fn open(options: &BusOptions) -> anyhow::Result<Bus> {
     let settings = NatsSection {
-        servers: options.nats_servers.split(',').map(|server| server.trim().to_owned()).collect(),
+        servers: options
+            .nats_servers
+            .split(',')
+            .map(|server| server.trim().to_owned())
+            .filter(|server| !server.is_empty())
+            .collect(),
         credentials: options.nats_credentials.clone(),
         user: options.nats_user.clone(),
         password: options.nats_password.clone(),
@@ -37,6 +44,32 @@ pub async fn connect(options: &BusOptions) -> anyhow::Result<Bus> {
         options.nats_servers,
         options.timeout
     );
+}
+
+/// How soon what the bus did not do is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Waits for a bus that is away, and says why, once for each reason.
+#[derive(Default)]
+pub struct Patience {
+    said: Option<&'static str>,
+}
+
+impl Patience {
+    /// Says what is wrong, where that is new, and waits a little.
+    pub async fn wait(&mut self, error: &BusError) {
+        // How long it has been away is not another reason.
+        if self.said != Some(error.reason()) {
+            eprintln!("waiting for the bus: {error}");
+            self.said = Some(error.reason());
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+
+    /// Notes that the bus did what it was to.
+    pub fn ended(&mut self) {
+        self.said = None;
+    }
 }
 
 /// Who runs this command.

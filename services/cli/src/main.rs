@@ -10,6 +10,7 @@ mod dev;
 mod drain;
 mod events;
 mod explain;
+mod fleet;
 mod followed;
 mod init;
 mod link;

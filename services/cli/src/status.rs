@@ -13,7 +13,7 @@ const LISTEN: Duration = Duration::from_millis(1300);
 /// How often `--watch` shows anew.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Shows what runs.
+/// Shows what runs; fails after that where the bus could not be asked for all of it.
 pub async fn status(json: bool, watch: bool, options: &BusOptions) -> anyhow::Result<()> {
     let bus = link::connect(options).await?;
     let mut gatherer = gather::Gatherer::start(&bus).await?;
@@ -30,6 +30,7 @@ pub async fn status(json: bool, watch: bool, options: &BusOptions) -> anyhow::Re
             say(text::text(&status))?;
         }
         if !watch {
+            anyhow::ensure!(status.problems.is_empty(), "not all could be read");
             return Ok(());
         }
         gatherer.listen(EVERY).await?;

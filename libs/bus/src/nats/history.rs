@@ -9,21 +9,44 @@ use async_nats::jetstream::{
 };
 use futures_util::StreamExt as _;
 use tidegate_model::Timestamp;
+use tokio::sync::watch;
 
 use super::{
     NatsBus,
     store::{LIMIT, full, raise_replicas},
 };
 use crate::{
-    BusError, Message,
+    BusError, BusState, Message,
     history::{MAX_AGE, MAX_BYTES},
     subjects::{ALL_EVENTS, EVENT_STREAM},
 };
 
-/// Reads the stream through an ordered consumer, which makes itself anew after a reconnect and goes on where it was.
+/// Reads the stream through an ordered consumer. That one goes on by itself where only its messages are lost; where the
+/// connection or the stream is, this one opens it again after the last event that was read, or from the start of a stream
+/// that is another one.
 pub(crate) struct NatsReader {
-    events: pull::Ordered,
+    bus: Arc<NatsBus>,
+    state: watch::Receiver<BusState>,
+    since: Timestamp,
+    pattern: String,
+    /// Absent: to be opened again.
+    open: Option<Open>,
+    /// The stream that was last read, and the last event's place in it.
+    read: Option<Place>,
     remaining: u64,
+}
+
+struct Open {
+    events: pull::Ordered,
+    /// When its stream was made: another one, made after data were lost, counts from 1 again.
+    made_at: i128,
+    /// How often there had been a reconnect.
+    reconnects: u64,
+}
+
+struct Place {
+    made_at: i128,
+    sequence: u64,
 }
 
 impl std::fmt::Debug for NatsReader {
@@ -62,33 +85,87 @@ impl NatsReader {
         since: Timestamp,
         pattern: &str,
     ) -> Result<NatsReader, BusError> {
-        bus.check_connected()?;
-        let nanos = i128::from(since.0) * 1000;
-        let start_time =
-            async_nats::datetime::from_nanos(nanos).map_err(|error| failed("reading", error.as_ref()))?;
+        let (bus, state) = (bus.clone(), bus.watch_state());
+        let pattern = pattern.to_owned();
+        let mut reader = NatsReader { bus, state, since, pattern, open: None, read: None, remaining: 0 };
+        reader.reopen().await?;
+        Ok(reader)
+    }
+
+    async fn reopen(&mut self) -> Result<(), BusError> {
+        self.bus.check_connected()?;
+        let reconnects = self.state.borrow_and_update().reconnects;
         let opened = async {
-            let stream =
-                bus.jetstream.get_stream(EVENT_STREAM).await.map_err(|error| failed("finding", &error))?;
+            let stream = self
+                .bus
+                .jetstream
+                .get_stream(EVENT_STREAM)
+                .await
+                .map_err(|error| failed("finding", &error))?;
+            let made_at = stream.cached_info().created.unix_timestamp_nanos();
             let config = pull::OrderedConfig {
-                filter_subject: pattern.to_owned(),
-                deliver_policy: DeliverPolicy::ByStartTime { start_time },
+                filter_subject: self.pattern.clone(),
+                deliver_policy: self.from(made_at)?,
                 ..pull::OrderedConfig::default()
             };
             let consumer: jetstream::consumer::Consumer<pull::OrderedConfig> =
                 stream.create_consumer(config).await.map_err(|error| failed("reading", &error))?;
             let remaining = consumer.cached_info().num_pending;
             let events = consumer.messages().await.map_err(|error| failed("reading", &error))?;
-            Ok(NatsReader { events, remaining })
+            Ok((Open { events, made_at, reconnects }, remaining))
         };
-        bus.within(LIMIT, || "opening the history".to_owned(), opened).await
+        let (open, remaining) = self.bus.within(LIMIT, || "opening the history".to_owned(), opened).await?;
+        (self.open, self.remaining) = (Some(open), remaining);
+        Ok(())
     }
 
-    /// The next event; nothing when the bus is closed. Safe to cancel.
+    /// Where to begin in the stream that was made at this time.
+    fn from(&self, made_at: i128) -> Result<DeliverPolicy, BusError> {
+        if let Some(place) = self.read.as_ref().filter(|place| place.made_at == made_at) {
+            return Ok(DeliverPolicy::ByStartSequence { start_sequence: place.sequence + 1 });
+        }
+        let start_time = async_nats::datetime::from_nanos(i128::from(self.since.0) * 1000)
+            .map_err(|error| failed("reading", error.as_ref()))?;
+        Ok(DeliverPolicy::ByStartTime { start_time })
+    }
+
+    /// The next event; nothing when the bus is closed. After an error the next call opens the stream again. Safe to cancel.
     pub(crate) async fn next(&mut self) -> Result<Option<Message>, BusError> {
-        let Some(next) = self.events.next().await else { return Ok(None) };
-        let message = next.map_err(|error| failed("reading", &error))?;
-        self.remaining = message.info().map_or(0, |info| info.pending);
-        Ok(Some(Message::from(message.message)))
+        loop {
+            let Some(open) = &mut self.open else {
+                self.reopen().await?;
+                continue;
+            };
+            let next = tokio::select! {
+                next = open.events.next() => next,
+                changed = self.state.changed() => {
+                    if changed.is_err() {
+                        return Ok(None);
+                    }
+                    let state = *self.state.borrow_and_update();
+                    if !state.connected() || state.reconnects != open.reconnects {
+                        self.open = None;
+                    }
+                    continue;
+                }
+            };
+            let made_at = open.made_at;
+            let message = match next {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => {
+                    self.open = None;
+                    return Err(failed("reading", &error));
+                }
+                None => return Ok(None),
+            };
+            if let Ok(info) = message.info() {
+                self.remaining = info.pending;
+                self.read = Some(Place { made_at, sequence: info.stream_sequence });
+            } else {
+                self.remaining = 0;
+            }
+            return Ok(Some(Message::from(message.message)));
+        }
     }
 
     /// How many events were kept already and not yet read, when the last one was.

@@ -1,6 +1,10 @@
 //! How to reach NATS.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
+
+use async_nats::ServerAddr;
+
+use crate::BusError;
 
 /// How to reach NATS.
 #[derive(Debug, Clone)]
@@ -32,6 +36,21 @@ impl NatsSettings {
             bucket_replicas: 1,
         }
     }
+
+    /// Checks a server's address.
+    ///
+    /// # Errors
+    /// [`BusError::Address`] with what is wrong with it.
+    pub fn check_server(address: &str) -> Result<(), BusError> {
+        parse_server(address).map(drop)
+    }
+}
+
+pub(super) fn parse_server(address: &str) -> Result<ServerAddr, BusError> {
+    address.parse().map_err(|error: io::Error| BusError::Address {
+        address: address.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 /// TLS towards NATS. The certificates of the file are read when a connection is made.

@@ -238,8 +238,11 @@ pub(super) fn full(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    if text.contains("JetStream not enabled") || text.contains("JetStream unavailable") {
-        text += " (JetStream is needed: nats-server --jetstream)";
+    // The last is what the client says where nobody answers for JetStream.
+    let without =
+        ["JetStream not enabled", "JetStream unavailable", "requested JetStream resource does not exist"];
+    if without.iter().any(|words| text.contains(words)) {
+        text += " (JetStream is off there, and needed: nats-server --jetstream)";
     }
     text
 }

@@ -195,3 +195,29 @@ async fn wrong_settings_are_errors_and_not_waited_for() {
     settings.credentials = tidegate_bus::Credentials::File("/does/not/exist".into());
     assert!(matches!(Bus::connect(settings).await, Err(BusError::Credentials(_))));
 }
+
+#[tokio::test]
+async fn who_may_not_make_a_bucket_is_told_so() {
+    // It may ask whether there is one.
+    let permissions = "authorization { users: [{ user: ann, password: ann, permissions: {
+        publish: [\"$JS.API.STREAM.INFO.>\"], subscribe: \">\" } }] }";
+    let server = NatsServer::start_guarded(permissions);
+    let mut settings = NatsSettings::new([server.url()], "test");
+    settings.credentials = tidegate_bus::Credentials::Password { user: "ann".into(), password: "ann".into() };
+    let bus = Bus::connect(settings).await.unwrap();
+    assert!(bus.ready(LONG).await);
+
+    let error = bus.bucket("b").put("k", Bytes::from("x")).await.unwrap_err();
+    assert!(matches!(error, BusError::Refused { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_without_jetstream_is_told_by_what_helps() {
+    let server = NatsServer::start_without_jetstream();
+    let bus = over_nats(&server).await;
+    let written = bus.bucket("b").put("k", Bytes::from("x")).await.unwrap_err().to_string();
+    let read = bus.bucket("b").get("k").await.unwrap_err().to_string();
+    for error in [written, read] {
+        assert!(error.contains("nats-server --jetstream"), "{error}");
+    }
+}

@@ -128,6 +128,58 @@ async fn events_are_kept_again_after_the_server_lost_its_data() {
     keeper.stop().await;
 }
 
+/// The next event's revision, however often the bus is away before it comes.
+async fn revision_at_last(reader: &mut HistoryReader) -> u64 {
+    let reading = async {
+        loop {
+            match reader.next().await {
+                Ok(Some(kept)) => break kept.event.kind,
+                Ok(None) => panic!("the bus has closed"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    match tokio::time::timeout(LONG, reading).await.unwrap() {
+        EventKind::Fleet { revision, .. } => revision,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn who_follows_goes_on_after(restart: impl FnOnce(&mut NatsServer)) {
+    let mut server = NatsServer::start();
+    let bus = over_nats(&server).await;
+    let keeper = HistoryKeeper::start(&bus);
+    let mut following = opened(&bus, Timestamp(0), None).await;
+    for number in 1..=3 {
+        tell(&bus, &event("us-east", number), None).await;
+        assert_eq!(revision(&mut following).await.0, number);
+    }
+
+    server.kill();
+    let away = tokio::time::timeout(LONG, following.next()).await.unwrap();
+    assert!(away.is_err(), "who follows is told that the bus is away: {away:?}");
+    restart(&mut server);
+    assert!(bus.ready(LONG).await);
+    // Until somebody keeps events again.
+    opened(&bus, Timestamp(0), None).await;
+
+    for number in 4..=5 {
+        tell(&bus, &event("us-east", number), None).await;
+        assert_eq!(revision_at_last(&mut following).await, number);
+    }
+    keeper.stop().await;
+}
+
+#[tokio::test]
+async fn who_follows_goes_on_after_the_server_came_back() {
+    who_follows_goes_on_after(NatsServer::restart).await;
+}
+
+#[tokio::test]
+async fn who_follows_goes_on_after_the_server_came_back_without_its_data() {
+    who_follows_goes_on_after(NatsServer::restart_without_data).await;
+}
+
 #[tokio::test]
 async fn what_nobody_keeps_cannot_be_read_and_says_so() {
     let server = NatsServer::start();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use config::{Map, Value, ValueKind};
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 /// All settings by name (`nats.servers`), with the default as it would be written.
 pub(super) struct Keys(BTreeMap<String, Option<String>>);
@@ -36,6 +36,21 @@ impl Keys {
         let nearest = self.0.keys().min_by_key(|known| distance(known))?;
         (distance(nearest) <= 3).then_some(nearest)
     }
+}
+
+/// The words that a setting may be, where it is one of a few: those that its type names when the defaults have another one
+/// in its place. Empty for all others.
+pub(super) fn choices<S: Serialize + DeserializeOwned>(defaults: &S, key: &str) -> Vec<String> {
+    let refused = || {
+        let mut settings = serde_json::to_value(defaults).ok()?;
+        *settings.pointer_mut(&format!("/{}", key.replace('.', "/")))? = "?".into();
+        Some(serde_json::from_value::<S>(settings).err()?.to_string())
+    };
+    let said = refused().unwrap_or_default();
+    let expected = said.strip_prefix("unknown variant").and_then(|said| said.split_once("expected "));
+    expected
+        .map(|(_, words)| words.split('`').skip(1).step_by(2).map(str::to_owned).collect())
+        .unwrap_or_default()
 }
 
 fn flatten(key: &str, value: serde_json::Value, keys: &mut BTreeMap<String, Option<String>>) {

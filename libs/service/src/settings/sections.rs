@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
+use tidegate_bus::NatsSettings;
 
 use super::{comma_separated, docs_of};
 
@@ -135,6 +136,9 @@ impl NatsSection {
                 "nats.servers",
                 "addresses without a user: that goes into nats.user and nats.password",
             );
+        }
+        if let Some(error) = nats.servers.iter().find_map(|server| NatsSettings::check_server(server).err()) {
+            return wrong("nats.servers", &error.to_string());
         }
         if nats.user.is_some() != nats.password.is_some() {
             return wrong("nats.password", "a user needs a password, and a password a user");

@@ -72,6 +72,19 @@ fn a_failover_is_told_as_what_failed_what_was_decided_and_when_an_edge_had_it() 
 }
 
 #[test]
+fn a_move_that_changes_no_share_is_told_as_what_it_changes() {
+    let mut kept = decided("us-east", 301);
+    let EventKind::Decided(decided) = &mut kept.event.kind else { unreachable!() };
+    let moved = &mut decided.moves[0];
+    moved.before = Standing { fail_open: true, ..moved.after.clone() };
+    let told = text::paragraph(&kept, false);
+    assert!(
+        told.contains("    shop stays at eu-west-1, which seemed down like all others before: "),
+        "{told}"
+    );
+}
+
+#[test]
 fn an_edge_that_does_not_stand_below_its_decision_is_told_with_time_and_region() {
     let told = text::paragraph(&applied("us-east", "edge-1", 301), false);
     assert!(told.starts_with("1970-01-01T00:00:01.025Z us-east    edge-1 serves by epoch 5"), "{told}");

@@ -94,15 +94,39 @@ fn cause(cause: &Cause, decided: &Decided) -> String {
 
 fn movement(moved: &Move) -> String {
     let route = if moved.route == 0 { String::new() } else { format!(" route {}", moved.route) };
-    let mut text = format!("    {}{route} goes to {}", moved.service, goes_to(&moved.after));
-    if moved.before != Standing::default() {
-        _ = write!(text, ", before to {}", goes_to(&moved.before));
+    let mut text = format!("    {}{route} ", moved.service);
+    let Move { before, after, .. } = moved;
+    if before.shares == after.shares && before != after {
+        // Writing to a String does not fail.
+        _ = write!(text, "stays at {}", shares(after));
+        match (before.fail_open, after.fail_open) {
+            (true, false) => text.push_str(", which seemed down like all others before"),
+            (false, true) => text.push_str(", though all seem down now"),
+            (false, false) | (true, true) => {}
+        }
+        if before.shed_permille != after.shed_permille {
+            _ = write!(
+                text,
+                ", {} % refused for lack of room, before {} %",
+                percent(after.shed_permille),
+                percent(before.shed_permille)
+            );
+        }
+    } else {
+        _ = write!(text, "goes to {}", goes_to(after));
+        if *before != Standing::default() {
+            _ = write!(text, ", before to {}", goes_to(before));
+        }
     }
     _ = writeln!(text, ": {}", moved.reason);
     text
 }
 
-fn goes_to(standing: &Standing) -> String {
+fn percent(permille: u16) -> f64 {
+    f64::from(permille) / 10.0
+}
+
+fn shares(standing: &Standing) -> String {
     let total: u32 = standing.shares.iter().map(|(_, share)| u32::from(*share)).sum();
     let mut parts: Vec<String> = standing
         .shares
@@ -116,12 +140,16 @@ fn goes_to(standing: &Standing) -> String {
     if parts.is_empty() {
         parts.push("nothing".to_owned());
     }
-    let mut text = parts.join(", ");
+    parts.join(", ")
+}
+
+fn goes_to(standing: &Standing) -> String {
+    let mut text = shares(standing);
     if standing.fail_open {
-        text.push_str(" (all seem down)");
+        text.push_str(" (though all seem down)");
     }
     if standing.shed_permille > 0 {
-        _ = write!(text, " ({} % refused for lack of room)", f64::from(standing.shed_permille) / 10.0);
+        _ = write!(text, " ({} % refused for lack of room)", percent(standing.shed_permille));
     }
     text
 }

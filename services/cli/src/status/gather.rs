@@ -20,6 +20,8 @@ use tidegate_model::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
+use crate::fleet::requests;
+
 /// After this time without a heartbeat a region's table counts as gone.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Edges say each second what they forward; what is older is not shown.
@@ -77,7 +79,7 @@ pub struct RegionStatus {
 /// One edge.
 #[derive(Debug, Serialize)]
 pub struct EdgeStatus {
-    /// The epoch it serves by.
+    /// The epoch it serves by; zero with revision zero: it has no table yet.
     pub epoch: Epoch,
     /// The revision it serves by.
     pub revision: Revision,
@@ -118,6 +120,8 @@ pub struct SentStatus {
 /// Where the requests of one action go.
 #[derive(Debug, Serialize)]
 pub struct ActionStatus {
+    /// Which requests it is for, such as `/api and below`; absent for the service's default, and where the fleet does not tell.
+    pub requests: Option<String>,
     /// Clusters and shares, tier by tier.
     pub tiers: Vec<Vec<(String, u16)>>,
     /// Why.
@@ -305,7 +309,7 @@ fn note_drained(
     }
 }
 
-/// Notes what the fleet has and nobody has heard of, and what is heard and not of the fleet.
+/// Notes what the fleet has and nobody has heard of, what is heard and not of the fleet, and what its routes are for.
 fn note_expected(fleet: &Fleet, regions: &mut BTreeMap<RegionName, RegionStatus>) {
     for (name, region) in regions.iter_mut() {
         region.is_unknown = !fleet.regions.contains_key(name);
@@ -315,6 +319,13 @@ fn note_expected(fleet: &Fleet, regions: &mut BTreeMap<RegionName, RegionStatus>
             .filter(|edge| fleet.edges.get(*edge).is_none_or(|known| known.region != *name))
             .cloned()
             .collect();
+    }
+    for (name, actions) in regions.values_mut().flat_map(|region| &mut region.services) {
+        let routes =
+            fleet.services.get(name.as_str()).map(|service| service.routes.as_slice()).unwrap_or_default();
+        for (action, route) in actions.iter_mut().skip(1).zip(routes) {
+            action.requests = Some(requests(&route.matches));
+        }
     }
     for name in fleet.regions.keys() {
         regions.entry(name.clone()).or_default();
@@ -350,6 +361,7 @@ impl RegionStatus {
             }
             (RouteKey::Tiers(name), RouteEntry::Tiers(tiers)) => {
                 let actions = tiers.actions.iter().map(|action| ActionStatus {
+                    requests: None,
                     tiers: action
                         .tiers
                         .iter()

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use tidegate_model::{Epoch, Revision};
+
 use super::gather::{ActionStatus, RegionStatus, SentStatus, Status};
 
 /// The status as text.
@@ -23,6 +25,8 @@ pub fn text(status: &Status) -> String {
     if status.regions.is_empty() {
         text.push_str("no region publishes a table yet, and no edge speaks\n");
     }
+    // What can't be read may be there.
+    let was_applied = status.fleet.is_some() || !status.problems.is_empty();
     for (name, region) in &status.regions {
         _ = write!(text, "\nregion {name}: ");
         match (region.epoch, region.revision) {
@@ -30,23 +34,30 @@ pub fn text(status: &Status) -> String {
                 let heard = region.owner_heard_ms_ago.unwrap_or_default();
                 _ = writeln!(text, "epoch {epoch} revision {revision}, heard {heard} ms ago");
             }
-            _ => text.push_str("nobody publishes its table; edges serve the last one\n"),
+            _ if was_applied => text.push_str("nobody publishes its table; edges serve the last one\n"),
+            _ => text.push_str("nobody publishes its table\n"),
         }
         if region.is_unknown {
             text.push_str("  the fleet has no such region\n");
         }
         edges(&mut text, region);
         for (cluster, checks) in &region.clusters {
-            for check in checks {
-                let drained = if check.drained { "drained; " } else { "" };
-                _ = writeln!(
-                    text,
-                    "  cluster {:<18} {:<10} {drained}{}",
-                    cluster.as_str(),
-                    check.verdict,
-                    check.reason
-                );
-            }
+            let mut lines: Vec<String> = checks
+                .iter()
+                .map(|check| {
+                    let drained = if check.drained { "drained; " } else { "" };
+                    format!(
+                        "  cluster {:<18} {:<10} {drained}{}\n",
+                        cluster.as_str(),
+                        check.verdict,
+                        check.reason
+                    )
+                })
+                .collect();
+            // Checks that come to the same are one line.
+            lines.sort_unstable();
+            lines.dedup();
+            text.extend(lines);
         }
         for (cluster, sent) in &region.sent {
             _ = writeln!(text, "  sent to {:<18} {}", cluster.as_str(), sent_text(sent));
@@ -54,7 +65,8 @@ pub fn text(status: &Status) -> String {
         for (service, actions) in &region.services {
             for (place, action) in actions.iter().enumerate() {
                 let label = if place == 0 { service.clone() } else { format!("{service} route {place}") };
-                _ = writeln!(text, "  service {label:<18} {}", serves(action));
+                let requests = action.requests.as_ref().map(|what| format!(" ({what})")).unwrap_or_default();
+                _ = writeln!(text, "  service {label:<18} {}{requests}", serves(action));
             }
         }
     }
@@ -66,24 +78,30 @@ const SILENT_AFTER_MS: u64 = 3500;
 
 fn edges(text: &mut String, region: &RegionStatus) {
     for (name, edge) in &region.edges {
+        let has_table = (edge.epoch, edge.revision) != (Epoch(0), Revision(0));
         let state = if edge.reported_ms_ago > SILENT_AFTER_MS {
             "silent"
         } else if edge.draining {
             "draining"
+        } else if !has_table {
+            "waiting"
         } else if edge.is_current {
             "current"
         } else {
             "behind"
         };
-        _ = writeln!(
-            text,
-            "  edge    {:<18} {state:<10} epoch {} revision {}, served for {:.1} s, applied in {} µs",
-            name.as_str(),
-            edge.epoch,
-            edge.revision,
-            edge.age_ms as f64 / 1000.0,
-            edge.apply_us
-        );
+        let serves = if has_table {
+            format!(
+                "epoch {} revision {}, served for {:.1} s, applied in {} µs",
+                edge.epoch,
+                edge.revision,
+                edge.age_ms as f64 / 1000.0,
+                edge.apply_us
+            )
+        } else {
+            "no table yet".to_owned()
+        };
+        _ = writeln!(text, "  edge    {:<18} {state:<10} {serves}", name.as_str());
         if region.unknown_edges.contains(name) {
             _ = writeln!(text, "          the fleet has no edge {name} in this region");
         }
@@ -131,4 +149,70 @@ fn serves(action: &ActionStatus) -> String {
         text += &format!(" (refusing {}.{} %)", action.shed_permille / 10, action.shed_permille % 10);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::gather::{ClusterStatus, EdgeStatus, FleetStatus};
+
+    fn status() -> Status {
+        let fleet = FleetStatus { revision: 1, author: "ann".to_owned(), age_s: 5 };
+        let regions = [("us-east".parse().unwrap(), RegionStatus::default())].into();
+        Status { fleet: Some(fleet), problems: Vec::new(), regions, overrides: Vec::new() }
+    }
+
+    fn region(status: &mut Status) -> &mut RegionStatus {
+        status.regions.values_mut().next().unwrap()
+    }
+
+    #[test]
+    fn an_edge_without_a_table_is_not_told_to_serve_by_one() {
+        let mut status = status();
+        let edge = EdgeStatus {
+            epoch: Epoch(0),
+            revision: Revision(0),
+            is_current: false,
+            age_ms: 1_795_758_653_400,
+            apply_us: 0,
+            draining: false,
+            reported_ms_ago: 10,
+        };
+        region(&mut status).edges.insert("edge-1".parse().unwrap(), edge);
+        let told = text(&status);
+        assert!(told.contains("waiting    no table yet\n") && !told.contains("served for"), "{told}");
+    }
+
+    #[test]
+    fn edges_serve_the_last_table_only_where_there_can_be_one() {
+        let mut status = status();
+        assert!(text(&status).contains("edges serve the last one"));
+        status.fleet = None;
+        assert!(!text(&status).contains("edges serve the last one"));
+    }
+
+    #[test]
+    fn checks_that_come_to_the_same_are_told_once() {
+        let mut status = status();
+        let up = || ClusterStatus { verdict: "up".to_owned(), reason: "2 of 2".to_owned(), drained: false };
+        let down = ClusterStatus { verdict: "down".to_owned(), ..up() };
+        region(&mut status).clusters.insert("us-east-1".parse().unwrap(), vec![up(), down, up()]);
+        assert_eq!(text(&status).matches("cluster us-east-1").count(), 2);
+    }
+
+    #[test]
+    fn a_route_is_told_with_the_requests_that_it_is_for() {
+        let mut status = status();
+        let action = |requests: Option<&str>| ActionStatus {
+            requests: requests.map(str::to_owned),
+            tiers: vec![vec![("us-east-1".to_owned(), 1000)]],
+            reason: String::new(),
+            fail_open: false,
+            shed_permille: 0,
+        };
+        let actions = vec![action(None), action(Some("/api and below"))];
+        region(&mut status).services.insert("shop".to_owned(), actions);
+        let told = text(&status);
+        assert!(told.contains("service shop route 1       us-east-1 (/api and below)\n"), "{told}");
+    }
 }
