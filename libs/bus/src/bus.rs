@@ -109,22 +109,13 @@ impl Bus {
         self.send(subject, None, trace, None, body).await
     }
 
-    /// Waits until all that was published before is on its way, even if this process ends now.
-    ///
-    /// # Errors
-    /// When the bus is closed, or takes nothing.
-    pub async fn flush(&self) -> Result<(), BusError> {
-        match &self.0 {
-            Link::Nats(nats) => nats.flush().await,
-            Link::Memory(_) => Ok(()),
-        }
-    }
-
     /// Tells who follows a bucket to look at it now, even if this process ends right after. Who misses it looks by itself a
     /// second later.
     pub(crate) async fn nudge(&self, subject: &str, body: Bytes) {
         _ = self.publish(subject, None, body).await;
-        _ = self.flush().await;
+        if let Link::Nats(nats) = &self.0 {
+            _ = nats.flush().await;
+        }
     }
 
     /// Subscribes to a subject, or to many by the wildcards `*` (one token) and `>` (all further tokens).

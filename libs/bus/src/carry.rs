@@ -252,8 +252,8 @@ impl Worker {
         Ok(())
     }
 
-    async fn take(&self, other: &RegionName, load: Carried) -> Result<(), BusError> {
-        if let Some((head, text)) = load.fleet {
+    async fn take(&self, other: &RegionName, carried: Carried) -> Result<(), BusError> {
+        if let Some((head, text)) = carried.fleet {
             let (revision, author) = (head.revision, head.author.clone());
             if !(self.is_valid)(&text) {
                 tracing::error!(from = %other, revision, author, "another region's fleet cannot be read; the one here stays");
@@ -262,7 +262,7 @@ impl Worker {
             }
         }
         let now = clock::now();
-        for json in &load.overrides {
+        for json in &carried.overrides {
             let record = match serde_json::from_slice::<Record>(json) {
                 Ok(record) => record,
                 Err(error) => {

@@ -138,12 +138,8 @@ impl NatsBus {
         if self.client.connection_state() == State::Connected {
             return Ok(());
         }
-        Err(self.away(self.state.borrow().away_for().unwrap_or_default()))
-    }
-
-    /// That it is away, and why, where that is known.
-    fn away(&self, away_for: Duration) -> BusError {
-        BusError::Away { away_for, why: self.trouble() }
+        let away_for = self.state.borrow().away_for().unwrap_or_default();
+        Err(BusError::Away { away_for, why: self.trouble() })
     }
 
     /// Why no connection could be made, since there was one.

@@ -47,6 +47,14 @@ impl Method {
     /// The method as on the wire.
     pub fn as_str(&self) -> &str {
         match self {
+            Method::Other(token) => token,
+            known => known.name().unwrap_or_default(),
+        }
+    }
+
+    /// Its name, where it is one of those that are known here.
+    pub fn name(&self) -> Option<&'static str> {
+        Some(match self {
             Method::Get => "GET",
             Method::Head => "HEAD",
             Method::Post => "POST",
@@ -56,8 +64,8 @@ impl Method {
             Method::Patch => "PATCH",
             Method::Trace => "TRACE",
             Method::Connect => "CONNECT",
-            Method::Other(token) => token,
-        }
+            Method::Other(_) => return None,
+        })
     }
 
     /// Whether it asks for nothing to be changed (RFC 9110, section 9.2.1).

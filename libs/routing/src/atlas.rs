@@ -59,7 +59,7 @@ pub(crate) struct ServiceFacts {
     pub(crate) name: ServiceName,
     pub(crate) check: CheckId,
     pub(crate) priority: u8,
-    /// Of the default action, then of each route.
+    /// The lanes of the default action, then of each route.
     pub(crate) by_action: Vec<LaneId>,
     /// The clusters of all actions.
     pub(crate) clusters: BTreeSet<ClusterId>,

@@ -248,16 +248,7 @@ impl Evidence {
                     failing: BTreeMap::new(),
                     contradicted: 0,
                 };
-                let id = match self.free_probers.pop() {
-                    Some(id) => {
-                        self.probers[id.0] = prober;
-                        id
-                    }
-                    None => {
-                        self.probers.push(prober);
-                        ProberId(self.probers.len() - 1)
-                    }
-                };
+                let id = ProberId(place(&mut self.probers, self.free_probers.pop().map(|id| id.0), prober));
                 self.by_key.insert(key, id);
                 id
             }
@@ -297,16 +288,7 @@ impl Evidence {
             (None, None) => return,
             (None, Some(_)) => {
                 let slot = Slot { target: target.clone(), words: Vec::new(), answering: 0 };
-                let id = match self.free_slots.pop() {
-                    Some(id) => {
-                        self.slots[id.0] = slot;
-                        id
-                    }
-                    None => {
-                        self.slots.push(slot);
-                        TargetId(self.slots.len() - 1)
-                    }
-                };
+                let id = TargetId(place(&mut self.slots, self.free_slots.pop().map(|id| id.0), slot));
                 self.by_target.insert(target, id);
                 id
             }
@@ -411,6 +393,20 @@ impl Evidence {
                 prober.doubted = !prober.doubted;
                 self.touched.extend(prober.targets.iter().copied());
             }
+        }
+    }
+}
+
+/// Puts an item into a free place, or a new one, and returns which.
+fn place<T>(items: &mut Vec<T>, free: Option<usize>, item: T) -> usize {
+    match free {
+        Some(at) => {
+            items[at] = item;
+            at
+        }
+        None => {
+            items.push(item);
+            items.len() - 1
         }
     }
 }

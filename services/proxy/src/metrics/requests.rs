@@ -52,17 +52,8 @@ pub const OTHER_METHOD: &str = "_OTHER";
 /// The method's name, or [`OTHER_METHOD`]. QUERY is of RFC 10008, and among those that the conventions name.
 pub fn method_name(method: &Method) -> &'static str {
     match method {
-        Method::Get => "GET",
-        Method::Head => "HEAD",
-        Method::Post => "POST",
-        Method::Put => "PUT",
-        Method::Delete => "DELETE",
-        Method::Options => "OPTIONS",
-        Method::Patch => "PATCH",
-        Method::Trace => "TRACE",
-        Method::Connect => "CONNECT",
         Method::Other(token) if **token == *"QUERY" => "QUERY",
-        Method::Other(_) => OTHER_METHOD,
+        method => method.name().unwrap_or(OTHER_METHOD),
     }
 }
 
