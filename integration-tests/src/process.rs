@@ -51,6 +51,15 @@ impl Process {
         Ok(process)
     }
 
+    /// Starts another with the same arguments, as a person does by mistake.
+    ///
+    /// # Errors
+    /// As for [`Process::start`].
+    pub fn double(&self) -> anyhow::Result<Process> {
+        let directory = self.log.parent().context("a log is in a directory")?;
+        Process::start(&self.program, &format!("{}.double", self.name), directory, self.arguments.clone())
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

@@ -80,6 +80,13 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
     world.mend(Fault::Kill).await?;
     world.until_well(LIMIT).await?;
 
+    // When two probers have one name, then it is told.
+    let first =
+        world.probers.values().find(|process| process.name().contains(HOME.name)).expect("one of home");
+    let double = first.double()?;
+    prometheus.until_all(&["TidegateNameShared in us-east"], LIMIT).await?;
+    drop(double);
+
     // When no cluster has room, and a listener's connections are too many, then both are told.
     let fleet = world.fleet().replace("protocol: http }", "protocol: http, limits: { max_connections: 4 } }");
     let full = fleet.replace("endpoints: [", "capacity: 20, endpoints: [");

@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::symlink, time::Duration};
 
+use anyhow::Context as _;
 use serde_json::Value;
 use tidegate_bus::{clock, testing::NatsServer};
 use tidegate_integration_tests::{
@@ -327,6 +328,38 @@ async fn a_watched_fleet_file_is_applied_as_it_changes_through_swapped_links() -
 
     // When it is asked to stop, then it does.
     assert!(watching.terminate().await?.success());
+    world.succeeded();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_of_one_name_are_told_by_themselves_and_by_the_status() -> anyhow::Result<()> {
+    // Given a system in which each has a name of its own.
+    let world = World::start(&Plan::default()).await?;
+    let name = format!("prober-{}-1", HOME.name);
+    let prober = world.probers.get(&name).context("a prober of home")?;
+    let running = |status: &Value| status["regions"][HOME.name]["running"].clone();
+    let before = running(&status(&world).await?);
+    let bearing = format!("health-prober {name}");
+    assert_eq!(before[&bearing].as_array().map(Vec::len), Some(1), "{before}");
+    assert!(before.get(format!("edge {}", HOME.edge)).is_some(), "{before}");
+
+    // When a second prober is started as the first, then both say so, and so does the status.
+    let mut double = prober.double()?;
+    let told = format!("is also {bearing} of ");
+    until("both complain", LIMIT, async || {
+        Ok((prober.log().contains(&told) && double.log().contains(&told)).then_some(()))
+    })
+    .await?;
+    let said = String::from_utf8(world.cli(&["status"]).await?.stdout)?;
+    assert!(said.contains(&format!("{bearing} is borne by 2 processes")), "{said}");
+
+    // When it ends, then the name is the first one's again.
+    double.terminate(LIMIT).await?;
+    until("the name is its own again", LIMIT, async || {
+        Ok(prober.log().contains("is its own again").then_some(()))
+    })
+    .await?;
     world.succeeded();
     Ok(())
 }

@@ -28,6 +28,7 @@ use crate::{
     carry::{self, Holdings, Wish},
     codec::{OLDEST_VERSION, SCHEMA_VERSION, Wire, decode, encode},
     fleet::{FleetHead, FleetMark},
+    presence::Bearer,
     table::{Change, Delta, Heartbeat, Origin, Position, Snapshot, Summary},
 };
 
@@ -253,6 +254,7 @@ fn golden_reports() {
             clusters: BTreeMap::from([(name("us-east-1"), load)]),
         },
     );
+    check("bearer", &Bearer { instance: 7, host: "host-1".to_owned(), process: 300, since: Timestamp(1) });
     check(
         "suspicion",
         &Suspicion {

@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod history;
 pub mod lease;
 pub mod overrides;
+pub mod presence;
 pub mod report;
 pub mod subjects;
 pub mod table;

@@ -18,6 +18,8 @@ pub const ALL_LOAD: &str = "tidegate.v1.load.*.*";
 pub const EXPLAIN: &str = "tidegate.v1.explain";
 /// What every region's bus holds of the fleet and the overrides.
 pub const ALL_CARRY: &str = "tidegate.v1.carry.*";
+/// Which names every process bears.
+pub const ALL_BEARERS: &str = "tidegate.v1.bearer.*.*.*";
 /// Every suspicion.
 pub const ALL_SUSPICIONS: &str = "tidegate.v1.suspect.*.*";
 
@@ -105,6 +107,18 @@ pub fn carry_request(region: &RegionName) -> String {
 /// What an edge or a route-computer of a region, `source`, tells of what happened.
 pub fn event(region: &RegionName, source: &str) -> String {
     format!("tidegate.v1.event.{region}.{source}")
+}
+
+/// Where processes of a `kind` say which name they bear in a region: see [`crate::presence`].
+pub fn bearer(kind: &str, region: &RegionName, name: &str) -> String {
+    format!("tidegate.v1.bearer.{kind}.{region}.{name}")
+}
+
+/// The kind, the region and the name of a subject made by [`bearer`].
+pub fn parse_bearer(subject: &str) -> Option<(&str, RegionName, &str)> {
+    let (kind, rest) = subject.strip_prefix("tidegate.v1.bearer.")?.split_once('.')?;
+    let (region, name) = rest.split_once('.')?;
+    Some((kind, region.parse().ok()?, name))
 }
 
 /// Every event of a region.

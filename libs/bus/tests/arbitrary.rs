@@ -16,6 +16,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use tidegate_bus::codec::{SCHEMA_VERSION, Wire, decode, encode};
+use tidegate_bus::presence::Bearer;
 use tidegate_bus::table::{Delta, Snapshot};
 use tidegate_model::{
     observation::{Observation, ObservationCause, Target},
@@ -64,7 +65,7 @@ fn try_to_read<T: Wire>(bytes: &[u8]) -> usize {
 
 #[test]
 fn arbitrary_bytes_never_panic_and_never_claim_more_than_their_share() {
-    let readers: [fn(&[u8]) -> usize; 14] = [
+    let readers: [fn(&[u8]) -> usize; 15] = [
         try_to_read::<Target>,
         try_to_read::<Observation>,
         try_to_read::<ObservationCause>,
@@ -74,6 +75,7 @@ fn arbitrary_bytes_never_panic_and_never_claim_more_than_their_share() {
         try_to_read::<Applied>,
         try_to_read::<Load>,
         try_to_read::<Suspicion>,
+        try_to_read::<Bearer>,
         try_to_read::<Override>,
         try_to_read::<Delta>,
         try_to_read::<Snapshot>,

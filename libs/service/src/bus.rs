@@ -1,6 +1,7 @@
 //! The bus by a service's settings, and what it says of itself.
 
-use tidegate_bus::{Bus, BusError, Credentials, NatsSettings, NatsTls};
+use tidegate_bus::{Bus, BusError, Credentials, NatsSettings, NatsTls, presence::Presence};
+use tokio_util::sync::CancellationToken;
 
 use crate::{Registry, settings::NatsSection};
 
@@ -62,4 +63,25 @@ pub fn check(bus: &Bus) -> impl Fn() -> Result<(), String> + Send + Sync + 'stat
         None => Ok(()),
         Some(away_for) => Err(BusError::Away { away_for, why: bus.trouble() }.to_string()),
     }
+}
+
+/// Says on `subject` that this process is `what` (such as `edge edge-1 of us-east`), until `shutdown`. That another says so,
+/// too, is logged and shown by a metric.
+///
+/// # Errors
+/// As for [`Presence::start`].
+pub async fn bear_name(
+    registry: &Registry,
+    bus: &Bus,
+    subject: String,
+    what: String,
+    shutdown: &CancellationToken,
+) -> Result<(), BusError> {
+    let presence = Presence::start(bus, subject, what, shutdown.clone()).await?;
+    registry.collect(move |samples| {
+        let (name, help) =
+            ("tidegate_name_shared", "Whether another process of this kind bears the same name.");
+        samples.gauge(name, help, &[], f64::from(u8::from(presence.other().is_some())));
+    });
+    Ok(())
 }

@@ -15,7 +15,7 @@ use tidegate_model::{
     observation::{Observation, Outcome, Target},
     report::Suspicion,
 };
-use tidegate_service::Registry;
+use tidegate_service::{Registry, bus::bear_name};
 use tokio::{
     task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
@@ -61,6 +61,9 @@ pub async fn run_with(
     let region = settings.region.clone().context("a prober needs a region")?;
     let name = settings.name.clone().context("a prober needs a name")?;
     let subject = subjects::probe(&region, &name);
+    let bearer = subjects::bearer("health-prober", &region, name.as_str());
+    let what = format!("health-prober {name} of {region}");
+    bear_name(registry, &bus, bearer, what, &shutdown).await?;
     let options = OwnerOptions::default();
     // A later start is a later epoch, so replicas never mistake an old life's table for this one's.
     let epoch = Epoch(clock::unix_millis());

@@ -22,7 +22,7 @@ use tidegate_model::{
     routes::{Cause, RouteCause},
 };
 use tidegate_routing::{Engine, Event, Settings};
-use tidegate_service::{Context, telemetry};
+use tidegate_service::{Context, bus::bear_name, telemetry};
 use tokio::{sync::watch, time::Instant};
 use tracing::Span;
 
@@ -42,6 +42,9 @@ const PROBER_GONE: Duration = Duration::from_secs(60);
 pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) -> anyhow::Result<()> {
     let region = settings.computer.region.clone().context("the region is missing (computer.region)")?;
     let holder = settings.computer.name.clone().context("the name is missing (computer.name)")?;
+    let bearer = subjects::bearer("route-computer", &region, holder.as_str());
+    let what = format!("route-computer {holder} of {region}");
+    bear_name(&context.registry, &bus, bearer, what, &context.shutdown).await?;
     let fleets = FleetFollower::start(&bus, POLL, true).await?;
     let overrides = OverrideFollower::start(&bus, POLL, true).await?;
     let history = HistoryKeeper::start(&bus);

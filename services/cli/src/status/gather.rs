@@ -7,6 +7,7 @@ use tidegate_bus::{
     Bus, clock,
     fleet::FleetStore,
     overrides::OverrideStore,
+    presence::Bearer,
     report::Reports,
     subjects,
     table::{Replicas, TableUpdate, Update},
@@ -24,8 +25,8 @@ use crate::fleet::requests;
 
 /// After this time without a heartbeat a region's table counts as gone.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Edges say each second what they forward; what is older is not shown.
-const LOAD_IS_NEW: Duration = Duration::from_secs(3);
+/// What is said each second, of loads and of who runs, is not shown when it is older.
+const IS_NEW: Duration = Duration::from_secs(3);
 
 /// What runs.
 #[derive(Debug, Serialize)]
@@ -62,6 +63,9 @@ pub struct RegionStatus {
     pub owner_heard_ms_ago: Option<u64>,
     /// Whether the fleet does not have it.
     pub is_unknown: bool,
+    /// What runs in it, such as `health-prober prober-1`, and as which processes: one, unless several were given the same name
+    /// by mistake.
+    pub running: BTreeMap<String, Vec<String>>,
     /// Its edges.
     pub edges: BTreeMap<EdgeName, EdgeStatus>,
     /// Edges of the fleet that nobody has heard of.
@@ -146,9 +150,12 @@ pub struct Gatherer {
     updates: mpsc::Receiver<TableUpdate<RouteKey, RouteEntry>>,
     applied: Reports<Applied>,
     loads: Reports<Load>,
+    bearers: Reports<Bearer>,
     tables: BTreeMap<RegionName, Table>,
     edges: BTreeMap<(RegionName, EdgeName), (Applied, Timestamp)>,
     sent: BTreeMap<(RegionName, EdgeName), (Load, Timestamp)>,
+    /// By subject and instance.
+    borne: BTreeMap<(String, u64), (Bearer, Timestamp)>,
 }
 
 impl Gatherer {
@@ -156,15 +163,18 @@ impl Gatherer {
     pub async fn start(bus: &Bus) -> anyhow::Result<Gatherer> {
         let applied = bus.subscribe_reports(subjects::ALL_APPLIED).await?;
         let loads = bus.subscribe_reports(subjects::ALL_LOAD).await?;
+        let bearers = bus.subscribe_reports(subjects::ALL_BEARERS).await?;
         let (tables, updates) = Replicas::start(bus.clone(), subjects::ALL_ROUTES, SILENCE).await?;
         Ok(Gatherer {
             _tables: tables,
             updates,
             applied,
             loads,
+            bearers,
             tables: BTreeMap::new(),
             edges: BTreeMap::new(),
             sent: BTreeMap::new(),
+            borne: BTreeMap::new(),
         })
     }
 
@@ -184,6 +194,9 @@ impl Gatherer {
                 Some(report) = self.loads.next() => {
                     let Load { region, edge, .. } = report.body.clone();
                     self.sent.insert((region, edge), (report.body, report.received_at));
+                }
+                Some(report) = self.bearers.next() => {
+                    self.borne.insert((report.subject, report.body.instance), (report.body, report.received_at));
                 }
                 () = tokio::time::sleep_until(until) => return Ok(()),
             }
@@ -254,8 +267,16 @@ impl Gatherer {
             region.edges.insert(edge.clone(), status);
         }
         for ((region, _), (load, received_at)) in &self.sent {
-            if now.since(*received_at) < LOAD_IS_NEW {
+            if now.since(*received_at) < IS_NEW {
                 regions.entry(region.clone()).or_default().add_load(load);
+            }
+        }
+        for ((subject, _), (bearer, received_at)) in &self.borne {
+            if now.since(*received_at) < IS_NEW
+                && let Some((kind, region, name)) = subjects::parse_bearer(subject)
+            {
+                let running = &mut regions.entry(region).or_default().running;
+                running.entry(format!("{kind} {name}")).or_default().push(bearer.to_string());
             }
         }
         let mut problems = Vec::new();

@@ -40,6 +40,7 @@ pub fn text(status: &Status) -> String {
         if region.is_unknown {
             text.push_str("  the fleet has no such region\n");
         }
+        running(&mut text, region);
         edges(&mut text, region);
         for (cluster, checks) in &region.clusters {
             let mut lines: Vec<String> = checks
@@ -71,6 +72,19 @@ pub fn text(status: &Status) -> String {
         }
     }
     text
+}
+
+fn running(text: &mut String, region: &RegionStatus) {
+    // Edges have lines of their own.
+    let deciders: Vec<&str> =
+        region.running.keys().map(String::as_str).filter(|name| !name.starts_with("edge ")).collect();
+    if !deciders.is_empty() {
+        _ = writeln!(text, "  running {}", deciders.join(", "));
+    }
+    for (name, processes) in region.running.iter().filter(|(_, processes)| processes.len() > 1) {
+        let (count, them) = (processes.len(), processes.join(", "));
+        _ = writeln!(text, "  {name} is borne by {count} processes: {them}; give each a name of its own");
+    }
 }
 
 /// Edges say each second what they serve; after this many milliseconds without a word one is silent.
@@ -189,6 +203,21 @@ mod tests {
         assert!(text(&status).contains("edges serve the last one"));
         status.fleet = None;
         assert!(!text(&status).contains("edges serve the last one"));
+    }
+
+    #[test]
+    fn a_name_that_two_processes_bear_is_told() {
+        let mut status = status();
+        let running = &mut region(&mut status).running;
+        running.insert("health-prober p".to_owned(), vec!["process 1 on a".to_owned()]);
+        running.insert("edge e".to_owned(), vec!["process 2 on a".to_owned()]);
+        assert!(text(&status).contains("running health-prober p\n") && !text(&status).contains("borne"));
+        region(&mut status).running.get_mut("edge e").unwrap().push("process 3 on b".to_owned());
+        let told = text(&status);
+        assert!(
+            told.contains("edge e is borne by 2 processes: process 2 on a, process 3 on b; give each"),
+            "{told}"
+        );
     }
 
     #[test]

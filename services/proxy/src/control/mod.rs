@@ -19,7 +19,7 @@ use tidegate_bus::{
     subjects::{self, ROUTES_BUCKET},
     table::{Replica, ReplicaOptions, SnapshotStore},
 };
-use tidegate_service::Context;
+use tidegate_service::{Context, bus::bear_name};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -77,6 +77,9 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let options = ReplicaOptions { store: Some(store), seed };
     let (replica, updates) = Replica::start(bus.clone(), &subjects::routes(&edge.region), options).await?;
     let limiter = Suspicions::default();
+    let subject = subjects::bearer("edge", &edge.region, edge.name.as_str());
+    let what = format!("edge {} of {}", edge.name, edge.region);
+    bear_name(&context.registry, &bus, subject, what, &context.shutdown).await?;
     let mut follower =
         Follower::new(edge.clone(), bus.clone(), workers, disk, shown, limiter.clone(), context.clone());
     if let Some(saved) = saved {
