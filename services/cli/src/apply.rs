@@ -32,7 +32,7 @@ pub async fn watch(file: &Path, author: Option<String>, options: &BusOptions) ->
     let mut followed = Followed::new(file, text.clone());
     let mut applied = false;
     loop {
-        let next = tokio::select! {
+        tokio::select! {
             () = stop.cancelled() => return Ok(()),
             put = put(&bus, &text, &author, options.timeout), if !applied => {
                 applied = true;
@@ -40,14 +40,12 @@ pub async fn watch(file: &Path, author: Option<String>, options: &BusOptions) ->
                     Some(revision) => say_applied(file, revision, &fleet)?,
                     None => say_line(format_args!("{} is the fleet already", file.display()))?,
                 }
-                continue;
             }
             // A change while the bus is away stands in place of what could not be written.
-            next = followed.changed() => next,
-        };
-        match Fleet::parse(&next, &file.display().to_string()) {
-            Ok(parsed) => (text, fleet, applied) = (next, parsed, false),
-            Err(errors) => eprintln!("{errors}\nthe fleet stays as it was"),
+            next = followed.fleet() => {
+                (text, fleet) = next;
+                applied = false;
+            }
         }
     }
 }

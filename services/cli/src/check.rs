@@ -1,9 +1,9 @@
 //! `tidegate check` and `tidegate schema`.
 
-use std::{fmt, fs, path::Path};
+use std::{collections::BTreeSet, fmt, fs, path::Path};
 
 use crate::say::say_line;
-use tidegate_model::fleet::{self, Fleet, FleetErrors};
+use tidegate_model::fleet::{self, Fleet, FleetErrors, Service};
 
 /// A fleet file that is wrong.
 #[derive(Debug)]
@@ -50,11 +50,53 @@ pub fn check(file: &Path) -> anyhow::Result<()> {
         fleet.listeners.len(),
         fleet.services.len(),
     ))?;
+    for idle in idle(&fleet) {
+        say_line(format_args!("  {idle}"))?;
+    }
     Ok(())
+}
+
+/// What is there and does nothing: right, but perhaps not meant.
+fn idle(fleet: &Fleet) -> Vec<String> {
+    let served: BTreeSet<_> = fleet
+        .services
+        .values()
+        .flat_map(Service::actions)
+        .flat_map(|action| action.clusters.clusters())
+        .collect();
+    let opened: BTreeSet<_> = fleet.edges.values().flat_map(|edge| &edge.listeners).collect();
+    let clusters = fleet.clusters.keys().filter(|name| !served.contains(name));
+    let listeners = fleet.listeners.keys().filter(|name| !opened.contains(name));
+    clusters
+        .map(|name| format!("no service uses the cluster {name}: it is not probed"))
+        .chain(listeners.map(|name| format!("no edge has the listener {name}")))
+        .collect()
 }
 
 /// Prints the schema.
 pub fn schema() -> anyhow::Result<()> {
     say_line(serde_json::to_string_pretty(&fleet::schema())?)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_nothing_is_told_and_nothing_else() {
+        let text = "regions: { home: {} }
+clusters:
+  a: { region: home, endpoints: [\"127.0.0.1:1\"] }
+  b: { region: home, endpoints: [\"127.0.0.1:2\"] }
+edges: { e: { region: home, listeners: [http] } }
+listeners:
+  http: { bind: \"127.0.0.1:80\", protocol: http }
+  other: { bind: \"127.0.0.1:81\", protocol: http }
+services: { s: { hosts: [\"*\"], clusters: [a] } }
+";
+        let fleet = Fleet::parse(text, "fleet.yaml").unwrap();
+        let told = ["no service uses the cluster b: it is not probed", "no edge has the listener other"];
+        assert_eq!(idle(&fleet), told);
+    }
 }

@@ -134,15 +134,12 @@ async fn follow_file(
 ) -> anyhow::Result<()> {
     let store = FleetStore::new(bus);
     let mut followed = Followed::new(file, applied.clone());
-    while let Some(text) = stop.run_until_cancelled(followed.changed()).await {
-        match Fleet::parse(&text, &file.display().to_string()) {
-            Ok(_) if text != applied => {
-                store.put(&text, &link::author(None)).await?;
-                applied = text;
-                tracing::info!(file = %file.display(), "applied the changed fleet file");
-            }
-            Ok(_) => {}
-            Err(errors) => eprintln!("{errors}\nthe fleet stays as it was"),
+    while let Some((text, _)) = stop.run_until_cancelled(followed.fleet()).await {
+        // It may be what it was before a wrong one.
+        if text != applied {
+            store.put(&text, &link::author(None)).await?;
+            applied = text;
+            tracing::info!(file = %file.display(), "applied the changed fleet file");
         }
     }
     Ok(())

@@ -1,23 +1,29 @@
-//! A file that is followed: each new content is told once.
+//! A fleet file that is followed: each new content is told once.
 //!
 //! Contents are compared, read by the file's name each time: so a change is seen also where the name leads through
 //! symbolic links that are swapped, as those of a ConfigMap that Kubernetes mounts.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use tidegate_model::fleet::Fleet;
 use tokio::time::{Interval, MissedTickBehavior};
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Looks in a row that must fail before it is told: a file that is being replaced is away for a moment.
+const FAILURES_TOLD: u32 = 4;
 
-/// A file that is followed.
+/// A fleet file that is followed.
 #[derive(Debug)]
 pub struct Followed {
     file: PathBuf,
     seen: String,
+    /// Looks that have failed since it could be read last.
+    failures: u32,
     ticks: Interval,
 }
 
@@ -26,19 +32,45 @@ impl Followed {
     pub fn new(file: &Path, seen: String) -> Followed {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Followed { file: file.to_owned(), seen, ticks }
+        Followed { file: file.to_owned(), seen, failures: 0, ticks }
     }
 
-    /// Waits for another content than the last. While the file cannot be read, as when an editor replaces it just now, it
-    /// waits on. May be dropped at any time without missing a change.
-    pub async fn changed(&mut self) -> String {
+    /// Waits for another content than the last. May be dropped at any time without missing a change.
+    ///
+    /// # Errors
+    /// Once when the file cannot be read for longer than an editor takes to replace it. It is followed on.
+    async fn changed(&mut self) -> io::Result<String> {
         loop {
             self.ticks.tick().await;
-            let Ok(text) = tokio::fs::read_to_string(&self.file).await else { continue };
-            if text != self.seen {
-                self.seen.clone_from(&text);
-                return text;
+            match tokio::fs::read_to_string(&self.file).await {
+                Ok(text) => {
+                    self.failures = 0;
+                    if text != self.seen {
+                        self.seen.clone_from(&text);
+                        return Ok(text);
+                    }
+                }
+                Err(error) => {
+                    self.failures = self.failures.saturating_add(1);
+                    if self.failures == FAILURES_TOLD {
+                        return Err(error);
+                    }
+                }
             }
+        }
+    }
+
+    /// Waits for another fleet, as [`Followed::changed`] does. A wrong one, and that the file cannot be read, is told on
+    /// standard error.
+    pub async fn fleet(&mut self) -> (String, Fleet) {
+        let name = self.file.display().to_string();
+        loop {
+            match self.changed().await.map(|text| (Fleet::parse(&text, &name), text)) {
+                Ok((Ok(fleet), text)) => return (text, fleet),
+                Ok((Err(errors), _)) => eprintln!("{errors}"),
+                Err(error) => eprintln!("{name} cannot be read: {error}"),
+            }
+            eprintln!("the fleet stays as it was");
         }
     }
 }
@@ -92,10 +124,10 @@ mod tests {
         // Kubernetes swaps the folder also when only another file in it has changed.
         mounted.swap("..v1", "one");
         mounted.swap("..v2", "two");
-        assert_eq!(tokio::time::timeout(LIMIT, followed.changed()).await.unwrap(), "two");
+        assert_eq!(tokio::time::timeout(LIMIT, followed.changed()).await.unwrap().unwrap(), "two");
 
         mounted.swap("..v3", "three");
-        assert_eq!(tokio::time::timeout(LIMIT, followed.changed()).await.unwrap(), "three");
+        assert_eq!(tokio::time::timeout(LIMIT, followed.changed()).await.unwrap().unwrap(), "three");
     }
 
     #[tokio::test]
@@ -104,8 +136,10 @@ mod tests {
         let mut followed = Followed::new(&mounted.file(), "one".to_owned());
 
         fs::remove_file(mounted.0.join("..data")).unwrap();
-        assert!(tokio::time::timeout(Duration::ZERO, followed.changed()).await.is_err(), "it cannot be read");
+        assert!(tokio::time::timeout(Duration::ZERO, followed.changed()).await.is_err(), "it may come back");
+        let told = tokio::time::timeout(LIMIT, followed.changed()).await.unwrap().unwrap_err();
+        assert_eq!(told.kind(), io::ErrorKind::NotFound);
         mounted.swap("..v1", "two");
-        assert_eq!(tokio::time::timeout(LIMIT, followed.changed()).await.unwrap(), "two");
+        assert_eq!(tokio::time::timeout(LIMIT, followed.changed()).await.unwrap().unwrap(), "two");
     }
 }

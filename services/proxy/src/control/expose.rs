@@ -93,9 +93,15 @@ pub fn expose(
     access: Option<&Arc<access::Shared>>,
 ) {
     tidegate_service::bus::observe(&context.registry, bus);
-    // Not the bus: an edge serves without it.
     let readiness = shown.clone();
-    context.admin.check("routes", move || readiness.readiness());
+    let bus_is_there = tidegate_service::bus::check(bus);
+    context.admin.check("routes", move || {
+        // With routes an edge serves without the bus; without them it is why there are none.
+        if !readiness.has_routes() {
+            bus_is_there().map_err(|why| format!("no routes yet: {why}"))?;
+        }
+        readiness.readiness()
+    });
     let page = shown.clone();
     context.admin.route("/routes", move |_| Reply::json(&page.page()));
     if let Some(access) = access {

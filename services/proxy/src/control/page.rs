@@ -78,6 +78,11 @@ impl Shown {
         self.lock().applied.clone()
     }
 
+    /// Whether there is a table, from the bus or from disk.
+    pub fn has_routes(&self) -> bool {
+        !self.lock().entries.is_empty()
+    }
+
     /// Whether there are routes and all listeners are open.
     ///
     /// # Errors
