@@ -6,10 +6,17 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import time
 import urllib.request
 from pathlib import Path
 
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "10.99.0"
+# How long anything may take, in seconds.
+LIMIT = 90
 SYSTEM = ["usr", "bin", "lib", "lib64", "sbin", "dev", "proc"]
 
 
@@ -35,34 +42,97 @@ def publish(folder, version, files):
     (folder / "..data_tmp").rename(folder / "..data")
 
 
-class Cluster:
-    """All pods, and what they are made of."""
+def until(what, condition):
+    """Waits for a condition, which returns what is true once it is."""
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            print(f"ok: {what}", flush=True)
+            return found
+        time.sleep(0.1)
+    raise SystemExit(f"not within {LIMIT} s: {what}")
 
-    def __init__(self, objects, work, binaries, dockerfile, secrets):
-        self.work, self.binaries, self.programs = work, binaries, entrypoints(dockerfile)
-        self.sources = {("ConfigMap", o["metadata"]["name"]): o["data"] for o in objects if o["kind"] == "ConfigMap"}
-        self.sources |= {("Secret", name): files for name, files in secrets.items()}
-        self.pods, self.hosts, self.addresses = {}, {}, 1
+
+def certificate(folder, name, *hosts):
+    """A certificate for hosts, which is its own authority, and its key."""
+    key, chain = folder / f"{name}.key", folder / f"{name}.crt"
+    alternatives = ",".join(f"DNS:{host}" for host in hosts)
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                    "-subj", f"/CN={name}", "-addext", f"subjectAltName={alternatives}", "-keyout", key, "-out", chain],
+                   check=True, capture_output=True)
+    return {"tls.crt": chain.read_text(), "tls.key": key.read_text()}
+
+
+class Network:
+    """What pods, and the clusters that they forward to, are on. In memory of this namespace: it goes away with it."""
+
+    def __init__(self, binaries):
+        sh("mount", "-t", "tmpfs", "none", "/run")
+        self.work, self.binaries, self.addresses, self.origins = Path("/run/tidegate"), binaries, 1, []
+        # Names that everybody knows, several addresses for one perhaps.
+        self.hosts = []
+        self.work.mkdir()
         sh("ip", "link", "set", "lo", "up")
         sh("ip", "link", "add", "pods", "type", "bridge")
         sh("ip", "address", "add", f"{NETWORK}.1/24", "dev", "pods")
         sh("ip", "link", "set", "pods", "up")
-        for workload in objects:
-            if workload["kind"] in ("Deployment", "StatefulSet"):
-                for number in range(workload["spec"].get("replicas", 1)):
-                    self.add(workload, number)
 
     def address(self):
         self.addresses += 1
         return f"{NETWORK}.{self.addresses}"
 
+    def serve(self, name, endpoint):
+        """Starts an origin for a cluster of the fleet, under the name that it has there."""
+        host, port = endpoint.rsplit(":", 1)
+        address = self.address()
+        self.hosts.append((address, host))
+        sh("ip", "address", "add", f"{address}/24", "dev", "pods")
+        self.origins.append(subprocess.Popen(
+            [self.binaries / "tidegate", "origin", "--name", name, "--listen", f"{address}:{port}"], stdout=subprocess.DEVNULL))
+
+    def stop(self):
+        for origin in self.origins:
+            origin.kill()
+
+
+class Cluster:
+    """All pods of a Kubernetes cluster, and what they are made of. `name` tells them from those of others."""
+
+    def __init__(self, rendered, network, secrets, name="one"):
+        objects = [o for o in yaml.safe_load_all(rendered.read_text()) if o]
+        self.name, self.network, self.work = name, network, network.work / name
+        self.programs = entrypoints(ROOT / "deploy/Dockerfile")
+        self.sources = {("ConfigMap", o["metadata"]["name"]): o["data"] for o in objects if o["kind"] == "ConfigMap"}
+        self.sources |= {("Secret", name): files for name, files in secrets.items()}
+        self.pods, self.hosts = {}, []
+        for workload in objects:
+            if workload["kind"] in ("Deployment", "StatefulSet"):
+                for number in range(workload["spec"].get("replicas", 1)):
+                    self.add(workload, number)
+
     def add(self, workload, number):
         name = f"{workload['metadata']['name']}-{number}"
-        pod = Pod(name, workload["spec"], self.address(), self)
+        pod = Pod(name, workload["spec"], self.network.address(), self)
         self.pods[name] = pod
         service = workload["spec"].get("serviceName")
         if service:
-            self.hosts[f"{name}.{service}"] = pod.address
+            self.hosts.append((pod.address, f"{name}.{service}"))
+
+    def of(self, workload):
+        """The pods of a workload."""
+        return [pod for name, pod in self.pods.items() if name.rsplit("-", 1)[0] == workload]
+
+    def probed(self):
+        return [pod for pod in self.pods.values() if "readinessProbe" in pod.container]
+
+    def config(self, beginning):
+        """The ConfigMap whose name begins so: kustomize adds a digest."""
+        return next(data for (kind, name), data in self.sources.items() if kind == "ConfigMap" and name.startswith(beginning))
+
+    def fleet(self):
+        """The fleet file of its ConfigMap."""
+        return self.sources["ConfigMap", "fleet"]["fleet.yaml"]
 
     def start(self):
         for pod in self.pods.values():
@@ -70,8 +140,13 @@ class Cluster:
 
     def stop(self):
         for pod in self.pods.values():
-            if pod.process and pod.process.poll() is None:
-                pod.process.kill()
+            pod.kill()
+
+    def show_logs(self):
+        for pod in self.pods.values():
+            log = pod.folder / "log"
+            if log.exists():
+                print(f"--- {self.name} {pod.name}\n{log.read_text()[-1500:]}", file=sys.stderr)
 
 
 class Pod:
@@ -82,13 +157,13 @@ class Pod:
         self.claims = {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])}
         (self.container,) = self.spec["containers"]
         self.folder = cluster.work / name
-        self.process = None
-        sh("ip", "netns", "add", name)
+        self.process, self.space = None, f"{cluster.name}-{name}"
+        sh("ip", "netns", "add", self.space)
         veth = f"v{address.rsplit('.', 1)[1]}"
-        sh("ip", "link", "add", veth, "master", "pods", "up", "type", "veth", "peer", "name", "eth0", "netns", name)
-        sh("ip", "-n", name, "address", "add", f"{address}/24", "dev", "eth0")
-        sh("ip", "-n", name, "link", "set", "eth0", "up")
-        sh("ip", "-n", name, "link", "set", "lo", "up")
+        sh("ip", "link", "add", veth, "master", "pods", "up", "type", "veth", "peer", "name", "eth0", "netns", self.space)
+        sh("ip", "-n", self.space, "address", "add", f"{address}/24", "dev", "eth0")
+        sh("ip", "-n", self.space, "link", "set", "eth0", "up")
+        sh("ip", "-n", self.space, "link", "set", "lo", "up")
 
     def volume(self, name):
         """The folder that is a volume's content."""
@@ -136,6 +211,18 @@ class Pod:
 
     def start(self):
         root = self.folder / "root"
+        if not root.exists():
+            self.prepare(root)
+        user = self.spec["securityContext"]
+        program, *arguments = self.command()
+        self.log = open(self.folder / "log", "ab")
+        self.process = subprocess.Popen(
+            ["ip", "netns", "exec", self.space, "unshare", f"--root={root}", f"--setgid={user['runAsGroup']}",
+             f"--setuid={user['runAsUser']}", "setpriv", "--no-new-privs", f"/image/{Path(program).name}", *arguments],
+            env=self.variables(), stdout=self.log, stderr=self.log)
+
+    def prepare(self, root):
+        """Makes what the process sees as its root."""
         root.mkdir(parents=True)
         sh("mount", "-t", "tmpfs", "none", root)
         for folder in SYSTEM:
@@ -145,10 +232,11 @@ class Pod:
                 if folder not in ("dev", "proc"):
                     sh("mount", "-o", "remount,bind,ro", root / folder)
         (root / "etc").mkdir()
-        hosts = "".join(f"{address} {name}\n" for name, address in self.cluster.hosts.items())
+        known = self.cluster.network.hosts + self.cluster.hosts
+        hosts = "".join(f"{address} {name}\n" for address, name in known)
         (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
         (root / "image").mkdir()
-        sh("mount", "--bind", self.cluster.binaries, root / "image")
+        sh("mount", "--bind", self.cluster.network.binaries, root / "image")
         for mount in self.container.get("volumeMounts", []):
             target = root / mount["mountPath"].lstrip("/")
             target.mkdir(parents=True)
@@ -158,16 +246,14 @@ class Pod:
         security = self.container["securityContext"]
         if security["readOnlyRootFilesystem"]:
             sh("mount", "-o", "remount,ro", root)
-        user = self.spec["securityContext"]
-        program, *arguments = self.command()
-        self.log = open(self.folder / "log", "wb")
-        self.process = subprocess.Popen(
-            ["ip", "netns", "exec", self.name, "unshare", f"--root={root}", f"--setgid={user['runAsGroup']}",
-             f"--setuid={user['runAsUser']}", "setpriv", "--no-new-privs", f"/image/{Path(program).name}", *arguments],
-            env=self.variables(), stdout=self.log, stderr=self.log)
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
     def probe(self, kind):
         """The status and body of a probe, None when nobody answers."""

@@ -4,76 +4,37 @@ applied and a changed Secret used without a restart, an edge drains within its g
     unshare --net --mount python3 k8s/check/run.py RENDERED BINARIES METRICS"""
 
 import ssl
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import yaml
-from pods import Cluster, get, publish
+from pods import Cluster, Network, certificate, get, publish, until
 
-ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 90
 # The passwords of the users of the bus.
 BUS = {user: f"secret-of-{user}" for user in ("edge", "prober", "computer", "operator")}
 
 
-def until(what, condition):
-    """Waits for a condition, which returns what is true once it is."""
-    deadline = time.monotonic() + LIMIT
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            print(f"ok: {what}", flush=True)
-            return found
-        time.sleep(0.1)
-    raise SystemExit(f"not within {LIMIT} s: {what}")
-
-
-def certificate(folder, name):
-    """A certificate and its key."""
-    key, chain = folder / f"{name}.key", folder / f"{name}.crt"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-                    "-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:shop.example.com", "-keyout", key, "-out", chain],
-                   check=True, capture_output=True)
-    return {"tls.crt": chain.read_text(), "tls.key": key.read_text()}
-
-
 def main():
     rendered, binaries, metrics = (Path(argument) for argument in sys.argv[1:])
-    objects = [o for o in yaml.safe_load_all(rendered.read_text()) if o]
-    # In memory of this namespace: it goes away with it. Nothing is ever deleted here, as it has the system's folders within.
-    subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
-    work = Path("/run/tidegate")
-    work.mkdir()
-    old, new = certificate(work, "old"), certificate(work, "new")
-    cluster = Cluster(objects, work / "pods", binaries, ROOT / "deploy/Dockerfile", {"edge-tls": old, "bus": BUS})
-    origins = []
+    network = Network(binaries)
+    old, new = (certificate(network.work, name, "shop.example.com") for name in ("old", "new"))
+    cluster = Cluster(rendered, network, {"edge-tls": old, "bus": BUS})
     try:
-        fleet = yaml.safe_load(cluster.sources["ConfigMap", "fleet"]["fleet.yaml"])
-        for name, told in fleet["clusters"].items():
-            address = cluster.address()
-            host, port = told["endpoints"][0].rsplit(":", 1)
-            cluster.hosts[host] = address
-            subprocess.run(["ip", "address", "add", f"{address}/24", "dev", "pods"], check=True)
-            origins.append(subprocess.Popen([binaries / "tidegate", "origin", "--name", name, "--listen", f"{address}:{port}"],
-                                            stdout=subprocess.DEVNULL))
+        for name, told in yaml.safe_load(cluster.fleet())["clusters"].items():
+            network.serve(name, told["endpoints"][0])
         cluster.start()
         check(cluster, new, metrics)
     except BaseException:
-        for pod in cluster.pods.values():
-            log = work / "pods" / pod.name / "log"
-            if log.exists():
-                print(f"--- {pod.name}\n{log.read_text()[-1500:]}", file=sys.stderr)
+        cluster.show_logs()
         raise
     finally:
         cluster.stop()
-        for origin in origins:
-            origin.kill()
+        network.stop()
 
 
 def check(cluster, new, metrics):
-    probed = [pod for pod in cluster.pods.values() if "readinessProbe" in pod.container]
+    probed = cluster.probed()
     for pod in probed:
         until(f"{pod.name} is ready", lambda pod=pod: pod.probe("readinessProbe")[0] == 200)
         assert pod.probe("livenessProbe")[0] == 200, f"{pod.name} does not live"
@@ -83,7 +44,7 @@ def check(cluster, new, metrics):
     until("a request over TLS passes", lambda: get(f"https://{edge.address}:8443/", unchecked)[0] == 200)
 
     fleet = cluster.pods["fleet-0"]
-    text = cluster.sources["ConfigMap", "fleet"]["fleet.yaml"].replace('hosts: ["*"]', "hosts: [shop.example.com]")
+    text = cluster.fleet().replace('hosts: ["*"]', "hosts: [shop.example.com]")
     publish(fleet.volume("fleet"), "v1", {"fleet.yaml": text})
     until("a changed ConfigMap is applied", lambda: get(f"http://{edge.address}:8080/")[0] not in (200, None))
     publish(edge.volume("tls"), "v1", new)
