@@ -108,6 +108,7 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
         "TidegateNobodyLeads in us-east",
         "TidegateTableOld in us-east",
         "TidegateTableOld in eu-west",
+        "TidegateNoProbers in us-east",
     ];
     prometheus.until_all(&apart, LIMIT).await?;
 

@@ -11,6 +11,7 @@ mod leadership;
 mod operator;
 mod outage;
 mod permissions;
+mod probers;
 mod prometheus;
 mod received;
 mod requests;

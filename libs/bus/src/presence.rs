@@ -58,8 +58,8 @@ impl Wire for Bearer {}
 /// Another process, and when it was heard last.
 type Heard = Mutex<Option<(Bearer, Instant)>>;
 
-/// What this process hears of its name.
-#[derive(Debug)]
+/// What this process hears of its name. Clones share it.
+#[derive(Debug, Clone)]
 pub struct Presence {
     heard: Arc<Heard>,
 }

@@ -148,7 +148,11 @@ impl Evidence {
             self.observe_one(prober, target, Some(observation), damping, now);
         }
         for target in gone {
-            self.put(target, prober, None);
+            // A prober that begins anew has nothing of what it knew, and is about to look.
+            let word = self.put(target, prober, None).and_then(Word::sleep);
+            if word.is_some() {
+                self.put(target, prober, word);
+            }
         }
         self.doubt();
     }
@@ -209,6 +213,11 @@ impl Evidence {
             }
         }
         seen_anew
+    }
+
+    /// How many probers are not silent.
+    pub(crate) fn heard(&self) -> usize {
+        self.probers.iter().filter(|prober| !prober.silent).count()
     }
 
     /// What is known on `target`.

@@ -7,7 +7,10 @@
 
 use tidegate_model::{RegionName, Timestamp, verdict::Verdict};
 
-use crate::{evidence::ProberKey, word::Judgement};
+use crate::{
+    evidence::ProberKey,
+    word::{Before, Judgement},
+};
 
 /// One region's view of one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,8 +102,9 @@ fn region_view(region: RegionName, words: &[(&ProberKey, &Judgement)]) -> View {
     let mut passing: Vec<Option<Timestamp>> = Vec::new();
     let mut held_out = 0;
     for (_, judgement) in words {
-        match judgement {
-            Judgement::Passing { recovered_at } => passing.push(*recovered_at),
+        match witnessed(judgement, words) {
+            Judgement::Passing { before: Before::Unseen, .. } => passing.push(None),
+            Judgement::Passing { since, before: Before::Failed(_) } => passing.push(Some(*since)),
             Judgement::HeldOut { .. } => held_out += 1,
             Judgement::Failing { .. } | Judgement::Undecided => {}
         }
@@ -115,6 +119,21 @@ fn region_view(region: RegionName, words: &[(&ProberKey, &Judgement)]) -> View {
         answers: passing.len() + held_out >= needed,
         recovered_at: if passes { passing[needed - 1] } else { None },
     }
+}
+
+/// What a word is worth. A prober that first looked after another one had seen a failure knows nothing of it: as to how the
+/// endpoint came back, its word is the other's, of several the one that believes it first. So a prober that is started anew
+/// ends neither a hold nor a slow start.
+fn witnessed<'a>(word: &'a Judgement, words: &[(&ProberKey, &'a Judgement)]) -> &'a Judgement {
+    let Judgement::Passing { since: first_look, before: Before::Unseen } = word else { return word };
+    let returns = words.iter().filter_map(|(_, other)| match other {
+        Judgement::Passing { since, before: Before::Failed(failed_at) } if failed_at <= first_look => {
+            Some((*since, *other))
+        }
+        Judgement::HeldOut { failed_at, until, .. } if failed_at <= first_look => Some((*until, *other)),
+        _ => None,
+    });
+    returns.min_by_key(|(believed_at, _)| *believed_at).map_or(word, |(_, other)| other)
 }
 
 /// What a region makes of a cluster whose endpoints it sees like this.
@@ -161,11 +180,11 @@ mod tests {
         name.parse().unwrap()
     }
 
-    const UP: Judgement = Judgement::Passing { recovered_at: None };
+    const UP: Judgement = Judgement::Passing { since: Timestamp(0), before: Before::Unseen };
     const DOWN: Judgement = Judgement::Failing { failure: Failure::NoAnswer };
 
     fn back(at: u64) -> Judgement {
-        Judgement::Passing { recovered_at: Some(Timestamp(at)) }
+        Judgement::Passing { since: Timestamp(at), before: Before::Failed(Timestamp(1)) }
     }
 
     fn verdict(words: &[(&ProberKey, &Judgement)], from: &str) -> Verdict {
@@ -196,6 +215,30 @@ mod tests {
         let since = |words: &[(&ProberKey, &Judgement)]| Views::of(words).from(&region("us")).recovered_at;
         assert_eq!(since(&[(&a, &back(7)), (&b, &back(3)), (&c, &back(5))]), Some(Timestamp(5)));
         assert_eq!(since(&[(&a, &UP), (&b, &back(3)), (&c, &UP)]), None);
+    }
+
+    #[test]
+    fn a_prober_that_looked_first_after_a_failure_takes_others_words_for_the_return() {
+        let (a, b, c) = (key("us", "a"), key("us", "b"), key("us", "c"));
+        let new = Judgement::Passing { since: Timestamp(9), before: Before::Unseen };
+        let held = |until| Judgement::HeldOut {
+            failure: Failure::NoAnswer,
+            failed_at: Timestamp(1),
+            until: Timestamp(until),
+        };
+        let from_us = |words: &[(&ProberKey, &Judgement)]| Views::of(words).from(&region("us"));
+        let standing = from_us(&[(&a, &new), (&b, &back(7))]);
+        assert_eq!((standing.verdict, standing.recovered_at), (Verdict::Up, Some(Timestamp(7))));
+        let standing = from_us(&[(&a, &new), (&b, &held(12))]);
+        assert_eq!((standing.verdict, standing.held_out), (Verdict::Down, true));
+        let standing = from_us(&[(&a, &new), (&b, &held(12)), (&c, &back(7))]);
+        assert_eq!((standing.verdict, standing.recovered_at), (Verdict::Up, Some(Timestamp(7))));
+        // One that never saw it fail, although it looked, stands by its own word.
+        let standing = from_us(&[(&a, &UP), (&b, &held(12))]);
+        assert_eq!((standing.verdict, standing.recovered_at), (Verdict::Up, None));
+        // Nobody has seen a failure, or it is failing still.
+        assert_eq!(from_us(&[(&a, &new), (&b, &UP)]).recovered_at, None);
+        assert_eq!(from_us(&[(&a, &new), (&b, &DOWN)]).verdict, Verdict::Up);
     }
 
     #[test]

@@ -29,13 +29,22 @@ impl Thresholds {
 pub(crate) enum Judgement {
     /// It has seen too little, or the fleet does not know the check yet.
     Undecided,
-    /// The endpoint passes; since when, where it had failed before.
-    Passing { recovered_at: Option<Timestamp> },
+    /// The endpoint passes since then.
+    Passing { since: Timestamp, before: Before },
     /// It passes again, but flapped before: not believed until then.
-    HeldOut { failure: Failure, until: Timestamp },
+    HeldOut { failure: Failure, failed_at: Timestamp, until: Timestamp },
     /// It fails: how it did when it began to. Later failures of other kinds don't change this, so that an endpoint that
     /// is refused now and times out then does not change the table each time.
     Failing { failure: Failure },
+}
+
+/// What a prober saw of an endpoint before it passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// Nothing: it passed when the prober looked first.
+    Unseen,
+    /// It failed, from this time on.
+    Failed(Timestamp),
 }
 
 /// One prober's word on one endpoint.
@@ -47,6 +56,10 @@ pub(crate) struct Word {
     flaps: u32,
     /// Since when it passes; of meaning only while it does.
     passing_since: Timestamp,
+    /// When it began to fail last; of meaning only once it has.
+    failed_at: Timestamp,
+    /// What the prober thought before it lost its table, until it speaks again.
+    asleep: Option<Judgement>,
 }
 
 impl Word {
@@ -56,8 +69,14 @@ impl Word {
         damping: &Damping,
         now: Timestamp,
     ) -> Word {
-        let mut word =
-            Word { last: observation, judgement: Judgement::Undecided, flaps: 0, passing_since: now };
+        let mut word = Word {
+            last: observation,
+            judgement: Judgement::Undecided,
+            flaps: 0,
+            passing_since: now,
+            failed_at: now,
+            asleep: None,
+        };
         word.judge(thresholds, damping, now);
         word
     }
@@ -75,7 +94,27 @@ impl Word {
         now: Timestamp,
     ) {
         self.last = observation;
+        let wakes = match self.last.outcome {
+            Outcome::Pass => true,
+            // Too few to say that it fails, and what is remembered does not say that it passes.
+            Outcome::Fail(_) => thresholds.is_none_or(|known| self.last.streak >= known.fall),
+        };
+        if wakes && let Some(judgement) = self.asleep.take() {
+            self.judgement = judgement;
+        }
         self.judge(thresholds, damping, now);
+    }
+
+    /// What is left of the word of a prober that begins anew: it counts for nothing until the prober has looked again, and then
+    /// goes on from where it was. Nothing where there is nothing to remember.
+    pub(crate) fn sleep(mut self) -> Option<Word> {
+        let judgement = std::mem::replace(&mut self.judgement, Judgement::Undecided);
+        self.asleep = match judgement {
+            Judgement::Undecided => self.asleep,
+            Judgement::Passing { before: Before::Unseen, .. } => None,
+            remembered => Some(remembered),
+        };
+        self.asleep.is_some().then_some(self)
     }
 
     /// Judges the last observation; nothing happens while the check is not known.
@@ -83,16 +122,17 @@ impl Word {
         let Some(Thresholds { fall, rise }) = thresholds else { return };
         match (&self.last.outcome, &self.judgement) {
             (Outcome::Pass, Judgement::Undecided) => {
-                self.judgement = Judgement::Passing { recovered_at: None };
+                self.judgement = Judgement::Passing { since: now, before: Before::Unseen };
                 self.passing_since = now;
             }
             (Outcome::Pass, Judgement::Failing { failure }) if self.last.streak >= rise => {
                 let hold = damping.hold(self.flaps);
                 self.passing_since = now.plus(hold);
+                let failed_at = self.failed_at;
                 self.judgement = if hold.is_zero() {
-                    Judgement::Passing { recovered_at: Some(now) }
+                    Judgement::Passing { since: now, before: Before::Failed(failed_at) }
                 } else {
-                    Judgement::HeldOut { failure: failure.clone(), until: now.plus(hold) }
+                    Judgement::HeldOut { failure: failure.clone(), failed_at, until: now.plus(hold) }
                 };
             }
             (
@@ -103,6 +143,7 @@ impl Word {
                     now.since(self.passing_since).as_micros() / damping.forgiven_after.as_micros().max(1);
                 let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
                 self.flaps = self.flaps.saturating_sub(forgiven).saturating_add(1);
+                self.failed_at = now;
                 self.judgement = Judgement::Failing { failure: failure.clone() };
             }
             // In between it stays what it was.
@@ -130,8 +171,8 @@ impl Word {
 
     /// Ends the hold, as of the moment it was to end.
     pub(crate) fn release(&mut self) {
-        if let Some(until) = self.held_until() {
-            self.judgement = Judgement::Passing { recovered_at: Some(until) };
+        if let Judgement::HeldOut { failed_at, until, .. } = self.judgement {
+            self.judgement = Judgement::Passing { since: until, before: Before::Failed(failed_at) };
         }
     }
 }
@@ -165,6 +206,14 @@ mod tests {
         word
     }
 
+    fn unseen(since: u64) -> Judgement {
+        Judgement::Passing { since: at(since), before: Before::Unseen }
+    }
+
+    fn back(since: u64, failed_at: u64) -> Judgement {
+        Judgement::Passing { since: at(since), before: Before::Failed(at(failed_at)) }
+    }
+
     fn flap(word: &mut Word, seconds: u64) {
         let damping = Damping::default();
         word.hear(fail(2), CHECK, &damping, at(seconds));
@@ -173,12 +222,12 @@ mod tests {
 
     #[test]
     fn a_first_pass_is_believed_at_once() {
-        assert_eq!(heard(&[pass(1)]).judgement, Judgement::Passing { recovered_at: None });
+        assert_eq!(heard(&[pass(1)]).judgement, unseen(0));
     }
 
     #[test]
     fn a_single_failure_changes_nothing() {
-        assert_eq!(heard(&[pass(3), fail(1)]).judgement, Judgement::Passing { recovered_at: None });
+        assert_eq!(heard(&[pass(3), fail(1)]).judgement, unseen(0));
         assert_eq!(heard(&[fail(1)]).judgement, Judgement::Undecided);
     }
 
@@ -187,7 +236,7 @@ mod tests {
         let failing = Judgement::Failing { failure: Failure::ConnectRefused };
         assert_eq!(heard(&[pass(3), fail(1), fail(2)]).judgement, failing);
         assert_eq!(heard(&[fail(2), pass(1), pass(2)]).judgement, failing);
-        assert_eq!(heard(&[fail(2), pass(3)]).judgement, Judgement::Passing { recovered_at: Some(at(0)) });
+        assert_eq!(heard(&[fail(2), pass(3)]).judgement, back(0, 0));
     }
 
     #[test]
@@ -200,7 +249,7 @@ mod tests {
         flap(&mut word, 12);
         assert_eq!(word.held_until(), Some(at(22)));
         word.release();
-        assert_eq!(word.judgement, Judgement::Passing { recovered_at: Some(at(22)) });
+        assert_eq!(word.judgement, back(22, 12));
     }
 
     #[test]
@@ -230,6 +279,27 @@ mod tests {
             word.hear(fail(2), CHECK, &damping, at(second));
             word.hear(pass(3), CHECK, &damping, at(second));
         }
-        assert_eq!(word.judgement, Judgement::Passing { recovered_at: Some(at(4)) });
+        assert_eq!(word.judgement, back(4, 4));
+    }
+
+    #[test]
+    fn a_prober_that_begins_anew_goes_on_from_where_it_was() {
+        let damping = Damping::default();
+        let anew = |word: &Word, first: Observation| {
+            let mut word = word.clone().sleep()?;
+            assert_eq!(word.judgement, Judgement::Undecided, "it counts for nothing while it sleeps");
+            word.hear(first, CHECK, &damping, at(20));
+            Some(word.judgement)
+        };
+        let mut word = heard(&[pass(1)]);
+        assert_eq!(anew(&word, pass(1)), None, "there is nothing to remember");
+        word.hear(fail(2), CHECK, &damping, at(5));
+        let failing = Judgement::Failing { failure: Failure::ConnectRefused };
+        assert_eq!(anew(&word, pass(1)), Some(failing), "it has to pass as often as ever");
+        word.hear(pass(3), CHECK, &damping, at(8));
+        assert_eq!(anew(&word, pass(1)), Some(back(8, 5)), "it is back since then");
+        assert_eq!(anew(&word, fail(1)), Some(Judgement::Undecided), "it does not pass because it did");
+        flap(&mut word, 18);
+        assert!(matches!(anew(&word, pass(1)), Some(Judgement::HeldOut { .. })), "it is held out on");
     }
 }

@@ -76,12 +76,13 @@ pub async fn bear_name(
     subject: String,
     what: String,
     shutdown: &CancellationToken,
-) -> Result<(), BusError> {
+) -> Result<Presence, BusError> {
     let presence = Presence::start(bus, subject, what, shutdown.clone()).await?;
+    let shown = presence.clone();
     registry.collect(move |samples| {
         let (name, help) =
             ("tidegate_name_shared", "Whether another process of this kind bears the same name.");
-        samples.gauge(name, help, &[], f64::from(u8::from(presence.other().is_some())));
+        samples.gauge(name, help, &[], f64::from(u8::from(shown.other().is_some())));
     });
-    Ok(())
+    Ok(presence)
 }

@@ -6,11 +6,12 @@ use anyhow::Context as _;
 use tidegate_bus::{
     Bus, clock,
     fleet::{FleetFollower, FleetText},
+    presence::Presence,
     subjects,
     table::{Owner, OwnerOptions},
 };
 use tidegate_model::{
-    ClusterName, Epoch, NetworkName, Revision,
+    ClusterName, Epoch, NetworkName, RegionName, Revision,
     fleet::Fleet,
     observation::{Observation, Outcome, Target},
     report::Suspicion,
@@ -23,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    core::{Job, JobId, Schedule, Suspected, wanted},
+    core::{Job, JobId, Schedule, Suspected, Wanted, wanted},
     metrics::Metrics,
     probe::{Connection, Way, probe},
     publish::Batch,
@@ -37,6 +38,8 @@ const FLEET_POLL: Duration = Duration::from_secs(1);
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// How often it is said that probes can't be made: it may concern thousands a second.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// Frozen for this long, a prober looks at everything anew: before route-computers stop believing it (3 s).
+const STALLED_AFTER: Duration = Duration::from_millis(2500);
 /// Ended probes that are taken in one turn, so that a turn stays short.
 const ENDED_PER_TURN: usize = 512;
 
@@ -63,8 +66,8 @@ pub async fn run_with(
     let subject = subjects::probe(&region, &name);
     let bearer = subjects::bearer("health-prober", &region, name.as_str());
     let what = format!("health-prober {name} of {region}");
-    bear_name(registry, &bus, bearer, what, &shutdown).await?;
-    let options = OwnerOptions::default();
+    let presence = bear_name(registry, &bus, bearer, what, &shutdown).await?;
+    let options = OwnerOptions { stalled_after: Some(STALLED_AFTER), ..OwnerOptions::default() };
     // A later start is a later epoch, so replicas never mistake an old life's table for this one's.
     let epoch = Epoch(clock::unix_millis());
     let owner = Owner::start(bus.clone(), &subject, epoch, Revision(0), [], options).await?;
@@ -72,6 +75,7 @@ pub async fn run_with(
     let mut fleet = follower.fleet();
     let mut suspicions = bus.subscribe_reports::<Suspicion>(subjects::ALL_SUSPICIONS).await?;
     let mut prober = Prober {
+        region: region.clone(),
         schedule: Schedule::new(settings.limits(), seed(&subject)),
         start: Instant::now(),
         networks: settings.probes.networks.clone(),
@@ -80,6 +84,8 @@ pub async fn run_with(
         connections: HashMap::new(),
         running: JoinSet::new(),
         owner,
+        presence,
+        shares_name: false,
         metrics: Metrics::new(registry),
         reported: None,
     };
@@ -90,6 +96,7 @@ pub async fn run_with(
 
     let mut batch = Batch::default();
     loop {
+        prober.begin_anew_if_due(&mut batch).await;
         prober.start_due();
         if !batch.is_empty() {
             std::mem::take(&mut batch)
@@ -156,6 +163,7 @@ fn seed(subject: &str) -> u64 {
 }
 
 struct Prober {
+    region: RegionName,
     schedule: Schedule,
     /// Zero of the schedule's time.
     start: Instant,
@@ -166,6 +174,9 @@ struct Prober {
     connections: HashMap<JobId, (Arc<Way>, Connection)>,
     running: JoinSet<Ended>,
     owner: Owner<Target, Observation>,
+    presence: Presence,
+    /// Whether another process bears its name.
+    shares_name: bool,
     metrics: Metrics,
     /// When it was last said that probes can't be made.
     reported: Option<Instant>,
@@ -181,6 +192,28 @@ struct Ended {
 }
 
 impl Prober {
+    /// Looks at everything anew, as a later life, when what it has said is old or is believed no more: after it stood still, and
+    /// when another of its name has gone, whose later table everybody has.
+    async fn begin_anew_if_due(&mut self, batch: &mut Batch) {
+        let shares_name = self.presence.other().is_some();
+        let is_alone_again = std::mem::replace(&mut self.shares_name, shares_name) && !shares_name;
+        let later = self.owner.superseded_by();
+        let is_overruled = later.is_some() && !shares_name;
+        if !self.owner.is_stalled() && !is_alone_again && !is_overruled {
+            return;
+        }
+        let own = self.owner.position().epoch;
+        let epoch = Epoch(clock::unix_millis().max(later.unwrap_or(own).max(own).0 + 1));
+        tracing::warn!(%epoch, "looking at everything anew: it stood still, or its table was replaced by another's");
+        *batch = Batch::default();
+        self.schedule.set_targets(&Wanted::default(), self.start.elapsed());
+        self.connections.clear();
+        if let Err(error) = self.owner.begin_anew(epoch).await {
+            tracing::debug!(%error, "the new table was not told of; the next heartbeat does");
+        }
+        self.set_targets(batch);
+    }
+
     fn start_due(&mut self) {
         let now = self.start.elapsed();
         while let Some(job) = self.schedule.next(now) {
@@ -242,6 +275,9 @@ impl Prober {
         match Fleet::parse(&newest.text, "fleet.yaml") {
             Ok(fleet) => {
                 tracing::info!(revision = newest.head.revision, "a new fleet");
+                if let Some(problem) = fleet.without(&self.region) {
+                    tracing::warn!("{problem}");
+                }
                 self.fleet = Some(fleet);
             }
             Err(errors) => {

@@ -1,6 +1,6 @@
 //! The loop: an event comes in, the engine says what changes, whoever leads publishes it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tidegate_bus::{
@@ -15,7 +15,7 @@ use tidegate_bus::{
     table::{Replicas, TableUpdate, Update},
 };
 use tidegate_model::{
-    ProberName, RegionName, Timestamp,
+    Epoch, ProberName, RegionName, Timestamp,
     fleet::Fleet,
     observation::{Observation, ObservationCause, Target},
     report::{Applied, Load},
@@ -66,7 +66,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
         region: region.clone(),
         fleet: None,
         knows_overrides: false,
-        heard: BTreeSet::new(),
+        heard: BTreeMap::new(),
         leadership: None,
     };
     context.admin.started();
@@ -124,7 +124,8 @@ struct Computer {
     /// The revision of the fleet that the engine has.
     fleet: Option<u64>,
     knows_overrides: bool,
-    heard: BTreeSet<(RegionName, ProberName)>,
+    /// Probers that are heard, and the epochs of their tables.
+    heard: BTreeMap<(RegionName, ProberName), Epoch>,
     leadership: Option<Leadership>,
 }
 
@@ -140,7 +141,7 @@ impl Computer {
     fn is_warm(&self, time_is_up: bool) -> bool {
         self.fleet.is_some()
             && self.knows_overrides
-            && (time_is_up || self.heard.iter().any(|(region, _)| *region == self.region))
+            && (time_is_up || self.heard.keys().any(|(region, _)| *region == self.region))
     }
 
     async fn step(&mut self, event: Event, came: Option<Came>) {
@@ -208,20 +209,34 @@ impl Computer {
         let (event, came) = match update {
             None => {
                 self.heard.remove(&who);
+                if self.heard.is_empty() {
+                    tracing::warn!("no prober is heard any more: verdicts stay what was known last");
+                }
                 (Event::ProberGone { region, prober }, None)
             }
-            Some(Update::Snapshot { entries, received_at, .. }) => {
-                self.heard.insert(who);
+            Some(Update::Snapshot { epoch, entries, received_at, .. }) => {
+                let life_before = self.heard.insert(who, epoch);
+                if life_before.is_some_and(|before| before != epoch) {
+                    // What an earlier life saw is no observation of this one's.
+                    let (region, prober) = (region.clone(), prober.clone());
+                    self.step(
+                        Event::ObservationsReset { region, prober, all: Vec::new(), cause: None },
+                        None,
+                    )
+                    .await;
+                }
                 let event = Event::ObservationsReset { region, prober, all: entries, cause: None };
                 (event, Some(Came { trace: None, at: received_at }))
             }
-            Some(Update::Delta { changes, meta, trace, received_at, .. }) => {
-                self.heard.insert(who);
+            Some(Update::Delta { epoch, changes, meta, trace, received_at, .. }) => {
+                self.heard.insert(who, epoch);
                 // What can't be read is a newer prober's; its observations count all the same.
                 let cause: Option<ObservationCause> = codec::decode(&meta).ok();
                 let event = Event::Observations { region, prober, changes, cause };
                 (event, Some(Came { trace, at: received_at }))
             }
+            // What it says now is about to come; what it said before counts no longer.
+            Some(Update::Heartbeat { current: false, .. }) => return,
             Some(Update::Heartbeat { .. }) => (Event::ProberHeard { region, prober }, None),
             Some(Update::Refused { .. }) => {
                 self.exposed.refused.increment();
@@ -237,6 +252,11 @@ impl Computer {
             Ok(parsed) => {
                 self.fleet = Some(text.head.revision);
                 tracing::info!(revision = text.head.revision, author = text.head.author, "a new fleet");
+                let unknown = parsed.without(&self.region);
+                if let Some(problem) = &unknown {
+                    tracing::warn!("{problem}");
+                }
+                self.exposed.note_region(unknown);
                 if self.leads() {
                     self.chronicle.fleet(clock::now(), text.head.revision, text.head.author.clone()).await;
                 }

@@ -47,8 +47,11 @@ struct Standing {
     is_certain: bool,
     entries: usize,
     has_fleet: bool,
+    /// What is wrong about the region, where the fleet does not have it.
+    unknown_region: Option<String>,
     fail_open: usize,
     probers: usize,
+    probers_heard: usize,
     /// Whether every check has the cluster up; without those of which nothing is known.
     up: BTreeMap<ClusterName, bool>,
     /// Capacity and load, in requests per second.
@@ -77,6 +80,11 @@ impl Exposed {
         }
     }
 
+    /// Notes whether the fleet lacks the region, in words.
+    pub fn note_region(&self, unknown: Option<String>) {
+        lock(&self.standing).unknown_region = unknown;
+    }
+
     /// Adds metrics, readiness checks and pages.
     pub fn new(context: &Context, bus: &Bus) -> Exposed {
         let standing = Arc::new(Mutex::new(Standing::default()));
@@ -84,10 +92,11 @@ impl Exposed {
         context.admin.check("bus", tidegate_service::bus::check(bus));
         let shown = standing.clone();
         context.admin.check("fleet", move || {
-            if lock(&shown).has_fleet {
-                Ok(())
-            } else {
-                Err("no fleet was applied yet (tidegate apply)".into())
+            let standing = lock(&shown);
+            match &standing.unknown_region {
+                Some(problem) => Err(problem.clone()),
+                None if standing.has_fleet => Ok(()),
+                None => Err("no fleet was applied yet (tidegate apply)".into()),
             }
         });
         let shown = standing.clone();
@@ -123,6 +132,8 @@ impl Exposed {
             let (name, help) = ("tidegate_services_fail_open", "Services of which everything seems down.");
             samples.gauge(name, help, &[], s.fail_open as f64);
             samples.gauge("tidegate_probers_known", "Probers whose tables are known.", &[], s.probers as f64);
+            let (name, help) = ("tidegate_probers_heard", "Of those, the ones that were heard just now.");
+            samples.gauge(name, help, &[], s.probers_heard as f64);
             collect_clusters(samples, &s);
         });
         let convergence = |signal| {
@@ -160,6 +171,7 @@ impl Exposed {
             entries: engine.table().len(),
             has_fleet,
             probers,
+            probers_heard: engine.probers_heard(),
             capacities: engine.capacities().map(|(name, most, load)| (name.clone(), most, load)).collect(),
             ..Standing::default()
         };
@@ -181,7 +193,9 @@ impl Exposed {
                 RouteEntry::Edge(_) | RouteEntry::Cluster(_) | RouteEntry::Service(_) => {}
             }
         }
-        *lock(&self.standing) = standing;
+        let mut shown = lock(&self.standing);
+        standing.unknown_region = shown.unknown_region.take();
+        *shown = standing;
     }
 }
 

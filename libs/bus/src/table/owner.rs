@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_model::{Epoch, Revision};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -48,6 +48,9 @@ pub struct OwnerOptions {
     pub store: Option<SnapshotStore>,
     /// The shortest time between two of them.
     pub store_every: Duration,
+    /// When it was frozen for this long, what it knows is old: it says nothing more until [`Owner::begin_anew`]. Absent: for
+    /// tables that do not age.
+    pub stalled_after: Option<Duration>,
 }
 
 impl Default for OwnerOptions {
@@ -57,6 +60,7 @@ impl Default for OwnerOptions {
             max_delta: 256 * 1024,
             store: None,
             store_every: Duration::from_secs(1),
+            stalled_after: None,
         }
     }
 }
@@ -88,6 +92,8 @@ struct Shared {
     encoded: Mutex<Option<(Position, Bytes)>>,
     /// A later epoch that was met; 0: none.
     superseded_by: AtomicU64,
+    /// When it ran last; nothing once it has stood still for too long.
+    awake_at: Mutex<Option<Instant>>,
 }
 
 impl<K: Wire, V: Wire> Owner<K, V> {
@@ -112,6 +118,7 @@ impl<K: Wire, V: Wire> Owner<K, V> {
             options,
             encoded: Mutex::default(),
             superseded_by: AtomicU64::new(0),
+            awake_at: Mutex::new(Some(Instant::now())),
         });
         let mut tasks = Background::default().with(|stop| speak(shared.clone(), requests, stop));
         if let Some(store) = shared.options.store.clone() {
@@ -136,6 +143,9 @@ impl<K: Wire, V: Wire> Owner<K, V> {
             .collect();
         let delta = lock(&self.shared.core).apply(changes, meta)?;
         let position = delta.position;
+        if self.is_stalled() {
+            return Some(Published { position, sent: Ok(()) });
+        }
         let body = codec::encode(&TableMessage::Delta(delta));
         let sent = if body.len() > self.shared.options.max_delta {
             self.shared.say_heartbeat().await
@@ -158,6 +168,22 @@ impl<K: Wire, V: Wire> Owner<K, V> {
         }
     }
 
+    /// Whether it stood still for too long, and says nothing until [`Owner::begin_anew`].
+    pub fn is_stalled(&self) -> bool {
+        self.shared.has_stalled()
+    }
+
+    /// Begins another reign, of a later epoch, with an empty table, and says so on the bus.
+    ///
+    /// # Errors
+    /// When that was not sent. The next heartbeat makes up for it.
+    pub async fn begin_anew(&mut self, epoch: Epoch) -> Result<(), BusError> {
+        *lock(&self.shared.core) = OwnerCore::new(epoch, Revision(0), []);
+        self.shared.superseded_by.store(0, Ordering::Relaxed);
+        *lock(&self.shared.awake_at) = Some(Instant::now());
+        self.shared.say_heartbeat().await
+    }
+
     /// Ends the reign: leaves a last snapshot when one is due, then falls silent.
     pub async fn stop(self) {
         self.tasks.stop().await;
@@ -165,6 +191,14 @@ impl<K: Wire, V: Wire> Owner<K, V> {
 }
 
 impl Shared {
+    /// Notes that it runs, unless it has not for too long.
+    fn has_stalled(&self) -> bool {
+        let Some(limit) = self.options.stalled_after else { return false };
+        let mut awake_at = lock(&self.awake_at);
+        *awake_at = awake_at.filter(|at| at.elapsed() < limit).map(|_| Instant::now());
+        awake_at.is_none()
+    }
+
     async fn say_heartbeat(&self) -> Result<(), BusError> {
         let heartbeat = lock(&self.core).heartbeat();
         self.bus.publish(&self.subject, None, codec::encode(&TableMessage::Heartbeat(heartbeat))).await
@@ -199,6 +233,9 @@ async fn speak(shared: Arc<Shared>, mut requests: Subscription, stop: Cancellati
         tokio::select! {
             () = stop.cancelled() => return,
             _ = beat.tick() => {
+                if shared.has_stalled() {
+                    continue;
+                }
                 if let Err(error) = shared.say_heartbeat().await {
                     tracing::debug!(table = %shared.subject, %error, "a heartbeat was not sent");
                 }
@@ -206,7 +243,7 @@ async fn speak(shared: Arc<Shared>, mut requests: Subscription, stop: Cancellati
             request = requests.next() => {
                 let Some(message) = request else { return };
                 match codec::decode::<SnapshotRequest>(&message.body) {
-                    Ok(request) if shared.meet(request.at_least) => {}
+                    Ok(request) if shared.meet(request.at_least) || shared.has_stalled() => {}
                     Ok(_) => {
                         let (_, body) = shared.encoded_snapshot();
                         if let Err(error) = shared.bus.reply(&message, body).await {

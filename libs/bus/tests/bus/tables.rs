@@ -359,3 +359,27 @@ async fn an_owner_whose_clock_was_set_back_is_heard_when_its_life_before_is_forg
     until(&mut content, "after").await;
     assert!(content.refused > 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_stood_still_says_nothing_until_it_begins_anew() {
+    let bus = Bus::in_process();
+    let options = OwnerOptions { stalled_after: Some(Duration::from_secs(3)), ..OwnerOptions::default() };
+    let mut owner = own(&bus, 1, &[("a", "1")], options).await;
+    let (_replica, mut updates) = follow(&bus).await;
+    let mut content = Content::default();
+    content.until_equal(&mut updates, &[("a", "1")]).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!owner.is_stalled(), "time alone is no standstill");
+
+    tokio::time::advance(Duration::from_secs(4)).await;
+    assert!(owner.is_stalled());
+    while updates.try_recv().is_ok() {}
+    set(&mut owner, "a", "2").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(updates.try_recv().is_err(), "it has spoken");
+
+    owner.begin_anew(Epoch(2)).await.unwrap();
+    set(&mut owner, "b", "3").await;
+    content.until_equal(&mut updates, &[("b", "3")]).await;
+    assert_eq!(content.at.unwrap().0, Epoch(2));
+}

@@ -41,6 +41,15 @@ pub struct Fleet {
     pub services: BTreeMap<ServiceName, Service>,
 }
 
+impl Fleet {
+    /// That it lacks a region, in words that name those that it has; nothing when it has it.
+    pub fn without(&self, region: &RegionName) -> Option<String> {
+        let known: Vec<&str> = self.regions.keys().map(RegionName::as_str).collect();
+        (!self.regions.contains_key(region))
+            .then(|| format!("the fleet has no region {region}; it has {}", known.join(", ")))
+    }
+}
+
 /// A failure domain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Region {

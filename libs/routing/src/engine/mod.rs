@@ -139,6 +139,11 @@ impl Engine {
         &self.table
     }
 
+    /// How many probers are heard: not those that are silent.
+    pub fn probers_heard(&self) -> usize {
+        self.evidence.heard()
+    }
+
     /// Why a service's requests go where they go; nothing for a service that the fleet does not have.
     pub fn explain(&self, service: &ServiceName) -> Option<Explanation> {
         let atlas = self.atlas.as_ref()?;

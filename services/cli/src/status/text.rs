@@ -15,6 +15,11 @@ pub fn text(status: &Status) -> String {
         None if status.problems.is_empty() => "no fleet was applied yet (tidegate apply FILE)\n".to_owned(),
         None => String::new(),
     };
+    let has_prober =
+        |region: &RegionStatus| region.running.keys().any(|name| name.starts_with("health-prober "));
+    if status.fleet.is_some() && !status.regions.values().any(has_prober) {
+        text.push_str("no health-prober runs: what is said of clusters is what was known last\n");
+    }
     for problem in &status.problems {
         // Writing to a String does not fail.
         _ = writeln!(text, "{problem}");
