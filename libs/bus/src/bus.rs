@@ -60,6 +60,14 @@ impl Bus {
         }
     }
 
+    /// What the server has refused in the last seconds, such as to publish what its user may not.
+    pub fn refusal(&self) -> Option<String> {
+        match &self.0 {
+            Link::Nats(nats) => nats.refusal(),
+            Link::Memory(_) => None,
+        }
+    }
+
     /// Why no connection to the bus could be made since there was one; nothing while there is one, or when that is not known.
     pub fn trouble(&self) -> Option<String> {
         match &self.0 {

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{BusError, bucket::Bucket};
+use crate::{BusError, bucket::Bucket, complaint::Complaint};
 
 pub use self::core::{LeaseAction, LeaseCore, LeaseState};
 pub use record::LeaseRecord;
@@ -49,7 +49,8 @@ impl Lease {
         // Epochs are heard once a second from each edge; one that is lost is heard again.
         let (heard, epochs) = mpsc::channel(64);
         let stop = CancellationToken::new();
-        let keeper = Keeper { bucket, key: key.to_owned(), core, state: sender };
+        let keeper =
+            Keeper { bucket, key: key.to_owned(), core, state: sender, complaint: Complaint::default() };
         let task = tokio::spawn(keeper.run(duration, epochs, stop.clone()));
         Lease { state, heard, stop, task: Some(task) }
     }
@@ -81,11 +82,15 @@ impl Drop for Lease {
     }
 }
 
+/// What is said of it.
+const NO_LEASE: &str = "the lease cannot be had for now, and so nothing is decided here";
+
 struct Keeper {
     bucket: Bucket,
     key: String,
     core: LeaseCore,
     state: watch::Sender<LeaseState>,
+    complaint: Complaint,
 }
 
 impl Keeper {
@@ -130,7 +135,8 @@ impl Keeper {
                     let seen = entry.map(|entry| (entry.revision, LeaseRecord::from_bytes(&entry.value)));
                     self.core.seen(seen, Instant::now());
                 }
-                _ => return,
+                Ok(Err(error)) => return self.complaint.note(Err(error), NO_LEASE),
+                Err(()) => return,
             }
         }
         let sent_at = Instant::now();
@@ -144,10 +150,17 @@ impl Keeper {
             }
         };
         match written {
-            Ok(Ok(revision)) => self.core.written(revision, sent_at),
+            Ok(Ok(revision)) => {
+                self.complaint.note(Ok(()), NO_LEASE);
+                self.core.written(revision, sent_at);
+            }
             Ok(Err(error)) if error.is_conflict() => self.core.contradicted(),
             // It may have been written or not: the next round finds out.
-            Ok(Err(_)) | Err(()) => self.core.unanswered(),
+            Ok(Err(error)) => {
+                self.core.unanswered();
+                self.complaint.note(Err(error), NO_LEASE);
+            }
+            Err(()) => self.core.unanswered(),
         }
     }
 

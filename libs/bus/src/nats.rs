@@ -54,6 +54,7 @@ pub(crate) struct NatsBus {
     refused: watch::Receiver<String>,
     /// Why no connection could be made, since there was one.
     trouble: Arc<Mutex<Option<String>>>,
+    refusal: Refusal,
     monitor: JoinHandle<()>,
 }
 
@@ -70,6 +71,8 @@ impl NatsBus {
         let (refuse, refused) = watch::channel(String::new());
         let trouble = Arc::new(Mutex::new(None));
         let heard_trouble = trouble.clone();
+        let refusal = Arc::new(Mutex::new(None));
+        let heard_refusal: Refusal = refusal.clone();
         let options = with_credentials(ConnectOptions::new(), settings.credentials).await?;
         let options = with_tls(options, settings.tls)
             .name(&settings.name)
@@ -88,6 +91,7 @@ impl NatsBus {
                     Event::SlowConsumer(_) => _ = events_lost.fetch_add(1, Ordering::Relaxed),
                     Event::ServerError(error) => {
                         tracing::warn!(%error, "the bus server refused something");
+                        *lock(&heard_refusal) = Some((error.to_string(), Instant::now()));
                         refuse.send_replace(error.to_string());
                     }
                     Event::ClientError(error) => note_trouble(&heard_trouble, in_words(&error)),
@@ -117,6 +121,7 @@ impl NatsBus {
             state,
             refused,
             trouble,
+            refusal,
             monitor,
         })
     }
@@ -143,6 +148,11 @@ impl NatsBus {
     }
 
     /// Why no connection could be made, since there was one.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let refusal = lock(&self.refusal);
+        refusal.as_ref().filter(|(_, at)| at.elapsed() < REFUSAL_LASTS).map(|(why, _)| why.clone())
+    }
+
     pub(crate) fn trouble(&self) -> Option<String> {
         lock(&self.trouble).clone()
     }
@@ -236,6 +246,12 @@ fn in_words(error: &async_nats::ClientError) -> String {
         error => error.to_string(),
     }
 }
+
+/// What the server refused last, and when.
+type Refusal = Arc<Mutex<Option<(String, Instant)>>>;
+
+/// How long a refusal counts: who goes on trying is refused again.
+const REFUSAL_LASTS: Duration = Duration::from_secs(5);
 
 /// Notes why there is no connection; says it when it is another reason than before.
 fn note_trouble(trouble: &Mutex<Option<String>>, why: String) {

@@ -56,11 +56,11 @@ pub fn observe(registry: &Registry, bus: &Bus) {
     });
 }
 
-/// A readiness check: the bus is there.
+/// A readiness check: the bus is there, and takes what is said to it.
 pub fn check(bus: &Bus) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
     let bus = bus.clone();
     move || match bus.state().away_for() {
-        None => Ok(()),
+        None => bus.refusal().map_or(Ok(()), |why| Err(format!("the bus server refuses this user: {why}"))),
         Some(away_for) => Err(BusError::Away { away_for, why: bus.trouble() }.to_string()),
     }
 }

@@ -34,8 +34,10 @@ impl Ports {
         addresses.insert(name.to_owned(), address);
         let Some(file) = &self.0.file else { return Ok(()) };
         let part = file.with_extension(format!("{}.part", std::process::id()));
-        fs::write(&part, serde_json::to_vec(&*addresses).map_err(io::Error::other)?)?;
-        fs::rename(part, file)
+        let text = serde_json::to_vec(&*addresses).map_err(io::Error::other)?;
+        fs::write(&part, text)
+            .and_then(|()| fs::rename(part, file))
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
     }
 
     /// The address of `name`.

@@ -232,7 +232,7 @@ pub struct DevOptions {
     /// The fleet file.
     #[arg(long, default_value = "fleet.yaml")]
     pub fleet: PathBuf,
-    /// The edge to run; the first of the file when absent.
+    /// The edge to run; when absent, the first by name.
     #[arg(long)]
     pub edge: Option<EdgeName>,
     /// Workers; 0: one per core.

@@ -49,6 +49,8 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
         shutdown: stop.clone(),
     };
 
+    let others = fleet.edges.len().saturating_sub(1);
+    tracing::info!(%edge, %region, "runs this edge; {others} others of the file run elsewhere, or with --edge");
     let bus = Bus::in_process();
     FleetStore::new(&bus).put(&text, &link::author(None)).await?;
     let temporary = std::env::temp_dir().join(format!("tidegate-dev-{}", std::process::id()));

@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use crate::say::{say, say_line};
 use crate::{
     arguments::BusOptions,
+    fleet::{self, known},
     link::{self, Patience},
 };
 
@@ -47,6 +48,12 @@ pub async fn events(
             Some(event) => kept.push(event),
             None => break,
         }
+    }
+    if let Some(region) = region
+        && kept.is_empty()
+        && let Ok(fleet) = fleet::read(&bus).await
+    {
+        known("region", region.as_str(), fleet.regions.keys())?;
     }
     if kept.is_empty() && !json {
         say_line("nothing happened in this time")?;

@@ -11,7 +11,7 @@ mod routes;
 mod suspicion;
 mod workers;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tidegate_bus::{
@@ -63,8 +63,10 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let metrics = Arc::new(Metrics::default());
     let tls = Arc::new(UpstreamTlsConfigs::default());
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
-    let access = access::start(&settings.access_log)
-        .with_context(|| format!("the access log cannot be opened: {:?}", settings.access_log.path))?;
+    let access = access::start(&settings.access_log).with_context(|| {
+        let path = settings.access_log.path.as_deref().unwrap_or(Path::new("standard output"));
+        format!("the access log cannot be opened: {} (access_log.path)", path.display())
+    })?;
     let (access, writer) = access.unzip();
     let sampling = settings.proxy.sampling();
     let observing = Observing { tracing: context.spans.clone().map(|spans| (spans, sampling)), access };

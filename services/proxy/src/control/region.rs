@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use tidegate_bus::{Bus, fleet::FleetStore};
+use tidegate_bus::{Bus, BusError, fleet::FleetStore};
 use tidegate_model::{EdgeName, RegionName, fleet::Fleet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+const CONNECTS_WITHIN: Duration = Duration::from_millis(500);
 /// How long the bus may take to answer an edge that could serve by its last table.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -32,6 +33,8 @@ pub async fn learn(
     let store = FleetStore::new(bus);
     let patience = last.map(|last| (Instant::now() + ANSWER_WITHIN, last));
     let mut said = String::new();
+    // A connection that is only being made is nothing to tell.
+    bus.ready(CONNECTS_WITHIN).await;
     loop {
         let word = match patience {
             None => ask(&store, edge).await,
@@ -78,6 +81,10 @@ async fn ask(store: &FleetStore, edge: &EdgeName) -> Word {
             Err(_) => Word::Nothing("the fleet on the bus cannot be read".to_owned()),
         },
         Ok(None) => Word::Nothing("no fleet was applied yet".to_owned()),
+        // Without the time, which would be another one whenever it is told.
+        Err(BusError::Away { why, .. }) => Word::Silence(
+            why.map_or_else(|| "the bus is away".to_owned(), |why| format!("the bus is away: {why}")),
+        ),
         Err(error) => Word::Silence(error.to_string()),
     }
 }
