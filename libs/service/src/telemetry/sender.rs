@@ -20,7 +20,10 @@ use tokio::{
 
 use crate::{
     Registry,
-    metrics::otlp::{Source, request},
+    metrics::{
+        Counter,
+        otlp::{Source, request},
+    },
 };
 
 /// How often metrics are sent.
@@ -44,8 +47,13 @@ impl Sender {
         let client = HyperClient::with_default_connector(limit, None);
         let (stop, stopped) = oneshot::channel();
         let (finished, done) = mpsc::channel();
-        let metrics =
-            Metrics { url: format!("{endpoint}/v1/metrics"), client: client.clone(), source, registry };
+        let unsent = registry.counter(
+            "tidegate_telemetry_unsent_total",
+            "Times that the collector could not be sent the metrics; spans go the same way.",
+            &[],
+        );
+        let url = format!("{endpoint}/v1/metrics");
+        let metrics = Metrics { url, client: client.clone(), source, registry, unsent };
         let thread = thread::Builder::new().name("telemetry".to_owned()).spawn(move || {
             runtime.block_on(metrics.run(stopped));
             _ = finished.send(());
@@ -97,6 +105,7 @@ struct Metrics {
     client: HyperClient,
     source: Source,
     registry: Registry,
+    unsent: Counter,
 }
 
 impl Metrics {
@@ -105,13 +114,24 @@ impl Metrics {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first tick is at once, when nothing is counted yet.
         tick.tick().await;
+        let mut is_reached = true;
         loop {
             let last = tokio::select! {
                 _ = &mut stopped => true,
                 _ = tick.tick() => false,
             };
-            if let Err(error) = self.send().await {
-                tracing::debug!(%error, "metrics were not sent");
+            let sent = self.send().await;
+            // Said once, not each time.
+            match &sent {
+                Err(error) if is_reached => {
+                    tracing::warn!(url = self.url, %error, "the collector gets neither metrics nor spans");
+                }
+                Ok(()) if !is_reached => tracing::info!(url = self.url, "the collector is reached again"),
+                Ok(()) | Err(_) => {}
+            }
+            is_reached = sent.is_ok();
+            if !is_reached {
+                self.unsent.increment();
             }
             if last {
                 return;
@@ -129,5 +149,23 @@ impl Metrics {
             return Ok(());
         }
         Err(format!("the collector answered {}", response.status()).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, time::SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn a_collector_that_is_not_there_is_counted() {
+        // A port that was free a moment ago.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let source = Source { attributes: Vec::new(), started: SystemTime::now() };
+        let (registry, limit) = (Registry::default(), Duration::from_secs(10));
+        let sender = Sender::start(&format!("http://{address}"), source, registry.clone(), limit).unwrap();
+        sender.stop(limit);
+        assert!(registry.to_text().contains("tidegate_telemetry_unsent_total 1"), "{}", registry.to_text());
     }
 }
