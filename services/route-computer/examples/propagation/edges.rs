@@ -1,0 +1,154 @@
+//! The edges: replicas of the routes, and bare subscriptions to measure them by.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tidegate_bus::{
+    Bus, NatsSettings, subjects,
+    table::{Replica, ReplicaOptions, Update},
+};
+use tidegate_model::routes::{RouteEntry, RouteKey};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{rounds::ALONE, verdicts::REGION};
+
+/// Who is still waited for. The last to come says when it came.
+#[derive(Clone)]
+pub struct Arrivals(Arc<Counts>);
+
+struct Counts {
+    missing: AtomicUsize,
+    repairs: AtomicUsize,
+    last: mpsc::Sender<Instant>,
+}
+
+impl Arrivals {
+    pub fn new(last: mpsc::Sender<Instant>) -> Arrivals {
+        Arrivals(Arc::new(Counts { missing: AtomicUsize::new(0), repairs: AtomicUsize::new(0), last }))
+    }
+
+    /// From now on `count` are waited for. Nobody may be on the way.
+    pub fn expect(&self, count: usize) {
+        self.0.missing.store(count, Ordering::SeqCst);
+    }
+
+    /// How many came by a snapshot instead of a change.
+    pub fn repairs(&self) -> usize {
+        self.0.repairs.load(Ordering::Relaxed)
+    }
+
+    fn arrived(&self) {
+        if self.0.missing.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // It has room: the one before was taken before this one was waited for.
+            _ = self.0.last.try_send(Instant::now());
+        }
+    }
+}
+
+/// Threads, each with a runtime as an edge has it and a share of all edges.
+pub struct Edges(Vec<JoinHandle<anyhow::Result<()>>>);
+
+impl Edges {
+    /// Each edge counts as arrived when it has the table, each bare subscription when the server knows of it. They end when `stop`
+    /// is cancelled, and cancel it when one of them fails.
+    pub fn start(
+        url: &str,
+        edges: usize,
+        threads: usize,
+        arrivals: &Arrivals,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Edges> {
+        let start = |thread: usize| {
+            let share = edges * thread / threads..edges * (thread + 1) / threads;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (url, arrivals, stop) = (url.to_owned(), arrivals.clone(), stop.clone());
+            let run = move || {
+                let _ends_all = stop.clone().drop_guard();
+                runtime.block_on(async {
+                    tokio::select! {
+                        ended = serve(share, &url, &arrivals) => ended,
+                        () = stop.cancelled() => Ok(()),
+                    }
+                })
+            };
+            Ok(std::thread::Builder::new().name(format!("edges-{thread}")).spawn(run)?)
+        };
+        Ok(Edges((0..threads).map(start).collect::<anyhow::Result<_>>()?))
+    }
+
+    /// Waits for their end.
+    pub fn join(self) -> anyhow::Result<()> {
+        for thread in self.0 {
+            thread.join().map_err(|_| anyhow::anyhow!("a thread of edges has panicked"))??;
+        }
+        Ok(())
+    }
+}
+
+async fn serve(share: Range<usize>, url: &str, arrivals: &Arrivals) -> anyhow::Result<()> {
+    let routes = subjects::routes(&REGION.parse()?);
+    let mut tasks = JoinSet::new();
+    // One after the other: a thousand connections at once are more than the server's backlog.
+    for edge in share {
+        let bus = Bus::connect(NatsSettings::new([url], &format!("edge-{edge:04}"))).await?;
+        let (replica, updates) = Replica::start(bus, &routes, ReplicaOptions::default()).await?;
+        tasks.spawn(follow(replica, updates, arrivals.clone()));
+        let client = async_nats::ConnectOptions::new().name(format!("bare-{edge:04}")).connect(url);
+        tasks.spawn(listen(client.await?, arrivals.clone()));
+    }
+    match tasks.join_next().await {
+        Some(ended) => ended?,
+        None => Ok(()),
+    }
+}
+
+async fn follow(
+    _replica: Replica,
+    mut updates: mpsc::Receiver<Update<RouteKey, RouteEntry>>,
+    arrivals: Arrivals,
+) -> anyhow::Result<()> {
+    let mut at = None;
+    while let Some(update) = updates.recv().await {
+        let now = match &update {
+            Update::Snapshot { epoch, revision, .. }
+            | Update::Delta { epoch, revision, .. }
+            | Update::Heartbeat { epoch, revision, .. } => Some((*epoch, *revision)),
+            Update::Refused { .. } => continue,
+        };
+        if now <= at {
+            continue;
+        }
+        arrivals.arrived();
+        if at.is_some() && matches!(update, Update::Snapshot { .. }) {
+            arrivals.0.repairs.fetch_add(1, Ordering::Relaxed);
+        }
+        at = now;
+    }
+    anyhow::bail!("a replica has ended")
+}
+
+async fn listen(client: async_nats::Client, arrivals: Arrivals) -> anyhow::Result<()> {
+    let mut messages = client.subscribe(ALONE).await?;
+    // The server takes what a connection says in its order: where this comes back, it knows of the subscription.
+    let inbox = client.new_inbox();
+    let mut echo = client.subscribe(inbox.clone()).await?;
+    client.publish(inbox, Bytes::new()).await?;
+    echo.next().await.context("the connection is closed")?;
+    drop(echo);
+    arrivals.arrived();
+    while messages.next().await.is_some() {
+        arrivals.arrived();
+    }
+    anyhow::bail!("a bare subscription has ended")
+}
