@@ -82,8 +82,8 @@ impl Drop for Lease {
     }
 }
 
-/// What is said of it.
-const NO_LEASE: &str = "the lease cannot be had for now, and so nothing is decided here";
+/// What is said when the bucket fails.
+const NO_LEASE: &str = "the lease cannot be read or written for now: who does not hold it decides nothing";
 
 struct Keeper {
     bucket: Bucket,

@@ -147,12 +147,13 @@ impl NatsBus {
         Err(BusError::Away { away_for, why: self.trouble() })
     }
 
-    /// Why no connection could be made, since there was one.
+    /// What the server refused within [`REFUSAL_LASTS`].
     pub(crate) fn refusal(&self) -> Option<String> {
         let refusal = lock(&self.refusal);
         refusal.as_ref().filter(|(_, at)| at.elapsed() < REFUSAL_LASTS).map(|(why, _)| why.clone())
     }
 
+    /// Why no connection could be made, since there was one.
     pub(crate) fn trouble(&self) -> Option<String> {
         lock(&self.trouble).clone()
     }

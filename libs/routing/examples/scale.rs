@@ -133,7 +133,7 @@ fn run(per_service: usize, rate: u32) {
             }
         }
         let (region, prober) = (name(&region(region_at)), name("prober-1"));
-        engine.apply(Event::ObservationsReset { region, prober, all, cause: None }, now);
+        engine.apply(Event::ObservationsReset { region, prober, all, begins_anew: false, cause: None }, now);
     }
     println!("  snapshots of {REGIONS} probers: {:.1?}", begin.elapsed());
 

@@ -36,6 +36,9 @@ pub enum Event {
         prober: ProberName,
         /// Its table.
         all: Vec<(Target, Observation)>,
+        /// Whether it has begun anew: then of what it does not speak of yet, what it saw before is kept as far as a word that
+        /// waits for the next look may be.
+        begins_anew: bool,
         /// Why it looked.
         cause: Option<ObservationCause>,
     },

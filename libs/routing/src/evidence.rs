@@ -136,11 +136,20 @@ impl Evidence {
         &mut self,
         key: ProberKey,
         all: Vec<(Target, Observation)>,
+        begins_anew: bool,
         damping: &Damping,
         now: Timestamp,
     ) {
         let prober = self.hear(key, now);
         let mut gone = self.probers[prober.0].targets.clone();
+        if begins_anew {
+            for target in &gone {
+                let word = self.put(*target, prober, None).and_then(Word::sleep);
+                if word.is_some() {
+                    self.put(*target, prober, word);
+                }
+            }
+        }
         for (target, observation) in all {
             if let Some(known) = self.by_target.get(&target) {
                 gone.remove(known);
@@ -148,10 +157,8 @@ impl Evidence {
             self.observe_one(prober, target, Some(observation), damping, now);
         }
         for target in gone {
-            // A prober that begins anew has nothing of what it knew, and is about to look.
-            let word = self.put(target, prober, None).and_then(Word::sleep);
-            if word.is_some() {
-                self.put(target, prober, word);
+            if !begins_anew {
+                self.put(target, prober, None);
             }
         }
         self.doubt();

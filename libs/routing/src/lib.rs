@@ -15,7 +15,8 @@
 //!
 //! # What depends on history
 //! Everything is a function of the current inputs, except, on purpose:
-//! - a word: a function of its own prober's stream and its times (rise and fall need memory, so does damping);
+//! - a word: a function of its own prober's stream, over the prober's lives, and its times (rise and fall need memory, so does
+//!   damping);
 //! - a verdict whose probers are all silent: it stays as it was;
 //! - the demand that shares follow: it moves only when that matters (see `demand`);
 //! - the time at which a drain ended, for slow start.

@@ -100,9 +100,10 @@ impl Views {
 /// The view of one region from its probers' words, at least one.
 fn region_view(region: RegionName, words: &[(&ProberKey, &Judgement)]) -> View {
     let mut passing: Vec<Option<Timestamp>> = Vec::new();
-    let mut held_out = 0;
-    for (_, judgement) in words {
-        match witnessed(judgement, words) {
+    let (mut held_out, mut count) = (0, 0_usize);
+    for (_, judgement) in words.iter().filter(|(_, judgement)| !came_late(judgement, words)) {
+        count += 1;
+        match judgement {
             Judgement::Passing { before: Before::Unseen, .. } => passing.push(None),
             Judgement::Passing { since, before: Before::Failed(_) } => passing.push(Some(*since)),
             Judgement::HeldOut { .. } => held_out += 1,
@@ -110,7 +111,7 @@ fn region_view(region: RegionName, words: &[(&ProberKey, &Judgement)]) -> View {
         }
     }
     // It passes since that many said so.
-    let needed = words.len().div_ceil(2);
+    let needed = count.div_ceil(2);
     passing.sort_unstable();
     let passes = passing.len() >= needed;
     View {
@@ -121,19 +122,17 @@ fn region_view(region: RegionName, words: &[(&ProberKey, &Judgement)]) -> View {
     }
 }
 
-/// What a word is worth. A prober that first looked after another one had seen a failure knows nothing of it: as to how the
-/// endpoint came back, its word is the other's, of several the one that believes it first. So a prober that is started anew
-/// ends neither a hold nor a slow start.
-fn witnessed<'a>(word: &'a Judgement, words: &[(&ProberKey, &'a Judgement)]) -> &'a Judgement {
-    let Judgement::Passing { since: first_look, before: Before::Unseen } = word else { return word };
-    let returns = words.iter().filter_map(|(_, other)| match other {
-        Judgement::Passing { since, before: Before::Failed(failed_at) } if failed_at <= first_look => {
-            Some((*since, *other))
-        }
-        Judgement::HeldOut { failed_at, until, .. } if failed_at <= first_look => Some((*until, *other)),
-        _ => None,
-    });
-    returns.min_by_key(|(believed_at, _)| *believed_at).map_or(word, |(_, other)| other)
+/// Whether a word is left out: of a prober that first looked after another one had seen a failure, and so knows nothing of it. It
+/// would end the other's hold or slow start, whenever a prober is started anew.
+fn came_late(word: &Judgement, words: &[(&ProberKey, &Judgement)]) -> bool {
+    let Judgement::Passing { since: first_look, before: Before::Unseen } = word else { return false };
+    words.iter().any(|(_, other)| match other {
+        Judgement::Passing { before: Before::Failed(failed_at), .. }
+        | Judgement::HeldOut { failed_at, .. } => failed_at <= first_look,
+        Judgement::Passing { before: Before::Unseen, .. }
+        | Judgement::Failing { .. }
+        | Judgement::Undecided => false,
+    })
 }
 
 /// What a region makes of a cluster whose endpoints it sees like this.
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prober_that_looked_first_after_a_failure_takes_others_words_for_the_return() {
+    fn a_prober_that_looked_first_after_a_failure_has_no_say_in_the_return() {
         let (a, b, c) = (key("us", "a"), key("us", "b"), key("us", "c"));
         let new = Judgement::Passing { since: Timestamp(9), before: Before::Unseen };
         let held = |until| Judgement::HeldOut {
@@ -233,6 +232,12 @@ mod tests {
         assert_eq!((standing.verdict, standing.held_out), (Verdict::Down, true));
         let standing = from_us(&[(&a, &new), (&b, &held(12)), (&c, &back(7))]);
         assert_eq!((standing.verdict, standing.recovered_at), (Verdict::Up, Some(Timestamp(7))));
+        let standing = from_us(&[(&a, &new), (&b, &UP), (&c, &held(12))]);
+        assert_eq!(
+            (standing.verdict, standing.recovered_at),
+            (Verdict::Up, None),
+            "as without the one that came late"
+        );
         // One that never saw it fail, although it looked, stands by its own word.
         let standing = from_us(&[(&a, &UP), (&b, &held(12))]);
         assert_eq!((standing.verdict, standing.recovered_at), (Verdict::Up, None));

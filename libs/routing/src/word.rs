@@ -97,7 +97,7 @@ impl Word {
         let wakes = match self.last.outcome {
             Outcome::Pass => true,
             // Too few to say that it fails, and what is remembered does not say that it passes.
-            Outcome::Fail(_) => thresholds.is_none_or(|known| self.last.streak >= known.fall),
+            Outcome::Fail(_) => thresholds.is_some_and(|known| self.last.streak >= known.fall),
         };
         if wakes && let Some(judgement) = self.asleep.take() {
             self.judgement = judgement;
@@ -105,21 +105,28 @@ impl Word {
         self.judge(thresholds, damping, now);
     }
 
-    /// What is left of the word of a prober that begins anew: it counts for nothing until the prober has looked again, and then
-    /// goes on from where it was. Nothing where there is nothing to remember.
+    /// What is left of the word of a prober that begins anew. That it fails, or is held out, stands until the prober has looked
+    /// often enough. That it passes counts for nothing until then, and goes on as a return where it was one; nothing is left
+    /// where the prober had only seen it pass.
     pub(crate) fn sleep(mut self) -> Option<Word> {
-        let judgement = std::mem::replace(&mut self.judgement, Judgement::Undecided);
-        self.asleep = match judgement {
-            Judgement::Undecided => self.asleep,
+        match self.judgement {
+            Judgement::Failing { .. } | Judgement::HeldOut { .. } => Some(self),
+            Judgement::Undecided => self.asleep.is_some().then_some(self),
             Judgement::Passing { before: Before::Unseen, .. } => None,
-            remembered => Some(remembered),
-        };
-        self.asleep.is_some().then_some(self)
+            Judgement::Passing { before: Before::Failed(_), .. } => {
+                self.asleep = Some(std::mem::replace(&mut self.judgement, Judgement::Undecided));
+                Some(self)
+            }
+        }
     }
 
     /// Judges the last observation; nothing happens while the check is not known.
     pub(crate) fn judge(&mut self, thresholds: Option<Thresholds>, damping: &Damping, now: Timestamp) {
         let Some(Thresholds { fall, rise }) = thresholds else { return };
+        if self.asleep.is_some() {
+            // The last observation may be of the life before.
+            return;
+        }
         match (&self.last.outcome, &self.judgement) {
             (Outcome::Pass, Judgement::Undecided) => {
                 self.judgement = Judgement::Passing { since: now, before: Before::Unseen };
@@ -287,7 +294,9 @@ mod tests {
         let damping = Damping::default();
         let anew = |word: &Word, first: Observation| {
             let mut word = word.clone().sleep()?;
-            assert_eq!(word.judgement, Judgement::Undecided, "it counts for nothing while it sleeps");
+            // A fleet that is applied meanwhile makes nothing of what was seen before.
+            word.judge(CHECK, &damping, at(19));
+            assert!(!matches!(word.judgement, Judgement::Passing { .. }), "an old pass counts: {word:?}");
             word.hear(first, CHECK, &damping, at(20));
             Some(word.judgement)
         };

@@ -38,8 +38,9 @@ const FLEET_POLL: Duration = Duration::from_secs(1);
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// How often it is said that probes can't be made: it may concern thousands a second.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// Frozen for this long, a prober looks at everything anew: before route-computers stop believing it (3 s).
-const STALLED_AFTER: Duration = Duration::from_millis(2500);
+/// Frozen for this long, a prober looks at everything anew: before route-computers take it for silent, 3 s after a heartbeat that
+/// may have been a second before.
+const STALLED_AFTER: Duration = Duration::from_millis(1900);
 /// Ended probes that are taken in one turn, so that a turn stays short.
 const ENDED_PER_TURN: usize = 512;
 
@@ -203,7 +204,7 @@ impl Prober {
             return;
         }
         let own = self.owner.position().epoch;
-        let epoch = Epoch(clock::unix_millis().max(later.unwrap_or(own).max(own).0 + 1));
+        let epoch = Epoch(clock::unix_millis().max(later.unwrap_or(own).max(own).0.saturating_add(1)));
         tracing::warn!(%epoch, "looking at everything anew: it stood still, or its table was replaced by another's");
         *batch = Batch::default();
         self.schedule.set_targets(&Wanted::default(), self.start.elapsed());
@@ -275,7 +276,7 @@ impl Prober {
         match Fleet::parse(&newest.text, "fleet.yaml") {
             Ok(fleet) => {
                 tracing::info!(revision = newest.head.revision, "a new fleet");
-                if let Some(problem) = fleet.without(&self.region) {
+                if let Some(problem) = fleet.lacks_region(&self.region) {
                     tracing::warn!("{problem}");
                 }
                 self.fleet = Some(fleet);

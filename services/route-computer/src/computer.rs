@@ -66,7 +66,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
         region: region.clone(),
         fleet: None,
         knows_overrides: false,
-        heard: BTreeMap::new(),
+        epochs: BTreeMap::new(),
         leadership: None,
     };
     context.admin.started();
@@ -125,7 +125,7 @@ struct Computer {
     fleet: Option<u64>,
     knows_overrides: bool,
     /// Probers that are heard, and the epochs of their tables.
-    heard: BTreeMap<(RegionName, ProberName), Epoch>,
+    epochs: BTreeMap<(RegionName, ProberName), Epoch>,
     leadership: Option<Leadership>,
 }
 
@@ -141,7 +141,7 @@ impl Computer {
     fn is_warm(&self, time_is_up: bool) -> bool {
         self.fleet.is_some()
             && self.knows_overrides
-            && (time_is_up || self.heard.keys().any(|(region, _)| *region == self.region))
+            && (time_is_up || self.epochs.keys().any(|(region, _)| *region == self.region))
     }
 
     async fn step(&mut self, event: Event, came: Option<Came>) {
@@ -208,34 +208,27 @@ impl Computer {
         let who = (region.clone(), prober.clone());
         let (event, came) = match update {
             None => {
-                self.heard.remove(&who);
-                if self.heard.is_empty() {
+                self.epochs.remove(&who);
+                if self.epochs.is_empty() {
                     tracing::warn!("no prober is heard any more: verdicts stay what was known last");
                 }
                 (Event::ProberGone { region, prober }, None)
             }
             Some(Update::Snapshot { epoch, entries, received_at, .. }) => {
-                let life_before = self.heard.insert(who, epoch);
-                if life_before.is_some_and(|before| before != epoch) {
-                    // What an earlier life saw is no observation of this one's.
-                    let (region, prober) = (region.clone(), prober.clone());
-                    self.step(
-                        Event::ObservationsReset { region, prober, all: Vec::new(), cause: None },
-                        None,
-                    )
-                    .await;
-                }
-                let event = Event::ObservationsReset { region, prober, all: entries, cause: None };
+                // What an earlier life saw is no observation of this one's.
+                let begins_anew = self.epochs.insert(who, epoch).is_some_and(|before| before != epoch);
+                let event =
+                    Event::ObservationsReset { region, prober, all: entries, begins_anew, cause: None };
                 (event, Some(Came { trace: None, at: received_at }))
             }
             Some(Update::Delta { epoch, changes, meta, trace, received_at, .. }) => {
-                self.heard.insert(who, epoch);
+                self.epochs.insert(who, epoch);
                 // What can't be read is a newer prober's; its observations count all the same.
                 let cause: Option<ObservationCause> = codec::decode(&meta).ok();
                 let event = Event::Observations { region, prober, changes, cause };
                 (event, Some(Came { trace, at: received_at }))
             }
-            // What it says now is about to come; what it said before counts no longer.
+            // No sign of life until what it says is here.
             Some(Update::Heartbeat { current: false, .. }) => return,
             Some(Update::Heartbeat { .. }) => (Event::ProberHeard { region, prober }, None),
             Some(Update::Refused { .. }) => {
@@ -252,7 +245,7 @@ impl Computer {
             Ok(parsed) => {
                 self.fleet = Some(text.head.revision);
                 tracing::info!(revision = text.head.revision, author = text.head.author, "a new fleet");
-                let unknown = parsed.without(&self.region);
+                let unknown = parsed.lacks_region(&self.region);
                 if let Some(problem) = &unknown {
                     tracing::warn!("{problem}");
                 }
@@ -304,7 +297,7 @@ impl Computer {
         if let Some(leadership) = &self.leadership {
             leadership.hear_superseded();
         }
-        self.exposed.show(&self.engine, self.leadership.as_ref(), self.fleet.is_some(), self.heard.len());
+        self.exposed.show(&self.engine, self.leadership.as_ref(), self.fleet.is_some(), self.epochs.len());
     }
 }
 

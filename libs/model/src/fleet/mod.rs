@@ -43,7 +43,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// That it lacks a region, in words that name those that it has; nothing when it has it.
-    pub fn without(&self, region: &RegionName) -> Option<String> {
+    pub fn lacks_region(&self, region: &RegionName) -> Option<String> {
         let known: Vec<&str> = self.regions.keys().map(RegionName::as_str).collect();
         (!self.regions.contains_key(region))
             .then(|| format!("the fleet has no region {region}; it has {}", known.join(", ")))

@@ -47,8 +47,9 @@ impl Engine {
                 self.evidence.observe(ProberKey { region, name: prober }, changes, &damping, now);
                 self.touch_pairs(cause.as_ref(), work);
             }
-            Event::ObservationsReset { region, prober, all, cause } => {
-                self.evidence.observe_all(ProberKey { region, name: prober }, all, &damping, now);
+            Event::ObservationsReset { region, prober, all, begins_anew, cause } => {
+                let key = ProberKey { region, name: prober };
+                self.evidence.observe_all(key, all, begins_anew, &damping, now);
                 self.touch_pairs(cause.as_ref(), work);
             }
             Event::ProberHeard { region, prober } => {

@@ -89,7 +89,7 @@ fn a_whole_table_replaces_what_was_known_and_keeps_what_words_remember() {
     say(&mut evidence, &prober, "a", fail());
     say(&mut evidence, &prober, "b", Outcome::Pass);
     let passed_once = Observation { outcome: Outcome::Pass, streak: 1 };
-    evidence.observe_all(prober, vec![(target("a"), passed_once)], &Damping::default(), Timestamp(0));
+    evidence.observe_all(prober, vec![(target("a"), passed_once)], false, &Damping::default(), Timestamp(0));
     assert_eq!(words(&evidence, "b"), None);
     let Testimony::Words(words) = evidence.on(&target("a")) else { panic!("no words") };
     assert!(matches!(words[0].1, Judgement::Failing { .. }), "one pass is not a recovery");

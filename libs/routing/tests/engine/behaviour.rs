@@ -437,6 +437,7 @@ fn what_was_observed_before_the_fleet_came_counts() {
     let failing = Observation { outcome: outcome(false), streak: SURE };
     let targets = targets(&builder.0, &name("us-1"));
     world.apply(Event::ObservationsReset {
+        begins_anew: false,
         region: name("us"),
         prober: name("p"),
         all: targets.into_iter().map(|target| (target, failing.clone())).collect(),

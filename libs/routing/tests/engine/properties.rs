@@ -178,6 +178,7 @@ impl Inputs {
             .tables
             .iter()
             .map(|(prober, table)| Event::ObservationsReset {
+                begins_anew: false,
                 region: name(PROBERS[*prober].0),
                 prober: name(PROBERS[*prober].1),
                 all: table.clone().into_iter().collect(),

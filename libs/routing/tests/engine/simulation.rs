@@ -112,7 +112,7 @@ impl Prober {
                 link.revision = Some(self.revision);
                 link.queue.clear();
                 let all = self.table.clone().into_iter().collect();
-                Some(Event::ObservationsReset { region, prober, all, cause: None })
+                Some(Event::ObservationsReset { region, prober, all, begins_anew: false, cause: None })
             }
         }
     }
@@ -372,6 +372,7 @@ impl Simulation {
             fresh.now = self.now;
             for prober in &self.probers {
                 fresh.apply(Event::ObservationsReset {
+                    begins_anew: false,
                     region: name(prober.region),
                     prober: name(prober.name),
                     all: prober.table.clone().into_iter().collect(),

@@ -18,7 +18,7 @@ pub fn text(status: &Status) -> String {
     let has_prober =
         |region: &RegionStatus| region.running.keys().any(|name| name.starts_with("health-prober "));
     if status.fleet.is_some() && !status.regions.values().any(has_prober) {
-        text.push_str("no health-prober runs: what is said of clusters is what was known last\n");
+        text.push_str("no health-prober was heard: what is said of clusters is what was known last\n");
     }
     for problem in &status.problems {
         // Writing to a String does not fail.
