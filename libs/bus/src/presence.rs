@@ -1,7 +1,8 @@
 //! That a name is one process's alone: whoever bears one says so on the bus, and hears who else does.
 //!
-//! It prevents nothing: a lease picks between route-computers of one name, and of two tables of probers the later wins. But
-//! edges of one name overwrite each other's reports, and a prober that nobody listens to is one fewer than was set up.
+//! It stops nobody: a lease picks between route-computers of one name, and of two tables of probers the later wins. But edges of
+//! one name overwrite each other's reports, and a prober that nobody listens to is one fewer than was set up; it begins anew when
+//! the other has gone.
 
 use std::{
     fmt,

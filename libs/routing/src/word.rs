@@ -58,7 +58,7 @@ pub(crate) struct Word {
     passing_since: Timestamp,
     /// When it began to fail last; of meaning only once it has.
     failed_at: Timestamp,
-    /// What the prober thought before it lost its table, until it speaks again.
+    /// That it had passed again when the prober began anew: waits for the prober's next look.
     asleep: Option<Judgement>,
 }
 
