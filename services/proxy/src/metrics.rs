@@ -90,6 +90,8 @@ pub struct ClusterCounters {
     pub connects: Counter,
     /// Endpoints ejected.
     pub ejections: Counter,
+    /// Connections closed because of bytes that belong to no request.
+    pub excess: Counter,
     /// Picks that passed it over because it had as many requests as it may.
     pub at_limit: Counter,
     /// What is under way, looked at once a second.

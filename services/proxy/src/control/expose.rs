@@ -64,11 +64,16 @@ const SERVICES: [(&str, &str, Read<ServiceCounters>); 10] = [
     ("tidegate_service_client_gone_total", "Requests whose client went away.", |s| s.client_gone.get()),
 ];
 
-const CLUSTERS: [(&str, &str, Read<ClusterCounters>); 5] = [
+const CLUSTERS: [(&str, &str, Read<ClusterCounters>); 6] = [
     ("tidegate_cluster_attempts_total", "Tries of requests at the cluster.", |c| c.attempts.get()),
     ("tidegate_cluster_failures_total", "Tries that failed.", |c| c.failures.get()),
     ("tidegate_cluster_connects_total", "Connections made to the cluster.", |c| c.connects.get()),
     ("tidegate_cluster_ejections_total", "Endpoints ejected for failing requests.", |c| c.ejections.get()),
+    (
+        "tidegate_cluster_excess_bytes_total",
+        "Connections closed because the endpoint sent bytes that belong to no request.",
+        |c| c.excess.get(),
+    ),
     (
         "tidegate_cluster_at_limit_total",
         "Picks that passed the cluster over because it had as many requests as it may (max_requests).",

@@ -34,6 +34,8 @@ pub struct Answer {
     pub flight: InFlight,
     /// How far the request's body was sent.
     pub cursor: Cursor,
+    /// Whether the request had been sent whole when the head came.
+    pub sent_whole: bool,
     /// The tier of the cluster, from 0.
     pub tier: usize,
     /// When the try began.
@@ -145,7 +147,10 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
     .await;
     flight.stop_waiting();
     match ended {
-        Ok(()) => Ok(Answer { up, head, flight, cursor, tier, began, note }),
+        Ok(()) => {
+            let sent_whole = cursor.ended && !broken && up.is_flushed();
+            Ok(Answer { up, head, flight, cursor, sent_whole, tier, began, note })
+        }
         Err(error) => {
             // What failed this request and all others will not serve the next one.
             if let Upstream::Http2(up) = &up

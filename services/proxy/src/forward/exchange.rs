@@ -202,7 +202,6 @@ impl Exchange<'_> {
         let framing = answer.up.framing();
         {
             let mut upload = upload.borrow_mut();
-            upload.forget_continue();
             let body_read = upload.is_complete();
             if self.worker.is_draining() {
                 upload.down.end_after_this();

@@ -55,8 +55,9 @@ pub async fn relay(
     patience: Patience,
     timer: &mut Timer,
 ) -> Relayed {
-    let Answer { mut up, flight, mut cursor, .. } = answer;
-    let (mut broken, mut answered) = (false, false);
+    let Answer { mut up, flight, mut cursor, sent_whole, .. } = answer;
+    // An endpoint that answers without `100 Continue` does not want the body, and would take it for another request.
+    let (mut broken, mut answered) = (upload.borrow_mut().forget_continue(), false);
     let mut sent = 0;
     // Since when the client has taken nothing, and how much it had taken then.
     let mut waiting: Option<(Instant, u64)> = None;
@@ -136,7 +137,7 @@ pub async fn relay(
     })
     .await;
     if matches!(ended, Ended::Whole) {
-        up.finish(&flight, cursor.ended && !broken);
+        up.finish(&flight, sent_whole);
     }
     Relayed { ended, sent }
 }

@@ -96,9 +96,9 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// The answer begins before the client was told to send its body: it will not be told any more.
-    pub fn forget_continue(&mut self) {
-        self.expects_continue = false;
+    /// The client is not told to send its body any more, since its response begins. Returns whether it still waited for that.
+    pub fn forget_continue(&mut self) -> bool {
+        std::mem::take(&mut self.expects_continue)
     }
 
     /// The next piece for the try at `cursor`.

@@ -49,6 +49,8 @@ pub struct Http1Up {
     keep_alive: bool,
     keep_for: Option<Duration>,
     got_anything: bool,
+    /// Whether the response has no body because of its status or the request's method: an endpoint may send one all the same.
+    is_bodiless: bool,
 }
 
 /// A request over HTTP/2.
@@ -86,6 +88,7 @@ impl Upstream {
             keep_alive: true,
             keep_for: None,
             got_anything: false,
+            is_bodiless: false,
         })
     }
 
@@ -188,16 +191,26 @@ impl Upstream {
         }
     }
 
-    /// Gives the connection back when another request may follow on it; `complete` says that the request was sent whole.
-    pub fn finish(self, in_flight: &InFlight, complete: bool) {
+    /// Whether everything that was pushed has been written.
+    pub fn is_flushed(&self) -> bool {
+        match self {
+            Upstream::Http1(up) => up.conn.is_flushed(),
+            Upstream::Http2(_) => true,
+        }
+    }
+
+    /// Gives the connection back when another request may follow on it. `sent_whole` says that the request had been sent
+    /// whole when its response began: the endpoint may have stopped reading it otherwise, and would take the rest for
+    /// another request, or close the connection.
+    pub fn finish(self, in_flight: &InFlight, sent_whole: bool) {
         if let Upstream::Http1(up) = self
-            && complete
+            && sent_whole
             && up.keep_alive
             && up.reader.is_done()
         {
             let idle = in_flight.cluster.upstream.idle_timeout;
             let keep = up.keep_for.map_or(idle, |told| told.min(idle));
-            in_flight.endpoint.pool.put(up.conn, tokio::time::Instant::now(), keep);
+            in_flight.endpoint.pool.put(up.conn, tokio::time::Instant::now(), keep, up.is_bodiless);
         }
     }
 }
@@ -218,6 +231,8 @@ impl Http1Up {
                         self.framing = framing;
                         self.reader = BodyReader::new(framing);
                         if response.status >= 200 {
+                            self.is_bodiless =
+                                *method == Method::Head || matches!(response.status, 204 | 304);
                             self.read_keep_alive(response);
                         }
                         return Poll::Ready(Ok(()));

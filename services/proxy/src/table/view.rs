@@ -158,6 +158,16 @@ impl Table {
     /// Sets the gauges of all clusters.
     pub fn set_gauges(&self) {
         for ClusterState { cluster, endpoints } in self.clusters.values() {
+            for endpoint in endpoints {
+                let closed = endpoint.pool.take_excess();
+                if closed > 0 {
+                    cluster.counters.excess.add(u64::from(closed));
+                    tracing::warn!(
+                        cluster = %cluster.name, endpoint = %endpoint.address, closed,
+                        "the endpoint sent bytes that belong to no request: its connections are not used again for a minute"
+                    );
+                }
+            }
             let sizes = endpoints.iter().map(|endpoint| endpoint.pool.sizes());
             let (idle, http2) = sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
             let gauges = &cluster.counters.gauges;

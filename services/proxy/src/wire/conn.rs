@@ -19,8 +19,23 @@ const SCRATCH: usize = 64 * 1024;
 /// this is the bound on memory per direction.
 const WRITE_ROOM: usize = 64 * 1024;
 
+/// How a response begins that says that an idle connection has timed out.
+const TIMED_OUT: &[u8; 13] = b"HTTP/1.1 408 ";
+const TIMED_OUT_HTTP10: &[u8; 13] = b"HTTP/1.0 408 ";
+
 thread_local! {
     static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// What is known of a connection on which nothing should be said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdleState {
+    /// Nothing came.
+    Clean,
+    /// The peer has closed it, or it has failed.
+    Closed,
+    /// The peer sent bytes that belong to no request.
+    Excess,
 }
 
 /// A connection with what was read and not used, and what is to be written.
@@ -78,6 +93,30 @@ impl Conn {
             self.ended = filled.is_empty();
             Poll::Ready(Ok(filled.len()))
         })
+    }
+
+    /// The state of a connection that waits for work. The kernel is asked if `ask_kernel` says so, or if the runtime knows
+    /// that something came; otherwise the check costs no system call.
+    pub fn check_idle(&mut self, ask_kernel: bool) -> IdleState {
+        if !self.read.is_empty() {
+            return IdleState::Excess;
+        }
+        if self.ended {
+            return IdleState::Closed;
+        }
+        if !self.io.has_unread(ask_kernel) {
+            return IdleState::Clean;
+        }
+        let mut head = [0; TIMED_OUT.len()];
+        match self.io.take_unread(&mut head) {
+            // What is still there after that, the runtime does not know of yet: no connection to rely on.
+            Ok(None) if self.io.has_unread(ask_kernel) => IdleState::Closed,
+            Ok(None) => IdleState::Clean,
+            Ok(Some(0)) | Err(_) => IdleState::Closed,
+            // A server may say that an idle connection has timed out as it closes it (RFC 9110, section 15.5.9).
+            Ok(Some(_)) if head == *TIMED_OUT || head == *TIMED_OUT_HTTP10 => IdleState::Closed,
+            Ok(Some(_)) => IdleState::Excess,
+        }
     }
 
     /// The bytes that wait to be written, to add to.

@@ -1,15 +1,19 @@
 //! A byte stream: plain or TLS, of either side.
 
 use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
+    future::{Future as _, poll_fn},
+    io::{self, Read as _},
+    mem::MaybeUninit,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
+    task::coop::unconstrained,
 };
 
 /// A connected byte stream.
@@ -35,15 +39,47 @@ impl Io {
     /// Lets the connection end with a reset: a peer that waits for the end of the stream must not take this one for it.
     pub fn reset_on_close(&self) {
         // Where it fails, the connection has failed already.
-        _ = socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+        _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
     }
 
-    /// Whether the peer has closed or sent something, asked of the kernel without waiting and without taking anything.
-    pub fn has_news(&self) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        match socket2::SockRef::from(self.tcp()).peek(&mut byte) {
+    /// Whether the peer has closed or sent something, without waiting and without taking anything.
+    ///
+    /// By the runtime's readiness, which is as fresh as its last look at the kernel, no system call is made where nothing
+    /// came; with `ask_kernel` one is made always.
+    pub fn has_unread(&self, ask_kernel: bool) -> bool {
+        let tcp = self.tcp();
+        let look = || SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]);
+        let looked = if ask_kernel { look() } else { tcp.try_io(Interest::READABLE, look) };
+        let came = match looked {
             Ok(_) => true,
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        };
+        // What was decrypted already is no news to the kernel.
+        came || match self {
+            Io::Plain(_) => false,
+            Io::Accepted(stream) => !stream.get_ref().1.wants_read(),
+            Io::Connected(stream) => !stream.get_ref().1.wants_read(),
+        }
+    }
+
+    /// Takes what came, decrypted, without waiting. Nothing where it is not for the reader of a stream: TLS says more than data.
+    ///
+    /// # Errors
+    /// What the connection failed with.
+    pub fn take_unread(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        if let Io::Plain(stream) = self {
+            // Asked of the kernel itself, since the runtime may not know of it yet.
+            return match (&*SockRef::from(&*stream)).read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                taken => taken.map(Some),
+            };
+        }
+        let mut buffer = ReadBuf::new(buffer);
+        let reading = poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut buffer));
+        // A task that has used up its turn would be told that there is nothing.
+        match pin!(unconstrained(reading)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => Ok(None),
+            Poll::Ready(taken) => taken.map(|()| Some(buffer.filled().len())),
         }
     }
 }

@@ -10,6 +10,7 @@ mod listeners;
 mod messages;
 mod observe;
 mod refusals;
+mod reuse;
 mod routing;
 mod silence;
 mod streams;

@@ -167,9 +167,8 @@ fn answers_without_a_body_end_with_their_head() {
     assert_eq!(
         client.ask("HEAD / HTTP/1.1\r\nHost: site.test\r\n\r\n").status(),
         200,
-        "the connection goes on"
+        "the client's connection goes on"
     );
-    assert_eq!(origin.seen().connections(), 1);
 }
 
 #[test]

@@ -1,0 +1,165 @@
+//! Connections to endpoints that are used again: no client ever gets what was meant for another.
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use crate::harness::{
+    edge::Edge,
+    eventually,
+    fleet::FleetFile,
+    origin::{Origin, Seen},
+    peer::Peer,
+};
+
+const GET: &str = "GET /second HTTP/1.1\r\nHost: site.test\r\n\r\n";
+const STALE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale";
+
+/// An origin that answers the target `/first` with `response` and then, after a moment, sends what nobody asked for.
+fn late(response: &'static str, after: Duration) -> Origin {
+    Origin::scripted(move |mut peer, seen, _| {
+        while let Some(request) = peer.request() {
+            seen.note(&request);
+            if request.target() == "/first" {
+                peer.send(response);
+                sleep(after);
+                if peer.try_send(STALE).is_err() {
+                    return;
+                }
+            } else if peer.try_send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh").is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// What the next client gets, `between` after the response to a first one's `method`, in `trials`.
+fn stale_responses(
+    method: &str,
+    response: &'static str,
+    after: Duration,
+    between: Duration,
+    trials: usize,
+) -> usize {
+    let first = format!("{method} /first HTTP/1.1\r\nHost: site.test\r\nContent-Length: 0\r\n\r\n");
+    let origin = late(response, after);
+    let stale = (0..trials).filter(|_| {
+        let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+        let mut client = Peer::connect(edge.address());
+        client.send(&first);
+        client.head().expect("a response");
+        // A pause is the recipe: what arrives meanwhile belongs to no request.
+        let until = Instant::now() + between;
+        let mut next = Peer::connect(edge.address());
+        sleep(until.saturating_duration_since(Instant::now()));
+        let second = next.ask(GET);
+        second.text() != "fresh"
+    });
+    stale.count()
+}
+
+const CASES: [(&str, &str); 4] = [
+    ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+    ("GET", "HTTP/1.1 204 No Content\r\n\r\n"),
+    ("GET", "HTTP/1.1 304 Not Modified\r\n\r\n"),
+    ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+];
+
+#[test]
+fn bytes_that_arrive_on_an_idle_connection_are_nobodys_response() {
+    for (method, response) in CASES {
+        for between in [2, 4, 8, 15] {
+            let stale = stale_responses(
+                method,
+                response,
+                Duration::from_millis(1),
+                Duration::from_millis(between),
+                10,
+            );
+            assert_eq!(stale, 0, "{method} {response:?}, {between} ms");
+        }
+    }
+}
+
+#[test]
+fn a_late_body_of_a_response_without_one_is_nobodys_response_even_after_the_next_request() {
+    // All but the last, which no edge can tell from a response.
+    for (method, response) in &CASES[..3] {
+        let stale =
+            stale_responses(method, response, Duration::from_millis(10), Duration::from_millis(1), 10);
+        assert_eq!(stale, 0, "{method} {response:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_sends_excess_bytes_is_not_trusted_with_reuse() {
+    let excess =
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfreshHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale";
+    let origin = Origin::answering(|_| excess.into());
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let mut client = Peer::connect(edge.address());
+    for _ in 0..5 {
+        assert_eq!(client.ask(GET).text(), "fresh");
+    }
+    assert_eq!(origin.seen().connections(), 5);
+    eventually("it is counted", || edge.metric("tidegate_cluster_excess_bytes_total") > 0.0);
+}
+
+#[test]
+fn an_endpoint_that_says_that_an_idle_connection_timed_out_is_trusted_still() {
+    let origin = Origin::scripted(|mut peer, seen, _| {
+        if let Some(request) = peer.request() {
+            seen.note(&request);
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh");
+            peer.send("HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let mut client = Peer::connect(edge.address());
+    for _ in 0..3 {
+        let before = origin.seen().connections();
+        assert_eq!(client.ask(GET).text(), "fresh");
+        assert_eq!(origin.seen().connections(), before + 1);
+    }
+    assert_eq!(edge.metric("tidegate_service_responses_total"), 3.0);
+}
+
+/// What an origin sees on its connections after an early final response to a request whose body was not sent whole.
+fn after_an_early_response(expects: bool) -> Seen {
+    let origin = Origin::scripted(|mut peer, seen, _| {
+        while let Some(head) = peer.head() {
+            seen.note(&head);
+            let status = if head.target() == "/second" { "200 OK" } else { "403 Forbidden" };
+            if peer.try_send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")).is_err() {
+                return;
+            }
+        }
+    });
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let mut client = Peer::connect(edge.address());
+    let expect = if expects { "Expect: 100-continue\r\n" } else { "" };
+    client.send(format!("POST /first HTTP/1.1\r\nHost: site.test\r\n{expect}Content-Length: 46\r\n\r\n"));
+    assert_eq!(client.head().expect("an early response").status(), 403);
+    // A client may send the body all the same: it must not become a request of its own at the origin.
+    _ = client.try_send("GET /smuggled HTTP/1.1\r\nHost: site.test.x\r\n\r\n");
+    for _ in 0..3 {
+        assert_eq!(Peer::connect(edge.address()).ask(GET).status(), 200);
+    }
+    origin.seen().clone()
+}
+
+#[test]
+fn a_body_that_follows_an_early_final_response_is_not_taken_for_a_request() {
+    let seen = after_an_early_response(true);
+    let targets: Vec<String> = seen.requests().iter().map(|request| request.target().to_owned()).collect();
+    assert_eq!(targets, ["/first", "/second", "/second", "/second"]);
+    assert_eq!(seen.connections(), 2, "the connection of the early response is not used again");
+}
+
+#[test]
+fn the_connection_of_an_early_response_is_not_used_again() {
+    let seen = after_an_early_response(false);
+    let second = seen.requests().iter().filter(|request| request.target() == "/second").count();
+    assert_eq!((second, seen.connections()), (3, 2));
+}
