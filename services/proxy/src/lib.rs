@@ -3,6 +3,7 @@
 //! This crate must not know how a route is decided or how an endpoint is probed.
 
 mod balance;
+mod clients;
 mod control;
 mod forward;
 mod metrics;

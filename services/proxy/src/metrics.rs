@@ -145,6 +145,14 @@ pub struct WorkerCounters {
     pub open: Counter,
     /// Connections refused because a listener is full.
     pub over_limit: Counter,
+    /// Idle connections closed to make room for others.
+    pub evicted_idle: Counter,
+    /// Connections ended because most was held for them when memory ran short.
+    pub evicted_memory: Counter,
+    /// HTTP/2 connections ended because of too many control frames.
+    pub flooded: Counter,
+    /// HTTP/2 streams refused because the heads of the connection's requests took too much memory.
+    pub heads_over_budget: Counter,
     /// Requests refused because they are malformed or ambiguous.
     pub refused: Counter,
     /// Requests whose host no service answers for.

@@ -10,7 +10,10 @@ use tidegate_service::{
     settings::{AdminSection, LogSection, NatsSection, TelemetrySection, docs_of, duration},
 };
 
-use crate::{observe::Sampling, worker::IdleLimits};
+use crate::{
+    observe::Sampling,
+    worker::{IdleLimits, memory_limit},
+};
 
 /// The proxy's settings.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
@@ -65,6 +68,9 @@ pub struct ProxySection {
     /// How long nothing may pass in either direction of an upgraded connection (WebSocket).
     #[serde(with = "duration")]
     pub tunnel_idle_timeout: Duration,
+    /// The memory in MiB that may be held for clients: request heads, bodies kept for another attempt, responses that are not
+    /// taken. Beyond it the connection for which most is held is ended. 0: a quarter of what the process may use.
+    pub client_memory_mib: u64,
     /// The share of requests that are traced, 0 to 1, where a collector is given. Errors, retries and hedges always are.
     pub trace_ratio: f64,
     /// Whether a request that says in `traceparent` whether it is recorded is traced accordingly. Where just anybody can
@@ -121,6 +127,7 @@ impl Default for ProxySection {
             // Envoy's `stream_idle_timeout`, and what HAProxy's manual advises for `timeout tunnel`.
             stream_idle_timeout: Duration::from_secs(300),
             tunnel_idle_timeout: Duration::from_secs(3600),
+            client_memory_mib: 0,
             trace_ratio: 0.01,
             trace_follows_clients: true,
         }
@@ -131,6 +138,14 @@ impl ProxySection {
     /// Which requests are traced.
     pub(crate) fn sampling(&self) -> Sampling {
         Sampling { ratio: self.trace_ratio, follows_clients: self.trace_follows_clients }
+    }
+
+    /// The bytes that may be held for clients.
+    pub(crate) fn client_memory(&self) -> u64 {
+        match self.client_memory_mib {
+            0 => memory_limit().map_or(u64::MAX, |limit| limit / 4),
+            mib => mib.saturating_mul(1024 * 1024),
+        }
     }
 
     /// How long streams and tunnels may be silent.

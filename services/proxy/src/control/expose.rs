@@ -22,11 +22,31 @@ type Read<C> = fn(&C) -> u64;
 /// Statuses by their first digit.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-const WORKERS: [(&str, &str, Read<WorkerCounters>); 8] = [
+const WORKERS: [(&str, &str, Read<WorkerCounters>); 12] = [
     ("tidegate_proxy_connections_accepted_total", "Connections accepted.", |w| w.accepted.get()),
     ("tidegate_proxy_connections_over_limit_total", "Connections refused because a listener is full.", |w| {
         w.over_limit.get()
     }),
+    (
+        "tidegate_proxy_connections_evicted_idle_total",
+        "Idle connections of clients closed to make room for others.",
+        |w| w.evicted_idle.get(),
+    ),
+    (
+        "tidegate_proxy_connections_evicted_memory_total",
+        "Connections of clients ended because most memory was held for them when it ran short.",
+        |w| w.evicted_memory.get(),
+    ),
+    (
+        "tidegate_proxy_http2_floods_total",
+        "HTTP/2 connections ended because of too many control frames.",
+        |w| w.flooded.get(),
+    ),
+    (
+        "tidegate_proxy_http2_heads_over_budget_total",
+        "HTTP/2 streams refused because the request heads of their connection took too much memory.",
+        |w| w.heads_over_budget.get(),
+    ),
     ("tidegate_proxy_requests_refused_total", "Requests refused as malformed or ambiguous.", |w| {
         w.refused.get()
     }),

@@ -132,6 +132,14 @@ impl Listeners {
             .first()
             .and_then(|socket| socket.local_addr().ok())
             .ok_or_else(|| "no worker to listen for".to_owned())?;
+        if listener.limits.max_connections as usize > workers.client_connections() {
+            tracing::warn!(
+                listener = %name,
+                max_connections = listener.limits.max_connections,
+                possible = workers.client_connections(),
+                "the listener allows more connections than the limit on files does: the longest idle ones are closed before that"
+            );
+        }
         let mut limits = listener.limits.clone();
         limits.max_connections = limits.max_connections.div_ceil(workers.count() as u32);
         let mut sockets = sockets.into_iter();

@@ -13,7 +13,7 @@ use crate::{
     settings::ProxySection,
     table::WorkerPlace,
     tls::{TlsKey, UpstreamTlsConfigs},
-    worker::{self, Command, EdgeIdentity, Routes, Suspect, WorkerParts},
+    worker::{self, Command, EdgeIdentity, Room, Routes, Suspect, WorkerParts},
 };
 
 /// Commands that wait for a worker; whoever sends more waits.
@@ -29,6 +29,7 @@ pub struct Workers {
     threads: Vec<Thread>,
     tls: Arc<UpstreamTlsConfigs>,
     lost: CancellationToken,
+    client_connections: usize,
 }
 
 impl Workers {
@@ -45,6 +46,15 @@ impl Workers {
         section: &ProxySection,
     ) -> anyhow::Result<Workers> {
         let (count, drain_limit) = (section.worker_count(), section.drain_limit);
+        let files = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        let room = Room::of_worker(count, files, section.client_memory());
+        tracing::info!(
+            files,
+            client_connections = room.client_connections.saturating_mul(count),
+            upstream_connections = room.upstream_connections.saturating_mul(count),
+            client_memory_mib = section.client_memory() / (1024 * 1024),
+            "what this process has room for"
+        );
         let lost = CancellationToken::new();
         let start = |id| {
             let parts = WorkerParts {
@@ -55,6 +65,7 @@ impl Workers {
                 suspects: suspects.clone(),
                 observing: observing.clone(),
                 idle_limits: section.idle_limits(),
+                room,
             };
             let (sender, commands) = mpsc::channel(COMMANDS);
             let thread = spawn(id, &lost, move || worker::run(parts, commands, drain_limit))
@@ -63,12 +74,18 @@ impl Workers {
         };
         let started = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
         let (commands, threads) = started.into_iter().unzip();
-        Ok(Workers { commands, threads, tls: tls.clone(), lost })
+        let client_connections = room.client_connections.saturating_mul(count);
+        Ok(Workers { commands, threads, tls: tls.clone(), lost, client_connections })
     }
 
     /// Cancelled when a worker has ended; before they are stopped, because it panicked or its runtime failed.
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
+    }
+
+    /// How many connections of clients all of them have room for.
+    pub fn client_connections(&self) -> usize {
+        self.client_connections
     }
 
     /// How many there are.

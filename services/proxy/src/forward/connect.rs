@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     balance::{Cluster, Endpoint},
-    wire::{Coalesced, Conn, Flusher, Io, UNACKNOWLEDGED, coalesce, end_when_gone},
+    wire::{Coalesced, Conn, Counted, Flusher, Io, Peer, UNACKNOWLEDGED, coalesce, end_when_gone},
     worker::Worker,
 };
 
@@ -74,11 +74,11 @@ pub async fn connect(
             }
             Ok(Connected::Http1(conn))
         }
-        Ok(Made::Http2(send, connection, flusher)) => {
+        Ok(Made::Http2(counted, send, connection, flusher)) => {
             endpoint.pool.sharing.speaks_http1(false);
             let conn = Http2Conn::new(send, cluster.upstream.idle_timeout);
             endpoint.pool.put_http2(conn.clone());
-            worker.upstreams.spawn_local(conn.drive(*connection, flusher, maker));
+            worker.upstreams.spawn_local(conn.drive(*connection, flusher, maker, counted));
             Ok(Connected::Http2(conn))
         }
         Err(unconnected) => {
@@ -93,7 +93,7 @@ pub async fn connect(
 /// What came of a handshake.
 enum Made {
     Http1(Conn),
-    Http2(h2::client::SendRequest<Bytes>, Box<h2::client::Connection<Coalesced, Bytes>>, Flusher),
+    Http2(Counted, h2::client::SendRequest<Bytes>, Box<h2::client::Connection<Coalesced, Bytes>>, Flusher),
 }
 
 async fn handshake(
@@ -102,6 +102,12 @@ async fn handshake(
     endpoint: &Endpoint,
     http1_only: bool,
 ) -> Result<Made, Unconnected> {
+    let Some(counted) = worker.count_upstream() else {
+        worker.cannot_connect(&io::Error::other(
+            "as many connections to endpoints as the limit on files allows",
+        ));
+        return Err(Unconnected { failure: Failure::ConnectError, fault: Fault::Ours });
+    };
     let stream = match &endpoint.address {
         Address::Ip(address) => TcpStream::connect(address).await,
         Address::Name { host, port } => TcpStream::connect((host.as_str(), *port)).await,
@@ -140,9 +146,9 @@ async fn handshake(
         }
     };
     if !http2 {
-        return Ok(Made::Http1(Conn::new(io)));
+        return Ok(Made::Http1(Conn::new(io, Some(counted))));
     }
-    let (stream, flusher) = coalesce(io, Bytes::new());
+    let (stream, flusher) = coalesce(io, Bytes::new(), Peer::Server);
     let (send, connection) = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW * 4)
@@ -154,5 +160,5 @@ async fn handshake(
         .handshake::<_, Bytes>(stream)
         .await
         .map_err(|_| Failure::Reset)?;
-    Ok(Made::Http2(send, Box::new(connection), flusher))
+    Ok(Made::Http2(counted, send, Box::new(connection), flusher))
 }

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use tidegate_http1::{Fields, Framing, Response, write_field, write_status_line};
 
 use super::heads::{self, Answered};
-use crate::wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer};
+use crate::{
+    clients::{Charge, Held},
+    wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer},
+};
 
 /// A request's client: its body is read from here, the answer is written here.
 pub enum Downstream {
@@ -30,6 +33,8 @@ pub struct Http1Down {
     pub keep_alive: bool,
     /// Whether the request was a HEAD.
     pub is_head: bool,
+    /// What is held for the request.
+    pub charge: Charge,
 }
 
 /// A client's HTTP/2 stream.
@@ -39,6 +44,7 @@ pub struct Http2Down {
     respond: h2::server::SendResponse<Bytes>,
     writer: Option<Http2Writer>,
     is_head: bool,
+    charge: Charge,
 }
 
 impl Http2Down {
@@ -47,8 +53,9 @@ impl Http2Down {
         reader: Option<Http2Reader>,
         respond: h2::server::SendResponse<Bytes>,
         is_head: bool,
+        charge: Charge,
     ) -> Http2Down {
-        Http2Down { reader, respond, writer: None, is_head }
+        Http2Down { reader, respond, writer: None, is_head, charge }
     }
 }
 
@@ -77,6 +84,23 @@ impl LocalReply {
 }
 
 impl Downstream {
+    /// Takes what is held for the request into account.
+    pub fn hold(&mut self, what: Held, bytes: usize) {
+        match self {
+            Downstream::Http1(down) => down.charge.set(what, bytes),
+            Downstream::Http2(down) => down.charge.set(what, bytes),
+        }
+    }
+
+    /// Takes what waits for a client that does not take it into account.
+    pub fn hold_response(&mut self) {
+        let bytes = match self {
+            Downstream::Http1(down) => down.conn.waiting(),
+            Downstream::Http2(down) => down.writer.as_ref().map_or(0, Http2Writer::waiting),
+        };
+        self.hold(Held::Response, bytes);
+    }
+
     /// Whether the request has no body.
     pub fn has_no_body(&self) -> bool {
         match self {
@@ -270,9 +294,11 @@ impl Downstream {
         self.poll_flush(cx)
     }
 
-    /// Ready when the client has given the request up in so many words: only HTTP/2 has them.
+    /// Ready when the client has given the request up in so many words, which only HTTP/2 has, or must, since too much is
+    /// held for it.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
+            Downstream::Http1(down) if down.charge.is_evicted() => Poll::Ready(()),
             Downstream::Http1(_) => Poll::Pending,
             Downstream::Http2(down) => {
                 let reset = match &mut down.writer {
@@ -288,6 +314,7 @@ impl Downstream {
     /// ended its direction is not gone: it may wait for its answer.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
+            Downstream::Http1(down) if down.charge.is_evicted() => Poll::Ready(()),
             // While its body is read, that tells. Of what comes after it, one read's worth is taken and kept.
             Downstream::Http1(down) if down.reader.is_done() && down.conn.read.is_empty() => {
                 match down.conn.poll_fill(cx) {

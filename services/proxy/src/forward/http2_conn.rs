@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::sharing::Maker;
-use crate::wire::{Coalesced, Flusher, Timer};
+use crate::wire::{Coalesced, Counted, Flusher, Timer};
 
 /// How long the answer to a PING may take.
 const PONG_WITHIN: Duration = Duration::from_secs(1);
@@ -98,8 +98,13 @@ impl Http2Conn {
         connection: h2::client::Connection<Coalesced, Bytes>,
         flusher: Flusher,
         maker: Option<Maker>,
+        counted: Counted,
     ) -> impl Future<Output = ()> + 'static {
-        drive(self.state.clone(), connection, flusher, maker)
+        let driving = drive(self.state.clone(), connection, flusher, maker);
+        async move {
+            driving.await;
+            drop(counted);
+        }
     }
 }
 
@@ -136,6 +141,14 @@ async fn drive(
                 tracing::debug!(%error, "HTTP/2 connection to an endpoint ended");
             }
             return Poll::Ready(());
+        }
+        if flusher.is_flooded() {
+            tracing::warn!("HTTP/2 connection to an endpoint ended: it sends too many control frames");
+            return Poll::Ready(());
+        }
+        if flusher.take_blocks() {
+            // Streams take what came before more is read.
+            cx.waker().wake_by_ref();
         }
         if maker.is_some() && connection.max_concurrent_send_streams() != UNSETTLED {
             maker = None;

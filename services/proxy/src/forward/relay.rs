@@ -13,7 +13,10 @@ use super::{
     attempt::{Answer, poll_upload},
     upload::Upload,
 };
-use crate::wire::{BodyError, Chunk, Timer};
+use crate::{
+    clients::Held,
+    wire::{BodyError, Chunk, Timer},
+};
 
 /// How a relay ended.
 pub enum Ended {
@@ -103,9 +106,13 @@ pub async fn relay(
         }
         match upload.down.poll_flush(cx) {
             Poll::Ready(Ok(())) if answered => return Poll::Ready(Ended::Whole),
-            Poll::Ready(Ok(())) => waiting = None,
+            Poll::Ready(Ok(())) => {
+                waiting = None;
+                upload.down.hold(Held::Response, 0);
+            }
             Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientFailed),
             Poll::Pending => {
+                upload.down.hold_response();
                 let taken = upload.down.taken();
                 let (since, _) = match waiting {
                     Some((_, known)) if known != taken => *waiting.insert((Instant::now(), taken)),

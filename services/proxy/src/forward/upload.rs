@@ -7,7 +7,10 @@ use tidegate_http1::Fields;
 use tokio::time::Instant;
 
 use super::Downstream;
-use crate::wire::{BodyError, Chunk};
+use crate::{
+    clients::Held,
+    wire::{BodyError, Chunk},
+};
 
 /// How much of a body is kept so that it can be sent again.
 pub const REPLAY_LIMIT: usize = 64 * 1024;
@@ -144,5 +147,7 @@ impl<'a> Upload<'a> {
         } else {
             self.kept.push(data.clone());
         }
+        let held = if self.dropped > 0 { 0 } else { self.kept_bytes };
+        self.down.hold(Held::Body, held);
     }
 }

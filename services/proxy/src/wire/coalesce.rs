@@ -12,9 +12,12 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
-use super::{Io, spare};
+use super::{Io, meter::FrameMeter, spare};
 
 /// Bytes gathered before they are written out although more may come; the bound on what a connection buffers.
 const GATHER: usize = 64 * 1024;
@@ -32,11 +35,26 @@ struct Inner {
     out: Vec<u8>,
     written: usize,
     unflushed: bool,
+    meter: FrameMeter,
 }
 
+/// Which side of an HTTP/2 connection the peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// It begins with the connection preface.
+    Client,
+    /// It begins with a frame.
+    Server,
+}
+
+/// The connection preface's length (RFC 9113, section 3.4).
+const PREFACE: usize = 24;
+
 /// `io`, of which `prefix` was read already, as a stream and the means to write out what it gathers.
-pub fn coalesce(io: Io, prefix: Bytes) -> (Coalesced, Flusher) {
-    let inner = Inner { io, prefix, out: Vec::new(), written: 0, unflushed: false };
+pub fn coalesce(io: Io, prefix: Bytes, peer: Peer) -> (Coalesced, Flusher) {
+    let preface = if peer == Peer::Client { PREFACE } else { 0 };
+    let inner =
+        Inner { io, prefix, out: Vec::new(), written: 0, unflushed: false, meter: FrameMeter::new(preface) };
     let inner = Rc::new(RefCell::new(inner));
     (Coalesced(inner.clone()), Flusher(inner))
 }
@@ -45,6 +63,22 @@ impl Flusher {
     /// Writes out what was gathered. To be called whenever the library has been polled.
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_write_out(cx)
+    }
+
+    /// Whether the peer sends more control frames than it may. Nothing more is read of it.
+    pub fn is_flooded(&self) -> bool {
+        self.0.borrow().meter.is_flooded()
+    }
+
+    /// To be called when the library has handed out all that it has read: lets more header blocks pass. Returns whether any
+    /// were held up, so that the library has to be polled again.
+    pub fn take_blocks(&self) -> bool {
+        self.0.borrow_mut().meter.take_blocks()
+    }
+
+    /// Makes the peer pay for something that was refused, in control frames.
+    pub fn charge(&self, frames: i64) {
+        self.0.borrow_mut().meter.charge(frames, Instant::now());
     }
 }
 
@@ -63,6 +97,7 @@ impl Inner {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += count;
+            self.meter.wrote(count);
             self.unflushed = true;
         }
         if self.written > 0 {
@@ -81,13 +116,26 @@ impl Inner {
 
 impl AsyncRead for Coalesced {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut inner = self.0.borrow_mut();
+        let inner = &mut *self.0.borrow_mut();
+        if inner.meter.is_closed() {
+            // Whoever drives the connection polls again once it has taken what came, or ends it.
+            return Poll::Pending;
+        }
         if inner.prefix.has_remaining() {
             let take = inner.prefix.remaining().min(buf.remaining());
-            buf.put_slice(&inner.prefix.split_to(take));
+            let passed = inner.meter.read(&inner.prefix[..take], Instant::now);
+            buf.put_slice(&inner.prefix.split_to(passed));
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut inner.io).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut inner.io).poll_read(cx, buf))?;
+        let came = &buf.filled()[before..];
+        let passed = inner.meter.read(came, Instant::now);
+        if passed < came.len() {
+            inner.prefix = Bytes::copy_from_slice(&came[passed..]);
+            buf.set_filled(before + passed);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Io, spare};
+use super::{Counted, Io, spare};
 
 /// Bytes read at once at most.
 const SCRATCH: usize = 64 * 1024;
@@ -49,11 +49,13 @@ pub struct Conn {
     /// Whether TLS records may wait below although `write` is empty.
     unflushed: bool,
     ended: bool,
+    /// Counts it among connections of its kind until it is dropped.
+    _counted: Option<Counted>,
 }
 
 impl Conn {
-    /// A connection of which nothing was read yet.
-    pub fn new(io: Io) -> Conn {
+    /// A connection of which nothing was read yet; `counted` while it is there.
+    pub fn new(io: Io, counted: Option<Counted>) -> Conn {
         Conn {
             io,
             read: BytesMut::new(),
@@ -62,6 +64,7 @@ impl Conn {
             total_written: 0,
             unflushed: false,
             ended: false,
+            _counted: counted,
         }
     }
 
@@ -125,6 +128,11 @@ impl Conn {
             self.write = spare::take();
         }
         &mut self.write
+    }
+
+    /// How many bytes wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.write.len() - self.written
     }
 
     /// Whether everything is written.
@@ -221,7 +229,7 @@ mod tests {
         socket.set_send_buffer_size(16 * 1024).unwrap();
         let stream = socket.connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut reader, _) = listener.accept().await.unwrap();
-        let mut conn = Conn::new(Io::Plain(stream));
+        let mut conn = Conn::new(Io::Plain(stream), None);
 
         let (mut pushed, mut largest) = (0, 0);
         let mut piece = vec![0; 48 * 1024];

@@ -8,6 +8,9 @@ use tidegate_http1::{Fields, may_be_trailer};
 
 use super::{BodyError, Chunk};
 
+/// What the library keeps of a response's body at most, for a client that does not read.
+pub const LIBRARY_BUFFER: usize = 32 * 1024;
+
 /// Reads a body from an HTTP/2 stream.
 pub struct Http2Reader {
     stream: h2::RecvStream,
@@ -79,6 +82,11 @@ impl Http2Writer {
     /// How many bytes the peer's windows have let pass.
     pub fn given(&self) -> u64 {
         self.given
+    }
+
+    /// How many bytes wait for the peer's windows, with what the library keeps.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len() + LIBRARY_BUFFER
     }
 
     /// Adds the last data of a body without trailers, which ends the stream with it. Only while

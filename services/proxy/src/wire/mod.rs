@@ -3,16 +3,19 @@
 mod body;
 mod coalesce;
 mod conn;
+mod count;
 mod http2;
 mod io;
 mod keepalive;
+mod meter;
 mod spare;
 mod timer;
 
 pub use body::{BodyError, BodyReader, BodyWriter, Chunk};
-pub use coalesce::{Coalesced, Flusher, coalesce};
+pub use coalesce::{Coalesced, Flusher, Peer, coalesce};
 pub use conn::{Conn, IdleState};
-pub use http2::{Http2Reader, Http2Writer, append, fields_of, size_of};
+pub use count::{ConnectionCount, Counted};
+pub use http2::{Http2Reader, Http2Writer, LIBRARY_BUFFER, append, fields_of, size_of};
 pub use io::Io;
 pub use keepalive::{UNACKNOWLEDGED, end_when_gone};
 pub use timer::Timer;

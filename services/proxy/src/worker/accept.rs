@@ -106,7 +106,8 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, sto
         match stream {
             Ok((stream, address)) => {
                 worker.counters.accepted.add(1);
-                if listener.open.get() >= listener.limits.max_connections {
+                worker.make_room();
+                if listener.open.get() >= listener.limits.max_connections || worker.clients.is_full() {
                     worker.counters.over_limit.add(1);
                     continue;
                 }
@@ -156,7 +157,8 @@ async fn connection(
         return http1::serve(worker, Io::Plain(stream), client, &limits, &open).await;
     };
     // Boxed, like HTTP/2, so that an idle connection does not hold the room that these need.
-    let Some((io, is_http2)) = Box::pin(handshake(&worker, acceptor, stream, limits.head_timeout)).await
+    let Some((io, is_http2)) =
+        Box::pin(handshake(&worker, acceptor, stream, limits.head_timeout, &open)).await
     else {
         return;
     };
@@ -173,8 +175,13 @@ async fn handshake(
     acceptor: &tokio_rustls::TlsAcceptor,
     stream: TcpStream,
     limit: Duration,
+    open: &Open,
 ) -> Option<(Io, bool)> {
-    match timeout(limit, acceptor.accept(stream)).await {
+    let accepted = tokio::select! {
+        accepted = timeout(limit, acceptor.accept(stream)) => accepted,
+        () = open.evicted() => return None,
+    };
+    match accepted {
         Ok(Ok(stream)) => {
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tidegate_tls::HTTP2);
             Some((Io::Accepted(Box::new(stream)), is_http2))

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{Open, Worker, http2};
 use crate::{
+    clients::Eviction,
     forward::{Client, Downstream, Http1Down, LocalReply, Outcome, answer_ourselves, handle},
     observe::Unread,
     wire::{BodyReader, BodyWriter, Conn, Io, Timer},
@@ -43,12 +44,13 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
     let mut timer = Timer::new();
     let mut request = Request::default();
     let mut down = Downstream::Http1(Box::new(Http1Down {
-        conn: Conn::new(io),
+        conn: Conn::new(io, None),
         reader: BodyReader::new(Framing::Empty),
         writer: BodyWriter::Nothing,
         is_http10: false,
         keep_alive: true,
         is_head: false,
+        charge: open.charge(),
     }));
     let mut is_first = true;
     loop {
@@ -79,12 +81,17 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
         http1.reader = BodyReader::new(framing);
         http1.is_http10 = request.version == Version::Http10;
         http1.is_head = request.method == Method::Head;
-        http1.keep_alive = keeps_alive(&request) && !worker.is_draining();
+        open.end_idle();
+        http1.keep_alive = keeps_alive(&request) && !worker.is_draining() && open.eviction().is_none();
         // Boxed, so that an idle connection does not hold the room that a request needs.
         let handled = Box::pin(handle(&worker, client, &request, framing, &mut down, &mut timer));
         let outcome = handled.await;
         let Downstream::Http1(http1) = &mut down else { return };
+        http1.charge.clear();
         if outcome == Outcome::Broken {
+            if open.eviction() == Some(Eviction::Memory) {
+                worker.counters.evicted_memory.add(1);
+            }
             return;
         }
         if !http1.keep_alive || !http1.reader.is_done() {
@@ -133,6 +140,7 @@ async fn wait_for_head(
         conn.release_buffers();
     }
     let idle_from = Instant::now();
+    open.begin_idle(idle_from);
     // The time for a head counts from its first byte, not from when the connection fell idle.
     let mut head_from = (!conn.read.is_empty() || is_first).then_some(idle_from);
     let mut unread = !conn.read.is_empty();
@@ -165,7 +173,10 @@ async fn wait_for_head(
                 Poll::Pending => break,
             }
         }
-        open.wake_on_drain(cx);
+        open.wake_on_change(cx);
+        if open.eviction().is_some() {
+            return Poll::Ready(Waited::Closed);
+        }
         let mut deadline =
             head_from.map_or(idle_from + limits.idle_timeout, |from| from + limits.head_timeout);
         if let Some(since) = worker.draining_since()

@@ -9,16 +9,23 @@ use tokio::time::Instant;
 
 use super::{Open, Worker};
 use crate::{
+    clients::{Charge, Eviction, Held},
     forward::{Client, Downstream, Http2Down, LocalReply, answer_ourselves, handle},
     observe::Unread,
-    wire::{Http2Reader, Io, Timer, coalesce, size_of},
+    wire::{Flusher, Http2Reader, Io, LIBRARY_BUFFER, Peer, Timer, coalesce, size_of},
 };
 
 /// Streams that a client may have open at once, and what is kept of each answer for a client that does not read. With one
 /// piece more that waits behind it (64 KiB at most), this bounds what a connection can hold to 12 MiB.
 const STREAMS: u32 = 128;
-const SEND_BUFFER: usize = 32 * 1024;
-const _: () = assert!(STREAMS as usize * (SEND_BUFFER + 64 * 1024) <= 12 * 1024 * 1024);
+const _: () = assert!(STREAMS as usize * (LIBRARY_BUFFER + 64 * 1024) <= 12 * 1024 * 1024);
+/// What the heads of a connection's requests may take together, decoded, however few bytes they were on the wire; more
+/// where a single head may be larger than a quarter of it. Further streams are refused, which a client may try again
+/// (RFC 9113, section 8.7), and pays for in control frames.
+const HEADS: usize = 1024 * 1024;
+const REFUSAL_COST: i64 = 20;
+/// What a field takes beside its name and value (RFC 9113, section 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
 /// What a client may send on a stream before it is read, and on a connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -39,13 +46,13 @@ pub async fn serve(
     open: &Open,
 ) {
     let client = Client { is_http2: true, ..client };
-    let (gathered, flusher) = coalesce(io, prefix);
+    let (gathered, flusher) = coalesce(io, prefix, Peer::Client);
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(STREAMS)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(limits.head_bytes)
-        .max_send_buffer_size(SEND_BUFFER)
+        .max_send_buffer_size(LIBRARY_BUFFER)
         .handshake::<_, Bytes>(gathered);
     let mut connection = match tokio::time::timeout(limits.head_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
@@ -53,8 +60,10 @@ pub async fn serve(
         Err(_) => return worker.counters.too_slow.add(1),
     };
     let mut timer = Timer::new();
-    let streams = Rc::new(Cell::new(0_u32));
+    let streams = Rc::<Streams>::default();
+    let most_heads = HEADS.max(limits.head_bytes as usize * 4);
     let mut is_ending = false;
+    let mut is_cut = false;
     let mut idle_from = Instant::now();
     loop {
         let event = poll_fn(|cx| {
@@ -62,26 +71,41 @@ pub async fn serve(
                 is_ending = true;
                 connection.graceful_shutdown();
             }
-            match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    return Poll::Ready(Event::Stream(Box::new(request), respond));
+            loop {
+                match connection.poll_accept(cx) {
+                    Poll::Ready(Some(Ok((request, respond)))) => {
+                        return Poll::Ready(Event::Stream(Box::new(request), respond));
+                    }
+                    Poll::Ready(Some(Err(_)) | None) => {
+                        // The last word (GOAWAY) is for a peer that may not listen any more.
+                        _ = flusher.poll_flush(cx);
+                        return Poll::Ready(Event::Ended);
+                    }
+                    Poll::Pending if is_cut => {
+                        _ = flusher.poll_flush(cx);
+                        return Poll::Ready(Event::Ended);
+                    }
+                    Poll::Pending if flusher.take_blocks() => {}
+                    Poll::Pending => match cut_reason(&worker, &flusher, open, streams.count.get()) {
+                        Some(reason) => {
+                            is_cut = true;
+                            connection.abrupt_shutdown(reason);
+                        }
+                        None => break,
+                    },
                 }
-                Poll::Ready(Some(Err(_)) | None) => {
-                    // The last word (GOAWAY) is for a peer that may not listen any more.
-                    _ = flusher.poll_flush(cx);
-                    return Poll::Ready(Event::Ended);
-                }
-                Poll::Pending => {}
             }
             if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
                 return Poll::Ready(Event::Ended);
             }
-            open.wake_on_drain(cx);
-            if streams.get() > 0 {
+            open.wake_on_change(cx);
+            if streams.count.get() > 0 {
                 idle_from = Instant::now();
+            } else {
+                open.begin_idle(idle_from);
             }
             while timer.poll_until(idle_from + limits.idle_timeout, cx).is_ready() {
-                if streams.get() > 0 {
+                if streams.count.get() > 0 {
                     idle_from = Instant::now();
                 } else if is_ending {
                     return Poll::Ready(Event::Ended);
@@ -96,8 +120,18 @@ pub async fn serve(
         .await;
         match event {
             Event::Ended => return,
-            Event::Stream(request, respond) => {
-                let count = StreamCount::new(&streams);
+            Event::Stream(request, mut respond) => {
+                let head = size_of(request.headers()) + request.headers().len() * FIELD_OVERHEAD;
+                if streams.heads.get() + head > most_heads {
+                    worker.counters.heads_over_budget.add(1);
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    flusher.charge(REFUSAL_COST);
+                    continue;
+                }
+                open.end_idle();
+                let count = StreamCount::new(&streams, head);
+                let mut charge = open.charge();
+                charge.set(Held::Head, head);
                 let most_fields = usize::from(limits.header_count);
                 // Boxed here, since it is moved several times on its way into a task, and it is large.
                 worker.tasks.spawn_local(Box::pin(stream(
@@ -106,6 +140,7 @@ pub async fn serve(
                     request,
                     respond,
                     most_fields,
+                    charge,
                     count,
                 )));
             }
@@ -113,19 +148,47 @@ pub async fn serve(
     }
 }
 
+/// Why a connection is to end at once, if it is.
+fn cut_reason(worker: &Worker, flusher: &Flusher, open: &Open, streams: u32) -> Option<h2::Reason> {
+    if flusher.is_flooded() {
+        worker.counters.flooded.add(1);
+        return Some(h2::Reason::ENHANCE_YOUR_CALM);
+    }
+    match open.eviction()? {
+        Eviction::Memory => {
+            worker.counters.evicted_memory.add(1);
+            Some(h2::Reason::ENHANCE_YOUR_CALM)
+        }
+        Eviction::Idle => (streams == 0).then_some(h2::Reason::NO_ERROR),
+    }
+}
+
+/// The streams of a connection that are under way.
+#[derive(Default)]
+struct Streams {
+    count: Cell<u32>,
+    /// What their requests' heads take.
+    heads: Cell<usize>,
+}
+
 /// Counts a stream until dropped.
-struct StreamCount(Rc<Cell<u32>>);
+struct StreamCount {
+    streams: Rc<Streams>,
+    head: usize,
+}
 
 impl StreamCount {
-    fn new(streams: &Rc<Cell<u32>>) -> StreamCount {
-        streams.set(streams.get() + 1);
-        StreamCount(streams.clone())
+    fn new(streams: &Rc<Streams>, head: usize) -> StreamCount {
+        streams.count.set(streams.count.get() + 1);
+        streams.heads.set(streams.heads.get() + head);
+        StreamCount { streams: streams.clone(), head }
     }
 }
 
 impl Drop for StreamCount {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.streams.count.set(self.streams.count.get() - 1);
+        self.streams.heads.set(self.streams.heads.get() - self.head);
     }
 }
 
@@ -135,10 +198,11 @@ async fn stream(
     request: Box<http::Request<h2::RecvStream>>,
     respond: h2::server::SendResponse<Bytes>,
     most_fields: usize,
+    charge: Charge,
     _count: StreamCount,
 ) {
     let since = Instant::now();
-    let (mut down, parsed) = begin(*request, respond, most_fields);
+    let (mut down, parsed) = begin(*request, respond, most_fields, charge);
     let mut timer = worker.take_timer();
     let (request, framing) = match parsed {
         Ok(parsed) => parsed,
@@ -164,12 +228,13 @@ fn begin(
     request: http::Request<h2::RecvStream>,
     respond: h2::server::SendResponse<Bytes>,
     most_fields: usize,
+    charge: Charge,
 ) -> (Downstream, Result<(Request, Framing), Refusal>) {
     let (head, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let is_head = head.method == http::Method::HEAD;
     let reader = has_body.then(|| Http2Reader::new(body));
-    let down = Downstream::Http2(Box::new(Http2Down::new(reader, respond, is_head)));
+    let down = Downstream::Http2(Box::new(Http2Down::new(reader, respond, is_head, charge)));
     let refusal = |status, why| Err(Box::new((Unread::of_http2(&head), LocalReply::new(status, why))));
     let parsed = match request_of(&head, has_body) {
         Some(_) if head.headers.len() > most_fields => refusal(431, "too many header fields"),

@@ -5,6 +5,7 @@ mod command;
 mod date;
 mod http1;
 mod http2;
+mod room;
 
 use std::{
     cell::{Cell, RefCell},
@@ -20,14 +21,16 @@ use tokio_util::task::TaskTracker;
 
 pub use command::{Command, Listen, Routes};
 pub use date::http_date;
+pub use room::{Room, memory_limit};
 
 use crate::{
-    balance::{Endpoint, WakeSet},
+    balance::Endpoint,
+    clients::{ClientConnection, Clients},
     metrics::{Metrics, WorkerCounters},
     observe::{Observer, Observing},
     table::{Table, WorkerPlace},
     tls::UpstreamTlsConfigs,
-    wire::Timer,
+    wire::{ConnectionCount, Counted, Timer},
 };
 
 /// How long the last words to endpoints may take.
@@ -83,12 +86,16 @@ pub struct Worker {
     draining_since: Cell<Option<Instant>>,
     /// Timers of streams that have ended, for those that begin.
     timers: RefCell<Vec<Timer>>,
-    /// Connections, woken when draining begins.
-    connections: WakeSet,
+    /// Connections of clients.
+    pub clients: Rc<Clients>,
     tasks: TaskTracker,
     /// Connections to endpoints; those of clients end first.
     pub upstreams: TaskTracker,
+    /// How many connections to endpoints there are, and may be.
+    upstream_count: ConnectionCount,
     suspects: mpsc::Sender<Suspect>,
+    /// When it was last logged that connections of clients are too many.
+    said_crowded: Cell<Option<Instant>>,
     /// When it was last logged that no connection to an endpoint can be made.
     said_cannot_connect: Cell<Option<Instant>>,
 }
@@ -109,6 +116,8 @@ pub struct WorkerParts {
     pub observing: Observing,
     /// How long streams and tunnels may be silent.
     pub idle_limits: IdleLimits,
+    /// Its part of the process's files and memory.
+    pub room: Room,
 }
 
 /// Runs a worker until it is told to stop and its connections are done, at most `drain_limit` later.
@@ -145,10 +154,12 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         idle_limits: parts.idle_limits,
         draining_since: Cell::new(None),
         timers: RefCell::default(),
-        connections: WakeSet::default(),
+        clients: Clients::new(parts.room.client_connections, parts.room.client_memory),
         tasks: TaskTracker::new(),
         upstreams: TaskTracker::new(),
+        upstream_count: ConnectionCount::new(parts.room.upstream_connections),
         suspects: parts.suspects,
+        said_crowded: Cell::new(None),
         said_cannot_connect: Cell::new(None),
     });
     let mut accepting = accept::Accepting::new(worker.clone());
@@ -222,6 +233,24 @@ impl Worker {
         self.suspect(endpoint, failure);
     }
 
+    /// Ends idle connections of clients where little room is left for new ones.
+    fn make_room(&self) {
+        let ended = self.clients.make_room();
+        if ended == 0 {
+            return;
+        }
+        self.counters.evicted_idle.add(ended as u64);
+        let now = Instant::now();
+        if self.said_crowded.get().is_none_or(|at| now >= at + accept::SAY_EVERY) {
+            self.said_crowded.set(Some(now));
+            tracing::warn!(
+                open = self.counters.open.get(),
+                limit = self.clients.limit(),
+                "as many connections of clients as the limit on files allows: the longest idle ones are closed"
+            );
+        }
+    }
+
     /// This machine lacks what a connection to an endpoint takes.
     pub fn cannot_connect(&self, error: &std::io::Error) {
         self.counters.cannot_connect.add(1);
@@ -244,6 +273,15 @@ impl Worker {
         _ = self.suspects.try_send(suspect);
     }
 
+    /// Room for another connection to an endpoint; where there is none, an idle one to any endpoint makes way. Nothing
+    /// when all have work.
+    pub fn count_upstream(&self) -> Option<Counted> {
+        self.upstream_count.count().or_else(|| {
+            self.table.borrow().endpoints().any(|endpoint| endpoint.pool.close_oldest());
+            self.upstream_count.count()
+        })
+    }
+
     fn apply(&self, routes: &Routes) {
         let mut table = self.table.borrow_mut();
         match routes {
@@ -256,7 +294,7 @@ impl Worker {
         if !self.is_draining() {
             self.draining_since.set(Some(Instant::now()));
         }
-        self.connections.wake_all();
+        self.clients.wake_all();
     }
 
     /// A timer for a stream.
@@ -282,10 +320,10 @@ impl Worker {
     }
 }
 
-/// A client's connection; counted until dropped, and woken when draining begins.
+/// A connection counted on its listener and among all that are open, until dropped.
 struct Open {
     worker: Rc<Worker>,
-    key: Cell<Option<usize>>,
+    connection: ClientConnection,
     on_listener: Rc<Cell<u32>>,
 }
 
@@ -293,22 +331,20 @@ impl Open {
     fn new(worker: Rc<Worker>, on_listener: Rc<Cell<u32>>) -> Open {
         worker.counters.open.add(1);
         on_listener.set(on_listener.get() + 1);
-        Open { worker, key: Cell::new(None), on_listener }
+        Open { connection: worker.clients.open(Instant::now()), worker, on_listener }
     }
+}
 
-    /// Has the task woken when draining begins. Its waker is registered once.
-    fn wake_on_drain(&self, cx: &std::task::Context<'_>) {
-        if self.key.get().is_none() {
-            self.key.set(Some(self.worker.connections.insert(cx.waker().clone())));
-        }
+impl std::ops::Deref for Open {
+    type Target = ClientConnection;
+
+    fn deref(&self) -> &ClientConnection {
+        &self.connection
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if let Some(key) = self.key.take() {
-            self.worker.connections.remove(key);
-        }
         self.on_listener.set(self.on_listener.get() - 1);
         self.worker.counters.open.set(self.worker.counters.open.get() - 1);
     }

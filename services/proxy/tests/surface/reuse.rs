@@ -1,8 +1,12 @@
 //! Connections to endpoints that are used again: no client ever gets what was meant for another.
 
 use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::harness::{
@@ -16,15 +20,18 @@ use crate::harness::{
 const GET: &str = "GET /second HTTP/1.1\r\nHost: site.test\r\n\r\n";
 const STALE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale";
 
-/// An origin that answers the target `/first` with `response` and then, after a moment, sends what nobody asked for.
-fn late(response: &'static str, after: Duration) -> Origin {
+/// An origin that answers the target `/first` with `response` and then, `after` a moment, sends what nobody asked for, and
+/// says in `sent` that it has.
+fn late(response: &'static str, after: Duration, sent: Arc<AtomicBool>) -> Origin {
     Origin::scripted(move |mut peer, seen, _| {
         while let Some(request) = peer.request() {
             seen.note(&request);
             if request.target() == "/first" {
                 peer.send(response);
                 sleep(after);
-                if peer.try_send(STALE).is_err() {
+                let stale = peer.try_send(STALE);
+                sent.store(true, Ordering::SeqCst);
+                if stale.is_err() {
                     return;
                 }
             } else if peer.try_send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh").is_err() {
@@ -34,27 +41,30 @@ fn late(response: &'static str, after: Duration) -> Origin {
     })
 }
 
-/// What the next client gets, `between` after the response to a first one's `method`, in `trials`.
+/// How often, in `trials`, the next client gets what was sent `after` the response to a first one's `method`. It asks `between`
+/// the response and its request, or with `waits` that long after it was sent.
 fn stale_responses(
-    method: &str,
-    response: &'static str,
+    (method, response): (&str, &'static str),
     after: Duration,
     between: Duration,
+    waits: bool,
     trials: usize,
 ) -> usize {
     let first = format!("{method} /first HTTP/1.1\r\nHost: site.test\r\nContent-Length: 0\r\n\r\n");
-    let origin = late(response, after);
+    let sent = Arc::new(AtomicBool::new(false));
+    let origin = late(response, after, sent.clone());
     let stale = (0..trials).filter(|_| {
+        sent.store(false, Ordering::SeqCst);
         let edge = Edge::start(&FleetFile::of(&[origin.address()]));
-        let mut client = Peer::connect(edge.address());
+        let (mut client, mut next) = (Peer::connect(edge.address()), Peer::connect(edge.address()));
         client.send(&first);
         client.head().expect("a response");
+        while waits && !sent.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
         // A pause is the recipe: what arrives meanwhile belongs to no request.
-        let until = Instant::now() + between;
-        let mut next = Peer::connect(edge.address());
-        sleep(until.saturating_duration_since(Instant::now()));
-        let second = next.ask(GET);
-        second.text() != "fresh"
+        sleep(between);
+        next.ask(GET).text() != "fresh"
     });
     stale.count()
 }
@@ -68,16 +78,10 @@ const CASES: [(&str, &str); 4] = [
 
 #[test]
 fn bytes_that_arrive_on_an_idle_connection_are_nobodys_response() {
-    for (method, response) in CASES {
-        for between in [2, 4, 8, 15] {
-            let stale = stale_responses(
-                method,
-                response,
-                Duration::from_millis(1),
-                Duration::from_millis(between),
-                10,
-            );
-            assert_eq!(stale, 0, "{method} {response:?}, {between} ms");
+    for case in CASES {
+        for between in [2, 4, 8, 15].map(Duration::from_millis) {
+            let stale = stale_responses(case, Duration::from_millis(1), between, true, 10);
+            assert_eq!(stale, 0, "{case:?}, {between:?}");
         }
     }
 }
@@ -85,10 +89,9 @@ fn bytes_that_arrive_on_an_idle_connection_are_nobodys_response() {
 #[test]
 fn a_late_body_of_a_response_without_one_is_nobodys_response_even_after_the_next_request() {
     // All but the last, which no edge can tell from a response.
-    for (method, response) in &CASES[..3] {
-        let stale =
-            stale_responses(method, response, Duration::from_millis(10), Duration::from_millis(1), 10);
-        assert_eq!(stale, 0, "{method} {response:?}");
+    for case in &CASES[..3] {
+        let stale = stale_responses(*case, Duration::from_millis(10), Duration::from_millis(1), false, 10);
+        assert_eq!(stale, 0, "{case:?}");
     }
 }
 

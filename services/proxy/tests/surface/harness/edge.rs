@@ -66,6 +66,8 @@ pub struct Start {
     pub stream_idle_timeout: Duration,
     /// How long an upgraded connection may be silent.
     pub tunnel_idle_timeout: Duration,
+    /// What may be held for clients; 0: as much as usual.
+    pub client_memory_mib: u64,
 }
 
 impl Default for Start {
@@ -81,6 +83,7 @@ impl Default for Start {
             trace_ratio: 0.0,
             stream_idle_timeout: Duration::from_secs(300),
             tunnel_idle_timeout: Duration::from_secs(3600),
+            client_memory_mib: 0,
         }
     }
 }
@@ -140,6 +143,7 @@ impl Edge {
         settings.proxy.trace_ratio = start.trace_ratio;
         settings.proxy.stream_idle_timeout = start.stream_idle_timeout;
         settings.proxy.tunnel_idle_timeout = start.tunnel_idle_timeout;
+        settings.proxy.client_memory_mib = start.client_memory_mib;
         settings.access_log = start.access_log;
         let thread = std::thread::spawn({
             let (bus, context) = (bus.clone(), context.clone());

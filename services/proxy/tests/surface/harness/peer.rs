@@ -196,6 +196,16 @@ impl Peer {
         self.unread.drain(..length).collect()
     }
 
+    /// Exactly `length` bytes; nothing when the connection ends before.
+    pub fn exactly_or_end(&mut self, length: usize) -> Option<Vec<u8>> {
+        while self.unread.len() < length {
+            if self.fill() == 0 {
+                return None;
+            }
+        }
+        Some(self.unread.drain(..length).collect())
+    }
+
     /// All until the end of the connection, which may be a reset.
     pub fn rest(&mut self) -> Vec<u8> {
         while self.fill() > 0 {}

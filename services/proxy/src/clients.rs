@@ -1,0 +1,311 @@
+//! The connections of a worker's clients: which of them end first when files or memory run short.
+//!
+//! One client that opens many connections, or makes the edge hold much for it, must cost itself its connections, not
+//! others theirs. So a worker has a limit on open connections below the process's limit on files, and a budget for what is
+//! held for clients; over the first, connections without a request end, the longest idle first, over the second, the
+//! connection for which most is held.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::time::Instant;
+
+/// How many idle connections end at once, as a part of all and at most: to look for them costs as much as there are
+/// connections.
+const PART_ENDED: usize = 32;
+const MOST_ENDED: usize = 64;
+/// The part of the limit that is kept free for connections that come while idle ones end.
+const PART_FREE: usize = 16;
+
+/// Why a client's connection ends although the client did nothing wrong on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eviction {
+    /// It was idle the longest when connections ran short.
+    Idle,
+    /// Most was held for it when memory ran short.
+    Memory,
+}
+
+/// All connections of a worker's clients.
+pub struct Clients {
+    slots: RefCell<Slots>,
+    open: Cell<usize>,
+    /// Of those that are open, how many were told to end for being idle.
+    evicted: Cell<usize>,
+    limit: usize,
+    held: Cell<usize>,
+    /// Of what is held, what is about to be given back by connections that were told to end.
+    ending: Cell<usize>,
+    budget: usize,
+}
+
+#[derive(Default)]
+struct Slots {
+    states: Vec<Option<Rc<State>>>,
+    free: Vec<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    held: Cell<usize>,
+    /// Since when it has no request; nothing while it has one.
+    idle_since: Cell<Option<Instant>>,
+    eviction: Cell<Option<Eviction>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// An open connection; counted until dropped.
+pub struct ClientConnection {
+    clients: Rc<Clients>,
+    state: Rc<State>,
+    key: usize,
+}
+
+/// Memory that is held for one request of a client; given back when dropped.
+pub struct Charge {
+    clients: Rc<Clients>,
+    state: Rc<State>,
+    parts: [usize; 3],
+}
+
+/// What memory is held for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The request's head.
+    Head,
+    /// What is kept of the request's body, to send it again.
+    Body,
+    /// What waits of the response for a client that does not take it.
+    Response,
+}
+
+impl Clients {
+    /// No connections; at most `limit` of them, and `budget` bytes held for all together.
+    pub fn new(limit: usize, budget: usize) -> Rc<Clients> {
+        Rc::new(Clients {
+            slots: RefCell::default(),
+            open: Cell::new(0),
+            evicted: Cell::new(0),
+            limit,
+            held: Cell::new(0),
+            ending: Cell::new(0),
+            budget,
+        })
+    }
+
+    /// Counts a new connection.
+    pub fn open(self: &Rc<Clients>, now: Instant) -> ClientConnection {
+        let state = Rc::new(State { idle_since: Cell::new(Some(now)), ..State::default() });
+        let mut slots = self.slots.borrow_mut();
+        let key = slots.free.pop().unwrap_or_else(|| {
+            slots.states.push(None);
+            slots.states.len() - 1
+        });
+        slots.states[key] = Some(state.clone());
+        self.open.set(self.open.get() + 1);
+        ClientConnection { clients: self.clone(), state, key }
+    }
+
+    /// Whether there are as many connections as there may be.
+    pub fn is_full(&self) -> bool {
+        self.open.get() >= self.limit
+    }
+
+    /// Ends the connections that have been idle the longest where little room is left for others. Returns how many were told
+    /// to end.
+    pub fn make_room(&self) -> usize {
+        let staying = self.open.get() - self.evicted.get();
+        if staying < self.limit - self.limit / PART_FREE {
+            return 0;
+        }
+        let slots = self.slots.borrow();
+        let mut idle: Vec<(Instant, &Rc<State>)> = slots
+            .states
+            .iter()
+            .flatten()
+            .filter(|state| state.eviction.get().is_none())
+            .filter_map(|state| Some((state.idle_since.get()?, state)))
+            .collect();
+        let count = (staying / PART_ENDED).clamp(1, MOST_ENDED).min(idle.len());
+        if count > 0 {
+            idle.select_nth_unstable_by_key(count - 1, |(since, _)| *since);
+        }
+        idle[..count].iter().for_each(|(_, state)| state.evict(Eviction::Idle));
+        self.evicted.set(self.evicted.get() + count);
+        count
+    }
+
+    /// Wakes the tasks of all connections.
+    pub fn wake_all(&self) {
+        self.slots.borrow().states.iter().flatten().for_each(|state| state.wake());
+    }
+
+    /// How many connections there may be.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    fn change(&self, state: &State, from: usize, to: usize) {
+        state.held.set(state.held.get() - from + to);
+        self.held.set(self.held.get() - from + to);
+        if state.eviction.get() == Some(Eviction::Memory) {
+            self.ending.set((self.ending.get() + to).saturating_sub(from));
+        }
+        while self.held.get() - self.ending.get().min(self.held.get()) > self.budget && self.evict_largest() {
+        }
+    }
+
+    fn evict_largest(&self) -> bool {
+        let slots = self.slots.borrow();
+        let candidates = slots.states.iter().flatten().filter(|state| state.eviction.get().is_none());
+        let Some(largest) = candidates.max_by_key(|state| state.held.get()).filter(|s| s.held.get() > 0)
+        else {
+            return false;
+        };
+        self.ending.set(self.ending.get() + largest.held.get());
+        largest.evict(Eviction::Memory);
+        true
+    }
+}
+
+impl State {
+    fn evict(&self, why: Eviction) {
+        self.eviction.set(Some(why));
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl ClientConnection {
+    /// Has the connection's task woken when it is to end, or when draining begins.
+    pub fn wake_on_change(&self, cx: &Context<'_>) {
+        let mut waker = self.state.waker.borrow_mut();
+        if waker.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Why the connection is to end, if it is. For want of files only one without a request is.
+    pub fn eviction(&self) -> Option<Eviction> {
+        self.state.eviction.get()
+    }
+
+    /// Waits until the connection is to end.
+    pub async fn evicted(&self) {
+        poll_fn(|cx| {
+            self.wake_on_change(cx);
+            if self.eviction().is_some() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// The connection has no request from `now` on.
+    pub fn begin_idle(&self, now: Instant) {
+        self.state.idle_since.set(Some(now));
+    }
+
+    /// A request has come. One that came just as the connection was told to end for being idle is served first.
+    pub fn end_idle(&self) {
+        self.state.idle_since.set(None);
+    }
+
+    /// A charge of nothing yet, for what will be held for this connection.
+    pub fn charge(&self) -> Charge {
+        Charge { clients: self.clients.clone(), state: self.state.clone(), parts: [0; 3] }
+    }
+}
+
+impl Drop for ClientConnection {
+    fn drop(&mut self) {
+        let mut slots = self.clients.slots.borrow_mut();
+        slots.states[self.key] = None;
+        slots.free.push(self.key);
+        if self.state.eviction.get() == Some(Eviction::Idle) {
+            self.clients.evicted.set(self.clients.evicted.get() - 1);
+        }
+        self.clients.open.set(self.clients.open.get() - 1);
+    }
+}
+
+impl Charge {
+    /// Sets what is held for one purpose.
+    pub fn set(&mut self, what: Held, bytes: usize) {
+        let from = std::mem::replace(&mut self.parts[what as usize], bytes);
+        if from != bytes {
+            self.clients.change(&self.state, from, bytes);
+        }
+    }
+
+    /// Gives everything back.
+    pub fn clear(&mut self) {
+        [Held::Head, Held::Body, Held::Response].into_iter().for_each(|what| self.set(what, 0));
+    }
+
+    /// Whether the connection is to end because most is held for it.
+    pub fn is_evicted(&self) -> bool {
+        self.state.eviction.get() == Some(Eviction::Memory)
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_longest_idle_connections_end_first_and_busy_ones_never() {
+        let clients = Clients::new(4, usize::MAX);
+        let start = Instant::now();
+        let connections: Vec<ClientConnection> =
+            [3, 1, 2, 0].map(|second| clients.open(start + Duration::from_secs(second))).into();
+        connections[3].end_idle();
+        assert!(clients.is_full());
+
+        let ended = |clients: &Clients| {
+            clients.make_room();
+            connections.iter().map(|connection| connection.eviction().is_some()).collect::<Vec<_>>()
+        };
+
+        assert_eq!(ended(&clients), [false, true, false, false]);
+        assert_eq!(ended(&clients), [false, true, false, false], "that one makes room");
+        let more = clients.open(start + Duration::from_secs(9));
+        assert_eq!(ended(&clients), [false, true, true, false]);
+        drop(more);
+    }
+
+    #[test]
+    fn the_connection_for_which_most_is_held_ends_when_memory_runs_short() {
+        let clients = Clients::new(10, 1000);
+        let connections = [(); 3].map(|()| clients.open(Instant::now()));
+        let mut charges = [0, 1, 2].map(|place| connections[place].charge());
+        charges[0].set(Held::Body, 300);
+        charges[1].set(Held::Body, 500);
+        charges[2].set(Held::Body, 200);
+        assert!(connections.iter().all(|connection| connection.eviction().is_none()));
+
+        charges[0].set(Held::Body, 301);
+
+        assert_eq!(connections.each_ref().map(|c| c.eviction().is_some()), [false, true, false]);
+        // What it gives back is room for others, who are left alone while it ends.
+        charges[2].set(Held::Body, 600);
+        assert!(connections[0].eviction().is_none() && connections[2].eviction().is_none());
+        drop(charges);
+        assert_eq!((clients.held.get(), clients.ending.get()), (0, 0));
+    }
+}

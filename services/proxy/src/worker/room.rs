@@ -1,0 +1,65 @@
+//! A worker's part of the process's files and memory.
+
+use std::fs;
+
+/// Files that are neither a client's nor an endpoint's connection: the bus, the admin listener and its clients, the state
+/// directory, logs.
+const OWN_FILES: u64 = 96;
+/// Files of each worker: its runtime's and its listeners'.
+const WORKER_FILES: u64 = 8;
+/// What is allowed however few files there are.
+const LEAST_CONNECTIONS: u64 = 4;
+
+/// What one worker may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Connections of clients.
+    pub client_connections: usize,
+    /// Connections to endpoints.
+    pub upstream_connections: usize,
+    /// Bytes held for clients: heads, bodies kept for another attempt, responses that are not taken.
+    pub client_memory: usize,
+}
+
+impl Room {
+    /// The part of one of `workers` workers where the process may open `files` files and hold `memory` bytes for clients.
+    /// Half of the files are for clients, since each may have a request that needs a connection to an endpoint.
+    pub fn of_worker(workers: usize, files: u64, memory: u64) -> Room {
+        let workers = workers.max(1) as u64;
+        let half = files.saturating_sub(OWN_FILES + WORKER_FILES * workers) / 2;
+        let connections = usize::try_from((half / workers).max(LEAST_CONNECTIONS)).unwrap_or(usize::MAX);
+        Room {
+            client_connections: connections,
+            upstream_connections: connections,
+            client_memory: usize::try_from(memory / workers).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// The memory that this process may use, in bytes: the machine's, or what its control group allows where that is less.
+/// Nothing where the system does not say.
+pub fn memory_limit() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+    });
+    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    machine.into_iter().chain(group).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_connections_together_leave_files_for_everything_else() {
+        for (workers, files) in [(1, 256), (2, 256), (2, 1024), (64, 1 << 20)] {
+            let room = Room::of_worker(workers, files, 0);
+            let connections = (room.client_connections + room.upstream_connections) * workers;
+            assert!(connections as u64 + OWN_FILES <= files, "{workers} {files} {room:?}");
+        }
+        assert_eq!(Room::of_worker(2, 16, 0).client_connections, 4);
+    }
+}

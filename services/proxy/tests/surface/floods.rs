@@ -1,0 +1,205 @@
+//! Clients that send much that costs them little: each loses its own connection, and nobody else notices.
+
+use std::time::Duration;
+
+use crate::harness::{
+    edge::{Edge, Start},
+    eventually,
+    fleet::FleetFile,
+    origin::Origin,
+    peer::Peer,
+};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Frame types and error codes of RFC 9113.
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const UNKNOWN: u8 = 0xfe;
+const REFUSED_STREAM: u32 = 7;
+const ENHANCE_YOUR_CALM: u32 = 11;
+const END_STREAM_AND_HEADERS: u8 = 5;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// A connection on which the preface and the settings were exchanged.
+fn connect(edge: &Edge) -> Peer {
+    let mut peer = Peer::connect(edge.address());
+    peer.send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat());
+    peer
+}
+
+/// The next frame: its type, stream and payload; nothing at the end of the connection.
+fn next(peer: &mut Peer) -> Option<(u8, u32, Vec<u8>)> {
+    let head = peer.exactly_or_end(9)?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+    let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+    Some((head[3], stream, peer.exactly_or_end(length)?))
+}
+
+fn code(payload: &[u8]) -> u32 {
+    u32::from_be_bytes(payload[payload.len() - 4..].try_into().unwrap())
+}
+
+/// The code with which the peer says goodbye.
+fn goodbye(peer: &mut Peer) -> Option<u32> {
+    let mut code = None;
+    while let Some((kind, _, payload)) = next(peer) {
+        if kind == GOAWAY {
+            code = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+        }
+    }
+    code
+}
+
+#[test]
+fn a_client_that_sends_nothing_but_control_frames_is_sent_away() {
+    let origin = Origin::named("a");
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let floods = [
+        ("settings", frame(SETTINGS, 0, 0, &[])),
+        ("ping", frame(PING, 0, 0, &[0; 8])),
+        ("window", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+        ("priority", frame(PRIORITY, 0, 1, &[0; 5])),
+        ("unknown", frame(UNKNOWN, 0, 0, &[])),
+    ];
+    for (number, (name, flood)) in floods.iter().enumerate() {
+        let mut client = connect(&edge);
+        // What is left unread may cut it short.
+        _ = client.try_send(flood.repeat(20_000));
+        assert_eq!(goodbye(&mut client), Some(ENHANCE_YOUR_CALM), "{name}");
+        assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+        assert_eq!(edge.metric("tidegate_proxy_http2_floods_total"), (number + 1) as f64);
+    }
+}
+
+#[test]
+fn a_client_that_opens_streams_and_resets_them_on_and_on_is_sent_away() {
+    let origin = Origin::named("a");
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let mut client = connect(&edge);
+    // Indexed fields of the static table: GET, /, http; then `:authority: site.test` as a literal.
+    let head = [&[0x82, 0x84, 0x86, 0x01, 9][..], b"site.test"].concat();
+    let pairs = (0..20_000_u32).flat_map(|number| {
+        let stream = number * 2 + 1;
+        [
+            frame(HEADERS, END_STREAM_AND_HEADERS, stream, &head),
+            frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()),
+        ]
+        .concat()
+    });
+    _ = client.try_send(pairs.collect::<Vec<u8>>());
+    assert_eq!(goodbye(&mut client), Some(ENHANCE_YOUR_CALM));
+    assert!(origin.seen().count() <= 250, "{}", origin.seen().count());
+    assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+}
+
+#[test]
+fn heads_that_decode_to_much_are_bounded_for_a_connection() {
+    // Never answers, so that requests stay.
+    let origin = Origin::scripted(|mut peer, seen, _| {
+        while let Some(request) = peer.head() {
+            seen.note(&request);
+        }
+    });
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let mut client = connect(&edge);
+    // A field of 3,900 bytes is put into the dynamic table, and named 15 times in each request: one byte each.
+    let big = [&[0x40, 1, b'x', 0x7f, 0xbd, 0x1d][..], &[b'a'; 3900]].concat();
+    let common = [&[0x82, 0x84, 0x86, 0x01, 9][..], b"site.test"].concat();
+    let mut wire = frame(HEADERS, END_STREAM_AND_HEADERS, 1, &[&common[..], &big[..]].concat());
+    for number in 1..120_u32 {
+        let payload = [&common[..], &[0xbe; 15]].concat();
+        wire.extend(frame(HEADERS, END_STREAM_AND_HEADERS, number * 2 + 1, &payload));
+    }
+    assert!(wire.len() < 10_000, "{}", wire.len());
+    client.send(wire);
+    let mut refused = 0;
+    while refused < 50 {
+        let (kind, _, payload) = next(&mut client).expect("streams that are refused");
+        match kind {
+            RST_STREAM => {
+                assert_eq!(code(&payload), REFUSED_STREAM);
+                refused += 1;
+            }
+            // Or the refusals add up.
+            GOAWAY => break,
+            _ => {}
+        }
+    }
+    assert!(edge.metric("tidegate_proxy_http2_heads_over_budget_total") >= 40.0);
+    // One MiB of heads holds 17 such requests.
+    assert!(origin.seen().count() <= 18, "{}", origin.seen().count());
+}
+
+#[test]
+fn more_clients_than_files_cost_the_longest_idle_their_connections() {
+    let origin = Origin::named("a");
+    let (soft, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
+    // What the edge plans for; this test has more files, for both ends of its connections.
+    rlimit::setrlimit(rlimit::Resource::NOFILE, 256, hard).unwrap();
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    rlimit::setrlimit(rlimit::Resource::NOFILE, soft.max(2048).min(hard), hard).unwrap();
+    let mut first = Peer::connect(edge.address());
+    first.ask(GET);
+
+    let mut clients = Vec::new();
+    for _ in 0..300 {
+        let mut client = Peer::connect(edge.address());
+        assert_eq!(client.ask(GET).text(), "a");
+        clients.push(client);
+    }
+
+    assert!(first.ends(), "the longest idle one");
+    let open = edge.metric("tidegate_proxy_connections_open");
+    assert!((50.0..=80.0).contains(&open), "{open}");
+    assert_eq!(edge.metric("tidegate_proxy_connections_evicted_idle_total") + open, 301.0);
+    assert_eq!(edge.metric("tidegate_proxy_connections_over_limit_total"), 0.0);
+    assert_eq!(clients.last_mut().unwrap().ask(GET).text(), "a");
+}
+
+#[test]
+fn clients_that_make_the_edge_hold_much_are_ended_when_memory_runs_short() {
+    // Never answers a POST, so that what came of its body is kept.
+    let origin = Origin::scripted(|mut peer, _, _| {
+        while let Some(request) = peer.head() {
+            if request.line.starts_with("POST ") {
+                peer.rest();
+                return;
+            }
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+        }
+    });
+    let edge = Edge::start_with(
+        &FleetFile::of(&[origin.address()]),
+        Start { client_memory_mib: 1, ..Start::default() },
+    );
+    let post = |bytes: usize| {
+        let mut request = b"POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 1000000\r\n\r\n".to_vec();
+        request.resize(request.len() + bytes, b'x');
+        request
+    };
+    let mut clients: Vec<Peer> = Vec::new();
+    for number in 0..40 {
+        let mut client = Peer::connect(edge.address());
+        client.send(post(if number == 7 { 60_000 } else { 30_000 }));
+        clients.push(client);
+    }
+    eventually("connections are ended", || {
+        edge.metric("tidegate_proxy_connections_evicted_memory_total") >= 1.0
+    });
+    clients[7].stream().set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert!(clients[7].ends(), "the one for which most was held");
+    assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+}
