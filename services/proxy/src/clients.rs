@@ -5,6 +5,8 @@
 //! held for clients; over the first, connections without a request end, the longest idle first, over the second, the
 //! connection for which most is held.
 
+mod pace;
+
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
@@ -13,6 +15,8 @@ use std::{
 };
 
 use tokio::time::Instant;
+
+pub use pace::{Network, Pace};
 
 /// How many idle connections end at once, as a part of all and at most: to look for them costs as much as there are
 /// connections.
@@ -49,12 +53,14 @@ struct Slots {
     free: Vec<usize>,
 }
 
-#[derive(Default)]
 struct State {
+    network: Network,
     held: Cell<usize>,
     /// Since when it has no request; nothing while it has one.
     idle_since: Cell<Option<Instant>>,
     eviction: Cell<Option<Eviction>>,
+    /// The pace of its request, where it can have only one.
+    pace: RefCell<Option<Rc<Pace>>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -65,11 +71,13 @@ pub struct ClientConnection {
     key: usize,
 }
 
-/// Memory that is held for one request of a client; given back when dropped.
-pub struct Charge {
+/// What one request of a client costs: memory, given back when dropped, and time that is spent waiting for the client.
+pub struct Account {
     clients: Rc<Clients>,
     state: Rc<State>,
     parts: [usize; 3],
+    pace: Option<Rc<Pace>>,
+    is_only: bool,
 }
 
 /// What memory is held for.
@@ -97,9 +105,16 @@ impl Clients {
         })
     }
 
-    /// Counts a new connection.
-    pub fn open(self: &Rc<Clients>, now: Instant) -> ClientConnection {
-        let state = Rc::new(State { idle_since: Cell::new(Some(now)), ..State::default() });
+    /// Counts a new connection of a client in `network`.
+    pub fn open(self: &Rc<Clients>, network: Network, now: Instant) -> ClientConnection {
+        let state = Rc::new(State {
+            network,
+            held: Cell::new(0),
+            idle_since: Cell::new(Some(now)),
+            eviction: Cell::new(None),
+            pace: RefCell::default(),
+            waker: RefCell::default(),
+        });
         let mut slots = self.slots.borrow_mut();
         let key = slots.free.pop().unwrap_or_else(|| {
             slots.states.push(None);
@@ -115,9 +130,9 @@ impl Clients {
         self.open.get() >= self.limit
     }
 
-    /// Ends the connections that have been idle the longest where little room is left for others. Returns how many were told
-    /// to end.
-    pub fn make_room(&self) -> usize {
+    /// Ends the connections that have been idle the longest where little room is left for others, or when none is idle, one
+    /// whose client is slow. Returns how many were told to end.
+    pub fn make_room(&self, now: Instant) -> usize {
         let staying = self.open.get() - self.evicted.get();
         if staying < self.limit - self.limit / PART_FREE {
             return 0;
@@ -131,9 +146,10 @@ impl Clients {
             .filter_map(|state| Some((state.idle_since.get()?, state)))
             .collect();
         let count = (staying / PART_ENDED).clamp(1, MOST_ENDED).min(idle.len());
-        if count > 0 {
-            idle.select_nth_unstable_by_key(count - 1, |(since, _)| *since);
+        if count == 0 {
+            return usize::from(slots.give_slow_up(now));
         }
+        idle.select_nth_unstable_by_key(count - 1, |(since, _)| *since);
         idle[..count].iter().for_each(|(_, state)| state.evict(Eviction::Idle));
         self.evicted.set(self.evicted.get() + count);
         count
@@ -169,6 +185,15 @@ impl Clients {
         self.ending.set(self.ending.get() + largest.held.get());
         largest.evict(Eviction::Memory);
         true
+    }
+}
+
+impl Slots {
+    fn give_slow_up(&self, now: Instant) -> bool {
+        let slow = self.states.iter().flatten().filter_map(|state| {
+            state.pace.borrow().as_ref().filter(|pace| pace.is_slow(now) && !pace.is_given_up()).cloned()
+        });
+        slow.min_by_key(|pace| pace.rate(now)).map(|pace| pace.give_up()).is_some()
     }
 }
 
@@ -218,9 +243,15 @@ impl ClientConnection {
         self.state.idle_since.set(None);
     }
 
-    /// A charge of nothing yet, for what will be held for this connection.
-    pub fn charge(&self) -> Charge {
-        Charge { clients: self.clients.clone(), state: self.state.clone(), parts: [0; 3] }
+    /// The account of a request, with nothing held yet; `is_only` says that the connection has only one at a time.
+    pub fn account(&self, is_only: bool) -> Account {
+        Account {
+            clients: self.clients.clone(),
+            state: self.state.clone(),
+            parts: [0; 3],
+            pace: None,
+            is_only,
+        }
     }
 }
 
@@ -236,18 +267,40 @@ impl Drop for ClientConnection {
     }
 }
 
-impl Charge {
+impl Account {
     /// Sets what is held for one purpose.
-    pub fn set(&mut self, what: Held, bytes: usize) {
+    pub fn hold(&mut self, what: Held, bytes: usize) {
         let from = std::mem::replace(&mut self.parts[what as usize], bytes);
         if from != bytes {
             self.clients.change(&self.state, from, bytes);
         }
     }
 
-    /// Gives everything back.
+    /// Gives everything back, at the end of a request.
     pub fn clear(&mut self) {
-        [Held::Head, Held::Body, Held::Response].into_iter().for_each(|what| self.set(what, 0));
+        [Held::Head, Held::Body, Held::Response].into_iter().for_each(|what| self.hold(what, 0));
+        if self.pace.take().is_some() && self.is_only {
+            self.state.pace.take();
+        }
+    }
+
+    /// The client's pace, once it was waited for.
+    pub fn pace(&self) -> Option<&Rc<Pace>> {
+        self.pace.as_ref()
+    }
+
+    /// The request waits for its client, which has moved `bytes` so far.
+    pub fn wait(&mut self, bytes: u64, cx: &Context<'_>) -> &Rc<Pace> {
+        let pace = self.pace.get_or_insert_with(|| {
+            let pace = Rc::new(Pace::new(self.state.network, Instant::now()));
+            if self.is_only {
+                self.state.pace.replace(Some(pace.clone()));
+            }
+            pace
+        });
+        pace.moved(bytes);
+        pace.waits(cx);
+        pace
     }
 
     /// Whether the connection is to end because most is held for it.
@@ -256,7 +309,7 @@ impl Charge {
     }
 }
 
-impl Drop for Charge {
+impl Drop for Account {
     fn drop(&mut self) {
         self.clear();
     }
@@ -268,23 +321,25 @@ mod tests {
 
     use super::*;
 
+    const HERE: Network = Network::LOCAL;
+
     #[test]
     fn the_longest_idle_connections_end_first_and_busy_ones_never() {
         let clients = Clients::new(4, usize::MAX);
         let start = Instant::now();
         let connections: Vec<ClientConnection> =
-            [3, 1, 2, 0].map(|second| clients.open(start + Duration::from_secs(second))).into();
+            [3, 1, 2, 0].map(|second| clients.open(HERE, start + Duration::from_secs(second))).into();
         connections[3].end_idle();
         assert!(clients.is_full());
 
         let ended = |clients: &Clients| {
-            clients.make_room();
+            clients.make_room(start);
             connections.iter().map(|connection| connection.eviction().is_some()).collect::<Vec<_>>()
         };
 
         assert_eq!(ended(&clients), [false, true, false, false]);
         assert_eq!(ended(&clients), [false, true, false, false], "that one makes room");
-        let more = clients.open(start + Duration::from_secs(9));
+        let more = clients.open(HERE, start + Duration::from_secs(9));
         assert_eq!(ended(&clients), [false, true, true, false]);
         drop(more);
     }
@@ -292,20 +347,20 @@ mod tests {
     #[test]
     fn the_connection_for_which_most_is_held_ends_when_memory_runs_short() {
         let clients = Clients::new(10, 1000);
-        let connections = [(); 3].map(|()| clients.open(Instant::now()));
-        let mut charges = [0, 1, 2].map(|place| connections[place].charge());
-        charges[0].set(Held::Body, 300);
-        charges[1].set(Held::Body, 500);
-        charges[2].set(Held::Body, 200);
+        let connections = [(); 3].map(|()| clients.open(HERE, Instant::now()));
+        let mut accounts = [0, 1, 2].map(|place| connections[place].account(true));
+        accounts[0].hold(Held::Body, 300);
+        accounts[1].hold(Held::Body, 500);
+        accounts[2].hold(Held::Body, 200);
         assert!(connections.iter().all(|connection| connection.eviction().is_none()));
 
-        charges[0].set(Held::Body, 301);
+        accounts[0].hold(Held::Body, 301);
 
         assert_eq!(connections.each_ref().map(|c| c.eviction().is_some()), [false, true, false]);
         // What it gives back is room for others, who are left alone while it ends.
-        charges[2].set(Held::Body, 600);
+        accounts[2].hold(Held::Body, 600);
         assert!(connections[0].eviction().is_none() && connections[2].eviction().is_none());
-        drop(charges);
+        drop(accounts);
         assert_eq!((clients.held.get(), clients.ending.get()), (0, 0));
     }
 }

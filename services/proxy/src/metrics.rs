@@ -103,8 +103,10 @@ pub struct ClusterCounters {
 /// How a worker's connections to one cluster stand, looked at once a second so that no request pays for it.
 #[derive(Debug, Default)]
 pub struct ClusterGauges {
-    /// Requests under way.
+    /// Requests under way, but for those that wait for their clients.
     pub active: Counter,
+    /// Requests that wait for their clients.
+    pub waiting: Counter,
     /// HTTP/1.1 connections that wait for work.
     pub idle: Counter,
     /// HTTP/2 connections.

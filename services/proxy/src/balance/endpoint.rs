@@ -14,8 +14,13 @@ use tidegate_model::{
 };
 use tokio::time::Instant;
 
-use super::{Outlier, WakeSet};
-use crate::{forward::Pool, metrics::ClusterCounters, tls::UpstreamTlsConfig};
+use super::{Outlier, Waiting, WakeSet};
+use crate::{
+    clients::{Network, Pace},
+    forward::Pool,
+    metrics::ClusterCounters,
+    tls::UpstreamTlsConfig,
+};
 
 /// A cluster, as one worker serves it.
 pub struct Cluster {
@@ -27,8 +32,10 @@ pub struct Cluster {
     pub upstream: Upstream,
     /// The TLS configuration towards it, where `upstream.tls` asks for one.
     pub tls: Option<Arc<UpstreamTlsConfig>>,
-    /// Requests under way.
+    /// Requests under way, those that wait for their clients included.
     pub active: Cell<u32>,
+    /// Requests that wait for their clients.
+    pub waiting: Waiting,
     /// This worker's part of the most requests that may be under way from the whole edge.
     pub max_requests: u32,
     /// Counters of this worker.
@@ -36,9 +43,19 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Whether another request may be sent without going over the cluster's limit.
+    /// Whether another request may be sent without going over the cluster's limit. Requests that wait for their clients are
+    /// not the cluster's work, up to as many as the limit.
     pub fn has_room(&self) -> bool {
-        self.active.get() < self.max_requests
+        let active = self.active.get();
+        active < self.max_requests || {
+            let waiting = u32::try_from(self.waiting.count()).unwrap_or(u32::MAX);
+            active - waiting.min(self.max_requests).min(active) < self.max_requests
+        }
+    }
+
+    /// Whether another request of a client in this network may be sent, in place of a slow client's where that is needed.
+    pub fn has_room_for(&self, network: Network, now: Instant) -> bool {
+        self.has_room() || self.waiting.give_one_up(network, now)
     }
 }
 
@@ -133,6 +150,8 @@ pub struct InFlight {
     /// Its cluster.
     pub cluster: Rc<Cluster>,
     waker: Cell<Option<usize>>,
+    /// Its place among those that wait for their clients, while it does.
+    place: Cell<Option<usize>>,
 }
 
 impl InFlight {
@@ -140,13 +159,28 @@ impl InFlight {
     pub fn new(endpoint: Rc<Endpoint>, cluster: Rc<Cluster>) -> InFlight {
         endpoint.outstanding.set(endpoint.outstanding.get() + 1);
         cluster.active.set(cluster.active.get() + 1);
-        InFlight { endpoint, cluster, waker: Cell::new(None) }
+        InFlight { endpoint, cluster, waker: Cell::new(None), place: Cell::new(None) }
     }
 
     /// Has the task woken when the endpoint falls silent. A task's waker is registered once.
     pub fn wake_when_silent(&self, cx: &std::task::Context<'_>) {
         if self.waker.get().is_none() {
             self.waker.set(Some(self.endpoint.waiting.insert(cx.waker().clone())));
+        }
+    }
+
+    /// Counts the request apart while it waits for its client.
+    pub fn follow(&self, pace: Option<&Rc<Pace>>) {
+        let pace = pace.filter(|pace| pace.is_waiting());
+        match (pace, self.place.get()) {
+            (Some(pace), None) => {
+                self.place.set(Some(self.cluster.waiting.enter(pace)));
+            }
+            (None, Some(place)) => {
+                self.cluster.waiting.leave(place);
+                self.place.set(None);
+            }
+            (Some(_), Some(_)) | (None, None) => {}
         }
     }
 
@@ -161,6 +195,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.stop_waiting();
+        self.follow(None);
         self.endpoint.outstanding.set(self.endpoint.outstanding.get() - 1);
         self.cluster.active.set(self.cluster.active.get() - 1);
     }

@@ -5,6 +5,7 @@ mod endpoint;
 mod latency;
 mod outlier;
 mod pick;
+mod waiting;
 mod wakers;
 
 pub use budget::Budget;
@@ -12,4 +13,5 @@ pub use endpoint::{Cluster, Endpoint, InFlight};
 pub use latency::Latency;
 pub use outlier::Outlier;
 pub use pick::{Candidates, Choice, TierView, pick};
+pub use waiting::Waiting;
 pub use wakers::WakeSet;

@@ -1,13 +1,13 @@
 //! Picks the endpoint of a try: tiers in order, clusters by share, endpoints by power of two choices.
 
-use std::{rc::Rc, sync::Arc};
+use std::{net::IpAddr, rc::Rc, sync::Arc};
 
 use rand::{Rng, RngExt as _};
 use tidegate_model::verdict::Verdict;
 use tokio::time::Instant;
 
 use super::{Cluster, Endpoint};
-use crate::metrics::ServingCounters;
+use crate::{clients::Network, metrics::ServingCounters};
 
 /// The clusters of one failover priority.
 pub struct TierView {
@@ -45,6 +45,8 @@ pub struct Candidates<'a> {
     pub avoid: &'a [Rc<Cluster>],
     /// The time, for ejections.
     pub now: Instant,
+    /// The client.
+    pub client: IpAddr,
 }
 
 /// Where a try goes.
@@ -101,7 +103,7 @@ fn pick_in_tier<'a>(
         if avoided {
             return None;
         }
-        if !choice.cluster.has_room() {
+        if !choice.cluster.has_room() && !choice.cluster.has_room_for(Network::of(from.client), from.now) {
             // Counted once for a pick, which may come by several times.
             if standard == Standard::Good && from.avoid.is_empty() {
                 choice.cluster.counters.at_limit.add(1);

@@ -101,8 +101,13 @@ const CLUSTERS: [(&str, &str, Read<ClusterCounters>); 6] = [
     ),
 ];
 
-const GAUGES: [(&str, &str, Read<ClusterCounters>); 3] = [
+const GAUGES: [(&str, &str, Read<ClusterCounters>); 4] = [
     ("tidegate_cluster_requests_active", "Requests under way at the cluster.", |c| c.gauges.active.get()),
+    (
+        "tidegate_cluster_requests_waiting",
+        "Requests at the cluster that wait for their clients, which are not under way for max_requests.",
+        |c| c.gauges.waiting.get(),
+    ),
     ("tidegate_cluster_connections_idle", "HTTP/1.1 connections to the cluster that wait for work.", |c| {
         c.gauges.idle.get()
     }),

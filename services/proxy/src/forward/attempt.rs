@@ -109,7 +109,9 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
     let mut interim = 0_u8;
     let ended = poll_fn(|cx| {
         loop {
-            if let Poll::Ready(Err(error)) = poll_upload(&mut up, upload, &mut cursor, &mut broken, cx) {
+            if let Poll::Ready(Err(error)) =
+                poll_upload(&mut up, &flight, upload, &mut cursor, &mut broken, cx)
+            {
                 return Poll::Ready(Err(TryError::Client(error)));
             }
             match up.poll_head(&x.request.method, &mut head, cx) {
@@ -181,6 +183,7 @@ fn endpoint_error(up: &Upstream, failure: Failure, sent: Sent) -> TryError {
 /// Moves the request's body on. When the endpoint takes no more of it, `broken` is set: it may still answer.
 pub fn poll_upload(
     up: &mut Upstream,
+    flight: &InFlight,
     upload: &RefCell<Upload<'_>>,
     cursor: &mut Cursor,
     broken: &mut bool,
@@ -198,6 +201,7 @@ pub fn poll_upload(
             Poll::Pending => break,
         }
     }
+    flight.follow(upload.borrow().down.account().pace());
     if !*broken {
         match up.poll_flush(cx) {
             Poll::Ready(Ok(())) if cursor.ended => return Poll::Ready(Ok(())),

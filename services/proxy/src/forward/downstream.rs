@@ -7,7 +7,7 @@ use tidegate_http1::{Fields, Framing, Response, write_field, write_status_line};
 
 use super::heads::{self, Answered};
 use crate::{
-    clients::{Charge, Held},
+    clients::{Account, Held},
     wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer},
 };
 
@@ -34,7 +34,7 @@ pub struct Http1Down {
     /// Whether the request was a HEAD.
     pub is_head: bool,
     /// What is held for the request.
-    pub charge: Charge,
+    pub account: Account,
 }
 
 /// A client's HTTP/2 stream.
@@ -44,7 +44,7 @@ pub struct Http2Down {
     respond: h2::server::SendResponse<Bytes>,
     writer: Option<Http2Writer>,
     is_head: bool,
-    charge: Charge,
+    account: Account,
 }
 
 impl Http2Down {
@@ -53,9 +53,9 @@ impl Http2Down {
         reader: Option<Http2Reader>,
         respond: h2::server::SendResponse<Bytes>,
         is_head: bool,
-        charge: Charge,
+        account: Account,
     ) -> Http2Down {
-        Http2Down { reader, respond, writer: None, is_head, charge }
+        Http2Down { reader, respond, writer: None, is_head, account }
     }
 }
 
@@ -84,11 +84,19 @@ impl LocalReply {
 }
 
 impl Downstream {
-    /// Takes what is held for the request into account.
-    pub fn hold(&mut self, what: Held, bytes: usize) {
+    /// The account of the request.
+    pub fn account(&self) -> &Account {
         match self {
-            Downstream::Http1(down) => down.charge.set(what, bytes),
-            Downstream::Http2(down) => down.charge.set(what, bytes),
+            Downstream::Http1(down) => &down.account,
+            Downstream::Http2(down) => &down.account,
+        }
+    }
+
+    /// The account of the request, to be changed.
+    pub fn account_mut(&mut self) -> &mut Account {
+        match self {
+            Downstream::Http1(down) => &mut down.account,
+            Downstream::Http2(down) => &mut down.account,
         }
     }
 
@@ -98,7 +106,7 @@ impl Downstream {
             Downstream::Http1(down) => down.conn.waiting(),
             Downstream::Http2(down) => down.writer.as_ref().map_or(0, Http2Writer::waiting),
         };
-        self.hold(Held::Response, bytes);
+        self.account_mut().hold(Held::Response, bytes);
     }
 
     /// Whether the request has no body.
@@ -298,7 +306,7 @@ impl Downstream {
     /// held for it.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Downstream::Http1(down) if down.charge.is_evicted() => Poll::Ready(()),
+            Downstream::Http1(down) if down.account.is_evicted() => Poll::Ready(()),
             Downstream::Http1(_) => Poll::Pending,
             Downstream::Http2(down) => {
                 let reset = match &mut down.writer {
@@ -314,7 +322,7 @@ impl Downstream {
     /// ended its direction is not gone: it may wait for its answer.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Downstream::Http1(down) if down.charge.is_evicted() => Poll::Ready(()),
+            Downstream::Http1(down) if down.account.is_evicted() => Poll::Ready(()),
             // While its body is read, that tells. Of what comes after it, one read's worth is taken and kept.
             Downstream::Http1(down) if down.reader.is_done() && down.conn.read.is_empty() => {
                 match down.conn.poll_fill(cx) {

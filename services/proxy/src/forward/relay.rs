@@ -10,10 +10,12 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    Downstream,
     attempt::{Answer, poll_upload},
     upload::Upload,
 };
 use crate::{
+    balance::InFlight,
     clients::Held,
     wire::{BodyError, Chunk, Timer},
 };
@@ -64,11 +66,14 @@ pub async fn relay(
     let mut sent = 0;
     // Since when the client has taken nothing, and how much it had taken then.
     let mut waiting: Option<(Instant, u64)> = None;
+    let mut took = Taking::default();
     let mut silence = Silence::default();
     let ended = poll_fn(|cx| {
         let mut request_failed = None;
         if !cursor.ended && !broken {
-            if let Poll::Ready(Err(error)) = poll_upload(&mut up, upload, &mut cursor, &mut broken, cx) {
+            if let Poll::Ready(Err(error)) =
+                poll_upload(&mut up, &flight, upload, &mut cursor, &mut broken, cx)
+            {
                 request_failed = Some(error);
             }
         } else if !broken {
@@ -107,12 +112,15 @@ pub async fn relay(
         match upload.down.poll_flush(cx) {
             Poll::Ready(Ok(())) if answered => return Poll::Ready(Ended::Whole),
             Poll::Ready(Ok(())) => {
-                waiting = None;
-                upload.down.hold(Held::Response, 0);
+                if waiting.take().is_some() {
+                    upload.down.account_mut().hold(Held::Response, 0);
+                    took.end(upload.down, &flight);
+                }
             }
             Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientFailed),
             Poll::Pending => {
                 upload.down.hold_response();
+                took.wait(upload.down, &flight, cx);
                 let taken = upload.down.taken();
                 let (since, _) = match waiting {
                     Some((_, known)) if known != taken => *waiting.insert((Instant::now(), taken)),
@@ -132,7 +140,7 @@ pub async fn relay(
             }
             None => {}
         }
-        if upload.down.poll_gone(cx).is_ready() {
+        if upload.is_given_up() || upload.down.poll_gone(cx).is_ready() {
             return Poll::Ready(Ended::ClientFailed);
         }
         let moved = sent + upload.received() + upload.down.taken();
@@ -147,6 +155,35 @@ pub async fn relay(
         up.finish(&flight, sent_whole);
     }
     Relayed { ended, sent }
+}
+
+/// How a client takes a response that waits for it: slowly, and its place may be needed by others.
+#[derive(Default)]
+struct Taking {
+    /// What it had taken when it was first waited for.
+    before: Option<u64>,
+}
+
+impl Taking {
+    fn wait(&mut self, down: &mut Downstream, flight: &InFlight, cx: &Context<'_>) {
+        let taken = down.taken();
+        let is_first = self.before.is_none();
+        let moved = taken - *self.before.get_or_insert(taken);
+        let pace = down.account_mut().wait(moved, cx);
+        if is_first {
+            // What it sent of its request before is another matter.
+            pace.restart(Instant::now());
+            pace.waits(cx);
+        }
+        flight.follow(Some(pace));
+    }
+
+    fn end(&self, down: &Downstream, flight: &InFlight) {
+        if let (Some(pace), Some(before)) = (down.account().pace(), self.before) {
+            pace.moved(down.taken() - before);
+            flight.follow(Some(pace));
+        }
+    }
 }
 
 /// Since when nothing has passed, and how much had passed by then. Nothing before it is first looked at.

@@ -67,6 +67,8 @@ enum Event {
     Time,
     /// The client has given the request up.
     Gone,
+    /// The client is slow, and its place is needed.
+    GivenUp,
 }
 
 /// What was tried and what may still be.
@@ -105,6 +107,9 @@ pub async fn first_answer(
             if upload.down.poll_reset(cx).is_ready() {
                 return Poll::Ready(Event::Gone);
             }
+            if upload.is_given_up() {
+                return Poll::Ready(Event::GivenUp);
+            }
             timer.poll_until(tries.next_deadline(&upload), cx).map(|()| Event::Time)
         })
         .await;
@@ -124,6 +129,10 @@ pub async fn first_answer(
                     Step::Try(next) => slots.set(slot, attempt(x, next, upload)),
                     Step::Done(result) => return *result,
                 }
+            }
+            Event::GivenUp => {
+                x.worker.counters.too_slow.add(1);
+                return Err(Refusal::SlowClient);
             }
             Event::Gone => return Err(Refusal::Client(BodyError::Http2(h2::Reason::CANCEL.into()))),
             Event::Time => {
@@ -184,6 +193,7 @@ impl<'a> Tries<'a> {
             tried: &self.tried,
             avoid: if elsewhere { &self.clusters } else { &[] },
             now: began,
+            client: self.x.client.address,
         };
         let picked = pick(from, &mut *self.x.worker.random.borrow_mut())?;
         let (endpoint, cluster, tier) = (picked.endpoint.clone(), picked.cluster.clone(), picked.tier);

@@ -87,6 +87,11 @@ impl<'a> Upload<'a> {
         self.awaits_client
     }
 
+    /// Whether the client was slow, and was given up because its place is needed.
+    pub fn is_given_up(&self) -> bool {
+        self.down.account().pace().is_some_and(|pace| pace.is_given_up())
+    }
+
     /// Whether the client waits for `100 Continue`.
     pub fn expects_continue(&self) -> bool {
         self.expects_continue
@@ -120,6 +125,11 @@ impl<'a> Upload<'a> {
         }
         let polled = self.down.poll_body(cx);
         self.awaits_client = polled.is_pending();
+        if self.awaits_client {
+            self.down.account_mut().wait(self.total, cx);
+        } else if let Some(pace) = self.down.account().pace() {
+            pace.moved(self.total);
+        }
         match ready!(polled)? {
             Chunk::Data(data) => {
                 self.total += data.len() as u64;
@@ -148,6 +158,6 @@ impl<'a> Upload<'a> {
             self.kept.push(data.clone());
         }
         let held = if self.dropped > 0 { 0 } else { self.kept_bytes };
-        self.down.hold(Held::Body, held);
+        self.down.account_mut().hold(Held::Body, held);
     }
 }

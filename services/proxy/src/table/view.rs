@@ -171,7 +171,9 @@ impl Table {
             let sizes = endpoints.iter().map(|endpoint| endpoint.pool.sizes());
             let (idle, http2) = sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
             let gauges = &cluster.counters.gauges;
-            gauges.active.set(u64::from(cluster.active.get()));
+            let waiting = cluster.waiting.count() as u64;
+            gauges.active.set(u64::from(cluster.active.get()).saturating_sub(waiting));
+            gauges.waiting.set(waiting);
             gauges.idle.set(idle as u64);
             gauges.http2.set(http2 as u64);
         }

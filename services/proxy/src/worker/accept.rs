@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Listen, Open, Worker, http1, http2};
-use crate::{forward::Client, wire::Io};
+use crate::{clients::Network, forward::Client, wire::Io};
 
 /// How long accepting rests when the process has no file descriptors left.
 const REST: Duration = Duration::from_millis(50);
@@ -111,7 +111,7 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, sto
                     worker.counters.over_limit.add(1);
                     continue;
                 }
-                let open = Open::new(worker.clone(), listener.open.clone());
+                let open = Open::new(worker.clone(), Network::of(address.ip()), listener.open.clone());
                 let listener = listener.clone();
                 let connection = connection(worker.clone(), listener, stream, address.ip(), open);
                 worker.tasks.spawn_local(Box::pin(connection));

@@ -50,7 +50,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
         is_http10: false,
         keep_alive: true,
         is_head: false,
-        charge: open.charge(),
+        account: open.account(true),
     }));
     let mut is_first = true;
     loop {
@@ -87,7 +87,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
         let handled = Box::pin(handle(&worker, client, &request, framing, &mut down, &mut timer));
         let outcome = handled.await;
         let Downstream::Http1(http1) = &mut down else { return };
-        http1.charge.clear();
+        http1.account.clear();
         if outcome == Outcome::Broken {
             if open.eviction() == Some(Eviction::Memory) {
                 worker.counters.evicted_memory.add(1);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Open, Worker};
 use crate::{
-    clients::{Charge, Eviction, Held},
+    clients::{Account, Eviction, Held},
     forward::{Client, Downstream, Http2Down, LocalReply, answer_ourselves, handle},
     observe::Unread,
     wire::{Flusher, Http2Reader, Io, LIBRARY_BUFFER, Peer, Timer, coalesce, size_of},
@@ -130,8 +130,8 @@ pub async fn serve(
                 }
                 open.end_idle();
                 let count = StreamCount::new(&streams, head);
-                let mut charge = open.charge();
-                charge.set(Held::Head, head);
+                let mut account = open.account(false);
+                account.hold(Held::Head, head);
                 let most_fields = usize::from(limits.header_count);
                 // Boxed here, since it is moved several times on its way into a task, and it is large.
                 worker.tasks.spawn_local(Box::pin(stream(
@@ -140,7 +140,7 @@ pub async fn serve(
                     request,
                     respond,
                     most_fields,
-                    charge,
+                    account,
                     count,
                 )));
             }
@@ -198,11 +198,11 @@ async fn stream(
     request: Box<http::Request<h2::RecvStream>>,
     respond: h2::server::SendResponse<Bytes>,
     most_fields: usize,
-    charge: Charge,
+    account: Account,
     _count: StreamCount,
 ) {
     let since = Instant::now();
-    let (mut down, parsed) = begin(*request, respond, most_fields, charge);
+    let (mut down, parsed) = begin(*request, respond, most_fields, account);
     let mut timer = worker.take_timer();
     let (request, framing) = match parsed {
         Ok(parsed) => parsed,
@@ -228,13 +228,13 @@ fn begin(
     request: http::Request<h2::RecvStream>,
     respond: h2::server::SendResponse<Bytes>,
     most_fields: usize,
-    charge: Charge,
+    account: Account,
 ) -> (Downstream, Result<(Request, Framing), Refusal>) {
     let (head, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let is_head = head.method == http::Method::HEAD;
     let reader = has_body.then(|| Http2Reader::new(body));
-    let down = Downstream::Http2(Box::new(Http2Down::new(reader, respond, is_head, charge)));
+    let down = Downstream::Http2(Box::new(Http2Down::new(reader, respond, is_head, account)));
     let refusal = |status, why| Err(Box::new((Unread::of_http2(&head), LocalReply::new(status, why))));
     let parsed = match request_of(&head, has_body) {
         Some(_) if head.headers.len() > most_fields => refusal(431, "too many header fields"),

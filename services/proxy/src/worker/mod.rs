@@ -25,7 +25,7 @@ pub use room::{Room, memory_limit};
 
 use crate::{
     balance::Endpoint,
-    clients::{ClientConnection, Clients},
+    clients::{ClientConnection, Clients, Network},
     metrics::{Metrics, WorkerCounters},
     observe::{Observer, Observing},
     table::{Table, WorkerPlace},
@@ -235,12 +235,12 @@ impl Worker {
 
     /// Ends idle connections of clients where little room is left for new ones.
     fn make_room(&self) {
-        let ended = self.clients.make_room();
+        let now = Instant::now();
+        let ended = self.clients.make_room(now);
         if ended == 0 {
             return;
         }
         self.counters.evicted_idle.add(ended as u64);
-        let now = Instant::now();
         if self.said_crowded.get().is_none_or(|at| now >= at + accept::SAY_EVERY) {
             self.said_crowded.set(Some(now));
             tracing::warn!(
@@ -328,10 +328,10 @@ struct Open {
 }
 
 impl Open {
-    fn new(worker: Rc<Worker>, on_listener: Rc<Cell<u32>>) -> Open {
+    fn new(worker: Rc<Worker>, network: Network, on_listener: Rc<Cell<u32>>) -> Open {
         worker.counters.open.add(1);
         on_listener.set(on_listener.get() + 1);
-        Open { connection: worker.clients.open(Instant::now()), worker, on_listener }
+        Open { connection: worker.clients.open(network, Instant::now()), worker, on_listener }
     }
 }
 

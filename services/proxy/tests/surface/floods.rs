@@ -101,7 +101,7 @@ fn a_client_that_opens_streams_and_resets_them_on_and_on_is_sent_away() {
     });
     _ = client.try_send(pairs.collect::<Vec<u8>>());
     assert_eq!(goodbye(&mut client), Some(ENHANCE_YOUR_CALM));
-    assert!(origin.seen().count() <= 250, "{}", origin.seen().count());
+    assert!(origin.seen().count() <= 110, "{}", origin.seen().count());
     assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
 }
 
@@ -202,4 +202,80 @@ fn clients_that_make_the_edge_hold_much_are_ended_when_memory_runs_short() {
     clients[7].stream().set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     assert!(clients[7].ends(), "the one for which most was held");
     assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+}
+
+const POST: &str = "POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 5\r\n\r\nhello";
+
+/// An edge before one origin that takes five requests at once, and `count` clients that send a part of a body.
+fn slow_clients(origin: &Origin, count: usize) -> (Edge, Vec<Peer>) {
+    let fleet = FleetFile::new().cluster("a", &[origin.address()], "max_requests: 5");
+    let edge = Edge::start(&fleet);
+    let clients: Vec<Peer> = (0..count)
+        .map(|number| {
+            let mut client = Peer::connect(edge.address());
+            client.send("POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 100\r\n\r\nx");
+            // Until its body is waited for, a request is under way like any other.
+            eventually("it has its place", || {
+                let waiting = edge.metric("tidegate_cluster_requests_waiting");
+                origin.seen().connections() == number + 1 && (number % 4 > 0 || waiting >= number as f64)
+            });
+            client
+        })
+        .collect();
+    (edge, clients)
+}
+
+#[test]
+fn clients_that_send_their_bodies_slowly_take_no_place_of_others() {
+    let origin = Origin::named("a");
+    let (edge, mut clients) = slow_clients(&origin, 6);
+    eventually("they wait", || edge.metric("tidegate_cluster_requests_waiting") >= 6.0);
+    for _ in 0..20 {
+        assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+        assert_eq!(Peer::connect(edge.address()).ask(POST).text(), "a");
+    }
+    // Nobody needs their places, so they may go on.
+    for client in &mut clients {
+        client.send([b'x'; 99]);
+        assert_eq!(client.answer().text(), "a");
+    }
+}
+
+#[test]
+fn slow_clients_are_given_up_for_others_when_they_take_all_places() {
+    let origin = Origin::named("a");
+    // As many that are under way, and as many that wait.
+    let (edge, mut clients) = slow_clients(&origin, 10);
+    eventually("a place is given back for another client", || {
+        Peer::connect(edge.address()).ask(POST).status() == 200
+    });
+    eventually("a slow client is told", || clients.iter_mut().any(|client| client.has_arrived()));
+    let given_up = clients.iter_mut().filter_map(Peer::arrived).collect::<Vec<_>>();
+    assert!(given_up.iter().all(|answer| answer.status() == 408), "{given_up:?}");
+}
+
+#[test]
+fn clients_that_take_their_responses_slowly_take_no_place_of_others() {
+    let body = vec![b'x'; 8 * 1024 * 1024];
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    let large = [head.as_bytes(), &body].concat();
+    let origin = Origin::answering(move |request| {
+        if request.target() == "/large" {
+            large.clone()
+        } else {
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na".to_vec()
+        }
+    });
+    let edge = Edge::start(&FleetFile::new().cluster("a", &[origin.address()], "max_requests: 5"));
+    let _slow: Vec<Peer> = (0..5)
+        .map(|_| {
+            let mut client = Peer::connect(edge.address());
+            client.send("GET /large HTTP/1.1\r\nHost: site.test\r\n\r\n");
+            client
+        })
+        .collect();
+    eventually("they wait", || edge.metric("tidegate_cluster_requests_waiting") >= 5.0);
+    for _ in 0..20 {
+        assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+    }
 }

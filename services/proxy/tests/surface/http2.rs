@@ -1,7 +1,6 @@
 //! HTTP/2 on either side, and on both.
 
 use std::{
-    cell::Cell,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -166,10 +165,15 @@ async fn trailers_pass_over_http2_on_both_sides() {
 async fn an_answer_before_the_bodys_end_reaches_an_http2_client() {
     for http2_origin in [false, true] {
         let raw = Origin::scripted(|mut peer, _, _| {
-            peer.head();
+            let head = peer.head();
+            // Some of the body was sent, so that the client is in the middle of it.
+            if head.is_some_and(|head| head.line.starts_with("POST")) {
+                peer.some();
+            }
             peer.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
         });
         let two = Http2Origin::start(Serving::default(), |mut exchange| async move {
+            _ = exchange.request.body_mut().data().await;
             exchange.answer(403, "no");
         });
         let fleet = if http2_origin { to_http2(&[&two]) } else { FleetFile::of(&[raw.address()]) };
@@ -421,15 +425,17 @@ async fn malformed_requests_over_http2_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_drain_says_goaway_and_finishes_streams() {
-    let origin = Http2Origin::start(Serving::default(), |mut exchange| async move {
-        exchange.note().await;
-        // Answered once the edge has stopped accepting, which the test waits for before it lets this go on.
-        let asked = Cell::new(0);
-        while exchange.seen.count() < 2 && asked.get() < 5000 {
-            asked.set(asked.get() + 1);
-            tokio::time::sleep(Duration::from_millis(2)).await;
+    let may_answer = Arc::new(tokio::sync::Semaphore::new(0));
+    let origin = Http2Origin::start(Serving::default(), {
+        let may_answer = may_answer.clone();
+        move |mut exchange| {
+            let may_answer = may_answer.clone();
+            async move {
+                exchange.note().await;
+                may_answer.acquire().await.unwrap().forget();
+                exchange.answer(200, "finished");
+            }
         }
-        exchange.answer(200, "finished");
     });
     let start = Start { drain_limit: Duration::from_secs(30), ..Start::default() };
     let mut edge = Edge::start_with(&to_http2(&[&origin]), start);
@@ -438,10 +444,17 @@ async fn a_drain_says_goaway_and_finishes_streams() {
     eventually("it is under way", || origin.seen().count() == 1);
     edge.begin_shutdown();
     // A stream that crosses the GOAWAY is served; later ones are refused before they are sent.
-    let (second, _) = client.send_request(request("GET"), true).unwrap();
-    for answer in [first, second] {
-        let mut answer = soon(answer).await.unwrap();
-        assert_eq!(soon(read(answer.body_mut())).await.unwrap().0, "finished");
+    let second = client.send_request(request("GET"), true);
+    may_answer.add_permits(2);
+    let mut first = soon(first).await.unwrap();
+    assert_eq!(soon(read(first.body_mut())).await.unwrap().0, "finished");
+    let second = match second {
+        Ok((second, _)) => soon(second).await,
+        Err(error) => Err(error),
+    };
+    match second {
+        Ok(mut second) => assert_eq!(soon(read(second.body_mut())).await.unwrap().0, "finished"),
+        Err(error) => assert!(error.is_go_away(), "{error}"),
     }
     let refused = soon(async {
         loop {

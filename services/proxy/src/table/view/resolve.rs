@@ -15,7 +15,7 @@ use tidegate_model::{
 
 use super::{ActionView, ClusterState, ServiceView, Table};
 use crate::{
-    balance::{Budget, Choice, Cluster, Endpoint, Latency, TierView},
+    balance::{Budget, Choice, Cluster, Endpoint, Latency, TierView, Waiting},
     metrics::ClusterGauges,
 };
 
@@ -41,8 +41,8 @@ impl Table {
             self.entries.get(&RouteKey::Cluster(name.clone())).map(Arc::as_ref)
         else {
             if let Some(gone) = self.clusters.remove(name) {
-                let ClusterGauges { active, idle, http2 } = &gone.cluster.counters.gauges;
-                [active, idle, http2].into_iter().for_each(|gauge| gauge.set(0));
+                let ClusterGauges { active, waiting, idle, http2 } = &gone.cluster.counters.gauges;
+                [active, waiting, idle, http2].into_iter().for_each(|gauge| gauge.set(0));
             }
             return;
         };
@@ -73,6 +73,7 @@ impl Table {
             tls: entry.upstream.tls.as_ref().map(|tls| self.tls.get(&(tls.clone(), entry.upstream.protocol))),
             upstream: entry.upstream.clone(),
             active: std::cell::Cell::new(0),
+            waiting: Waiting::default(),
             max_requests: self.worker.part_of(entry.upstream.max_requests),
             counters: self.metrics.cluster(self.worker.id, name),
         }

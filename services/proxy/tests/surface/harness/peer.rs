@@ -186,6 +186,19 @@ impl Peer {
         }
     }
 
+    /// The answer that has come already, if one has.
+    pub fn arrived(&mut self) -> Option<Message> {
+        self.has_arrived().then(|| self.answer())
+    }
+
+    /// Whether something has come already.
+    pub fn has_arrived(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let came = self.stream.peek(&mut [0]).is_ok_and(|count| count > 0);
+        self.stream.set_nonblocking(false).unwrap();
+        came
+    }
+
     /// Exactly `length` bytes.
     #[track_caller]
     pub fn exactly(&mut self, length: usize) -> Vec<u8> {

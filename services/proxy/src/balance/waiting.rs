@@ -1,0 +1,127 @@
+//! Requests at a cluster that wait for their clients: they are not the cluster's work.
+//!
+//! A client that sends its request's body byte by byte, or takes its response so, must not take a place that another's
+//! request needs. So as many such requests as may be under way do not count as that; when there are more and no place is
+//! left, a slow client of the network that has most of them is given up.
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
+
+use tokio::time::Instant;
+
+use crate::clients::{Network, Pace};
+
+/// The requests of one cluster that wait for their clients; of one worker.
+#[derive(Default)]
+pub struct Waiting {
+    slots: RefCell<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    paces: Vec<Option<Rc<Pace>>>,
+    free: Vec<usize>,
+}
+
+impl Waiting {
+    /// Counts a request that waits for its client, until it [leaves](Waiting::leave) by the key that is returned.
+    pub fn enter(&self, pace: &Rc<Pace>) -> usize {
+        let mut slots = self.slots.borrow_mut();
+        let key = slots.free.pop().unwrap_or_else(|| {
+            slots.paces.push(None);
+            slots.paces.len() - 1
+        });
+        slots.paces[key] = Some(pace.clone());
+        key
+    }
+
+    /// Counts it no more.
+    pub fn leave(&self, key: usize) {
+        let mut slots = self.slots.borrow_mut();
+        slots.paces[key] = None;
+        slots.free.push(key);
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        let slots = self.slots.borrow();
+        slots.paces.len() - slots.free.len()
+    }
+
+    /// Gives the slowest client of the network with most requests up, so that one of `newcomer` has room. One that is not
+    /// slow is only given up if its network has more than half of all, and for another network's. Returns whether one was.
+    pub fn give_one_up(&self, newcomer: Network, now: Instant) -> bool {
+        let slots = self.slots.borrow();
+        let waiting = || slots.paces.iter().flatten().filter(|pace| !pace.is_given_up());
+        let mut counts: HashMap<Network, usize> = HashMap::new();
+        waiting().for_each(|pace| *counts.entry(pace.network()).or_default() += 1);
+        let all: usize = counts.values().sum();
+        let slowest = |paces: &mut dyn Iterator<Item = &Rc<Pace>>| {
+            paces.min_by_key(|pace| (usize::MAX - counts[&pace.network()], pace.rate(now))).cloned()
+        };
+        let victim = slowest(&mut waiting().filter(|pace| pace.is_slow(now))).or_else(|| {
+            let is_greedy =
+                |pace: &&Rc<Pace>| pace.network() != newcomer && counts[&pace.network()] * 2 > all;
+            slowest(&mut waiting().filter(is_greedy))
+        });
+        if let Some(victim) = &victim {
+            victim.give_up();
+        }
+        victim.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        task::{Context, Waker},
+        time::Duration,
+    };
+
+    use super::*;
+
+    fn network(number: u8) -> Network {
+        Network::of([192, 0, number, 1].into())
+    }
+
+    /// Requests of clients in these networks that wait for them and have moved so many bytes in ten seconds.
+    fn waiting(clients: [(u8, u64); 4]) -> (Waiting, [Rc<Pace>; 4], Instant) {
+        let (waiting, start) = (Waiting::default(), Instant::now());
+        let paces = clients.map(|(number, bytes)| {
+            let pace = Rc::new(Pace::new(network(number), start));
+            pace.moved(bytes);
+            pace.waits(&Context::from_waker(Waker::noop()));
+            waiting.enter(&pace);
+            pace
+        });
+        (waiting, paces, start + Duration::from_secs(10))
+    }
+
+    fn given_up(paces: &[Rc<Pace>; 4]) -> [bool; 4] {
+        paces.each_ref().map(|pace| pace.is_given_up())
+    }
+
+    #[test]
+    fn the_slowest_client_of_the_network_with_most_is_given_up_for_another() {
+        let (waiting, paces, now) = waiting([(1, 0), (2, 40), (2, 20), (3, 10)]);
+        assert!(waiting.give_one_up(network(4), now));
+        assert_eq!(given_up(&paces), [false, false, true, false]);
+    }
+
+    #[test]
+    fn quick_clients_are_only_given_up_where_one_network_has_most_places() {
+        let (waiting, paces, now) = waiting([(1, 90_000), (2, 80_000), (2, 70_000), (2, 60_000)]);
+        assert!(!waiting.give_one_up(network(2), now), "its own network has most");
+        assert!(waiting.give_one_up(network(4), now));
+        assert_eq!(given_up(&paces), [false, false, false, true]);
+    }
+
+    #[test]
+    fn what_has_left_is_neither_counted_nor_given_up() {
+        let (waiting, paces, now) = waiting([(1, 0), (1, 0), (1, 0), (1, 0)]);
+        [0, 1, 2].into_iter().for_each(|key| waiting.leave(key));
+        assert_eq!(waiting.count(), 1);
+        assert!(waiting.give_one_up(network(1), now));
+        assert!(!waiting.give_one_up(network(1), now));
+        assert_eq!(given_up(&paces), [false, false, false, true]);
+    }
+}
