@@ -31,7 +31,7 @@ async fn nobody_is_heard_where_another_speaks() -> anyhow::Result<()> {
     let routes = subjects::routes(&region);
     let probe = subjects::probe(&region, &prober);
     let applied = subjects::applied(&region, &edge);
-    let suspicion = subjects::suspect(&region, &cluster);
+    let suspicion = subjects::suspect(&region, &edge, &cluster);
     let fleet = subjects::FLEET.to_owned();
     for (user, own, others) in [
         ("edge", &applied, [&routes, &probe, &fleet]),

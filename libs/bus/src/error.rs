@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::codec::DecodeError;
+use crate::{codec::DecodeError, seal::SealError};
 
 /// Why a call to the bus failed.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +97,14 @@ pub enum BusError {
         /// What is wrong.
         reason: String,
     },
+    /// What was received is not signed by a key that is trusted.
+    #[error("{subject} is not believed: {why}")]
+    Untrusted {
+        /// What it is for.
+        subject: String,
+        /// What is wrong with it.
+        why: SealError,
+    },
     /// The bytes are not what they should be.
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -119,6 +127,7 @@ impl BusError {
             BusError::Away { .. } => "away",
             BusError::TimedOut { .. } => "timed_out",
             BusError::Refused { .. } => "refused",
+            BusError::Untrusted { .. } => "untrusted",
             BusError::TooLarge { .. } => "too_large",
             BusError::Subject(_) => "subject",
             BusError::NoResponder(_) => "no_responder",

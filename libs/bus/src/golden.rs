@@ -239,6 +239,8 @@ fn golden_reports() {
             received_at: Timestamp(1),
             applied_at: Timestamp(2),
             reported_at: Timestamp(3),
+            refused_unsigned: 2,
+            behind_since: Some(Timestamp(4)),
             refused_old_epochs: 4,
             draining: true,
         },

@@ -14,8 +14,9 @@ mod record;
 #[cfg(test)]
 mod simulation;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tidegate_model::{Epoch, HolderName};
 use tokio::{
     sync::{mpsc, watch},
@@ -24,13 +25,21 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{BusError, bucket::Bucket, complaint::Complaint};
+use crate::{
+    BusError,
+    bucket::Bucket,
+    complaint::Complaint,
+    seal::{Purpose, Signer, Trust},
+};
 
 pub use self::core::{LeaseAction, LeaseCore, LeaseState};
 pub use record::LeaseRecord;
 
 /// How long a lease holds without being renewed.
 pub const LEASE_DURATION: Duration = Duration::from_secs(2);
+
+/// How often at most a holder takes a larger epoch because somebody says that they serve one.
+const RAISE_EVERY: Duration = Duration::from_secs(10);
 
 /// A candidate for a lease, at work until it is stopped. Dropping it gives nothing back: others wait for the duration.
 #[derive(Debug)]
@@ -43,14 +52,28 @@ pub struct Lease {
 
 impl Lease {
     /// Begins to seek the lease `key` for `holder`, whose name must be nobody else's.
-    pub fn start(bucket: Bucket, key: &str, holder: HolderName, duration: Duration) -> Lease {
+    ///
+    /// With a `signer` the entry is signed; entries that `trust` does not believe are nobody's.
+    pub fn start(
+        bucket: Bucket,
+        key: &str,
+        holder: HolderName,
+        duration: Duration,
+        seal: LeaseSeal,
+    ) -> Lease {
         let core = LeaseCore::new(holder, duration);
         let (sender, state) = watch::channel(LeaseState::Standby);
         // Epochs are heard once a second from each edge; one that is lost is heard again.
         let (heard, epochs) = mpsc::channel(64);
         let stop = CancellationToken::new();
-        let keeper =
-            Keeper { bucket, key: key.to_owned(), core, state: sender, complaint: Complaint::default() };
+        let keeper = Keeper {
+            bucket,
+            key: key.to_owned(),
+            core,
+            state: sender,
+            seal,
+            complaint: Complaint::default(),
+        };
         let task = tokio::spawn(keeper.run(duration, epochs, stop.clone()));
         Lease { state, heard, stop, task: Some(task) }
     }
@@ -82,6 +105,31 @@ impl Drop for Lease {
     }
 }
 
+/// Who signs a lease, and whose signature counts.
+#[derive(Debug, Clone, Default)]
+pub struct LeaseSeal {
+    /// Who signs; absent: nobody.
+    pub signer: Option<Arc<Signer>>,
+    /// Whose entries are believed.
+    pub trust: Trust,
+}
+
+impl LeaseSeal {
+    fn close(&self, key: &str, record: &LeaseRecord) -> Bytes {
+        let bytes = record.to_bytes();
+        self.signer.as_ref().map_or(bytes.clone(), |signer| signer.seal(Purpose::Lease, key, &bytes))
+    }
+
+    /// The record in an entry; nothing when it is not one that is believed.
+    fn open(&self, key: &str, bytes: &Bytes) -> Option<LeaseRecord> {
+        let opened = self.trust.open(Purpose::Lease, key, bytes);
+        if let Err(why) = &opened {
+            tracing::debug!(lease = %key, %why, "the lease's entry is not believed: nobody holds it");
+        }
+        LeaseRecord::from_bytes(&opened.ok()?)
+    }
+}
+
 /// What is said when the bucket fails.
 const NO_LEASE: &str = "the lease cannot be read or written for now: who does not hold it decides nothing";
 
@@ -90,6 +138,7 @@ struct Keeper {
     key: String,
     core: LeaseCore,
     state: watch::Sender<LeaseState>,
+    seal: LeaseSeal,
     complaint: Complaint,
 }
 
@@ -97,6 +146,7 @@ impl Keeper {
     async fn run(mut self, duration: Duration, mut epochs: mpsc::Receiver<Epoch>, stop: CancellationToken) {
         let mut tick = tokio::time::interval(duration / 4);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut raised_at = None;
         loop {
             let uncertain_at = self.core.uncertain_at(Instant::now());
             let uncertain = async {
@@ -110,7 +160,10 @@ impl Keeper {
                 _ = tick.tick() => self.round(duration).await,
                 () = uncertain => {}
                 Some(epoch) = epochs.recv() => {
-                    if self.core.hear(epoch) {
+                    // Whoever may say which epoch it serves could drive it up step by step: what is true is said again.
+                    let rests = raised_at.is_some_and(|at: Instant| at.elapsed() < RAISE_EVERY);
+                    if !rests && self.core.hear(epoch) {
+                        raised_at = Some(Instant::now());
                         self.round(duration).await;
                     }
                 }
@@ -119,7 +172,7 @@ impl Keeper {
         }
         if let Some((record, expected)) = self.core.release() {
             self.tell();
-            let written = self.bucket.update(&self.key, record.to_bytes(), expected);
+            let written = self.bucket.update(&self.key, self.seal.close(&self.key, &record), expected);
             if let Ok(Err(error)) | Err(error) = timed(duration, written).await.map_err(|()| BusError::Closed)
             {
                 tracing::debug!(lease = %self.key, %error, "the lease was not given back");
@@ -132,7 +185,7 @@ impl Keeper {
         if !self.core.holds() {
             match timed(duration / 2, self.bucket.get(&self.key)).await {
                 Ok(Ok(entry)) => {
-                    let seen = entry.map(|entry| (entry.revision, LeaseRecord::from_bytes(&entry.value)));
+                    let seen = entry.map(|entry| (entry.revision, self.seal.open(&self.key, &entry.value)));
                     self.core.seen(seen, Instant::now());
                 }
                 Ok(Err(error)) => return self.complaint.note(Err(error), NO_LEASE),
@@ -143,10 +196,14 @@ impl Keeper {
         let written = match self.core.next(sent_at) {
             LeaseAction::Wait => return,
             LeaseAction::Create(record) => {
-                timed(duration / 2, self.bucket.create(&self.key, record.to_bytes())).await
+                timed(duration / 2, self.bucket.create(&self.key, self.seal.close(&self.key, &record))).await
             }
             LeaseAction::Replace(record, expected) => {
-                timed(duration / 2, self.bucket.update(&self.key, record.to_bytes(), expected)).await
+                timed(
+                    duration / 2,
+                    self.bucket.update(&self.key, self.seal.close(&self.key, &record), expected),
+                )
+                .await
             }
         };
         match written {

@@ -15,6 +15,7 @@ pub mod lease;
 pub mod overrides;
 pub mod presence;
 pub mod report;
+pub mod seal;
 pub mod subjects;
 pub mod table;
 #[cfg(feature = "testing")]

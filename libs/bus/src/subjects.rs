@@ -21,7 +21,7 @@ pub const ALL_CARRY: &str = "tidegate.v1.carry.*";
 /// Which names every process bears.
 pub const ALL_BEARERS: &str = "tidegate.v1.bearer.*.*.*";
 /// Every suspicion.
-pub const ALL_SUSPICIONS: &str = "tidegate.v1.suspect.*.*";
+pub const ALL_SUSPICIONS: &str = "tidegate.v1.suspect.*.*.*";
 
 /// Every event: what a history keeps.
 pub const ALL_EVENTS: &str = "tidegate.v1.event.*.*";
@@ -78,9 +78,14 @@ pub fn load(region: &RegionName, edge: &EdgeName) -> String {
     format!("tidegate.v1.load.{region}.{edge}")
 }
 
-/// A suspicion by an edge of `region` (the edge's own) against an endpoint of `cluster`.
-pub fn suspect(region: &RegionName, cluster: &ClusterName) -> String {
-    format!("tidegate.v1.suspect.{region}.{cluster}")
+/// A suspicion by an `edge` of `region` against an endpoint of `cluster`.
+pub fn suspect(region: &RegionName, edge: &EdgeName, cluster: &ClusterName) -> String {
+    format!("tidegate.v1.suspect.{region}.{edge}.{cluster}")
+}
+
+/// Where an edge is asked to forget by which epochs it refuses tables. The body is empty, and so is the answer.
+pub fn reset(region: &RegionName, edge: &EdgeName) -> String {
+    format!("tidegate.v1.reset.{region}.{edge}")
 }
 
 /// Where a region's route-computers are asked why a service's requests go where they go. The body is the service's name,

@@ -20,5 +20,5 @@ pub use content::{Change, Delta, Heartbeat, Origin, Position, Snapshot, Summary}
 pub use owner::{Owner, OwnerOptions, Published, SnapshotStore};
 pub use owner_core::OwnerCore;
 pub use replica::{Replica, ReplicaOptions, ReplicaStats, Replicas, Seed};
-pub use replica_core::{ReplicaCore, Step};
+pub use replica_core::{Epochs, ReplicaCore, Step};
 pub use update::{TableUpdate, Update};

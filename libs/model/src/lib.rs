@@ -6,6 +6,7 @@
 pub mod event;
 pub mod fleet;
 pub mod health;
+pub mod key;
 pub mod name;
 pub mod observation;
 pub mod overrides;
@@ -16,6 +17,7 @@ pub mod unit;
 pub mod verdict;
 pub mod version;
 
+pub use key::{PUBLIC_KEY_LENGTH, SigningPublicKey};
 pub use name::{
     ClusterName, EdgeName, HolderName, ListenerName, NetworkName, ProberName, RegionName, ServiceName,
 };

@@ -26,8 +26,12 @@ pub struct Applied {
     pub applied_at: Timestamp,
     /// When this report was made.
     pub reported_at: Timestamp,
-    /// Tables that were refused because their epoch was older, since the edge started.
+    /// Messages that were refused because their epoch was older or cannot be, since the edge started.
     pub refused_old_epochs: u64,
+    /// Messages that were refused because no key that is trusted signed them, since the edge started.
+    pub refused_unsigned: u64,
+    /// Since when it has not had its region's latest table although somebody speaks of one; absent: it has, or nobody does.
+    pub behind_since: Option<Timestamp>,
     /// Whether the edge is draining.
     pub draining: bool,
 }

@@ -12,7 +12,7 @@ use std::{
 use tidegate_model::{
     ClusterName, Timestamp,
     fleet::{
-        Action, Cluster, Endpoint, Fleet, HostPattern, Policy, Preference, Region, Service, Upstream,
+        Action, Cluster, Edge, Endpoint, Fleet, HostPattern, Policy, Preference, Region, Service, Upstream,
         UpstreamProtocol,
     },
     health::HealthCheck,
@@ -59,6 +59,9 @@ fn fleet(per_service: usize) -> Fleet {
         let (latitude, longitude) = (-60.0 + 2.4 * at as f64, -170.0 + 6.8 * at as f64);
         let location = Location::from_degrees(latitude, longitude);
         fleet.regions.insert(name(&region(at)), Region { location, ..Region::default() });
+        let networks = [name("internet")].into();
+        let edge = Edge { region: name(&region(at)), address: None, listeners: Vec::new(), networks };
+        fleet.edges.insert(name(&format!("edge-{at}")), edge);
     }
     for at in 0..CLUSTERS {
         let endpoint = |host: usize| Endpoint {
@@ -141,7 +144,7 @@ fn run(per_service: usize, rate: u32) {
         let demand: BTreeMap<_, _> =
             fleet.services.keys().map(|service| (service.clone(), vec![rate])).collect();
         let load = Load {
-            edge: name("edge-1"),
+            edge: name(&format!("edge-{region_at}")),
             region: name(&region(region_at)),
             interval_ms: 1000,
             demand,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tidegate_model::{
-    ClusterName, RegionName, ServiceName,
+    ClusterName, EdgeName, RegionName, ServiceName,
     fleet::{Fleet, Preference},
     health::CheckId,
 };
@@ -102,6 +102,11 @@ pub(crate) struct Atlas {
 }
 
 impl Atlas {
+    /// Whether the fleet has this edge, in this region.
+    pub(crate) fn has_edge(&self, edge: &EdgeName, region: &RegionName) -> bool {
+        self.fleet.has_edge(edge, region)
+    }
+
     pub(crate) fn new(fleet: Arc<Fleet>, home: &RegionName) -> Atlas {
         // The region itself is there even when the fleet does not know it.
         let regions: BTreeSet<&RegionName> = fleet.regions.keys().chain([home]).collect();

@@ -2,7 +2,7 @@
 
 use tidegate_model::{
     fleet::{
-        Action, Cluster, Endpoint, HostPattern, Policy, Preference, Service, Upstream, UpstreamProtocol,
+        Action, Cluster, Edge, Endpoint, HostPattern, Policy, Preference, Service, Upstream, UpstreamProtocol,
     },
     health::HealthCheck,
 };
@@ -24,6 +24,16 @@ pub(crate) fn cluster(region: &str, net: u8, capacity: Option<u32>) -> Cluster {
             max_requests: 1000,
         },
         capacity,
+    }
+}
+
+/// An edge.
+pub(crate) fn edge(region: &str) -> Edge {
+    Edge {
+        region: region.parse().unwrap(),
+        address: None,
+        listeners: Vec::new(),
+        networks: ["internet".parse().unwrap()].into(),
     }
 }
 

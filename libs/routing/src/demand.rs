@@ -19,8 +19,8 @@ use crate::{
     settings::Settings,
 };
 
-/// The highest rate that is believed of one edge: sums of such never overflow.
-const HIGHEST_RATE: u64 = 1_000_000_000_000;
+/// The shortest time that a report may span: a few requests in no time at all are no high rate.
+const SHORTEST_MS: u64 = 200;
 
 #[derive(Debug)]
 struct Report {
@@ -48,36 +48,44 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
-    /// Takes a report, which replaces the edge's last one.
-    pub(crate) fn report(&mut self, load: Load, settings: &Settings, atlas: Option<&Atlas>, now: Timestamp) {
-        let interval_ms = u64::from(load.interval_ms.max(1));
-        let rate = |count: u32| (u64::from(count) * 1_000_000 / interval_ms).min(HIGHEST_RATE);
-        let rates: Rates = load
-            .demand
-            .into_iter()
-            .map(|(service, counts)| (service, counts.into_iter().map(rate).collect()))
-            .collect();
+    /// Takes a report, which replaces the edge's last one. Only one of an edge that the fleet has, of the services that it
+    /// has, and of no more than one edge can carry counts. Returns whether it did.
+    pub(crate) fn report(
+        &mut self,
+        load: &Load,
+        settings: &Settings,
+        atlas: Option<&Atlas>,
+        now: Timestamp,
+    ) -> bool {
+        let Some(atlas) = atlas.filter(|atlas| atlas.has_edge(&load.edge, &load.region)) else {
+            return false;
+        };
+        let rates = believed_rates(load, settings, atlas);
         let report = Report { at: now, rates };
         let edges = self.reports.entry(load.region.clone()).or_default();
         let newest = edges.values().map(|other| other.at).max();
         let before = edges.insert(load.edge.clone(), report).map(|before| before.rates).unwrap_or_default();
         let expiry = now.plus(settings.load_expires_after);
         self.expiry = Some(self.expiry.map_or(expiry, |sooner| sooner.min(expiry)));
-        if let Some(atlas) = atlas {
-            let after = self.reports[&load.region][&load.edge].rates.clone();
-            self.count(&load.region, &before, &after, atlas, now);
-        }
+        let after = self.reports[&load.region][&load.edge].rates.clone();
+        self.count(&load.region, &before, &after, atlas, now);
         if newest.is_some_and(|newest| newest.plus(grace(settings)) <= now) {
             // After such a gap, edges that did not come back with this one may have to go at once.
             self.expiry = Some(now);
-            self.advance(settings, atlas, now);
+            self.advance(settings, Some(atlas), now);
         }
+        true
     }
 
     /// Counts anew by the numbers of `atlas`, carrying over what was measured and settled from `before`.
     pub(crate) fn renumber(&mut self, before: Option<&Atlas>, atlas: &Atlas, now: Timestamp) {
         let size = atlas.lanes().len() * atlas.regions().len();
-        let old = std::mem::take(self);
+        let mut old = std::mem::take(self);
+        // An edge that the fleet no longer has, or has elsewhere, asks for nothing there.
+        for (region, edges) in &mut old.reports {
+            edges.retain(|edge, _| atlas.has_edge(edge, region));
+        }
+        old.reports.retain(|_, edges| !edges.is_empty());
         *self = Demand {
             reports: old.reports,
             expiry: old.expiry,
@@ -214,6 +222,23 @@ impl Demand {
     }
 }
 
+/// What a report says of services and routes that the fleet has, scaled down to what one edge can carry.
+fn believed_rates(load: &Load, settings: &Settings, atlas: &Atlas) -> Rates {
+    let interval_ms = u64::from(load.interval_ms).max(SHORTEST_MS);
+    let rate = |count: &u32| u64::from(*count) * 1_000_000 / interval_ms;
+    let known = load.demand.iter().filter_map(|(name, counts)| {
+        let actions = atlas.service(atlas.service_id(name)?).by_action.len();
+        Some((name.clone(), counts.iter().take(actions).map(rate).collect::<Vec<u64>>()))
+    });
+    let mut rates: Rates = known.collect();
+    let total: u128 = rates.values().flatten().map(|rate| u128::from(*rate)).sum();
+    let most = u128::from(settings.edge_capacity) * 1000;
+    if total > most {
+        rates.values_mut().flatten().for_each(|rate| *rate = (u128::from(*rate) * most / total) as u64);
+    }
+    rates
+}
+
 /// Rates of services that the fleet has, by lane.
 fn by_lane(rates: &Rates, atlas: &Atlas) -> BTreeMap<LaneId, u64> {
     let mut by_lane = BTreeMap::new();
@@ -277,6 +302,9 @@ mod tests {
         fleet.regions.insert("us".parse().unwrap(), Region::default());
         let a = build::cluster("us", 0, None);
         fleet.clusters.insert("a".parse().unwrap(), a);
+        for edge in ["e1", "e2"] {
+            fleet.edges.insert(edge.parse().unwrap(), build::edge("us"));
+        }
         fleet.services.insert("shop".parse().unwrap(), build::ordered(&["a"]));
         Atlas::new(Arc::new(fleet), &"us".parse().unwrap())
     }
@@ -310,7 +338,7 @@ mod tests {
 
         fn report(&mut self, edge: &str, count: u32, at: u64) {
             self.demand.advance(&self.settings, Some(&self.atlas), seconds(at));
-            self.demand.report(load(edge, count), &self.settings, Some(&self.atlas), seconds(at));
+            self.demand.report(&load(edge, count), &self.settings, Some(&self.atlas), seconds(at));
         }
 
         fn rate(&mut self, at: u64) -> u64 {
@@ -360,8 +388,8 @@ mod tests {
     #[test]
     fn it_is_looked_at_on_moments_that_all_replicas_share() {
         let mut f = Fixture::new();
-        f.demand.report(load("e1", 1), &f.settings, Some(&f.atlas), Timestamp(1_200_000));
-        f.demand.report(load("e2", 1), &f.settings, Some(&f.atlas), Timestamp(1_700_000));
+        f.demand.report(&load("e1", 1), &f.settings, Some(&f.atlas), Timestamp(1_200_000));
+        f.demand.report(&load("e2", 1), &f.settings, Some(&f.atlas), Timestamp(1_700_000));
         assert_eq!(f.demand.next_deadline(&f.settings), Some(seconds(2)));
         assert_eq!(f.demand.take_moved(&f.settings, Timestamp(1_999_999)).len(), 0);
         assert_eq!(f.demand.take_moved(&f.settings, seconds(2)).len(), 1);

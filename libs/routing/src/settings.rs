@@ -24,11 +24,14 @@ pub struct Settings {
     /// By how much a share must be wrong before it moves, in thousandths. It moves at once where a cluster would get
     /// more than its capacity.
     pub share_tolerance_permille: u16,
+    /// The most requests per second that one edge is believed to be asked for.
+    pub edge_capacity: u32,
 }
 
 impl Settings {
     /// The defaults for `region`: slow start over 30 s, probers silent after 3 s, demand looked at every second, load
-    /// expired after 10 s (60 s when a whole region is silent), shares that tolerate 5 points.
+    /// expired after 10 s (60 s when a whole region is silent), shares that tolerate 5 points, 200,000 requests
+    /// per second and edge.
     pub fn new(region: RegionName) -> Settings {
         Settings {
             region,
@@ -39,6 +42,7 @@ impl Settings {
             load_expires_after: Duration::from_secs(10),
             load_held_for: Duration::from_secs(60),
             share_tolerance_permille: 50,
+            edge_capacity: 200_000,
         }
     }
 }

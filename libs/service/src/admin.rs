@@ -30,6 +30,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const END_LIMIT: Duration = Duration::from_secs(1);
 
 type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+type Warning = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 type Route = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
 /// What the admin listener shows. Clones share it; checks and routes may be added at any time.
@@ -45,6 +46,7 @@ struct Inner {
 struct Shown {
     started: bool,
     checks: BTreeMap<String, Check>,
+    warnings: BTreeMap<String, Warning>,
     routes: BTreeMap<String, Route>,
 }
 
@@ -96,6 +98,12 @@ impl Admin {
         self.shown().checks.insert(name.to_owned(), Arc::new(check));
     }
 
+    /// Adds something that `/readyz` tells of although it is no reason not to be ready: what all instances may have at once
+    /// must not take all of them out of rotation. It must not block.
+    pub fn warn(&self, name: &str, warning: impl Fn() -> Option<String> + Send + Sync + 'static) {
+        self.shown().warnings.insert(name.to_owned(), Arc::new(warning));
+    }
+
     /// Adds a page for GET on `path`; it gets the request's query, empty when there is none. It must not block.
     pub fn route(&self, path: &str, page: impl Fn(&str) -> Reply + Send + Sync + 'static) {
         self.shown().routes.insert(path.to_owned(), Arc::new(page));
@@ -108,9 +116,9 @@ impl Admin {
 
     /// Whether it is ready, and what `/readyz` says.
     pub fn readiness(&self) -> (bool, serde_json::Value) {
-        let (started, checks) = {
+        let (started, checks, warnings) = {
             let shown = self.shown();
-            (shown.started, shown.checks.clone())
+            (shown.started, shown.checks.clone(), shown.warnings.clone())
         };
         let mut results = BTreeMap::new();
         if !started {
@@ -124,7 +132,9 @@ impl Admin {
                 (name, serde_json::Value::from(result.err().unwrap_or_else(|| "ok".to_owned())))
             })
             .collect();
-        (ready, serde_json::json!({ "ready": ready, "checks": results }))
+        let warnings: BTreeMap<String, String> =
+            warnings.into_iter().filter_map(|(name, warning)| Some((name, warning()?))).collect();
+        (ready, serde_json::json!({ "ready": ready, "checks": results, "warnings": warnings }))
     }
 
     /// Serves on a listener until `stop`, then ends after the answers under way, a second later at most.

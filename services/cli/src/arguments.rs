@@ -92,6 +92,19 @@ pub enum Command {
         #[command(flatten)]
         bus: BusOptions,
     },
+    /// See to an edge that runs.
+    Edge {
+        #[command(subcommand)]
+        action: EdgeAction,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
+    /// Make a private key with which route-computers sign, and print the public one for the fleet file.
+    SigningKey {
+        /// The file for the private key; one that exists is left as it is.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Tell why a service's requests go to these clusters, in this order, with these shares.
     Explain {
         /// The service.
@@ -126,6 +139,16 @@ pub enum Command {
     Dev(DevOptions),
     /// Answer every request with a name: a server to try Tidegate on.
     Origin(OriginOptions),
+}
+
+/// What is done to an edge.
+#[derive(Debug, Clone, Subcommand)]
+pub enum EdgeAction {
+    /// Let it forget by which epochs it refuses its region's table, and fetch the table anew; it serves on meanwhile.
+    Reset {
+        /// The edge.
+        name: EdgeName,
+    },
 }
 
 /// How to reach the bus.

@@ -8,6 +8,7 @@ mod arguments;
 mod check;
 mod dev;
 mod drain;
+mod edge;
 mod events;
 mod explain;
 mod fleet;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use arguments::{Arguments, Command, WrongArgument};
+use arguments::{Arguments, Command, EdgeAction, WrongArgument};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -54,6 +55,8 @@ fn main() -> ExitCode {
             Command::Events { follow, since, region, json, bus } => {
                 events::events(follow, since, region.as_ref(), json, &bus).await
             }
+            Command::Edge { action: EdgeAction::Reset { name }, bus } => edge::reset(&name, &bus).await,
+            Command::SigningKey { out } => edge::signing_key(&out),
             Command::Dev(options) => dev::dev(options).await,
             Command::Origin(options) => origin::origin(options).await,
         }

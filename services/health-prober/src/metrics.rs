@@ -25,6 +25,7 @@ pub(crate) struct Metrics {
     pub unsent: Counter,
     pub suspicions_looked_at: Counter,
     pub suspicions_passed_over: Counter,
+    pub suspicions_refused: Counter,
     pub fleets_refused: Counter,
 }
 
@@ -82,6 +83,7 @@ impl Metrics {
             ),
             suspicions_looked_at: suspicions("looked_at"),
             suspicions_passed_over: suspicions("passed_over"),
+            suspicions_refused: suspicions("refused"),
             fleets_refused: registry.counter(
                 "tidegate_fleets_refused_total",
                 "Fleet files on the bus that this version can't read.",

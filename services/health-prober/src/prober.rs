@@ -117,7 +117,7 @@ pub async fn run_with(
             report = suspicions.next() => {
                 let report = report.context("the bus was closed")?;
                 let suspected = Suspected { first_failure_at: report.body.first_failure_at, trace: report.trace };
-                prober.suspect(&report.body, suspected);
+                prober.suspect(&report.subject, &report.body, suspected);
             }
             changed = fleet.changed() => {
                 changed.context("the bus was closed")?;
@@ -261,7 +261,13 @@ impl Prober {
         batch.changes.extend(self.schedule.finished(job, outcome));
     }
 
-    fn suspect(&mut self, suspicion: &Suspicion, suspected: Suspected) {
+    fn suspect(&mut self, subject: &str, suspicion: &Suspicion, suspected: Suspected) {
+        // Only edges of the fleet suspect, each for itself: whoever else has a credential makes nobody look.
+        let is_known =
+            self.fleet.as_ref().is_some_and(|fleet| fleet.has_edge(&suspicion.edge, &suspicion.region));
+        if !is_known || subject != subjects::suspect(&suspicion.region, &suspicion.edge, &suspicion.cluster) {
+            return self.metrics.suspicions_refused.increment();
+        }
         let now = self.start.elapsed();
         if self.schedule.suspect(&suspicion.cluster, &suspicion.endpoint, suspected, now) {
             self.metrics.suspicions_looked_at.increment();

@@ -149,7 +149,7 @@ async fn a_suspicion_is_looked_into_long_before_a_probe_is_due() {
         failure: Failure::ConnectRefused,
         first_failure_at: clock::now(),
     };
-    let subject = subjects::suspect(&suspicion.region, &suspicion.cluster);
+    let subject = subjects::suspect(&suspicion.region, &suspicion.edge, &suspicion.cluster);
     bench.bus.publish_report(&subject, None, &suspicion).await.unwrap();
     let (_, cause) = bench.change(down).await;
     let cause = cause.expect("a replica that is up to date gets deltas");

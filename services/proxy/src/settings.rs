@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
-use tidegate_model::{EdgeName, RegionName};
+use tidegate_model::{EdgeName, RegionName, SigningPublicKey};
 use tidegate_service::{
     CommonSettings, Settings,
     settings::{AdminSection, LogSection, NatsSection, TelemetrySection, docs_of, duration},
@@ -43,6 +43,8 @@ pub struct EdgeSection {
     pub name: Option<EdgeName>,
     /// Its region; absent: what the fleet file says, or, when the bus does not tell, the last table on disk.
     pub region: Option<RegionName>,
+    /// The public keys whose tables it believes, in place of those that the fleet names.
+    pub signing_keys: Vec<SigningPublicKey>,
 }
 
 /// More threads than any machine has use for.

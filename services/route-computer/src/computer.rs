@@ -9,13 +9,15 @@ use tidegate_bus::{
     clock, codec,
     fleet::{FleetFollower, FleetText},
     history::HistoryKeeper,
+    lease::LeaseSeal,
     overrides::{OverrideFollower, Overrides},
-    report::Reports,
+    report::{Report, Reports},
+    seal::{Signer, Trust},
     subjects,
     table::{Replicas, TableUpdate, Update},
 };
 use tidegate_model::{
-    Epoch, ProberName, RegionName, Timestamp,
+    EdgeName, Epoch, ProberName, RegionName, Timestamp,
     fleet::Fleet,
     observation::{Observation, ObservationCause, Target},
     report::{Applied, Load},
@@ -59,6 +61,10 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let mut rules = Settings::new(region.clone());
     rules.slow_start = settings.computer.slow_start;
     rules.damping = settings.computer.damping.damping();
+    rules.edge_capacity = settings.computer.edge_capacity;
+    let signer = settings.computer.signing_key.as_deref().map(Signer::load).transpose();
+    let signer = signer.context("the signing key cannot be used (computer.signing_key)")?.map(Arc::new);
+    let seal = LeaseSeal { signer, trust: Trust::new() };
     let mut computer = Computer {
         engine: Engine::new(rules),
         exposed: Exposed::new(&context, &bus),
@@ -68,6 +74,9 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
         knows_overrides: false,
         epochs: BTreeMap::new(),
         leadership: None,
+        serving: BTreeMap::new(),
+        parsed: None,
+        seal,
     };
     context.admin.started();
     let warm_at = Instant::now() + settings.computer.warm_up;
@@ -75,7 +84,8 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         if computer.leadership.is_none() && computer.is_warm(Instant::now() >= warm_at) {
-            computer.leadership = Some(Leadership::seek(&bus, &region, holder.clone()));
+            computer.leadership =
+                Some(Leadership::seek(&bus, &region, holder.clone(), computer.seal.clone()));
         }
         let due = sleep_until(computer.engine.next_deadline());
         tokio::select! {
@@ -98,8 +108,8 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
                 Some(update) => computer.observe(update).await,
                 None => anyhow::bail!("the bus has closed"),
             },
-            Some(report) = applied.next() => computer.hear(&report.body),
-            Some(report) = loads.next() => computer.step(Event::Load(report.body), None).await,
+            Some(report) = applied.next() => computer.hear(&report),
+            Some(report) = loads.next() => computer.take_load(report).await,
             Some(question) = questions.next() => explain::answer(&bus, &computer.engine, &question).await,
             () = due => computer.step(Event::Tick, None).await,
             _ = ticks.tick() => computer.tick(),
@@ -127,6 +137,11 @@ struct Computer {
     /// Probers that are heard, and the epochs of their tables.
     epochs: BTreeMap<(RegionName, ProberName), Epoch>,
     leadership: Option<Leadership>,
+    /// The epochs that the region's edges say they serve.
+    serving: BTreeMap<EdgeName, Epoch>,
+    /// The fleet that the engine has.
+    parsed: Option<Arc<Fleet>>,
+    seal: LeaseSeal,
 }
 
 /// What an event came with.
@@ -141,7 +156,38 @@ impl Computer {
     fn is_warm(&self, time_is_up: bool) -> bool {
         self.fleet.is_some()
             && self.knows_overrides
+            && self.key_problem().is_none()
             && (time_is_up || self.epochs.keys().any(|(region, _)| *region == self.region))
+    }
+
+    /// Why what it signs would be refused, if it would be.
+    fn key_problem(&self) -> Option<String> {
+        let keys = &self.parsed.as_ref()?.regions.get(&self.region)?.signing_keys;
+        match &self.seal.signer {
+            _ if keys.is_empty() => None,
+            None => Some(format!(
+                "the fleet names signing keys for {}, and this route-computer has none (computer.signing_key): it does not lead",
+                self.region
+            )),
+            Some(signer) if !keys.contains(&signer.public_key()) => Some(format!(
+                "the fleet's signing keys of {} do not have this route-computer's, {}: it does not lead",
+                self.region,
+                signer.public_key()
+            )),
+            Some(_) => None,
+        }
+    }
+
+    /// Takes a report of load by whoever may publish on its subject, and only about themselves.
+    async fn take_load(&mut self, report: Report<Load>) {
+        if report.subject != subjects::load(&report.body.region, &report.body.edge) {
+            return self.exposed.refused_reports.increment();
+        }
+        let before = self.engine.refused_reports();
+        self.step(Event::Load(report.body), None).await;
+        if self.engine.refused_reports() > before {
+            self.exposed.refused_reports.increment();
+        }
     }
 
     async fn step(&mut self, event: Event, came: Option<Came>) {
@@ -249,11 +295,20 @@ impl Computer {
                 if let Some(problem) = &unknown {
                     tracing::warn!("{problem}");
                 }
-                self.exposed.note_region(unknown);
+                let parsed = Arc::new(parsed);
+                self.parsed = Some(parsed.clone());
+                self.serving.retain(|edge, _| parsed.has_edge(edge, &self.region));
+                let keys = parsed.regions.get(&self.region).map(|region| region.signing_keys.as_slice());
+                self.seal.trust.set(keys.unwrap_or_default());
+                let problem = self.key_problem();
+                if let Some(problem) = &problem {
+                    tracing::error!("{problem}");
+                }
+                self.exposed.note_region(unknown.or(problem));
                 if self.leads() {
                     self.chronicle.fleet(clock::now(), text.head.revision, text.head.author.clone()).await;
                 }
-                self.step(Event::Fleet(Arc::new(parsed)), None).await;
+                self.step(Event::Fleet(parsed), None).await;
             }
             // `apply` checks before it writes, so this is a fleet for a newer version.
             Err(errors) => {
@@ -287,9 +342,22 @@ impl Computer {
         self.leadership.as_ref().is_some_and(|leadership| leadership.position().is_some())
     }
 
-    fn hear(&self, applied: &Applied) {
-        if let Some(leadership) = &self.leadership {
-            leadership.hear(applied.epoch);
+    /// Notes which epoch an edge serves. A larger one than its own is outdone when two edges serve it, or the region has but
+    /// one: a single edge's credential cannot make leaders change.
+    fn hear(&mut self, report: &Report<Applied>) {
+        let Applied { edge, region, epoch, .. } = &report.body;
+        let is_known = self.parsed.as_ref().is_none_or(|fleet| fleet.has_edge(edge, &self.region));
+        if *region != self.region || !is_known || report.subject != subjects::applied(region, edge) {
+            return self.exposed.refused_reports.increment();
+        }
+        let Some(fleet) = &self.parsed else { return };
+        self.serving.insert(edge.clone(), *epoch);
+        let edges = fleet.edges.values().filter(|edge| edge.region == self.region).count();
+        let mut epochs: Vec<Epoch> = self.serving.values().copied().collect();
+        epochs.sort_unstable();
+        let agreed = if edges == 1 { epochs.last() } else { epochs.iter().rev().nth(1) };
+        if let (Some(leadership), Some(agreed)) = (&self.leadership, agreed) {
+            leadership.hear(*agreed);
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Exposed {
     pub published: Counter,
     /// Messages of probers' tables that were refused.
     pub refused: Counter,
+    /// Reports of edges that were refused.
+    pub refused_reports: Counter,
     by_probe: Histogram,
     by_suspicion: Histogram,
     standing: Arc<Mutex<Standing>>,
@@ -156,6 +158,11 @@ impl Exposed {
             refused: context.registry.counter(
                 "tidegate_observations_refused_total",
                 "Messages of probers that were refused, since one of the same name began later by its clock.",
+                &[],
+            ),
+            refused_reports: context.registry.counter(
+                "tidegate_reports_refused_total",
+                "Reports of edges that the fleet does not have in that region, or that are published for another edge.",
                 &[],
             ),
             published: context.registry.counter("tidegate_deltas_published_total", "Changes published.", &[]),

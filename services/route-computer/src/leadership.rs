@@ -1,9 +1,12 @@
 //! Who publishes the region's table: the holder of its lease, as the table's owner for one epoch.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use tidegate_bus::{
     Bus, TraceContext, codec,
-    lease::{LEASE_DURATION, Lease, LeaseState},
+    lease::{LEASE_DURATION, Lease, LeaseSeal, LeaseState},
+    seal::Signer,
     subjects::{self, LEASE_BUCKET, ROUTES_BUCKET},
     table::{Owner, OwnerOptions, Published, SnapshotStore},
 };
@@ -24,14 +27,16 @@ pub struct Leadership {
     lease: Lease,
     state: watch::Receiver<LeaseState>,
     owner: Option<(Epoch, Owner<RouteKey, RouteEntry>)>,
+    signer: Option<Arc<Signer>>,
 }
 
 impl Leadership {
     /// Begins to seek the region's lease.
-    pub fn seek(bus: &Bus, region: &RegionName, holder: HolderName) -> Leadership {
-        let lease = Lease::start(bus.bucket(LEASE_BUCKET), region.as_str(), holder, LEASE_DURATION);
+    pub fn seek(bus: &Bus, region: &RegionName, holder: HolderName, seal: LeaseSeal) -> Leadership {
+        let signer = seal.signer.clone();
+        let lease = Lease::start(bus.bucket(LEASE_BUCKET), region.as_str(), holder, LEASE_DURATION, seal);
         let state = lease.state();
-        Leadership { bus: bus.clone(), region: region.clone(), lease, state, owner: None }
+        Leadership { bus: bus.clone(), region: region.clone(), lease, state, owner: None, signer }
     }
 
     /// Waits until the lease's state has changed.
@@ -63,7 +68,8 @@ impl Leadership {
                 bucket: self.bus.bucket(ROUTES_BUCKET),
                 key: subjects::routes_key(&self.region),
             };
-            let options = OwnerOptions { store: Some(store), ..OwnerOptions::default() };
+            let signer = self.signer.clone();
+            let options = OwnerOptions { store: Some(store), signer, ..OwnerOptions::default() };
             let entries: Vec<_> = engine.table().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
             let subject = subjects::routes(&self.region);
             let owner = Owner::start(self.bus.clone(), &subject, epoch, FIRST, entries, options).await?;

@@ -1,6 +1,6 @@
 //! The route-computer's settings.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,12 @@ pub struct ComputerSection {
     pub slow_start: Duration,
     /// How endpoints that flap are held out. All of a region need the same.
     pub damping: DampingSection,
+    /// The private key with which it signs the region's table and lease, as `tidegate signing-key` makes one. Needed where the
+    /// fleet names keys for the region.
+    pub signing_key: Option<PathBuf>,
+    /// The most requests per second that one edge is believed to be asked for: about what the largest edge can carry. All of a
+    /// region need the same.
+    pub edge_capacity: u32,
     /// How long it listens after its start, at most, before it seeks to lead: until then it may know less than who leads.
     #[serde(with = "duration")]
     pub warm_up: Duration,
@@ -52,6 +58,8 @@ impl Default for ComputerSection {
             name: None,
             slow_start: Duration::from_secs(30),
             damping: DampingSection::default(),
+            signing_key: None,
+            edge_capacity: 200_000,
             warm_up: Duration::from_secs(3),
         }
     }

@@ -7,9 +7,6 @@ use tokio::time::Instant;
 
 use super::record::LeaseRecord;
 
-/// No candidate counts so far (one reign a second for a hundred thousand years): what is heard of a larger epoch is not true.
-const MAX_EPOCH: Epoch = Epoch(1 << 42);
-
 /// Whether a candidate holds the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseState {
@@ -143,7 +140,7 @@ impl LeaseCore {
 
     /// Notes an epoch in use. Says whether that calls for a new epoch of its own.
     pub fn hear(&mut self, epoch: Epoch) -> bool {
-        if epoch > MAX_EPOCH {
+        if !epoch.is_plausible_after(self.highest) {
             return false;
         }
         self.highest = self.highest.max(epoch);

@@ -23,8 +23,8 @@ impl LeaseRecord {
         serde_json::to_vec(self).expect("a lease is JSON").into()
     }
 
-    /// The record, or nothing when the entry holds something else.
+    /// The record, or nothing when the entry holds something else, or an epoch that cannot be.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<LeaseRecord> {
-        serde_json::from_slice(bytes).ok()
+        serde_json::from_slice(bytes).ok().filter(|record: &LeaseRecord| record.epoch.is_plausible())
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     content::{Origin, Snapshot, TableMessage},
-    replica_core::{ReplicaCore, Step},
+    replica_core::{Epochs, ReplicaCore, Step},
     update::Update,
 };
 use crate::{
@@ -33,11 +33,11 @@ pub(crate) struct Feed<K, V> {
 
 impl<K: Wire, V: Wire> Feed<K, V> {
     /// A table of which nothing is known but, perhaps, `seed`. It wants a snapshot: at once when it has nothing.
-    pub fn new(seed: Option<&Snapshot>) -> Feed<K, V> {
+    pub fn new(epochs: Epochs, seed: Option<&Snapshot>) -> Feed<K, V> {
         let now = Instant::now();
         let wait = if seed.is_some() { backoff::jitter(JITTER) } else { Duration::ZERO };
         Feed {
-            core: seed.map_or_else(ReplicaCore::new, ReplicaCore::seeded),
+            core: seed.map_or_else(|| ReplicaCore::new(epochs), |seed| ReplicaCore::seeded(epochs, seed)),
             heard_at: now,
             fetching: false,
             fetch_at: Some(now + wait),
@@ -46,10 +46,10 @@ impl<K: Wire, V: Wire> Feed<K, V> {
         }
     }
 
-    /// Takes a message of the table's subject.
-    pub fn message(&mut self, message: Message) -> Result<Vec<Update<K, V>>, DecodeError> {
-        let (schema, _) = codec::open(&message.body)?;
-        let taken: TableMessage = codec::decode(&message.body)?;
+    /// Takes a message of the table's subject, whose `body` was found worth believing.
+    pub fn message(&mut self, message: Message, body: &[u8]) -> Result<Vec<Update<K, V>>, DecodeError> {
+        let (schema, _) = codec::open(body)?;
+        let taken: TableMessage = codec::decode(body)?;
         let received_at = message.received_at;
         let had_nothing = self.core.position().is_none();
         let (steps, beat) = match taken {
@@ -112,6 +112,13 @@ impl<K: Wire, V: Wire> Feed<K, V> {
             self.failures = self.failures.saturating_add(1);
         }
         read.map(|()| updates)
+    }
+
+    /// Forgets by which epochs it refuses others, and fetches the table.
+    pub fn reset(&mut self) {
+        self.core.reset();
+        self.failures = 0;
+        self.fetch_at = Some(Instant::now());
     }
 
     /// The bus has come back: what was put off is due.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tidegate_model::Epoch;
 
 use super::{
@@ -11,6 +12,7 @@ use super::{
 use crate::{
     Bus, BusError, clock,
     codec::{self, open},
+    seal::{Purpose, Trust},
     subjects,
 };
 
@@ -23,22 +25,30 @@ pub(crate) async fn fetch(
     subject: &str,
     at_least: Epoch,
     store: Option<&SnapshotStore>,
+    trust: &Trust,
 ) -> Result<Snapshot, BusError> {
     let request = codec::encode(&SnapshotRequest { at_least });
     let unanswered = match bus.request(&subjects::snapshot(subject), request, OWNER_LIMIT).await {
-        Ok(body) => return read(&body),
+        // Whoever may answer requests could say anything; what its owner stored may still be there.
+        Ok(body) => match read(subject, &body, trust) {
+            Err(BusError::Untrusted { subject, why }) => BusError::Untrusted { subject, why },
+            read => return read,
+        },
         Err(error) => error,
     };
     let Some(store) = store else { return Err(unanswered) };
     match store.bucket.get_blob(&store.key).await? {
-        Some((_, body)) => read(&body),
+        Some((_, body)) => read(subject, &body, trust),
         None => Err(unanswered),
     }
 }
 
-fn read(body: &[u8]) -> Result<Snapshot, BusError> {
-    let (schema, _) = open(body)?;
-    let mut snapshot: Snapshot = codec::decode(body)?;
+fn read(subject: &str, body: &Bytes, trust: &Trust) -> Result<Snapshot, BusError> {
+    let body = trust
+        .open(Purpose::Snapshot, subject, body)
+        .map_err(|why| BusError::Untrusted { subject: subject.to_owned(), why })?;
+    let (schema, _) = open(&body)?;
+    let mut snapshot: Snapshot = codec::decode(&body)?;
     snapshot.origin = Origin { schema, trace: None, received_at: clock::now() };
     Ok(snapshot)
 }

@@ -24,6 +24,7 @@ use crate::{
     bucket::{Bucket, Place},
     codec::{self, Wire, encode_part},
     lock::lock,
+    seal::{Purpose, Signer},
     subjects,
 };
 
@@ -51,6 +52,8 @@ pub struct OwnerOptions {
     /// When it was frozen for this long, what it knows is old: it says nothing more until [`Owner::begin_anew`]. Absent: for
     /// tables that do not age.
     pub stalled_after: Option<Duration>,
+    /// Who signs what is said; absent: nobody.
+    pub signer: Option<Arc<Signer>>,
 }
 
 impl Default for OwnerOptions {
@@ -61,6 +64,7 @@ impl Default for OwnerOptions {
             store: None,
             store_every: Duration::from_secs(1),
             stalled_after: None,
+            signer: None,
         }
     }
 }
@@ -150,7 +154,10 @@ impl<K: Wire, V: Wire> Owner<K, V> {
         let sent = if body.len() > self.shared.options.max_delta {
             self.shared.say_heartbeat().await
         } else {
-            self.shared.bus.publish(&self.shared.subject, trace, body).await
+            self.shared
+                .bus
+                .publish(&self.shared.subject, trace, self.shared.sealed(Purpose::Message, body))
+                .await
         };
         Some(Published { position, sent })
     }
@@ -201,7 +208,15 @@ impl Shared {
 
     async fn say_heartbeat(&self) -> Result<(), BusError> {
         let heartbeat = lock(&self.core).heartbeat();
-        self.bus.publish(&self.subject, None, codec::encode(&TableMessage::Heartbeat(heartbeat))).await
+        let body = self.sealed(Purpose::Message, codec::encode(&TableMessage::Heartbeat(heartbeat)));
+        self.bus.publish(&self.subject, None, body).await
+    }
+
+    fn sealed(&self, purpose: Purpose, body: Bytes) -> Bytes {
+        match &self.options.signer {
+            Some(signer) => signer.seal(purpose, &self.subject, &body),
+            None => body,
+        }
     }
 
     fn encoded_snapshot(&self) -> (Position, Bytes) {
@@ -210,14 +225,16 @@ impl Shared {
             return encoded.clone();
         }
         let snapshot = lock(&self.core).snapshot();
-        let encoded = (snapshot.position, codec::encode(&snapshot));
+        let encoded = (snapshot.position, self.sealed(Purpose::Snapshot, codec::encode(&snapshot)));
         *lock(&self.encoded) = Some(encoded.clone());
         encoded
     }
 
     /// Notes that `epoch` was met. Says whether it is later than this owner's.
     fn meet(&self, epoch: Epoch) -> bool {
-        let later = epoch > lock(&self.core).position().epoch;
+        let own = lock(&self.core).position().epoch;
+        // What cannot be is somebody's invention: to outdo it would only help them.
+        let later = epoch > own && epoch.is_plausible_after(own);
         if later && self.superseded_by.fetch_max(epoch.0, Ordering::Relaxed) == 0 {
             tracing::warn!(table = %self.subject, %epoch, "a later owner was met");
         }

@@ -21,13 +21,19 @@ use super::{
     feed::Feed,
     fetch::fetch,
     owner::SnapshotStore,
+    replica_core::Epochs,
     update::{TableUpdate, Update},
 };
 use crate::{
     Bus, BusError, BusState, Message, Subscription,
     background::Background,
     codec::{self, Wire, encode_part},
+    seal::{Purpose, Trust},
 };
+
+/// The most tables that one pattern is followed for: no fleet has so many probers, but who may publish on the pattern's
+/// subjects could invent them.
+const MOST_TABLES: usize = 4096;
 
 /// Updates that wait for whoever takes them. When it is full the replica waits too, its subscription loses messages,
 /// and the next heartbeat repairs what they held.
@@ -51,11 +57,15 @@ pub struct ReplicaOptions<K, V> {
     pub store: Option<SnapshotStore>,
     /// What it has already.
     pub seed: Option<Seed<K, V>>,
+    /// Whose word is taken.
+    pub trust: Trust,
+    /// How the table's epochs come about.
+    pub epochs: Epochs,
 }
 
 impl<K, V> Default for ReplicaOptions<K, V> {
     fn default() -> Self {
-        ReplicaOptions { store: None, seed: None }
+        ReplicaOptions { store: None, seed: None, trust: Trust::new(), epochs: Epochs::Timed }
     }
 }
 
@@ -72,6 +82,8 @@ pub struct ReplicaStats {
     pub failed_fetches: AtomicU64,
     /// Messages and snapshots that could not be read.
     pub unreadable: AtomicU64,
+    /// Messages that were not signed by a key that is trusted.
+    pub untrusted: AtomicU64,
 }
 
 /// The replica of one table. Dropping it ends it.
@@ -85,6 +97,7 @@ pub struct Replicas(Handle);
 #[derive(Debug)]
 struct Handle {
     stats: Arc<ReplicaStats>,
+    resets: mpsc::Sender<()>,
     task: Background,
 }
 
@@ -99,19 +112,26 @@ impl Replica {
         options: ReplicaOptions<K, V>,
     ) -> Result<(Replica, mpsc::Receiver<Update<K, V>>), BusError> {
         let (sender, receiver) = mpsc::channel(CAPACITY);
-        let mut follower = Follower::new(bus, subject, Sink::One(sender), options.store, None).await?;
+        let mut follower = Follower::new(bus, subject, Sink::One(sender), None).await?;
+        (follower.store, follower.trust, follower.epochs) = (options.store, options.trust, options.epochs);
         let seed = options.seed.map(|seed| Snapshot {
             position: Position { epoch: seed.epoch, revision: seed.revision },
             entries: seed.entries.iter().map(|(k, v)| (encode_part(k), encode_part(v))).collect(),
             origin: Origin { schema: codec::SCHEMA_VERSION, ..Origin::default() },
         });
-        follower.feeds.insert(subject.to_owned(), Feed::new(seed.as_ref()));
+        follower.feeds.insert(subject.to_owned(), Feed::new(options.epochs, seed.as_ref()));
         Ok((Replica(follower.spawn()), receiver))
     }
 
     /// What it did so far.
     pub fn stats(&self) -> &Arc<ReplicaStats> {
         &self.0.stats
+    }
+
+    /// Forgets by which epochs it refuses owners, and fetches the table anew. What it has stays until then.
+    pub fn reset(&self) {
+        // One that waits is as good as two.
+        _ = self.0.resets.try_send(());
     }
 
     /// Ends it and waits for the end.
@@ -132,7 +152,7 @@ impl Replicas {
         silence: Duration,
     ) -> Result<(Replicas, mpsc::Receiver<TableUpdate<K, V>>), BusError> {
         let (sender, receiver) = mpsc::channel(CAPACITY);
-        let follower = Follower::new(bus, pattern, Sink::Many(sender), None, Some(silence)).await?;
+        let follower = Follower::new(bus, pattern, Sink::Many(sender), Some(silence)).await?;
         Ok((Replicas(follower.spawn()), receiver))
     }
 
@@ -162,6 +182,8 @@ struct Follower<K, V> {
     fetches: FuturesUnordered<BoxFuture<'static, Fetched>>,
     sink: Sink<K, V>,
     store: Option<SnapshotStore>,
+    trust: Trust,
+    epochs: Epochs,
     /// After how long a table counts as gone; absent: never, and there is one.
     silence: Option<Duration>,
     stats: Arc<ReplicaStats>,
@@ -175,7 +197,6 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         bus: Bus,
         pattern: &str,
         sink: Sink<K, V>,
-        store: Option<SnapshotStore>,
         silence: Option<Duration>,
     ) -> Result<Self, BusError> {
         Ok(Follower {
@@ -185,7 +206,9 @@ impl<K: Wire, V: Wire> Follower<K, V> {
             feeds: HashMap::new(),
             fetches: FuturesUnordered::new(),
             sink,
-            store,
+            store: None,
+            trust: Trust::new(),
+            epochs: Epochs::Timed,
             silence,
             stats: Arc::default(),
         })
@@ -193,16 +216,17 @@ impl<K: Wire, V: Wire> Follower<K, V> {
 
     fn spawn(self) -> Handle {
         let stats = self.stats.clone();
+        let (resets, asked) = mpsc::channel(1);
         let task = Background::default().with(|stop| async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                _ = self.run() => {}
+                _ = self.run(asked) => {}
             }
         });
-        Handle { stats, task }
+        Handle { stats, resets, task }
     }
 
-    async fn run(mut self) -> Result<(), Unheard> {
+    async fn run(mut self, mut resets: mpsc::Receiver<()>) -> Result<(), Unheard> {
         loop {
             let due = self.next_due();
             let timer = async {
@@ -219,6 +243,7 @@ impl<K: Wire, V: Wire> Follower<K, V> {
                 },
                 Some((subject, fetched)) = self.fetches.next() => self.fetched(subject, fetched).await?,
                 () = timer => self.on_time().await?,
+                Some(()) = resets.recv() => self.feeds.values_mut().for_each(Feed::reset),
                 Ok(()) = self.state.changed() => {
                     if self.state.borrow_and_update().connected() {
                         self.feeds.values_mut().for_each(Feed::reconnected);
@@ -237,8 +262,22 @@ impl<K: Wire, V: Wire> Follower<K, V> {
 
     async fn message(&mut self, message: Message) -> Result<(), Unheard> {
         let subject = message.subject.clone();
-        let feed = self.feeds.entry(subject.clone()).or_insert_with(|| Feed::new(None));
-        match feed.message(message) {
+        let body = match self.trust.open(Purpose::Message, &subject, &message.body) {
+            Ok(body) => body,
+            Err(why) => {
+                self.stats.untrusted.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(table = %subject, %why, "a table's message is not believed");
+                return Ok(());
+            }
+        };
+        if !self.feeds.contains_key(&subject) && self.feeds.len() >= MOST_TABLES {
+            self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(table = %subject, "more tables than there can be: another one is not followed");
+            return Ok(());
+        }
+        let epochs = self.epochs;
+        let feed = self.feeds.entry(subject.clone()).or_insert_with(|| Feed::new(epochs, None));
+        match feed.message(message, &body) {
             Ok(updates) => self.give(&subject, updates).await,
             Err(error) => {
                 self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
@@ -272,9 +311,10 @@ impl<K: Wire, V: Wire> Follower<K, V> {
                 feed.fetch_at = None;
                 feed.fetching = true;
                 let (bus, subject, store) = (self.bus.clone(), subject.clone(), self.store.clone());
+                let trust = self.trust.clone();
                 let at_least = feed.core.fence();
                 self.fetches.push(Box::pin(async move {
-                    let fetched = fetch(&bus, &subject, at_least, store.as_ref()).await;
+                    let fetched = fetch(&bus, &subject, at_least, store.as_ref(), &trust).await;
                     (subject, fetched)
                 }));
             }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use tidegate_model::Epoch;
+use tidegate_model::{Epoch, Revision};
 
 use super::content::{Delta, Heartbeat, Position, Snapshot, Summary, entry_hash};
 
@@ -22,6 +22,18 @@ pub struct ReplicaCore {
     heard: Option<Heartbeat>,
     /// Deltas of a later position whose `before` has not been reached.
     early: BTreeMap<Position, Delta>,
+    /// How far an epoch may be from the last one.
+    epochs: Epochs,
+}
+
+/// How the epochs of a table come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Epochs {
+    /// Each is a little larger than the one before.
+    Counted,
+    /// Each is the time at which its owner began.
+    #[default]
+    Timed,
 }
 
 /// What became of a message.
@@ -33,21 +45,28 @@ pub enum Step {
     Snapshot(Snapshot),
     /// The content stays; it is now known to be that of this position.
     Moved(Position),
-    /// An owner of an older epoch spoke; it was not listened to.
+    /// An owner of an older epoch spoke, or one of an epoch that cannot be; it was not listened to.
     Refused(Epoch),
 }
 
 impl ReplicaCore {
     /// A replica that has nothing.
-    pub fn new() -> ReplicaCore {
-        ReplicaCore::default()
+    pub fn new(epochs: Epochs) -> ReplicaCore {
+        ReplicaCore { epochs, ..ReplicaCore::default() }
     }
 
     /// A replica that has `snapshot` already.
-    pub fn seeded(snapshot: &Snapshot) -> ReplicaCore {
-        let mut core = ReplicaCore::new();
+    pub fn seeded(epochs: Epochs, snapshot: &Snapshot) -> ReplicaCore {
+        let mut core = ReplicaCore::new(epochs);
         core.replace(snapshot);
         core
+    }
+
+    /// Forgets by which epochs it refuses others, and keeps the content: the next owner that is heard is believed.
+    pub fn reset(&mut self) {
+        self.at = self.at.map(|_| Position { epoch: Epoch(0), revision: Revision(0) });
+        self.heard = None;
+        self.early.clear();
     }
 
     /// Where the replica stands; nothing before it has anything.
@@ -79,7 +98,7 @@ impl ReplicaCore {
 
     /// Takes a delta.
     pub fn delta(&mut self, delta: Delta) -> Vec<Step> {
-        if delta.position.epoch < self.fence() {
+        if self.refuses(delta.position.epoch) {
             return vec![Step::Refused(delta.position.epoch)];
         }
         self.hear(Heartbeat { position: delta.position, content: delta.after });
@@ -94,7 +113,7 @@ impl ReplicaCore {
 
     /// Takes a heartbeat.
     pub fn heartbeat(&mut self, heartbeat: Heartbeat) -> Vec<Step> {
-        if heartbeat.position.epoch < self.fence() {
+        if self.refuses(heartbeat.position.epoch) {
             return vec![Step::Refused(heartbeat.position.epoch)];
         }
         self.hear(heartbeat);
@@ -103,6 +122,9 @@ impl ReplicaCore {
 
     /// Takes a snapshot. One that is older than what was heard of is better than nothing, but not than what is here.
     pub fn snapshot(&mut self, snapshot: Snapshot) -> Vec<Step> {
+        if !self.is_plausible(snapshot.position.epoch) {
+            return vec![Step::Refused(snapshot.position.epoch)];
+        }
         if let Some(at) = self.at {
             if snapshot.position.epoch < at.epoch {
                 return vec![Step::Refused(snapshot.position.epoch)];
@@ -118,7 +140,18 @@ impl ReplicaCore {
 
     /// Forgets the content, for one who could not make use of a step. What was heard of stays heard.
     pub fn forget(&mut self) {
-        *self = ReplicaCore { heard: self.heard, ..ReplicaCore::default() };
+        *self = ReplicaCore { heard: self.heard, epochs: self.epochs, ..ReplicaCore::default() };
+    }
+
+    fn refuses(&self, epoch: Epoch) -> bool {
+        epoch < self.fence() || !self.is_plausible(epoch)
+    }
+
+    fn is_plausible(&self, epoch: Epoch) -> bool {
+        match self.epochs {
+            Epochs::Counted => epoch.is_plausible_after(self.fence()),
+            Epochs::Timed => epoch.is_plausible(),
+        }
     }
 
     fn hear(&mut self, heartbeat: Heartbeat) {

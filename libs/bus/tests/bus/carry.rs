@@ -7,7 +7,7 @@ use tidegate_bus::{
     Bus, NatsSettings,
     carry::Carrier,
     fleet::FleetStore,
-    lease::{Lease, LeaseState},
+    lease::{Lease, LeaseSeal, LeaseState},
     overrides::OverrideStore,
     subjects,
     testing::Regions,
@@ -152,7 +152,8 @@ async fn regions_that_were_cut_apart_work_on_and_agree_afterwards() {
     overrides[1].put(&drain("eu-1", 2)).await.unwrap();
     for (bus, name) in fixture.buses.iter().zip(NAMES) {
         let bucket = bus.bucket(subjects::LEASE_BUCKET);
-        let lease = Lease::start(bucket, name, "a".parse().unwrap(), Duration::from_secs(2));
+        let lease =
+            Lease::start(bucket, name, "a".parse().unwrap(), Duration::from_secs(2), LeaseSeal::default());
         let mut state = lease.state();
         let leads = state.wait_for(|state| matches!(state, LeaseState::Leader { .. }));
         tokio::time::timeout(LONG, leads).await.unwrap().unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
-use tidegate_bus::table::{Change, Delta, Heartbeat, OwnerCore, ReplicaCore, Snapshot, Step};
+use tidegate_bus::table::{Change, Delta, Epochs, Heartbeat, OwnerCore, ReplicaCore, Snapshot, Step};
 use tidegate_model::{Epoch, Revision};
 
 type Content = BTreeMap<Bytes, Bytes>;
@@ -228,7 +228,7 @@ fn a_replica_that_has_nothing_takes_even_an_old_snapshot() {
 #[test]
 fn a_seeded_replica_goes_on_from_its_seed() {
     let mut owner = OwnerCore::new(Epoch(3), Revision(5), [(Bytes::from("x"), Bytes::from("y"))]);
-    let mut core = ReplicaCore::seeded(&owner.snapshot());
+    let mut core = ReplicaCore::seeded(Epochs::Counted, &owner.snapshot());
     let steps = core.delta(owner.apply([set(1, 1)], Bytes::new()).unwrap());
     assert!(matches!(steps[..], [Step::Delta(_)]));
     assert!(core.is_current());

@@ -6,7 +6,7 @@ use crate::both::LONG;
 use bytes::Bytes;
 use tidegate_bus::{
     Bus, NatsSettings,
-    lease::{Lease, LeaseState},
+    lease::{Lease, LeaseSeal, LeaseState},
     subjects,
     testing::{NatsServer, three_servers},
 };
@@ -66,7 +66,8 @@ async fn who_leads_a_region_goes_on_without_one_server_of_three() {
     let mut servers = three_servers();
     let bucket = bus(&servers, 3).await.bucket(subjects::LEASE_BUCKET);
     until("the lease's bucket can be made", async || bucket.put("other", Bytes::new()).await.is_ok()).await;
-    let lease = Lease::start(bucket, "us", "a".parse().unwrap(), Duration::from_secs(2));
+    let lease =
+        Lease::start(bucket, "us", "a".parse().unwrap(), Duration::from_secs(2), LeaseSeal::default());
     let mut state = lease.state();
     let leads = |state: &LeaseState| matches!(state, LeaseState::Leader { .. });
     tokio::time::timeout(LONG, state.wait_for(leads)).await.unwrap().unwrap();

@@ -162,7 +162,7 @@ async fn a_table_goes_on_after_a_restart_with_and_without_data() {
     let store = SnapshotStore { bucket: bus.bucket("b"), key: "table".to_owned() };
     eventually("a snapshot", async || store.bucket.blob_head(&store.key).await.ok().flatten()).await;
     drop(owner);
-    let options = ReplicaOptions { store: Some(store), seed: None };
+    let options = ReplicaOptions { store: Some(store), ..ReplicaOptions::default() };
     let (_replica, mut updates) = Replica::start(bus, SUBJECT, options).await.unwrap();
     until_count(&mut updates, 3).await;
 }

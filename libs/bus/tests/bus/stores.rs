@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tidegate_bus::{
     Bus,
     fleet::{FleetFollower, FleetStore},
-    lease::{Lease, LeaseState},
+    lease::{Lease, LeaseSeal, LeaseState},
     overrides::{OverrideFollower, OverrideStore},
     subjects,
     testing::NatsServer,
@@ -35,7 +35,13 @@ const SHORT: Duration = Duration::from_millis(400);
 const NEVER: Duration = Duration::from_secs(3600);
 
 fn seek(bus: &Bus, name: &str, duration: Duration) -> Lease {
-    Lease::start(bus.bucket(subjects::LEASE_BUCKET), "eu", name.parse().unwrap(), duration)
+    Lease::start(
+        bus.bucket(subjects::LEASE_BUCKET),
+        "eu",
+        name.parse().unwrap(),
+        duration,
+        LeaseSeal::default(),
+    )
 }
 
 async fn until<T: Clone>(what: &mut watch::Receiver<T>, wanted: impl FnMut(&T) -> bool) -> T {

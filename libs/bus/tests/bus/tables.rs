@@ -174,7 +174,7 @@ async fn a_table_of_5_mb_reaches_a_replica(bus: Bus) {
 
     // And from the bucket, when the owner is gone.
     owner.stop().await;
-    let options = ReplicaOptions { store: Some(store), seed: None };
+    let options = ReplicaOptions { store: Some(store), ..ReplicaOptions::default() };
     let (_replica, mut updates) = Replica::start(bus.clone(), SUBJECT, options).await.unwrap();
     let mut content = Content::default();
     content.until(&mut updates, |content| content.entries.len() == 100).await;
@@ -231,7 +231,7 @@ async fn a_replica_without_an_owner_begins_with_the_stored_snapshot(bus: Bus) {
     set(&mut owner, "a", "1").await;
     owner.stop().await;
 
-    let options = ReplicaOptions::<String, String> { store: Some(store), seed: None };
+    let options = ReplicaOptions::<String, String> { store: Some(store), ..ReplicaOptions::default() };
     let (_replica, mut updates) = Replica::start(bus.clone(), SUBJECT, options).await.unwrap();
 
     let first = tokio::time::timeout(LONG, updates.recv()).await.unwrap().unwrap();
@@ -254,7 +254,7 @@ async fn an_older_owner_does_not_replace_a_later_ones_stored_snapshot(bus: Bus) 
     tokio::time::timeout(LONG, superseded).await.unwrap();
     old.stop().await;
 
-    let options = ReplicaOptions { store: Some(store.clone()), seed: None };
+    let options = ReplicaOptions { store: Some(store.clone()), ..ReplicaOptions::default() };
     let (_replica, mut updates) = Replica::start(bus.clone(), SUBJECT, options).await.unwrap();
     Content::default().until_equal(&mut updates, &[("a", "new")]).await;
 }
@@ -262,7 +262,7 @@ async fn an_older_owner_does_not_replace_a_later_ones_stored_snapshot(bus: Bus) 
 async fn a_seed_that_is_still_right_is_kept(bus: Bus) {
     let mut owner = own(&bus, 7, &[("a", "1")], quick()).await;
     let seed = Seed { epoch: Epoch(3), revision: Revision(9), entries: entries(&[("a", "1")]) };
-    let options = ReplicaOptions { store: None, seed: Some(seed) };
+    let options = ReplicaOptions { seed: Some(seed), ..ReplicaOptions::default() };
     let (replica, mut updates) = Replica::start(bus.clone(), SUBJECT, options).await.unwrap();
     let mut content = Content { entries: entries(&[("a", "1")]).into_iter().collect(), ..Content::default() };
 

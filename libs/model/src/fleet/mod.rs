@@ -22,8 +22,8 @@ pub use self::{
     upstream::{CertificateFiles, Upstream, UpstreamProtocol, UpstreamTls},
 };
 use crate::{
-    ClusterName, EdgeName, ListenerName, NetworkName, RegionName, ServiceName, health::HealthCheck,
-    unit::Location,
+    ClusterName, EdgeName, ListenerName, NetworkName, RegionName, ServiceName, SigningPublicKey,
+    health::HealthCheck, unit::Location,
 };
 
 /// Everything that exists.
@@ -42,6 +42,11 @@ pub struct Fleet {
 }
 
 impl Fleet {
+    /// Whether it has this edge, in this region.
+    pub fn has_edge(&self, edge: &EdgeName, region: &RegionName) -> bool {
+        self.edges.get(edge).is_some_and(|known| known.region == *region)
+    }
+
     /// That it lacks a region, in words that name those that it has; nothing when it has it.
     pub fn lacks_region(&self, region: &RegionName) -> Option<String> {
         let known: Vec<&str> = self.regions.keys().map(RegionName::as_str).collect();
@@ -57,6 +62,8 @@ pub struct Region {
     pub location: Option<Location>,
     /// Configured one-way latencies to other regions; where there is one, it stands before distance.
     pub latency: BTreeMap<RegionName, Duration>,
+    /// The keys with which its route-computers sign its table and lease; none: they are not signed.
+    pub signing_keys: Vec<SigningPublicKey>,
 }
 
 /// A workload cluster.

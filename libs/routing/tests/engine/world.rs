@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tidegate_model::{
     ClusterName, RegionName, ServiceName, Timestamp,
     fleet::{
-        Action, Cluster, Endpoint, Fleet, HostPattern, Policy, Preference, Region, Route, RouteMatch,
+        Action, Cluster, Edge, Endpoint, Fleet, HostPattern, Policy, Preference, Region, Route, RouteMatch,
         Service, Upstream, UpstreamProtocol,
     },
     health::HealthCheck,
@@ -34,6 +34,11 @@ impl Builder {
     pub fn region(mut self, region: &str, latitude: f64, longitude: f64) -> Builder {
         let location = Location::from_degrees(latitude, longitude);
         self.0.regions.insert(name(region), Region { location, ..Region::default() });
+        for edge in ["e", "e1", "e2"] {
+            let networks = [name("internet")].into();
+            let edge_of = Edge { region: name(region), address: None, listeners: Vec::new(), networks };
+            self.0.edges.insert(name(&format!("{edge}-{region}")), edge_of);
+        }
         self
     }
 
@@ -132,7 +137,7 @@ pub fn load(region: &str, edge: &str, demand: &[(&str, u32)]) -> Event {
 
 pub fn load_by_action(region: &str, edge: &str, demand: &[(&str, Vec<u32>)]) -> Event {
     Event::Load(Load {
-        edge: name(edge),
+        edge: name(&format!("{edge}-{region}")),
         region: name(region),
         interval_ms: 1000,
         demand: demand.iter().map(|(service, rates)| (name(service), rates.clone())).collect(),

@@ -95,6 +95,10 @@ pub struct EdgeStatus {
     pub apply_us: u64,
     /// Whether it drains.
     pub draining: bool,
+    /// For how long, in seconds, it has not had its region's latest table although somebody speaks of one.
+    pub behind_s: Option<u64>,
+    /// Messages that it refused since it started: of older or impossible epochs, and not signed by a key of the fleet.
+    pub refused: u64,
     /// The time since it reported, in milliseconds.
     pub reported_ms_ago: u64,
 }
@@ -256,6 +260,8 @@ impl Gatherer {
                 epoch: applied.epoch,
                 revision: applied.revision,
                 is_current: (region.epoch, region.revision) == (Some(applied.epoch), Some(applied.revision)),
+                behind_s: applied.behind_since.map(|since| now.since(since).as_secs()),
+                refused: applied.refused_old_epochs + applied.refused_unsigned,
                 age_ms: ms_since(applied.applied_at),
                 apply_us: match applied.received_at {
                     Timestamp(0) => 0,

@@ -104,7 +104,7 @@ fn edges(text: &mut String, region: &RegionStatus) {
             "draining"
         } else if !has_table {
             "waiting"
-        } else if edge.is_current {
+        } else if edge.is_current && edge.behind_s.is_none() {
             "current"
         } else {
             "behind"
@@ -121,6 +121,14 @@ fn edges(text: &mut String, region: &RegionStatus) {
             "no table yet".to_owned()
         };
         _ = writeln!(text, "  edge    {:<18} {state:<10} {serves}", name.as_str());
+        if let Some(behind) = edge.behind_s {
+            _ = writeln!(
+                text,
+                "          behind for {behind} s: others speak of a table that it refuses ({} messages so far); see its \
+                 /readyz, and tidegate edge reset {name}",
+                edge.refused
+            );
+        }
         if region.unknown_edges.contains(name) {
             _ = writeln!(text, "          the fleet has no edge {name} in this region");
         }
@@ -192,6 +200,8 @@ mod tests {
             epoch: Epoch(0),
             revision: Revision(0),
             is_current: false,
+            behind_s: None,
+            refused: 0,
             age_ms: 1_795_758_653_400,
             apply_us: 0,
             draining: false,

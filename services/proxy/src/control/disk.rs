@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tidegate_bus::table::Seed;
 use tidegate_model::{
-    EdgeName, Epoch, RegionName, Revision,
+    EdgeName, Epoch, RegionName, Revision, SigningPublicKey,
     routes::{RouteEntry, RouteKey},
 };
 
@@ -33,6 +33,9 @@ pub struct Saved {
     pub epoch: Epoch,
     /// Its revision.
     pub revision: Revision,
+    /// The keys by which it was believed; none: by none.
+    #[serde(default)]
+    pub signing_keys: Vec<SigningPublicKey>,
     /// Its entries.
     pub entries: Vec<(RouteKey, RouteEntry)>,
     /// How old the file is.
@@ -46,9 +49,10 @@ impl Saved {
         region: RegionName,
         epoch: Epoch,
         revision: Revision,
+        signing_keys: Vec<SigningPublicKey>,
         entries: Vec<(RouteKey, RouteEntry)>,
     ) -> Saved {
-        Saved { format: FORMAT, region, epoch, revision, entries, age: Duration::ZERO }
+        Saved { format: FORMAT, region, epoch, revision, signing_keys, entries, age: Duration::ZERO }
     }
 
     /// The table as a replica begins with it.
@@ -79,6 +83,10 @@ impl Disk {
                 return Err(io::Error::other(format!("format {} is not {FORMAT}", saved.format)));
             }
             let written = fs::metadata(&self.file)?.modified()?;
+            if !saved.epoch.is_plausible() {
+                tracing::warn!(epoch = %saved.epoch, "the epoch of the last table on disk cannot be one: it is not kept to");
+                (saved.epoch, saved.revision) = (Epoch(0), Revision(0));
+            }
             saved.age = SystemTime::now().duration_since(written).unwrap_or_default();
             Ok(saved)
         });
@@ -121,8 +129,13 @@ mod tests {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         let disk = Disk { file: directory.join(format!("routes-{FORMAT}.json")) };
         if std::env::var_os("WRITE_GOLDEN").is_some() && !disk.file.exists() {
-            let saved =
-                Saved::new("us-east".parse().unwrap(), Epoch(3), Revision(7), table_with_everything());
+            let saved = Saved::new(
+                "us-east".parse().unwrap(),
+                Epoch(3),
+                Revision(7),
+                Vec::new(),
+                table_with_everything(),
+            );
             fs::create_dir_all(&directory).unwrap();
             disk.save(&saved).unwrap();
         }
@@ -175,7 +188,7 @@ services:
         let directory = std::env::temp_dir().join(format!("tidegate-disk-{}", std::process::id()));
         let disk = Disk::new(&directory, &"edge-1".parse().unwrap()).unwrap();
         assert_eq!(disk.load(), None);
-        let saved = Saved::new("us-east".parse().unwrap(), Epoch(3), Revision(7), Vec::new());
+        let saved = Saved::new("us-east".parse().unwrap(), Epoch(3), Revision(7), Vec::new(), Vec::new());
         disk.save(&saved).unwrap();
         let loaded = disk.load().unwrap();
         assert_eq!((loaded.epoch, loaded.revision), (Epoch(3), Revision(7)));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tidegate_bus::Bus;
+use tidegate_bus::{Bus, clock};
 use tidegate_service::{
     Context,
     admin::Reply,
@@ -132,6 +132,8 @@ pub fn expose(
         }
         readiness.readiness()
     });
+    let behind = shown.clone();
+    context.admin.warn("routes_behind", move || behind.behind());
     let page = shown.clone();
     context.admin.route("/routes", move |_| Reply::json(&page.page()));
     if let Some(access) = access {
@@ -260,5 +262,16 @@ fn collect_table(samples: &mut Samples, shown: &Shown) {
         );
         let (name, help) = ("tidegate_routes_refused_total", "Tables refused because their epoch was older.");
         samples.counter(name, help, &[], applied.refused_old_epochs as f64);
+        let (name, help) = (
+            "tidegate_routes_unsigned_total",
+            "Messages refused because no key that the fleet names signed them.",
+        );
+        samples.counter(name, help, &[], applied.refused_unsigned as f64);
+        let behind = applied.behind_since.map_or(0.0, |since| clock::now().since(since).as_secs_f64());
+        let (name, help) = (
+            "tidegate_routes_behind_seconds",
+            "Since when others speak of a table that this edge does not have.",
+        );
+        samples.gauge(name, help, &[], behind);
     }
 }

@@ -9,6 +9,7 @@ mod page;
 mod region;
 mod routes;
 mod suspicion;
+mod trust;
 mod workers;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -16,8 +17,9 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tidegate_bus::{
     Bus,
+    seal::Trust,
     subjects::{self, ROUTES_BUCKET},
-    table::{Replica, ReplicaOptions, SnapshotStore},
+    table::{Epochs, Replica, ReplicaOptions, SnapshotStore},
 };
 use tidegate_service::{Context, bus::bear_name};
 use tokio::sync::mpsc;
@@ -31,8 +33,9 @@ use crate::{
 };
 use disk::Disk;
 use page::Shown;
-use routes::Follower;
+use routes::{Follower, Source};
 use suspicion::Suspicions;
+use trust::follow_keys;
 use workers::Workers;
 
 /// How often certificates towards clusters are looked at.
@@ -51,15 +54,19 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let disk = Disk::new(&settings.proxy.state_dir, &name)?;
     let saved = disk.load();
     let last = saved.as_ref().map(|saved| &saved.region);
-    let region = match settings.edge.region.clone() {
-        Some(region) => region,
+    let learned = match settings.edge.region.clone() {
+        Some(region) => region::Learned { region, signing_keys: None },
         None => match region::learn(&bus, &name, last, &context.shutdown).await {
-            Some(region) => region,
+            Some(learned) => learned,
             None => return Ok(()),
         },
     };
-    let edge = Arc::new(EdgeIdentity { name, region });
+    let edge = Arc::new(EdgeIdentity { name, region: learned.region });
     let saved = saved.filter(|saved| saved.region == edge.region);
+    let trust = Trust::new();
+    let known = learned.signing_keys.or_else(|| saved.as_ref().map(|saved| saved.signing_keys.clone()));
+    let pinned = &settings.edge.signing_keys;
+    trust.set(if pinned.is_empty() { known.as_deref().unwrap_or_default() } else { pinned });
     let metrics = Arc::new(Metrics::default());
     let tls = Arc::new(UpstreamTlsConfigs::default());
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
@@ -76,14 +83,22 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     expose::expose(&context, &bus, &metrics, &shown, observing.access.as_ref());
     let store = SnapshotStore { bucket: bus.bucket(ROUTES_BUCKET), key: subjects::routes_key(&edge.region) };
     let seed = saved.as_ref().map(disk::Saved::seed);
-    let options = ReplicaOptions { store: Some(store), seed };
+    let options = ReplicaOptions { store: Some(store), seed, trust: trust.clone(), epochs: Epochs::Counted };
     let (replica, updates) = Replica::start(bus.clone(), &subjects::routes(&edge.region), options).await?;
     let limiter = Suspicions::default();
     let subject = subjects::bearer("edge", &edge.region, edge.name.as_str());
     let what = format!("edge {} of {}", edge.name, edge.region);
     bear_name(&context.registry, &bus, subject, what, &context.shutdown).await?;
-    let mut follower =
-        Follower::new(edge.clone(), bus.clone(), workers, disk, shown, limiter.clone(), context.clone());
+    let resets = bus.subscribe(&subjects::reset(&edge.region, &edge.name)).await?;
+    let mut follower = Follower::new(
+        edge.clone(),
+        bus.clone(),
+        workers,
+        shown,
+        limiter.clone(),
+        Source { replica, resets, trust: trust.clone(), disk },
+        context.clone(),
+    );
     if let Some(saved) = saved {
         follower.begin_with(saved).await;
     }
@@ -91,13 +106,13 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
 
     let suspicions = suspicion::tell(bus.clone(), edge.clone(), limiter, suspected);
     let forgetting = forget_unused(metrics.clone());
+    let keys = follow_keys(bus.clone(), edge.region.clone(), trust, !pinned.is_empty());
     let loads = load::report(bus, edge, metrics);
     let certificates = renew_certificates(tls);
     tokio::select! {
         ended = follower.follow(updates, settings.proxy.drain_delay) => ended?,
-        never = async { tokio::join!(suspicions, loads, certificates, forgetting) } => match never.1 {},
+        never = async { tokio::join!(suspicions, loads, certificates, forgetting, keys) } => match never.1 {},
     };
-    replica.stop().await;
     drop(observing);
     if let Some(writer) = writer {
         tokio::task::spawn_blocking(|| writer.join()).await?;

@@ -68,6 +68,27 @@ impl Shown {
         self.lock().disk_age = Some(age);
     }
 
+    /// When the table's owner was last heard.
+    pub fn heard_at(&self) -> Option<Timestamp> {
+        self.lock().heard_at
+    }
+
+    /// That it does not have its region's latest table although somebody speaks of one, in words.
+    pub fn behind(&self) -> Option<String> {
+        let applied = self.lock().applied.clone()?;
+        let since = applied.behind_since?;
+        Some(format!(
+            "behind for {} s: it serves on by the table of epoch {}, revision {}; refused: {} messages of older or \
+             impossible epochs, {} that are not signed by a key of the fleet (tidegate edge reset {})",
+            clock::now().since(since).as_secs(),
+            applied.epoch,
+            applied.revision,
+            applied.refused_old_epochs,
+            applied.refused_unsigned,
+            applied.edge,
+        ))
+    }
+
     /// The time since the table's owner was last heard; nothing before the first time.
     pub fn silence(&self) -> Option<Duration> {
         self.lock().heard_at.map(|at| clock::now().since(at))
@@ -152,6 +173,8 @@ impl Shown {
             "owner_heard_ms_ago": state.heard_at.map(|at| now.since(at).as_millis() as u64),
             "is_owners_latest": state.is_current,
             "from_disk_s_old": state.disk_age.filter(|_| state.heard_at.is_none()).map(|age| age.as_secs()),
+            "refused_unsigned": state.applied.as_ref().map(|applied| applied.refused_unsigned),
+            "behind_since_us": state.applied.as_ref().and_then(|applied| applied.behind_since).map(|at| at.0),
             "refused_old_epochs": state.applied.as_ref().map(|applied| applied.refused_old_epochs),
             "draining": state.applied.as_ref().map(|applied| applied.draining),
             "listener_problems": state.problems,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate_bus::{Bus, BusError, fleet::FleetStore};
-use tidegate_model::{EdgeName, RegionName, fleet::Fleet};
+use tidegate_model::{EdgeName, RegionName, SigningPublicKey, fleet::Fleet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -12,9 +12,31 @@ const CONNECTS_WITHIN: Duration = Duration::from_millis(500);
 /// How long the bus may take to answer an edge that could serve by its last table.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
+/// What an edge learns of the fleet as it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Learned {
+    /// Its region.
+    pub region: RegionName,
+    /// The keys of the region's route-computers; absent: the fleet was not read.
+    pub signing_keys: Option<Vec<SigningPublicKey>>,
+}
+
+/// The keys with which `region`'s route-computers sign, as the fleet on the bus names them.
+///
+/// # Errors
+/// Why it cannot be read.
+pub async fn signing_keys(bus: &Bus, region: &RegionName) -> Result<Vec<SigningPublicKey>, String> {
+    let text = FleetStore::new(bus).get().await.map_err(|error| error.to_string())?;
+    let text = text.ok_or_else(|| "no fleet was applied yet".to_owned())?;
+    let fleet =
+        Fleet::parse(&text.text, "fleet").map_err(|_| "the fleet on the bus cannot be read".to_owned())?;
+    let region = fleet.regions.get(region).ok_or_else(|| format!("the fleet has no region {region}"))?;
+    Ok(region.signing_keys.clone())
+}
+
 /// What the fleet on the bus says.
 enum Word {
-    Region(RegionName),
+    Region(RegionName, Vec<SigningPublicKey>),
     /// Nothing of this edge.
     Nothing(String),
     /// The bus does not answer.
@@ -29,7 +51,7 @@ pub async fn learn(
     edge: &EdgeName,
     last: Option<&RegionName>,
     shutdown: &CancellationToken,
-) -> Option<RegionName> {
+) -> Option<Learned> {
     let store = FleetStore::new(bus);
     let patience = last.map(|last| (Instant::now() + ANSWER_WITHIN, last));
     let mut said = String::new();
@@ -44,7 +66,7 @@ pub async fn learn(
         };
         let mut next = Instant::now() + ASK_AGAIN;
         let why = match (word, patience) {
-            (Word::Region(region), _) => return Some(region),
+            (Word::Region(region, keys), _) => return Some(Learned { region, signing_keys: Some(keys) }),
             (Word::Nothing(why), Some((_, last))) => return Some(fall_back(edge, last, &why)),
             (Word::Silence(why), Some((until, last))) if Instant::now() >= until => {
                 return Some(fall_back(edge, last, &why));
@@ -66,16 +88,19 @@ pub async fn learn(
     }
 }
 
-fn fall_back(edge: &EdgeName, last: &RegionName, why: &str) -> RegionName {
+fn fall_back(edge: &EdgeName, last: &RegionName, why: &str) -> Learned {
     tracing::warn!(%edge, region = %last, "the edge's region is taken from its last table: {why}");
-    last.clone()
+    Learned { region: last.clone(), signing_keys: None }
 }
 
 async fn ask(store: &FleetStore, edge: &EdgeName) -> Word {
     match store.get().await {
         Ok(Some(fleet)) => match Fleet::parse(&fleet.text, "fleet") {
             Ok(fleet) => match fleet.edges.get(edge) {
-                Some(edge) => Word::Region(edge.region.clone()),
+                Some(edge) => {
+                    let keys = fleet.regions.get(&edge.region).map(|region| region.signing_keys.clone());
+                    Word::Region(edge.region.clone(), keys.unwrap_or_default())
+                }
                 None => Word::Nothing(format!("the fleet has no edge {edge}")),
             },
             Err(_) => Word::Nothing("the fleet on the bus cannot be read".to_owned()),
@@ -107,7 +132,7 @@ mod tests {
         let last = last.map(|last| last.parse().unwrap());
         let edge = "edge-1".parse().unwrap();
         let learned = learn(bus, &edge, last.as_ref(), &CancellationToken::new()).await;
-        learned.unwrap().to_string()
+        learned.unwrap().region.to_string()
     }
 
     #[tokio::test]

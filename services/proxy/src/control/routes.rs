@@ -3,7 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tidegate_bus::{Bus, TraceContext, clock, codec, subjects, table::Update};
+use tidegate_bus::{
+    Bus, Message, Subscription, TraceContext, clock, codec,
+    seal::Trust,
+    subjects,
+    table::{Replica, Update},
+};
 use tidegate_model::{
     Epoch, Revision, Timestamp,
     event::{Event, EventKind},
@@ -29,6 +34,13 @@ use crate::{
 /// How often the edge says what it serves, and looks after its listeners and its disk.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// After this time without the latest table, while somebody speaks of one, the edge says that it is behind.
+const BEHIND_AFTER: Duration = Duration::from_secs(5);
+/// How long ago whoever speaks of a table was heard.
+const SPEAKS: Duration = Duration::from_secs(3);
+/// How often at most it is logged that messages are refused.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 /// Upper bounds for the time from a verdict to serving by it, in seconds.
 const CONVERGENCE_BOUNDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 
@@ -38,7 +50,6 @@ pub struct Follower {
     bus: Bus,
     workers: Workers,
     listeners: Listeners,
-    disk: Disk,
     saving: Option<JoinHandle<()>>,
     unsaved: bool,
     shown: Shown,
@@ -46,11 +57,30 @@ pub struct Follower {
     context: Context,
     entries: BTreeMap<RouteKey, Arc<RouteEntry>>,
     applied: Applied,
+    source: Source,
+    /// When it last had what the table's owner has.
+    current_at: Timestamp,
+    /// When it was last logged that a message was refused.
+    told_refused_at: Option<Instant>,
+    /// How many had been refused at the last tick.
+    refused_before: u64,
     /// From a verdict to serving by it.
     converged: Histogram,
     /// Whether an operator drains it.
     drained: bool,
     phase: Phase,
+}
+
+/// Where the table comes from.
+pub struct Source {
+    /// The replica.
+    pub replica: Replica,
+    /// Requests to forget by which epochs tables are refused.
+    pub resets: Subscription,
+    /// Whose tables are believed.
+    pub trust: Trust,
+    /// Where the last one is kept.
+    pub disk: Disk,
 }
 
 /// How far the edge's end has come.
@@ -70,9 +100,9 @@ impl Follower {
         edge: Arc<EdgeIdentity>,
         bus: Bus,
         workers: Workers,
-        disk: Disk,
         shown: Shown,
         suspicions: Suspicions,
+        source: Source,
         context: Context,
     ) -> Follower {
         let applied = Applied {
@@ -84,6 +114,8 @@ impl Follower {
             applied_at: Timestamp::default(),
             reported_at: Timestamp::default(),
             refused_old_epochs: 0,
+            refused_unsigned: 0,
+            behind_since: None,
             draining: false,
         };
         let converged = context.registry.histogram(
@@ -97,7 +129,6 @@ impl Follower {
             bus,
             workers,
             listeners: Listeners::default(),
-            disk,
             saving: None,
             unsaved: false,
             shown,
@@ -105,6 +136,10 @@ impl Follower {
             context,
             entries: BTreeMap::new(),
             applied,
+            source,
+            current_at: clock::now(),
+            told_refused_at: None,
+            refused_before: 0,
             converged,
             drained: false,
             phase: Phase::Serving,
@@ -161,6 +196,7 @@ impl Follower {
                     break;
                 }
                 update = updates.recv() => self.take(update.context("the bus is closed")?).await,
+                Some(request) = self.source.resets.next() => self.reset(&request).await,
                 _ = ticks.tick() => self.tick().await,
             }
         }
@@ -170,6 +206,7 @@ impl Follower {
             // It only fails when it panicked, and then the last file stays.
             _ = saving.await;
         }
+        self.source.replica.stop().await;
         Ok(())
     }
 
@@ -216,6 +253,9 @@ impl Follower {
             }
             Update::Heartbeat { epoch, revision, current, received_at } => {
                 self.shown.heard(received_at, current);
+                if current {
+                    self.current_at = received_at;
+                }
                 if (epoch, revision) != (self.applied.epoch, self.applied.revision) {
                     self.note(epoch, revision, received_at);
                     self.report(None).await;
@@ -223,7 +263,13 @@ impl Follower {
             }
             Update::Refused { epoch } => {
                 self.applied.refused_old_epochs += 1;
-                tracing::warn!(%epoch, serving = %self.applied.epoch, "a table of an older epoch was refused");
+                if self.told_refused_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+                    self.told_refused_at = Some(Instant::now());
+                    tracing::warn!(
+                        %epoch, serving = %self.applied.epoch, refused = self.applied.refused_old_epochs,
+                        "a table of an older epoch, or of one that cannot be, was refused"
+                    );
+                }
                 self.show();
             }
         }
@@ -290,6 +336,7 @@ impl Follower {
         self.applied.revision = revision;
         self.applied.received_at = received_at;
         self.applied.applied_at = clock::now();
+        self.current_at = received_at;
         self.unsaved = true;
         self.shown.heard(received_at, true);
         self.show();
@@ -299,7 +346,33 @@ impl Follower {
         self.shown.set(&self.applied, &self.entries, self.listeners.problems());
     }
 
+    /// Forgets by which epochs it refuses tables, in memory and on disk, and serves on by what it has until it hears the
+    /// table's owner.
+    async fn reset(&mut self, request: &Message) {
+        tracing::warn!(epoch = %self.applied.epoch, "asked to forget by which epochs tables are refused");
+        self.source.replica.reset();
+        (self.applied.epoch, self.applied.revision) = (Epoch(0), Revision(0));
+        self.unsaved = true;
+        self.save();
+        if let Err(error) = self.bus.reply(request, bytes::Bytes::new()).await {
+            tracing::debug!(%error, "the answer to a reset was not sent");
+        }
+    }
+
+    /// Notes whether others speak of a table that it does not have.
+    fn watch_source(&mut self) {
+        let now = clock::now();
+        self.applied.refused_unsigned = self.source.trust.refused();
+        let heard_at = self.source.trust.refused_at().max(self.shown.heard_at());
+        let speaks = heard_at.is_some_and(|at| now.since(at) < SPEAKS)
+            || self.applied.refused_old_epochs > self.refused_before;
+        self.refused_before = self.applied.refused_old_epochs;
+        let is_behind = now.since(self.current_at) >= BEHIND_AFTER && speaks;
+        self.applied.behind_since = is_behind.then(|| self.applied.behind_since.unwrap_or(self.current_at));
+    }
+
     async fn tick(&mut self) {
+        self.watch_source();
         if self.phase != Phase::Stopping {
             self.listeners.catch_up(&self.workers, &self.context.ports).await;
         }
@@ -334,8 +407,9 @@ impl Follower {
         self.unsaved = false;
         let entries =
             self.entries.iter().map(|(key, entry)| (key.clone(), RouteEntry::clone(entry))).collect();
-        let saved = Saved::new(self.edge.region.clone(), self.applied.epoch, self.applied.revision, entries);
-        let disk = self.disk.clone();
+        let (region, keys) = (self.edge.region.clone(), self.source.trust.keys());
+        let saved = Saved::new(region, self.applied.epoch, self.applied.revision, keys, entries);
+        let disk = self.source.disk.clone();
         self.saving = Some(tokio::task::spawn_blocking(move || {
             if let Err(error) = disk.save(&saved) {
                 tracing::error!(%error, "the table cannot be kept on disk");

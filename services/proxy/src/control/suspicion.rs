@@ -149,7 +149,7 @@ pub async fn tell(
         let told = suspicions.limiter().failed(&suspect.cluster, &suspect.endpoint, suspect.at);
         let Some(first_failure_at) = told else { continue };
         tracing::info!(cluster = %suspect.cluster, endpoint = %suspect.endpoint, failure = %suspect.failure, "suspected");
-        let subject = subjects::suspect(&edge.region, &suspect.cluster);
+        let subject = subjects::suspect(&edge.region, &edge.name, &suspect.cluster);
         let suspicion = Suspicion {
             edge: edge.name.clone(),
             region: edge.region.clone(),

@@ -12,7 +12,7 @@ use super::{
     walk::Walk,
 };
 use crate::{
-    EdgeName, ListenerName, NetworkName, RegionName,
+    EdgeName, ListenerName, NetworkName, RegionName, SigningPublicKey,
     fleet::{CertificateFiles, DEFAULT_NETWORK, Edge, Listener, ListenerLimits, ListenerProtocol, Region},
     unit::Location,
 };
@@ -31,8 +31,15 @@ pub(super) fn region(walk: &mut Walk, node: &Node, name: &RegionName, at: Span) 
             })
         })
         .or_default();
+    let signing_keys = walk
+        .optional(&mut fields, "signing_keys", |w, node, _| {
+            let listed =
+                w.set(node, "key", |w, node| w.parsed(node, "a public key", str::parse::<SigningPublicKey>))?;
+            Some(listed.into_iter().map(|(key, _)| key).collect())
+        })
+        .or_default();
     fields.finish();
-    Some(Region { location, latency })
+    Some(Region { location, latency, signing_keys })
 }
 
 fn location(walk: &mut Walk, node: &Node) -> Option<Location> {

@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Integer(u64, u64),
     /// Latitude and longitude.
     Location,
+    /// A public key; see `crate::key`.
+    SigningKey,
     Duration,
     Size,
     Percent,
@@ -71,6 +73,11 @@ pub(super) static REGION: Record = Record {
             "latency",
             Kind::Names(&Kind::Duration),
             "One-way latencies to other regions; where there is one, it stands before distance.",
+        ),
+        optional(
+            "signing_keys",
+            Kind::Set(&Kind::SigningKey),
+            "Public keys of its route-computers, as `tidegate signing-key` prints them: tables that none of them signed are refused.",
         ),
     ],
 };

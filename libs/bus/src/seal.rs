@@ -1,0 +1,348 @@
+//! Signatures over what is published, so that a stolen credential of the bus can forge no table and no lease.
+//!
+//! A sealed body is the body with a signature before it: [`MARK`], the first bytes of the signer's public key, the
+//! Ed25519 signature (RFC 8032), the body. What is signed is a text for its purpose, the subject (or key) that it is for,
+//! and the body as it travels: a delta is no snapshot, and nothing of one region is valid in another. Age needs no
+//! signature: an old message has an old position, which replicas refuse or ignore, and the last one said again changes
+//! nothing.
+//!
+//! [`Trust`] is what a receiver checks by. Without keys it takes everything, sealed or not: a fleet that names no keys
+//! relies on the bus's permissions alone.
+
+use std::{
+    fmt, fs, io,
+    path::Path,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, ParsedPublicKey};
+use bytes::{BufMut, Bytes, BytesMut};
+use tidegate_model::{SigningPublicKey, Timestamp};
+use tokio::sync::Notify;
+
+use crate::clock;
+
+/// How a sealed body begins: no schema version of [`codec`](crate::codec) ever is this one.
+const MARK: [u8; 2] = [0xff, 0xff];
+const ID_LENGTH: usize = 8;
+const SIGNATURE_LENGTH: usize = 64;
+const SEAL_LENGTH: usize = MARK.len() + ID_LENGTH + SIGNATURE_LENGTH;
+
+/// What something is sealed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A delta or heartbeat of a table.
+    Message,
+    /// A snapshot of a table.
+    Snapshot,
+    /// A lease.
+    Lease,
+}
+
+impl Purpose {
+    fn label(self) -> &'static [u8] {
+        match self {
+            Purpose::Message => b"tidegate table message v1\0",
+            Purpose::Snapshot => b"tidegate table snapshot v1\0",
+            Purpose::Lease => b"tidegate lease v1\0",
+        }
+    }
+}
+
+/// A private key, with which its owner seals.
+pub struct Signer {
+    pair: Ed25519KeyPair,
+}
+
+/// Why a private key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SigningKeyError {
+    /// The file cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others on this machine can read it.
+    #[error("{path} can be read by other users (mode {mode:03o}): chmod 600 it")]
+    Exposed {
+        /// The file.
+        path: String,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// It holds something else.
+    #[error("{path} holds no Ed25519 private key: `tidegate signing-key --out FILE` makes one")]
+    NoKey {
+        /// The file.
+        path: String,
+    },
+}
+
+impl Signer {
+    /// Reads a private key: PKCS#8, hexadecimal, as [`Signer::create`] writes it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, others can read it too, or it holds no such key.
+    pub fn load(path: &Path) -> Result<Signer, SigningKeyError> {
+        let shown = || path.display().to_string();
+        let file = |source| SigningKeyError::File { path: shown(), source };
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = fs::metadata(path).map_err(file)?.permissions().mode() & 0o777;
+            // A Secret of Kubernetes belongs to root and a group of the pod's own.
+            if mode & 0o007 != 0 {
+                return Err(SigningKeyError::Exposed { path: shown(), mode });
+            }
+        }
+        let text = fs::read_to_string(path).map_err(file)?;
+        let der = from_hex(text.trim()).ok_or_else(|| SigningKeyError::NoKey { path: shown() })?;
+        let pair = Ed25519KeyPair::from_pkcs8(&der).map_err(|_| SigningKeyError::NoKey { path: shown() })?;
+        Ok(Signer { pair })
+    }
+
+    /// Makes a new private key and writes it to a file that did not exist, readable by its owner alone.
+    ///
+    /// # Errors
+    /// When the file exists or cannot be written.
+    pub fn create(path: &Path) -> Result<Signer, SigningKeyError> {
+        let file = |source| SigningKeyError::File { path: path.display().to_string(), source };
+        let pair = Ed25519KeyPair::generate().map_err(|_| file(io::Error::other("no randomness")))?;
+        let der = pair.to_pkcs8().map_err(|_| file(io::Error::other("the key cannot be written")))?;
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut text: String = der.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        text.push('\n');
+        io::Write::write_all(&mut options.open(path).map_err(file)?, text.as_bytes()).map_err(file)?;
+        Ok(Signer { pair })
+    }
+
+    /// A key that is nowhere else, for tests and measurements.
+    ///
+    /// # Panics
+    /// When the system has no randomness.
+    pub fn ephemeral() -> Signer {
+        Signer { pair: Ed25519KeyPair::generate().expect("randomness") }
+    }
+
+    /// The public key, by which others check.
+    pub fn public_key(&self) -> SigningPublicKey {
+        let mut key = [0; tidegate_model::PUBLIC_KEY_LENGTH];
+        key.copy_from_slice(self.pair.public_key().as_ref());
+        SigningPublicKey(key)
+    }
+
+    /// The body with its seal.
+    pub fn seal(&self, purpose: Purpose, subject: &str, body: &[u8]) -> Bytes {
+        let signature = self.pair.sign(&signed(purpose, subject, body));
+        let mut sealed = BytesMut::with_capacity(SEAL_LENGTH + body.len());
+        sealed.put_slice(&MARK);
+        sealed.put_slice(&self.public_key().0[..ID_LENGTH]);
+        sealed.put_slice(signature.as_ref());
+        sealed.put_slice(body);
+        sealed.freeze()
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Signer").field(&self.public_key()).finish()
+    }
+}
+
+/// The bytes that a signature is over.
+fn signed(purpose: Purpose, subject: &str, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64 + subject.len() + body.len());
+    bytes.extend_from_slice(purpose.label());
+    bytes.extend_from_slice(&(subject.len() as u64).to_be_bytes());
+    bytes.extend_from_slice(subject.as_bytes());
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// Why something is not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// It has no signature.
+    #[error("it is not signed")]
+    Unsigned,
+    /// It was signed with a key that is not trusted.
+    #[error("it is signed with a key that the fleet does not name")]
+    UnknownKey,
+    /// The signature is not one of this key over this message.
+    #[error("its signature is wrong")]
+    Forged,
+}
+
+/// The keys that are trusted, as they change. Clones share them.
+#[derive(Clone, Default)]
+pub struct Trust(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    keys: RwLock<Vec<(SigningPublicKey, ParsedPublicKey)>>,
+    refused: AtomicU64,
+    refused_at: AtomicU64,
+    /// Woken when something was refused, or is sealed although no keys are known.
+    doubts: Notify,
+}
+
+impl Trust {
+    /// Nothing known yet: everything is taken.
+    pub fn new() -> Trust {
+        Trust::default()
+    }
+
+    /// Trusts exactly these keys; none: takes everything.
+    pub fn set(&self, keys: &[SigningPublicKey]) {
+        // Any 32 bytes are parsed; what is no point of the curve verifies nothing.
+        let parsed =
+            keys.iter().filter_map(|key| Some((*key, ParsedPublicKey::new(&ED25519, key.0).ok()?))).collect();
+        *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = parsed;
+    }
+
+    /// The keys that are trusted.
+    pub fn keys(&self) -> Vec<SigningPublicKey> {
+        self.0.keys.read().unwrap_or_else(PoisonError::into_inner).iter().map(|(key, _)| *key).collect()
+    }
+
+    /// The body below the seal, if it is to be believed.
+    ///
+    /// # Errors
+    /// Why it is not; it is counted then.
+    pub fn open(&self, purpose: Purpose, subject: &str, sealed: &Bytes) -> Result<Bytes, SealError> {
+        let opened = self.check(purpose, subject, sealed);
+        if opened.is_err() {
+            self.0.refused.fetch_add(1, Relaxed);
+            self.0.refused_at.store(clock::now().0, Relaxed);
+            self.0.doubts.notify_one();
+        }
+        opened
+    }
+
+    /// How often something was refused.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Relaxed)
+    }
+
+    /// When something was refused last.
+    pub fn refused_at(&self) -> Option<Timestamp> {
+        match self.0.refused_at.load(Relaxed) {
+            0 => None,
+            at => Some(Timestamp(at)),
+        }
+    }
+
+    /// Waits until the keys may be others than those that are known: something was refused, or is sealed although no keys
+    /// are known.
+    pub async fn doubted(&self) {
+        self.0.doubts.notified().await;
+    }
+
+    fn check(&self, purpose: Purpose, subject: &str, sealed: &Bytes) -> Result<Bytes, SealError> {
+        let keys = self.0.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let Some((id, signature)) = parts(sealed) else {
+            return if keys.is_empty() { Ok(sealed.clone()) } else { Err(SealError::Unsigned) };
+        };
+        let body = sealed.slice(SEAL_LENGTH..);
+        if keys.is_empty() {
+            self.0.doubts.notify_one();
+            return Ok(body);
+        }
+        let mut known = keys.iter().filter(|(key, _)| key.0.starts_with(id)).peekable();
+        known.peek().ok_or(SealError::UnknownKey)?;
+        let message = signed(purpose, subject, &body);
+        if known.any(|(_, key)| key.verify_sig(&message, signature).is_ok()) {
+            Ok(body)
+        } else {
+            Err(SealError::Forged)
+        }
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Trust").field(&self.keys()).finish()
+    }
+}
+
+/// The key's id and the signature of a sealed body.
+fn parts(sealed: &[u8]) -> Option<(&[u8], &[u8])> {
+    let seal = sealed.get(..SEAL_LENGTH)?.strip_prefix(&MARK)?;
+    Some(seal.split_at(ID_LENGTH))
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| Some(char::from(digit).to_digit(16)? as u8);
+    let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
+        [high, low] => Some(digit(*high)? * 16 + digit(*low)?),
+        _ => None,
+    });
+    pairs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(trust: &Trust, subject: &str, sealed: &Bytes) -> Result<Bytes, SealError> {
+        trust.open(Purpose::Message, subject, sealed)
+    }
+
+    #[test]
+    fn only_what_a_trusted_key_signed_for_this_subject_and_purpose_is_believed() {
+        let (signer, other) = (Signer::ephemeral(), Signer::ephemeral());
+        let (trust, body) = (Trust::new(), Bytes::from("body"));
+        trust.set(&[signer.public_key()]);
+        let sealed = signer.seal(Purpose::Message, "routes.us", &body);
+
+        assert_eq!(open(&trust, "routes.us", &sealed), Ok(body.clone()));
+        assert_eq!(open(&trust, "routes.eu", &sealed), Err(SealError::Forged));
+        assert_eq!(trust.open(Purpose::Snapshot, "routes.us", &sealed), Err(SealError::Forged));
+        assert_eq!(open(&trust, "routes.us", &body), Err(SealError::Unsigned));
+        let stranger = other.seal(Purpose::Message, "routes.us", &body);
+        assert_eq!(open(&trust, "routes.us", &stranger), Err(SealError::UnknownKey));
+        for at in 0..sealed.len() {
+            let mut tampered = sealed.to_vec();
+            tampered[at] ^= 1;
+            assert!(open(&trust, "routes.us", &tampered.into()).is_err(), "byte {at}");
+        }
+        assert!(trust.refused() > 4 && trust.refused_at().is_some());
+    }
+
+    #[test]
+    fn without_keys_everything_is_taken_and_with_several_any_of_them_counts() {
+        let (old, new) = (Signer::ephemeral(), Signer::ephemeral());
+        let (trust, body) = (Trust::new(), Bytes::from("body"));
+        let by = |signer: &Signer| signer.seal(Purpose::Message, "t", &body);
+        assert_eq!(open(&trust, "t", &body), Ok(body.clone()));
+        assert_eq!(open(&trust, "t", &by(&old)), Ok(body.clone()));
+
+        trust.set(&[old.public_key(), new.public_key()]);
+        assert!(open(&trust, "t", &by(&old)).is_ok() && open(&trust, "t", &by(&new)).is_ok());
+
+        trust.set(&[new.public_key()]);
+        assert!(open(&trust, "t", &by(&old)).is_err() && open(&trust, "t", &by(&new)).is_ok());
+    }
+
+    #[test]
+    fn a_private_key_is_its_owners_alone() {
+        let path = std::env::temp_dir().join(format!("tidegate-key-{}", std::process::id()));
+        _ = fs::remove_file(&path);
+        let signer = Signer::create(&path).unwrap();
+        assert_eq!(Signer::load(&path).unwrap().public_key(), signer.public_key());
+        assert!(matches!(Signer::create(&path), Err(SigningKeyError::File { .. })), "it is not overwritten");
+
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(matches!(Signer::load(&path), Err(SigningKeyError::Exposed { mode: 0o644, .. })));
+        fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,38 @@
+//! `tidegate edge reset`, and the keys by which edges believe tables.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context as _;
+use tidegate_bus::{BusError, seal::Signer, subjects};
+use tidegate_model::EdgeName;
+
+use crate::{
+    arguments::BusOptions,
+    fleet::{self, known},
+    link,
+    say::say_line,
+};
+
+/// How long an edge may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// Has an edge forget by which epochs it refuses tables.
+pub async fn reset(name: &EdgeName, bus: &BusOptions) -> anyhow::Result<()> {
+    let bus = link::connect(bus).await?;
+    let fleet = fleet::read(&bus).await?;
+    known("edge", name.as_str(), fleet.edges.keys())?;
+    let region = &fleet.edges[name].region;
+    match bus.request(&subjects::reset(region, name), bytes::Bytes::new(), ANSWER_WITHIN).await {
+        Ok(_) => say_line(format_args!("{name} fetches the table of {region} anew, and serves on meanwhile")),
+        Err(BusError::NoResponder(_) | BusError::TimedOut { .. }) => {
+            anyhow::bail!("{name} does not answer: it does not run, or does not reach the bus")
+        }
+        Err(error) => Err(error).context(format!("{name} cannot be asked")),
+    }
+}
+
+/// Makes a private key and prints its public one.
+pub fn signing_key(out: &Path) -> anyhow::Result<()> {
+    let key = Signer::create(out)?.public_key();
+    say_line(format_args!("{key}"))
+}
