@@ -5,12 +5,13 @@ use std::mem::MaybeUninit;
 use crate::{
     Fields, Framing, MAX_FIELDS, Method, Version,
     framing::{Declared, declared},
+    lines::ends_lines_with_crlf,
 };
 
 /// A response head. Its memory is reused by the next parse.
 #[derive(Debug, Clone, Default)]
 pub struct Response {
-    /// The status, 100 to 999.
+    /// The status, 100 to 599.
     pub status: u16,
     /// The version.
     pub version: Version,
@@ -56,7 +57,11 @@ pub fn parse_response(
     let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
         return Err(ResponseError::Malformed);
     };
-    if status < 100 {
+    // What stands before the status line is no part of a response. Above 599 there is no class that a client could fall back to (RFC 9110, section 15).
+    if input.first() != Some(&b'H')
+        || !(100..=599).contains(&status)
+        || !ends_lines_with_crlf(input, 0, parsed.headers, length)
+    {
         return Err(ResponseError::Malformed);
     }
     response.status = status;
@@ -65,6 +70,10 @@ pub fn parse_response(
     response.fields.reserve(parsed.headers.len(), length);
     for header in parsed.headers.iter() {
         response.fields.push(header.name.as_bytes(), header.value);
+    }
+    // HTTP/1.0 has no transfer codings: who sends one has taken something for what it is not (RFC 9112, section 6.1).
+    if response.version == Version::Http10 && response.fields.get(b"transfer-encoding").is_some() {
+        return Err(ResponseError::Framing);
     }
     let framing = if *method == Method::Head || status < 200 || status == 204 || status == 304 {
         Framing::Empty

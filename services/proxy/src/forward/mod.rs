@@ -6,6 +6,7 @@ mod downstream;
 mod exchange;
 mod heads;
 mod http2_conn;
+mod max_forwards;
 mod pool;
 mod relay;
 mod sharing;

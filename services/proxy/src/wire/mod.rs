@@ -12,7 +12,7 @@ mod timer;
 pub use body::{BodyError, BodyReader, BodyWriter, Chunk};
 pub use coalesce::{Coalesced, Flusher, coalesce};
 pub use conn::Conn;
-pub use http2::{Http2Reader, Http2Writer, append, fields_of, size_of};
+pub use http2::{Http2Reader, Http2Writer, append, fields_of, is_padded, size_of};
 pub use io::Io;
 pub use keepalive::{UNACKNOWLEDGED, end_when_gone};
 pub use timer::Timer;

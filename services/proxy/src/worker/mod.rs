@@ -5,6 +5,7 @@ mod command;
 mod date;
 mod http1;
 mod http2;
+mod http2_request;
 
 use std::{
     cell::{Cell, RefCell},

@@ -5,6 +5,7 @@ mod harness;
 
 mod drain;
 mod failures;
+mod forged;
 mod http2;
 mod listeners;
 mod messages;
