@@ -5,6 +5,8 @@
 mod balance;
 mod control;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod metrics;
 mod observe;
 mod settings;

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 pub use command::{Command, Listen, Routes};
 pub use date::http_date;
+pub use http2_request::request_of;
 
 use crate::{
     balance::{Endpoint, WakeSet},

@@ -15,3 +15,4 @@ mod routing;
 mod silence;
 mod streams;
 mod tls;
+mod translation;
