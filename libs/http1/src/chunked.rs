@@ -232,6 +232,49 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_head_is_as_long_as_its_limit_and_no_longer() {
+        let head = |length: usize| [b"0;".to_vec(), vec![b'a'; length - 3], b"\r".to_vec()].concat();
+        let whole = |length| [head(length), b"\n\r\n".to_vec()].concat();
+        for step in [1, 10_000] {
+            assert!(decode_all(&whole(LINE_LIMIT), step).is_ok());
+            assert_eq!(decode_all(&whole(LINE_LIMIT + 1), step), Err(ChunkError::Size));
+            // Before its end, too.
+            assert_eq!(decode_all(&head(LINE_LIMIT), step), Ok((Vec::new(), None)));
+            assert_eq!(decode_all(&head(LINE_LIMIT + 1), step), Err(ChunkError::Size));
+        }
+    }
+
+    #[test]
+    fn trailers_are_as_long_as_their_limit_and_no_longer() {
+        // The blank line belongs to them.
+        let trailers = |length: usize| [b"0\r\nx: ".to_vec(), vec![b'a'; length - 7]].concat();
+        let whole = |length| [trailers(length), b"\r\n\r\n".to_vec()].concat();
+        for step in [1, 100_000] {
+            assert!(decode_all(&whole(TRAILER_LIMIT), step).is_ok());
+            assert_eq!(decode_all(&whole(TRAILER_LIMIT + 1), step), Err(ChunkError::Trailers));
+            assert_eq!(decode_all(&trailers(TRAILER_LIMIT + 4), step), Ok((Vec::new(), None)));
+            assert_eq!(decode_all(&trailers(TRAILER_LIMIT + 5), step), Err(ChunkError::Trailers));
+        }
+        let fields = |count: usize| format!("0\r\n{}\r\n", "x: a\r\n".repeat(count));
+        assert!(decode_all(fields(32).as_bytes(), 1000).is_ok());
+        assert_eq!(decode_all(fields(33).as_bytes(), 1000), Err(ChunkError::Trailers));
+    }
+
+    #[test]
+    fn a_size_has_up_to_fifteen_digits() {
+        for (size, expected) in [
+            ("fffffffffffffff", Ok((1 << 60) - 1)),
+            ("000000000000001", Ok(1)),
+            ("0000000000000001", Err(ChunkError::Size)),
+        ] {
+            assert_eq!(parse_head(format!("{size}\r").as_bytes()), expected, "{size}");
+        }
+        let mut decoder = ChunkDecoder::default();
+        assert_eq!(decoder.decode(b"fffffffffffffff\r\nab"), Ok(Decoded::Data { range: 17..19 }));
+        assert!(!decoder.is_done());
+    }
+
+    #[test]
     fn trailers_are_kept() {
         let mut decoder = ChunkDecoder::default();
         let wire = b"0\r\nGrpc-Status: 0\r\n\r\nGET";

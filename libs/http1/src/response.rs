@@ -97,6 +97,20 @@ mod tests {
     }
 
     #[test]
+    fn a_head_is_as_long_as_its_limit_and_no_longer() {
+        let text = "HTTP/1.1 200 OK\r\nX: a\r\n\r\n";
+        let parse = |input: &str, limit| {
+            parse_response(input.as_bytes(), limit, &Method::Get, &mut Response::default())
+                .map(|p| p.is_some())
+        };
+        assert_eq!(parse(text, text.len()), Ok(true));
+        assert_eq!(parse(text, text.len() - 1), Err(ResponseError::TooLarge));
+        let part = &text[..text.len() - 1];
+        assert_eq!(parse(part, part.len() + 1), Ok(false));
+        assert_eq!(parse(part, part.len()), Err(ResponseError::TooLarge));
+    }
+
+    #[test]
     fn the_body_ends_where_the_method_status_and_fields_say() {
         let get = |text| framing(&Method::Get, text);
         assert_eq!(get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"), Ok(Some(Framing::Length(5))));
