@@ -1,4 +1,4 @@
-//! What a client or an origin says to be taken for something else: hosts, field names, trailers, lengths.
+//! What a client or an origin sends to be taken for something else: hosts, field names, trailers, lengths.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
