@@ -50,7 +50,7 @@ pub fn framing(fields: &[(Vec<u8>, Vec<u8>)], is_http10: bool) -> Result<Option<
             let number = text.parse::<u128>().map_err(|_| ())?;
             if number >= 1 << 63 { Err(()) } else { Ok(Some(Ok(number as u64))) }
         }
-        ([], [coding]) if !is_http10 && coding.to_ascii_lowercase() == b"chunked" => Ok(Some(Err(()))),
+        ([], [coding]) if !is_http10 && coding.eq_ignore_ascii_case(b"chunked") => Ok(Some(Err(()))),
         _ => Err(()),
     }
 }

@@ -1,9 +1,6 @@
 //! Text that a client sent, as a line of a log can hold it: bounded, and without what ends or reorders a line.
 
-use std::{
-    fmt::{self, Write as _},
-    io,
-};
+use std::{fmt, io};
 
 use serde::{Serialize, Serializer};
 use serde_json::ser::{CompactFormatter, Formatter};

@@ -57,9 +57,16 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
     let mut is_first = true;
     loop {
         let Downstream::Http1(http1) = &mut down else { return };
-        let waited =
-            wait_for_head(&worker, &mut http1.conn, &mut request, limits, rules, &mut timer, open, is_first)
-                .await;
+        let waited = wait_for_head(
+            &worker,
+            &mut http1.conn,
+            &mut request,
+            (limits, rules),
+            &mut timer,
+            open,
+            is_first,
+        )
+        .await;
         is_first = false;
         let framing = match waited {
             Waited::Request(framing) => framing,
@@ -142,8 +149,7 @@ async fn wait_for_head(
     worker: &Worker,
     conn: &mut Conn,
     request: &mut Request,
-    limits: &ListenerLimits,
-    rules: RequestRules,
+    (limits, rules): (&ListenerLimits, RequestRules),
     timer: &mut Timer,
     open: &Open,
     is_first: bool,
