@@ -75,6 +75,12 @@ unit: ## Unit, property and integration tests, with real processes and a real na
 	@cargo build --profile $(PROFILE) --workspace --lib --bins --tests
 	@cargo nextest run --cargo-profile $(PROFILE) --workspace $(ARGS)
 
+.PHONY: fuzz
+fuzz: ## Fuzz each target for a minute, without a nightly compiler; ARGS names targets, SECONDS_EACH=3600 runs longer
+	@tools/fetch cargo-fuzz || { echo "fuzz: cargo-fuzz could not be fetched, so NOTHING WAS FUZZED" >&2; exit 1; }
+	@command -v c++ >/dev/null || { echo "fuzz: there is no C++ compiler for libFuzzer, so NOTHING WAS FUZZED" >&2; exit 1; }
+	@fuzz/run $(ARGS)
+
 .PHONY: test-compose
 test-compose: ## deploy/compose.yaml in an engine of its own: containers, servers and networks lost; needs root, else skipped
 	@tools/fetch nats-server cargo-nextest

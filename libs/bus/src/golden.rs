@@ -10,8 +10,9 @@ use tidegate_model::{
     Epoch, Revision, Timestamp,
     event::{Decided, Event, EventKind, Move, Standing},
     fleet::{
-        Address, CertificateFiles, Endpoint, Hedge, HostPattern, Listener, ListenerLimits, ListenerProtocol,
-        Policy, RouteMatch, SpiffeId, Upstream, UpstreamProtocol, UpstreamTls,
+        Address, CertificateFiles, Endpoint, HealthEndpoints, Hedge, HostPattern, Listener, ListenerLimits,
+        ListenerProtocol, Policy, RouteMatch, SpiffeId, UnderscorePolicy, Upstream, UpstreamProtocol,
+        UpstreamTls,
     },
     health::CheckId,
     observation::{Failure, Observation, ObservationCause, Outcome, Signal, Target},
@@ -112,7 +113,11 @@ fn golden_route_entries() {
     let listener = |protocol| Listener {
         bind: "0.0.0.0:443".parse().unwrap(),
         protocol,
-        limits: ListenerLimits::default(),
+        limits: ListenerLimits {
+            underscores_in_headers: UnderscorePolicy::Refuse,
+            health_endpoints: HealthEndpoints::Edge,
+            ..ListenerLimits::default()
+        },
     };
     let https = ListenerProtocol::Https { certificates: vec![certificate()] };
     check(

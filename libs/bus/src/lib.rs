@@ -10,6 +10,8 @@ pub mod codec;
 mod complaint;
 pub mod error;
 pub mod fleet;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod history;
 pub mod lease;
 pub mod overrides;

@@ -17,6 +17,7 @@ mod replica_core;
 mod update;
 
 pub use content::{Change, Delta, Heartbeat, Origin, Position, Snapshot, Summary};
+pub(crate) use content::{SnapshotRequest, TableMessage};
 pub use owner::{Owner, OwnerOptions, Published, SnapshotStore};
 pub use owner_core::OwnerCore;
 pub use replica::{Replica, ReplicaOptions, ReplicaStats, Replicas, Seed};

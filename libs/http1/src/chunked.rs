@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Fields, may_be_trailer, request::has_bare_line_ending};
+use crate::{FieldVerdict, Fields, TrailerPolicy, lines::ends_lines_with_crlf};
 
 /// The most bytes of a chunk's head (size and extensions) and of all trailers together.
 const LINE_LIMIT: usize = 4096;
@@ -12,6 +12,7 @@ const TRAILER_LIMIT: usize = 16 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct ChunkDecoder {
     state: State,
+    policy: TrailerPolicy,
     /// What follows the last chunk.
     trailers: Fields,
 }
@@ -58,15 +59,18 @@ pub enum ChunkError {
     /// Trailer fields that are malformed or too large.
     #[error("malformed trailers")]
     Trailers,
+    /// A trailer field whose name has an underscore, where those are refused.
+    #[error("trailer field name with an underscore")]
+    Underscore,
 }
 
 impl ChunkDecoder {
-    /// A decoder at the start of a body.
-    pub fn new() -> ChunkDecoder {
-        ChunkDecoder::default()
+    /// A decoder at the start of a body whose trailers are subject to `policy`.
+    pub fn new(policy: TrailerPolicy) -> ChunkDecoder {
+        ChunkDecoder { policy, ..ChunkDecoder::default() }
     }
 
-    /// The trailer fields that may be ones, once the body has ended.
+    /// The trailer fields that the policy lets pass, once the body has ended.
     pub fn take_trailers(&mut self) -> Fields {
         std::mem::take(&mut self.trailers)
     }
@@ -125,12 +129,14 @@ impl ChunkDecoder {
         let mut headers = [httparse::EMPTY_HEADER; 32];
         match httparse::parse_headers(rest, &mut headers) {
             Ok(httparse::Status::Complete((length, fields))) => {
-                if length > TRAILER_LIMIT || has_bare_line_ending(&rest[..length]) {
+                if length > TRAILER_LIMIT || !ends_lines_with_crlf(rest, 0, fields, length) {
                     return Err(ChunkError::Trailers);
                 }
                 for field in fields {
-                    if may_be_trailer(field.name.to_ascii_lowercase().as_bytes()) {
-                        self.trailers.push(field.name.as_bytes(), field.value);
+                    match self.policy.judge(field.name.to_ascii_lowercase().as_bytes()) {
+                        FieldVerdict::Keep => self.trailers.push(field.name.as_bytes(), field.value),
+                        FieldVerdict::Drop => {}
+                        FieldVerdict::Refuse => return Err(ChunkError::Underscore),
                     }
                 }
                 self.state = State::Done;
@@ -175,7 +181,7 @@ mod tests {
 
     /// Feeds `wire` in pieces of `step` bytes and returns the data and how much of the wire the body took.
     fn decode_all(wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<usize>), ChunkError> {
-        let mut decoder = ChunkDecoder::new();
+        let mut decoder = ChunkDecoder::default();
         let (mut data, mut buffer, mut taken, mut fed) = (Vec::new(), Vec::new(), 0, 0);
         loop {
             match decoder.decode(&buffer)? {
@@ -226,8 +232,51 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_head_is_as_long_as_its_limit_and_no_longer() {
+        let head = |length: usize| [b"0;".to_vec(), vec![b'a'; length - 3], b"\r".to_vec()].concat();
+        let whole = |length| [head(length), b"\n\r\n".to_vec()].concat();
+        for step in [1, 10_000] {
+            assert!(decode_all(&whole(LINE_LIMIT), step).is_ok());
+            assert_eq!(decode_all(&whole(LINE_LIMIT + 1), step), Err(ChunkError::Size));
+            // Before its end, too.
+            assert_eq!(decode_all(&head(LINE_LIMIT), step), Ok((Vec::new(), None)));
+            assert_eq!(decode_all(&head(LINE_LIMIT + 1), step), Err(ChunkError::Size));
+        }
+    }
+
+    #[test]
+    fn trailers_are_as_long_as_their_limit_and_no_longer() {
+        // The blank line belongs to them.
+        let trailers = |length: usize| [b"0\r\nx: ".to_vec(), vec![b'a'; length - 7]].concat();
+        let whole = |length| [trailers(length), b"\r\n\r\n".to_vec()].concat();
+        for step in [1, 100_000] {
+            assert!(decode_all(&whole(TRAILER_LIMIT), step).is_ok());
+            assert_eq!(decode_all(&whole(TRAILER_LIMIT + 1), step), Err(ChunkError::Trailers));
+            assert_eq!(decode_all(&trailers(TRAILER_LIMIT + 4), step), Ok((Vec::new(), None)));
+            assert_eq!(decode_all(&trailers(TRAILER_LIMIT + 5), step), Err(ChunkError::Trailers));
+        }
+        let fields = |count: usize| format!("0\r\n{}\r\n", "x: a\r\n".repeat(count));
+        assert!(decode_all(fields(32).as_bytes(), 1000).is_ok());
+        assert_eq!(decode_all(fields(33).as_bytes(), 1000), Err(ChunkError::Trailers));
+    }
+
+    #[test]
+    fn a_size_has_up_to_fifteen_digits() {
+        for (size, expected) in [
+            ("fffffffffffffff", Ok((1 << 60) - 1)),
+            ("000000000000001", Ok(1)),
+            ("0000000000000001", Err(ChunkError::Size)),
+        ] {
+            assert_eq!(parse_head(format!("{size}\r").as_bytes()), expected, "{size}");
+        }
+        let mut decoder = ChunkDecoder::default();
+        assert_eq!(decoder.decode(b"fffffffffffffff\r\nab"), Ok(Decoded::Data { range: 17..19 }));
+        assert!(!decoder.is_done());
+    }
+
+    #[test]
     fn trailers_are_kept() {
-        let mut decoder = ChunkDecoder::new();
+        let mut decoder = ChunkDecoder::default();
         let wire = b"0\r\nGrpc-Status: 0\r\n\r\nGET";
         assert_eq!(decoder.decode(wire), Ok(Decoded::End { consumed: wire.len() - 3 }));
         assert_eq!(decoder.take_trailers().get(b"grpc-status"), Some(&b"0"[..]));

@@ -85,35 +85,6 @@ pub fn list_contains(list: &[u8], token: &[u8]) -> bool {
     list.split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
 }
 
-/// Whether a field (its name in lower case) may be in trailers: none that frames, routes, authenticates, or is for one
-/// connection, since a reader that merges trailers into the head would act on it (RFC 9110, section 6.5.1).
-pub fn may_be_trailer(name: &[u8]) -> bool {
-    !matches!(
-        name,
-        b"authorization"
-            | b"cache-control"
-            | b"connection"
-            | b"content-encoding"
-            | b"content-length"
-            | b"content-range"
-            | b"content-type"
-            | b"cookie"
-            | b"expect"
-            | b"host"
-            | b"keep-alive"
-            | b"max-forwards"
-            | b"proxy-authenticate"
-            | b"proxy-authorization"
-            | b"proxy-connection"
-            | b"range"
-            | b"set-cookie"
-            | b"te"
-            | b"trailer"
-            | b"transfer-encoding"
-            | b"upgrade"
-    ) && !name.starts_with(b"x-forwarded-")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

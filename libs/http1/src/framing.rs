@@ -1,6 +1,6 @@
 //! Where a message's body ends.
 
-use crate::Fields;
+use crate::{Fields, ParseError};
 
 /// How a body is delimited on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,10 +61,54 @@ pub(crate) fn declared(fields: &Fields) -> Result<Declared, FramingError> {
     }
 }
 
+/// The longest body that can be announced: a signed 64-bit number, as most readers count it.
+pub const MAX_LENGTH: u64 = i64::MAX as u64;
+
+/// Reads the value of a `content-length`: digits alone, up to [`MAX_LENGTH`].
 fn parse_length(value: &[u8]) -> Option<u64> {
-    // Digits only: `parse` alone would take a leading '+'.
+    // `parse` alone would take a leading '+'.
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    std::str::from_utf8(value).ok()?.parse().ok()
+    std::str::from_utf8(value).ok()?.parse().ok().filter(|length| *length <= MAX_LENGTH)
+}
+
+/// The only `content-length` of a message whose framing is not its own, as over HTTP/2; nothing where it has none.
+///
+/// # Errors
+/// It is repeated, is no number, or exceeds [`MAX_LENGTH`].
+pub fn content_length(fields: &Fields) -> Result<Option<u64>, ParseError> {
+    let mut values = fields.get_all(b"content-length");
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ParseError::RepeatedLength);
+    }
+    parse_length(value).map(Some).ok_or(ParseError::BadLength)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_is_digits_up_to_the_largest_signed_number() {
+        let length = |text: &str| parse_length(text.as_bytes());
+        assert_eq!(length("9223372036854775807"), Some(MAX_LENGTH));
+        for text in
+            ["9223372036854775808", "18446744073709551615", "", "+1", "-1", " 1", "1 ", "1,1", "0x1", "1.0"]
+        {
+            assert_eq!(length(text), None, "{text:?}");
+        }
+        assert_eq!((length("0"), length("007")), (Some(0), Some(7)));
+    }
+
+    #[test]
+    fn one_length_is_read_and_two_are_refused() {
+        let mut fields = Fields::new();
+        assert_eq!(content_length(&fields), Ok(None));
+        fields.push(b"content-length", b"5");
+        assert_eq!(content_length(&fields), Ok(Some(5)));
+        fields.push(b"content-length", b"5");
+        assert_eq!(content_length(&fields), Err(ParseError::RepeatedLength));
+    }
 }

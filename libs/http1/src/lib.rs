@@ -10,15 +10,22 @@
 mod chunked;
 mod fields;
 mod framing;
+mod host;
+mod lines;
 mod request;
 mod response;
+mod trailers;
+mod underscores;
 mod write;
 
 pub use chunked::{ChunkDecoder, ChunkError, Decoded};
-pub use fields::{Fields, list_contains, may_be_trailer};
-pub use framing::Framing;
-pub use request::{Limits, Method, ParseError, Request, Version, parse_request, valid_target};
+pub use fields::{Fields, list_contains};
+pub use framing::{Framing, MAX_LENGTH, content_length};
+pub use host::{MAX_HOST_NAME, is_host};
+pub use request::{Method, ParseError, Request, RequestRules, Version, parse_request, valid_target};
 pub use response::{Response, ResponseError, parse_response};
+pub use trailers::TrailerPolicy;
+pub use underscores::{FieldVerdict, Underscores};
 pub use write::{
     LAST_CHUNK, write_chunk_head, write_decimal, write_field, write_request_line, write_status_line,
     write_trailers,

@@ -3,8 +3,10 @@
 use std::mem::MaybeUninit;
 
 use crate::{
-    Fields, Framing, MAX_FIELDS,
+    FieldVerdict, Fields, Framing, MAX_FIELDS, Underscores,
     framing::{Declared, FramingError, declared},
+    host::is_host,
+    lines::ends_lines_with_crlf,
 };
 
 /// The version of a message.
@@ -122,15 +124,21 @@ pub struct Request {
     pub version: Version,
     /// All fields but `host`.
     pub fields: Fields,
+    /// How many fields were left out because of their names.
+    pub dropped_fields: u16,
 }
 
-/// What a request head may measure.
+/// What a listener accepts as a request head.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Bytes of the whole head, request line included.
+pub struct RequestRules {
+    /// The most bytes of the whole head, request line included.
     pub head_bytes: usize,
-    /// Header fields; [`MAX_FIELDS`] at most.
+    /// The most header fields; [`MAX_FIELDS`] at most.
     pub fields: usize,
+    /// What is done with fields whose names have underscores.
+    pub underscores: Underscores,
+    /// Whether requests arrive over TLS: the scheme of a target that names one must say the same.
+    pub is_tls: bool,
 }
 
 /// Why a request head is refused.
@@ -148,10 +156,10 @@ pub enum ParseError {
     /// A line that ends with LF alone, or holds a lone CR.
     #[error("bare line feed in the head")]
     BareLineFeed,
-    /// Longer than [`Limits::head_bytes`].
+    /// Longer than [`RequestRules::head_bytes`].
     #[error("request head too large")]
     TooLarge,
-    /// More fields than [`Limits::fields`].
+    /// More fields than [`RequestRules::fields`].
     #[error("too many header fields")]
     TooManyFields,
     /// The target has a form that the method does not take.
@@ -160,13 +168,28 @@ pub enum ParseError {
     /// No `host`, several, or one that is not a host.
     #[error("missing, repeated or malformed host")]
     Host,
+    /// `:authority` and `host` that differ.
+    #[error(":authority and host differ")]
+    HostsDiffer,
+    /// A scheme that is not the listener's.
+    #[error("the scheme is not the listener's")]
+    Scheme,
+    /// A field name with an underscore, where those are refused.
+    #[error("header field name with an underscore")]
+    Underscore,
+    /// A TRACE request with a body (RFC 9110, section 9.3.8).
+    #[error("TRACE with a body")]
+    TraceBody,
+    /// `max-forwards` that is repeated or not a number, on a method that it is for.
+    #[error("malformed max-forwards")]
+    MaxForwards,
     /// Both `content-length` and `transfer-encoding`.
     #[error("both content-length and transfer-encoding")]
     AmbiguousLength,
     /// `content-length` more than once.
     #[error("repeated content-length")]
     RepeatedLength,
-    /// A `content-length` that is not a number.
+    /// A `content-length` that is not a number up to 2^63-1.
     #[error("malformed content-length")]
     BadLength,
     /// `transfer-encoding` in HTTP/1.0.
@@ -189,6 +212,11 @@ impl ParseError {
             | ParseError::BareLineFeed
             | ParseError::Target
             | ParseError::Host
+            | ParseError::HostsDiffer
+            | ParseError::Scheme
+            | ParseError::Underscore
+            | ParseError::TraceBody
+            | ParseError::MaxForwards
             | ParseError::AmbiguousLength
             | ParseError::RepeatedLength
             | ParseError::BadLength
@@ -205,43 +233,53 @@ impl ParseError {
 /// When the head is malformed, ambiguous or over a limit; an incomplete one is refused as soon as that is certain.
 pub fn parse_request(
     input: &[u8],
-    limits: Limits,
+    rules: RequestRules,
     request: &mut Request,
 ) -> Result<Option<(usize, Framing)>, ParseError> {
     let mut headers = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; MAX_FIELDS];
-    let allowed = limits.fields.min(MAX_FIELDS);
+    let allowed = rules.fields.min(MAX_FIELDS);
     let mut parsed = httparse::Request::new(&mut []);
     let length = match parsed.parse_with_uninit_headers(input, &mut headers[..allowed]) {
-        Ok(httparse::Status::Complete(length)) if length <= limits.head_bytes => length,
-        Ok(httparse::Status::Partial) if input.len() < limits.head_bytes => return Ok(None),
+        Ok(httparse::Status::Complete(length)) if length <= rules.head_bytes => length,
+        Ok(httparse::Status::Partial) if input.len() < rules.head_bytes => return Ok(None),
         Ok(_) => return Err(ParseError::TooLarge),
         Err(error) => return Err(from_httparse(error)),
     };
-    if has_bare_line_ending(&input[..length]) {
-        return Err(ParseError::BareLineFeed);
-    }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(ParseError::RequestLine);
     };
+    if !ends_lines_with_crlf(input, offset_in(input, method.as_bytes()), parsed.headers, length) {
+        return Err(ParseError::BareLineFeed);
+    }
     request.method = Method::from(method);
     request.version = if version == 0 { Version::Http10 } else { Version::Http11 };
     request.fields.clear();
     request.fields.reserve(parsed.headers.len(), length);
+    request.dropped_fields = 0;
     request.host.clear();
     let mut hosts = 0;
     for header in parsed.headers.iter() {
         if header.name.eq_ignore_ascii_case("host") {
             hosts += 1;
             request.host.push_str(std::str::from_utf8(header.value).map_err(|_| ParseError::Host)?);
-        } else {
-            request.fields.push(header.name.as_bytes(), header.value);
+            continue;
+        }
+        match rules.underscores.judge(header.name.as_bytes()) {
+            FieldVerdict::Keep => request.fields.push(header.name.as_bytes(), header.value),
+            FieldVerdict::Drop => request.dropped_fields += 1,
+            FieldVerdict::Refuse => return Err(ParseError::Underscore),
         }
     }
-    if hosts > 1 || (hosts == 0 && request.version == Version::Http11) || !valid_host(&request.host) {
+    // An empty `host` is valid (RFC 9112, section 3.2): no service answers for it but one for any host.
+    let is_valid = request.host.is_empty() || is_host(request.host.as_bytes());
+    if hosts > 1 || (hosts == 0 && request.version == Version::Http11) || !is_valid {
         return Err(ParseError::Host);
     }
-    take_target(target, request)?;
+    take_target(target, rules, request)?;
     let framing = request_framing(request)?;
+    if request.method == Method::Trace && framing != Framing::Empty {
+        return Err(ParseError::TraceBody);
+    }
     Ok(Some((length, framing)))
 }
 
@@ -262,7 +300,7 @@ fn request_framing(request: &Request) -> Result<Framing, ParseError> {
     }
 }
 
-fn take_target(target: &str, request: &mut Request) -> Result<(), ParseError> {
+fn take_target(target: &str, rules: RequestRules, request: &mut Request) -> Result<(), ParseError> {
     request.target.clear();
     if target.starts_with('/') || (target == "*" && request.method == Method::Options) {
         if !valid_target(target) {
@@ -272,22 +310,37 @@ fn take_target(target: &str, request: &mut Request) -> Result<(), ParseError> {
         return Ok(());
     }
     if request.method == Method::Connect {
+        if !is_host(target.as_bytes()) {
+            return Err(ParseError::Target);
+        }
         request.target.push_str(target);
         return Ok(());
     }
     // Absolute form: its authority stands above the host field (RFC 9112, section 3.2.2).
-    let rest = ["http://", "https://"]
-        .iter()
-        .find_map(|scheme| {
-            target.get(..scheme.len()).filter(|s| s.eq_ignore_ascii_case(scheme)).map(|s| &target[s.len()..])
+    let (is_tls, rest) = [("http://", false), ("https://", true)]
+        .into_iter()
+        .find_map(|(scheme, is_tls)| {
+            let found = target.get(..scheme.len()).filter(|s| s.eq_ignore_ascii_case(scheme));
+            found.map(|found| (is_tls, &target[found.len()..]))
         })
         .ok_or(ParseError::Target)?;
+    if is_tls != rules.is_tls {
+        return Err(ParseError::Scheme);
+    }
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    if authority.is_empty() || !valid_host(authority) || !valid_target(path) {
+    if !is_host(authority.as_bytes()) {
+        return Err(ParseError::Host);
+    }
+    if !valid_target(path) {
         return Err(ParseError::Target);
     }
     authority.clone_into(&mut request.host);
+    if path.is_empty() && request.method == Method::Options {
+        // RFC 9112, section 3.2.4: this is how `*` is said to a proxy.
+        request.target.push('*');
+        return Ok(());
+    }
     if !path.starts_with('/') {
         request.target.push('/');
     }
@@ -300,20 +353,9 @@ pub fn valid_target(target: &str) -> bool {
     target.bytes().all(|byte| byte > 0x20 && byte != 0x7f && byte != b'#')
 }
 
-/// Whether `host` holds only what a host with a port may hold. An empty one is valid on the wire (RFC 9112, 3.2).
-fn valid_host(host: &str) -> bool {
-    host.bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'%'))
-}
-
-/// Whether a line of the head ends with LF alone. (httparse refuses a lone CR by itself.)
-pub(crate) fn has_bare_line_ending(head: &[u8]) -> bool {
-    let mut previous = 0;
-    head.iter().any(|byte| {
-        let bare = *byte == b'\n' && previous != b'\r';
-        previous = *byte;
-        bare
-    })
+/// Where `part` begins in `whole`, whose part it is.
+fn offset_in(whole: &[u8], part: &[u8]) -> usize {
+    part.as_ptr().addr() - whole.as_ptr().addr()
 }
 
 fn from_httparse(error: httparse::Error) -> ParseError {
@@ -330,17 +372,18 @@ fn from_httparse(error: httparse::Error) -> ParseError {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { head_bytes: 1024, fields: 20 };
+    const RULES: RequestRules =
+        RequestRules { head_bytes: 1024, fields: 20, underscores: Underscores::Drop, is_tls: false };
 
     fn parse(text: &str) -> Result<Option<(usize, Framing)>, ParseError> {
-        parse_request(text.as_bytes(), LIMITS, &mut Request::default())
+        parse_request(text.as_bytes(), RULES, &mut Request::default())
     }
 
     #[test]
     fn an_ordinary_request_is_taken_apart() {
         let mut request = Request::default();
         let text = "POST /a?b=1 HTTP/1.1\r\nHost: shop.example.com:8080\r\nContent-Length: 3\r\n\r\nabc";
-        let parsed = parse_request(text.as_bytes(), LIMITS, &mut request);
+        let parsed = parse_request(text.as_bytes(), RULES, &mut request);
         assert_eq!(parsed, Ok(Some((text.len() - 3, Framing::Length(3)))));
         assert_eq!((request.target.as_str(), request.host.as_str()), ("/a?b=1", "shop.example.com:8080"));
         assert_eq!(request.fields.get(b"host"), None);
@@ -384,7 +427,7 @@ mod tests {
     fn an_absolute_target_stands_above_the_host_field() {
         let mut request = Request::default();
         let text = "GET HTTP://b.example?x HTTP/1.1\r\nHost: a.example\r\n\r\n";
-        parse_request(text.as_bytes(), LIMITS, &mut request).unwrap();
+        parse_request(text.as_bytes(), RULES, &mut request).unwrap();
         assert_eq!((request.target.as_str(), request.host.as_str()), ("/?x", "b.example"));
         assert_eq!(parse("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n"), Err(ParseError::Target));
         assert_eq!(parse("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n"), Err(ParseError::Target));
@@ -402,7 +445,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_parse_or_fail_without_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
-            let _ = parse_request(&bytes, LIMITS, &mut Request::default());
+            let _ = parse_request(&bytes, RULES, &mut Request::default());
         }
     }
 }

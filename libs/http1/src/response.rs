@@ -5,12 +5,13 @@ use std::mem::MaybeUninit;
 use crate::{
     Fields, Framing, MAX_FIELDS, Method, Version,
     framing::{Declared, declared},
+    lines::ends_lines_with_crlf,
 };
 
 /// A response head. Its memory is reused by the next parse.
 #[derive(Debug, Clone, Default)]
 pub struct Response {
-    /// The status, 100 to 999.
+    /// The status, 100 to 599.
     pub status: u16,
     /// The version.
     pub version: Version,
@@ -56,7 +57,11 @@ pub fn parse_response(
     let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
         return Err(ResponseError::Malformed);
     };
-    if status < 100 {
+    // What stands before the status line is no part of a response. Above 599 there is no class that a client could fall back to (RFC 9110, section 15).
+    if input.first() != Some(&b'H')
+        || !(100..=599).contains(&status)
+        || !ends_lines_with_crlf(input, 0, parsed.headers, length)
+    {
         return Err(ResponseError::Malformed);
     }
     response.status = status;
@@ -65,6 +70,10 @@ pub fn parse_response(
     response.fields.reserve(parsed.headers.len(), length);
     for header in parsed.headers.iter() {
         response.fields.push(header.name.as_bytes(), header.value);
+    }
+    // HTTP/1.0 has no transfer codings: who sends one has taken something for what it is not (RFC 9112, section 6.1).
+    if response.version == Version::Http10 && response.fields.get(b"transfer-encoding").is_some() {
+        return Err(ResponseError::Framing);
     }
     let framing = if *method == Method::Head || status < 200 || status == 204 || status == 304 {
         Framing::Empty
@@ -85,6 +94,20 @@ mod tests {
 
     fn framing(method: &Method, text: &str) -> Result<Option<Framing>, ResponseError> {
         parse_response(text.as_bytes(), 1024, method, &mut Response::default()).map(|p| p.map(|(_, f)| f))
+    }
+
+    #[test]
+    fn a_head_is_as_long_as_its_limit_and_no_longer() {
+        let text = "HTTP/1.1 200 OK\r\nX: a\r\n\r\n";
+        let parse = |input: &str, limit| {
+            parse_response(input.as_bytes(), limit, &Method::Get, &mut Response::default())
+                .map(|p| p.is_some())
+        };
+        assert_eq!(parse(text, text.len()), Ok(true));
+        assert_eq!(parse(text, text.len() - 1), Err(ResponseError::TooLarge));
+        let part = &text[..text.len() - 1];
+        assert_eq!(parse(part, part.len() + 1), Ok(false));
+        assert_eq!(parse(part, part.len()), Err(ResponseError::TooLarge));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The admin listener: `/livez`, `/readyz`, `/metrics`, and what a service adds.
 //!
-//! It is for operators and probes, on an address of its own; nothing it serves changes anything.
+//! It is for operators and probes, on an address of its own; nothing it serves changes anything. A browser that was lured to
+//! a name which an attacker lets resolve to this address (DNS rebinding) gets nothing: see `hosts`.
+
+mod hosts;
 
 use std::{
     collections::BTreeMap,
@@ -20,12 +23,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::Registry;
+use crate::{Registry, metrics::Counter};
 
 /// Connections at once; more wait.
 const MAX_CONNECTIONS: usize = 256;
-/// How long a client may take to send a request's head.
+/// How long a client may take to send a request's head, and how long it may send none.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection lives: one that takes its response too slowly must not keep its place from others.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client may take to read an answer once the service ends.
 const END_LIMIT: Duration = Duration::from_secs(1);
 
@@ -38,6 +43,7 @@ type Route = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 pub struct Admin(Arc<Inner>);
 
 struct Inner {
+    refused: Counter,
     registry: Registry,
     shown: Mutex<Shown>,
 }
@@ -45,6 +51,7 @@ struct Inner {
 #[derive(Default)]
 struct Shown {
     started: bool,
+    allowed_hosts: Vec<String>,
     checks: BTreeMap<String, Check>,
     warnings: BTreeMap<String, Warning>,
     routes: BTreeMap<String, Route>,
@@ -90,7 +97,17 @@ impl fmt::Debug for Admin {
 impl Admin {
     /// An admin that shows `registry`. It is not ready before [`Admin::started`].
     pub fn new(registry: Registry) -> Admin {
-        Admin(Arc::new(Inner { registry, shown: Mutex::default() }))
+        let refused = registry.counter(
+            "tidegate_admin_requests_refused_total",
+            "Requests to the admin listener by a name that is not its own.",
+            &[("reason", "host")],
+        );
+        Admin(Arc::new(Inner { refused, registry, shown: Mutex::default() }))
+    }
+
+    /// Lets requests come by these names, too (`admin.allowed_hosts`).
+    pub fn allow_hosts(&self, hosts: Vec<String>) {
+        self.shown().allowed_hosts = hosts;
     }
 
     /// Adds a readiness check, which says why it is not ready. It must not block.
@@ -174,6 +191,11 @@ impl Admin {
                         connection.as_mut().graceful_shutdown();
                         connection.await
                     }
+                    () = tokio::time::sleep(CONNECTION_LIMIT) => {
+                        connection.as_mut().graceful_shutdown();
+                        // Dropped where it does not end by itself, and with it what nobody reads.
+                        tokio::time::timeout(END_LIMIT, connection).await.unwrap_or(Ok(()))
+                    }
                 };
                 if let Err(error) = ended {
                     tracing::debug!(%error, "an admin connection ended badly");
@@ -186,7 +208,13 @@ impl Admin {
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let reply = if matches!(*request.method(), Method::GET | Method::HEAD) {
+        let reply = if !hosts::is_allowed(request, &self.shown().allowed_hosts) {
+            self.0.refused.add(1);
+            Reply::text(
+                StatusCode::MISDIRECTED_REQUEST,
+                "this listener has another name: ask by its address, or add the name to admin.allowed_hosts\n",
+            )
+        } else if matches!(*request.method(), Method::GET | Method::HEAD) {
             self.page(request.uri().path(), request.uri().query().unwrap_or_default())
         } else {
             Reply::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n")

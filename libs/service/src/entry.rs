@@ -105,6 +105,7 @@ fn run<S: Settings, F: Future<Output = anyhow::Result<()>>>(
     let ran = runtime.block_on(async {
         let shutdown = shutdown::on_signals()?;
         let admin = Admin::new(registry.clone());
+        admin.allow_hosts(common.admin.allowed_hosts.clone());
         let bind = common.admin.bind;
         let listener = TcpListener::bind(bind)
             .await

@@ -88,6 +88,44 @@ async fn a_service_adds_pages_and_nothing_can_be_changed() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_not_its_own_gets_nothing_and_is_counted() {
+    let registry = Registry::default();
+    let admin = Admin::new(registry.clone());
+    admin.allow_hosts(vec!["metrics.example.com".to_owned()]);
+    let (address, _stop, _task) = serve(&admin).await;
+    let mut statuses = Vec::new();
+    for host in ["rebound.evil.test", "metrics.example.com", "127.0.0.1"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /livez HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        statuses.push(answer.split(' ').nth(1).unwrap().to_owned());
+    }
+    assert_eq!(statuses, ["421", "200", "200"]);
+    let counted = "tidegate_admin_requests_refused_total{reason=\"host\"} 1\n";
+    assert!(registry.to_text().contains(counted), "{}", registry.to_text());
+}
+
+/// Time stands still but for what waits for it, so a minute takes none.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_asks_nothing_or_reads_nothing_ends_by_itself() {
+    let admin = Admin::new(Registry::default());
+    admin.route("/large", |_| Reply::text(StatusCode::OK, "x".repeat(32 << 20)));
+    let (address, _stop, _task) = serve(&admin).await;
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0, "nobody asked for anything");
+
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    slow.read_u8().await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(70)).await;
+    let mut read = Vec::new();
+    _ = slow.read_to_end(&mut read).await;
+    assert!(read.len() < 32 << 20, "it was cut off, after {} bytes", read.len());
+}
+
+#[tokio::test]
 async fn it_ends_when_asked_even_with_an_idle_connection() {
     let (address, stop, task) = serve(&Admin::new(Registry::default())).await;
     let mut idle = TcpStream::connect(address).await.unwrap();

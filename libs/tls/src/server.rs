@@ -47,6 +47,20 @@ impl ServerTls {
         Ok(ServerTls { certificates, config: Arc::new(config) })
     }
 
+    /// Whether a client that asked for `sni` would be served with the same certificate if it asked for `host` (without a
+    /// port). Where it would not, a request for that host on its connection is misdirected (421): what the client has
+    /// verified speaks for other names, and the listener may trust or route these differently (RFC 9110, section 15.5.20).
+    /// A client that asked for no name has verified none, so nothing contradicts it.
+    pub fn serves_alike(&self, sni: Option<&str>, host: &str) -> bool {
+        let Some(sni) = sni else { return true };
+        let host = host.strip_suffix('.').unwrap_or(host);
+        if sni.eq_ignore_ascii_case(host) {
+            return true;
+        }
+        let certificates = self.certificates.current();
+        Arc::ptr_eq(&certificates.choose(Some(sni)), &certificates.choose(Some(host)))
+    }
+
     /// What connections are accepted with. It stays the same when certificates change, so it may be kept, and should
     /// be shared by all workers: each has its own ticket keys otherwise.
     pub fn config(&self) -> Arc<ServerConfig> {

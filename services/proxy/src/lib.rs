@@ -6,6 +6,8 @@ mod balance;
 mod clients;
 mod control;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod metrics;
 mod observe;
 mod settings;

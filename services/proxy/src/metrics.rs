@@ -2,6 +2,7 @@
 
 mod durations;
 mod kept;
+mod refusals;
 mod requests;
 
 use std::{
@@ -16,6 +17,7 @@ use tidegate_model::{ClusterName, ServiceName};
 use tokio::time::Instant;
 
 pub use durations::{DURATION_BOUNDS, DurationSums, Durations, Timing};
+pub use refusals::{RefusalCounters, RefusalReason};
 pub use requests::{OTHER_METHOD, RequestDurations, RequestKind, method_name};
 
 use kept::Kept;
@@ -28,6 +30,13 @@ impl Counter {
     /// Adds to it. Only its own worker may.
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Relaxed) + count, Relaxed);
+    }
+
+    /// Adds to it, if there is something to add. Only its own worker may.
+    pub fn add_if_any(&self, count: u16) {
+        if count > 0 {
+            self.add(u64::from(count));
+        }
     }
 
     /// Sets it. Only its own worker may.
@@ -155,8 +164,10 @@ pub struct WorkerCounters {
     pub flooded: Counter,
     /// HTTP/2 streams refused because the heads of the connection's requests took too much memory.
     pub heads_over_budget: Counter,
-    /// Requests refused because they are malformed or ambiguous.
-    pub refused: Counter,
+    /// Requests refused because they are malformed or ambiguous, by reason.
+    pub refused: RefusalCounters,
+    /// Header fields left out because of an underscore in their names.
+    pub dropped_fields: Counter,
     /// Requests whose host no service answers for.
     pub unrouted: Counter,
     /// Clients that were too slow.

@@ -1,6 +1,6 @@
 //! Health questions of outside balancers: does this edge serve a service, and from where?
 
-use tidegate_model::verdict::Verdict;
+use tidegate_model::{fleet::HealthEndpoints, verdict::Verdict};
 
 use crate::{forward::LocalReply, worker::Worker};
 
@@ -11,13 +11,23 @@ const PREFIX: &str = "/.well-known/tidegate/health";
 /// `/.well-known/tidegate/health/<service>?scope=local` is 200 only while a cluster of the edge's own region serves the
 /// service, not while it could (a drained one could), `?scope=any` (or no scope) while any does. Without a service it asks
 /// for the edge itself: 503 while it drains or has no routes.
-pub fn reply(worker: &Worker, target: &str) -> Option<LocalReply> {
+///
+/// Any listener's client may ask, so a service that does not exist is answered for like one that nothing serves: nobody
+/// learns names by trying them. `endpoints` is the listener's switch; what it turns off is answered with 404, never forwarded.
+pub fn reply(worker: &Worker, endpoints: HealthEndpoints, target: &str) -> Option<LocalReply> {
     let rest = target.strip_prefix(PREFIX)?;
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     if !(path.is_empty() || path.starts_with('/')) {
         return None;
     }
     let service = path.trim_start_matches('/');
+    match endpoints {
+        HealthEndpoints::On => {}
+        HealthEndpoints::Edge if service.is_empty() => {}
+        HealthEndpoints::Edge | HealthEndpoints::Off => {
+            return Some(LocalReply::new(404, "not answered here"));
+        }
+    }
     if worker.is_draining() {
         return Some(LocalReply::new(503, "draining"));
     }
@@ -34,16 +44,18 @@ pub fn reply(worker: &Worker, target: &str) -> Option<LocalReply> {
         "scope=local" => true,
         _ => return Some(LocalReply::new(400, "scope is local or any")),
     };
-    let Some(service) = table.service(service) else {
-        return Some(LocalReply::new(404, format!("no service {service:?}")));
-    };
-    let action = &service.actions[0];
-    // Later tiers are what is left for when the first fails, drained clusters among them: they don't serve now.
-    let tiers = if local { &action.tiers[..action.tiers.len().min(1)] } else { &action.tiers[..] };
-    let serves = tiers.iter().flat_map(|tier| &tier.choices).any(|choice| {
-        (!local || choice.cluster.region == worker.edge.region)
-            && !action.fail_open
-            && choice.endpoints.iter().any(|(_, verdict)| matches!(verdict, Verdict::Up | Verdict::Unknown))
+    let serves = table.service(service).is_some_and(|service| {
+        let action = &service.actions[0];
+        // Later tiers are what is left for when the first fails, drained clusters among them: they don't serve now.
+        let tiers = if local { &action.tiers[..action.tiers.len().min(1)] } else { &action.tiers[..] };
+        tiers.iter().flat_map(|tier| &tier.choices).any(|choice| {
+            (!local || choice.cluster.region == worker.edge.region)
+                && !action.fail_open
+                && choice
+                    .endpoints
+                    .iter()
+                    .any(|(_, verdict)| matches!(verdict, Verdict::Up | Verdict::Unknown))
+        })
     });
     Some(if serves {
         LocalReply::new(200, "ok")

@@ -29,7 +29,32 @@ pub enum ListenerProtocol {
     },
 }
 
-/// Limits of a listener.
+/// What is done with a request's header field whose name has an underscore. CGI and what is like it turn `-` into `_`, so
+/// that `x_real_ip` there is `x-real-ip` (Envoy: `headers_with_underscores_action`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum UnderscorePolicy {
+    /// The field is left out.
+    #[default]
+    Drop,
+    /// The request is refused with 400.
+    Refuse,
+    /// The field is forwarded.
+    Pass,
+}
+
+/// Which health questions (`/.well-known/tidegate/health`) a listener answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum HealthEndpoints {
+    /// Those about the edge and about each service.
+    #[default]
+    On,
+    /// Those about the edge alone.
+    Edge,
+    /// None: they are answered with 404.
+    Off,
+}
+
+/// Limits of a listener, and what else it decides about a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerLimits {
     /// The largest request head (request line and headers), in bytes.
@@ -42,6 +67,10 @@ pub struct ListenerLimits {
     pub idle_timeout: Duration,
     /// The most connections at once for the whole edge on this listener.
     pub max_connections: u32,
+    /// What is done with header fields whose names have underscores.
+    pub underscores_in_headers: UnderscorePolicy,
+    /// Which health questions it answers.
+    pub health_endpoints: HealthEndpoints,
 }
 
 impl Default for ListenerLimits {
@@ -52,6 +81,8 @@ impl Default for ListenerLimits {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             max_connections: 100_000,
+            underscores_in_headers: UnderscorePolicy::default(),
+            health_endpoints: HealthEndpoints::default(),
         }
     }
 }

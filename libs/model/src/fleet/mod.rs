@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     address::{Address, HostPattern, SpiffeId},
     file::{FleetError, FleetErrors, STARTER, parse_duration, schema},
-    listener::{Listener, ListenerLimits, ListenerProtocol},
+    listener::{HealthEndpoints, Listener, ListenerLimits, ListenerProtocol, UnderscorePolicy},
     route::{Action, Hedge, Policy, Preference, Route, RouteMatch},
     upstream::{CertificateFiles, Upstream, UpstreamProtocol, UpstreamTls},
 };

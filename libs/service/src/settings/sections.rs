@@ -68,11 +68,15 @@ impl Default for NatsSection {
 pub struct AdminSection {
     /// Its address; port 0 takes a free one.
     pub bind: SocketAddr,
+    /// Names that it may be asked by, beside addresses, `localhost` and names without a dot: `metrics.example.com`, or
+    /// `*.example.com` for all below.
+    #[serde(deserialize_with = "comma_separated")]
+    pub allowed_hosts: Vec<String>,
 }
 
 impl Default for AdminSection {
     fn default() -> Self {
-        AdminSection { bind: SocketAddr::from(([127, 0, 0, 1], 0)) }
+        AdminSection { bind: SocketAddr::from(([127, 0, 0, 1], 0)), allowed_hosts: Vec::new() }
     }
 }
 

@@ -105,6 +105,36 @@ async fn the_certificate_is_chosen_by_the_name_that_is_asked_for() {
     );
 }
 
+#[test]
+fn a_host_of_another_certificate_is_not_served_like_the_name_that_was_asked_for() {
+    let (authority, folder) = (Authority::new(), Folder::new());
+    let one = authority.files(&folder, "one", &["a.test", "b.test", "*.wild.test"]);
+    let two = authority.files(&folder, "two", &["other.test"]);
+    let server = ServerTls::load(&[one, two], &[HTTP1]).unwrap();
+    for (sni, host) in [
+        (Some("a.test"), "a.test"),
+        (Some("a.test"), "A.test."),
+        (Some("a.test"), "b.test"),
+        (Some("a.test"), "x.wild.test"),
+        (Some("other.test"), "other.test"),
+        (Some("unknown.test"), "unknown.test"),
+        // The first certificate is served for what none is for.
+        (Some("a.test"), "unknown.test"),
+        (None, "other.test"),
+    ] {
+        assert!(server.serves_alike(sni, host), "{sni:?} {host}");
+    }
+    for (sni, host) in [
+        ("a.test", "other.test"),
+        ("other.test", "a.test"),
+        ("other.test", "unknown.test"),
+        ("other.test", "x.other.test"),
+        ("unknown.test", "other.test"),
+    ] {
+        assert!(!server.serves_alike(Some(sni), host), "{sni} {host}");
+    }
+}
+
 #[tokio::test]
 async fn sessions_are_resumed_unless_the_client_wants_whole_handshakes() {
     let (folder, authority) = (Folder::new(), Authority::new());

@@ -120,7 +120,7 @@ impl Reader<'_> {
     }
 
     async fn chunks(&mut self) -> Result<(Vec<u8>, bool), Broken> {
-        let mut decoder = ChunkDecoder::new();
+        let mut decoder = ChunkDecoder::default();
         let mut body = Vec::new();
         loop {
             match decoder.decode(&self.buffer).map_err(|_| Broken::Failed(Failure::BadAnswer))? {

@@ -12,7 +12,8 @@ use tidegate_service::{
 use super::page::Shown;
 use crate::{
     metrics::{
-        ClusterCounters, DURATION_BOUNDS, DurationSums, Metrics, RequestKind, ServiceCounters, WorkerCounters,
+        ClusterCounters, DURATION_BOUNDS, DurationSums, Metrics, RefusalReason, RequestKind, ServiceCounters,
+        WorkerCounters,
     },
     observe::access,
 };
@@ -47,9 +48,11 @@ const WORKERS: [(&str, &str, Read<WorkerCounters>); 12] = [
         "HTTP/2 streams refused because the request heads of their connection took too much memory.",
         |w| w.heads_over_budget.get(),
     ),
-    ("tidegate_proxy_requests_refused_total", "Requests refused as malformed or ambiguous.", |w| {
-        w.refused.get()
-    }),
+    (
+        "tidegate_proxy_fields_dropped_total",
+        "Header fields left out because their names have underscores.",
+        |w| w.dropped_fields.get(),
+    ),
     ("tidegate_proxy_requests_unrouted_total", "Requests for a host that no service has.", |w| {
         w.unrouted.get()
     }),
@@ -157,6 +160,12 @@ fn collect(samples: &mut Samples, metrics: &Metrics) {
     samples.gauge("tidegate_proxy_connections_open", "Connections of clients that are open.", &[], open);
     for (name, help, read) in WORKERS {
         samples.counter(name, help, &[], metrics.sum_workers(read) as f64);
+    }
+    let (name, help) =
+        ("tidegate_proxy_requests_refused_total", "Requests refused as malformed or ambiguous, by reason.");
+    for reason in RefusalReason::ALL {
+        let count = metrics.sum_workers(|worker| worker.refused.of(reason).get());
+        samples.counter(name, help, &[("reason", reason.label())], count as f64);
     }
     for (name, help, read) in SERVICES {
         for (service, count) in metrics.sum_services(read) {

@@ -4,13 +4,17 @@ use std::{cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, task::Poll, time:
 
 use rand::RngExt as _;
 use tidegate_http1::{Framing, Method, Request, Version, list_contains, write_field, write_status_line};
-use tidegate_model::{fleet::Policy, observation::Failure};
+use tidegate_model::{
+    fleet::{HealthEndpoints, Policy},
+    observation::Failure,
+};
 use tokio::time::Instant;
 
 use super::{
     Downstream, LocalReply,
     attempt::Answer,
     heads::{Origin, is_end_to_end},
+    max_forwards,
     relay::{Ended, Patience, Relayed, relay},
     tries::{Refusal, first_answer},
     tunnel::tunnel,
@@ -18,6 +22,7 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
+    metrics::RefusalReason,
     observe::{RequestTrace, Trail},
     table::{ActionView, ServiceView},
     wellknown,
@@ -36,6 +41,8 @@ pub struct Client {
     pub is_http2: bool,
     /// How long it may take nothing of what waits for it.
     pub stall: Duration,
+    /// Which health questions its listener answers.
+    pub health_endpoints: HealthEndpoints,
 }
 
 /// What the connection is good for after a request.
@@ -89,7 +96,7 @@ pub async fn handle(
     let started = Instant::now();
     let mut id = [0; 32];
     let request_id = request_id(request, &mut id, worker);
-    if let Some(reply) = wellknown::reply(worker, &request.target) {
+    if let Some(reply) = wellknown::reply(worker, client.health_endpoints, &request.target) {
         return answer_ourselves(down, &reply, request_id, client.stall, timer).await;
     }
     let found = worker.table.borrow().find(request);
@@ -171,10 +178,15 @@ impl Exchange<'_> {
 
     fn refusal_before_any_try(&self) -> Option<LocalReply> {
         if matches!(self.request.method, Method::Connect) {
-            return Some(
-                LocalReply::new(405, "CONNECT is not served")
-                    .with("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-            );
+            return Some(LocalReply::new(405, "CONNECT is not served").with("allow", max_forwards::ALLOWED));
+        }
+        match max_forwards::reply(self.request) {
+            Ok(None) => {}
+            Ok(Some(reply)) => return Some(reply),
+            Err(error) => {
+                self.worker.counters.refused.count(error);
+                return Some(LocalReply::new(error.status(), error.to_string()));
+            }
         }
         if let (Framing::Length(length), Some(most)) = (self.framing, self.service.max_request_body)
             && length > most
@@ -241,7 +253,7 @@ impl Exchange<'_> {
             }
             Ended::RequestRefused(error) => {
                 tracing::debug!(%error, "request refused within its body, after its answer had begun");
-                self.worker.counters.refused.add(1);
+                self.worker.counters.refused.count(RefusalReason::Body);
                 trail.broken = Some("request_refused");
                 upload.down.abort();
                 Outcome::Broken
@@ -284,11 +296,14 @@ impl Exchange<'_> {
             Refusal::SlowClient => LocalReply::new(408, "the request's body took too long"),
             Refusal::Deadline => LocalReply::new(504, "no answer within the service's timeout"),
             Refusal::Unsayable => {
-                self.worker.counters.refused.add(1);
+                self.worker.counters.refused.count(RefusalReason::Target);
                 LocalReply::new(400, "malformed request target or host")
             }
             Refusal::Client(BodyError::TooLarge) => too_large(self.service.max_request_body.unwrap_or(0)),
-            Refusal::Client(BodyError::Malformed(error)) => LocalReply::new(400, error.to_string()),
+            Refusal::Client(BodyError::Malformed(error)) => {
+                self.worker.counters.refused.count(RefusalReason::Body);
+                LocalReply::new(400, error.to_string())
+            }
             Refusal::Client(BodyError::Io(_) | BodyError::Http2(_)) => {
                 self.service.counters.client_gone.add(1);
                 return None;

@@ -10,6 +10,7 @@ use tidegate_http1::{
     write_request_line, write_status_line,
 };
 
+use super::max_forwards;
 use crate::{
     observe::TraceParentText,
     wire::{BodyError, BodyWriter, append},
@@ -112,6 +113,14 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
             | b"x-forwarded-port" => {}
             // Written below, if it is a usable one.
             b"x-request-id" => {}
+            b"max-forwards" if max_forwards::applies_to(&request.method) => {
+                // Zero and what is no number were answered before.
+                if let Some(left) = max_forwards::parse(value) {
+                    let mut text = Vec::new();
+                    write_decimal(&mut text, left.saturating_sub(1));
+                    write(name, &text);
+                }
+            }
             b"traceparent" if origin.traceparent.is_some() => {}
             b"tracestate" if origin.begins_trace => {}
             _ if !is_end_to_end(name) || nominated.holds(name) => {}

@@ -6,6 +6,7 @@ mod downstream;
 mod exchange;
 mod heads;
 mod http2_conn;
+mod max_forwards;
 mod pool;
 mod relay;
 mod sharing;
@@ -17,4 +18,5 @@ mod upstream;
 
 pub use downstream::{Downstream, Http1Down, Http2Down, LocalReply};
 pub use exchange::{Client, Exchange, Outcome, answer_ourselves, handle};
+pub use heads::{Origin, http2_request, write_http1_request};
 pub use pool::Pool;

@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use tidegate_http1::{Fields, Framing, Method, Response, Version, list_contains, parse_response};
+use tidegate_http1::{
+    Fields, Framing, Method, Response, TrailerPolicy, Version, content_length, list_contains, parse_response,
+};
 use tidegate_model::observation::Failure;
 
 use super::http2_conn::{Http2Conn, Http2Stream};
@@ -84,7 +86,7 @@ impl Upstream {
             reused,
             writer,
             framing: Framing::Empty,
-            reader: BodyReader::new(Framing::Empty),
+            reader: BodyReader::new(Framing::Empty, TrailerPolicy::Response),
             keep_alive: true,
             keep_for: None,
             got_anything: false,
@@ -229,7 +231,7 @@ impl Http1Up {
                     Ok(Some((length, framing))) => {
                         self.conn.advance(length);
                         self.framing = framing;
-                        self.reader = BodyReader::new(framing);
+                        self.reader = BodyReader::new(framing, TrailerPolicy::Response);
                         if response.status >= 200 {
                             self.is_bodiless =
                                 *method == Method::Head || matches!(response.status, 204 | 304);
@@ -306,14 +308,15 @@ impl Http2Up {
                 response.status = head.status.as_u16();
                 response.version = Version::Http11;
                 response.fields = fields_of(&head.headers);
-                let length = response.fields.get(b"content-length");
-                let length = length.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+                let (true, Ok(length)) = (response.status <= 599, content_length(&response.fields)) else {
+                    return Poll::Ready(Err((Failure::BadAnswer, Sent::Maybe)));
+                };
                 self.framing = match length {
                     _ if stream.is_end_stream() => Framing::Empty,
                     Some(0) | None => Framing::Chunked,
                     Some(length) => Framing::Length(length),
                 };
-                self.reader = Some(Http2Reader::new(stream));
+                self.reader = Some(Http2Reader::new(stream, TrailerPolicy::Response));
                 Poll::Ready(Ok(()))
             }
             Err(error) => {

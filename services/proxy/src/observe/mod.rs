@@ -6,6 +6,7 @@ pub mod access;
 mod decide;
 mod line;
 mod spans;
+mod text;
 mod traceparent;
 mod trail;
 mod unread;

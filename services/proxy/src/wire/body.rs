@@ -7,7 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_http1::{
-    ChunkDecoder, ChunkError, Decoded, Fields, Framing, LAST_CHUNK, write_chunk_head, write_trailers,
+    ChunkDecoder, ChunkError, Decoded, Fields, Framing, LAST_CHUNK, TrailerPolicy, write_chunk_head,
+    write_trailers,
 };
 
 use super::Conn;
@@ -51,12 +52,12 @@ enum State {
 }
 
 impl BodyReader {
-    /// A reader at the start of a body.
-    pub fn new(framing: Framing) -> BodyReader {
+    /// A reader at the start of a body whose trailers are subject to `trailers`.
+    pub fn new(framing: Framing, trailers: TrailerPolicy) -> BodyReader {
         BodyReader(match framing {
             Framing::Empty => State::Done,
             Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::Chunked(Box::default()),
+            Framing::Chunked => State::Chunked(Box::new(ChunkDecoder::new(trailers))),
             Framing::UntilClose => State::UntilClose,
         })
     }

@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tidegate_http1::{Fields, may_be_trailer};
+use tidegate_http1::{ChunkError, FieldVerdict, Fields, TrailerPolicy};
 
 use super::{BodyError, Chunk};
 
@@ -14,13 +14,14 @@ pub const LIBRARY_BUFFER: usize = 32 * 1024;
 /// Reads a body from an HTTP/2 stream.
 pub struct Http2Reader {
     stream: h2::RecvStream,
+    trailers: TrailerPolicy,
     data_ended: bool,
 }
 
 impl Http2Reader {
-    /// A reader of `stream`.
-    pub fn new(stream: h2::RecvStream) -> Http2Reader {
-        Http2Reader { stream, data_ended: false }
+    /// A reader of `stream`, whose trailers are subject to `trailers`.
+    pub fn new(stream: h2::RecvStream, trailers: TrailerPolicy) -> Http2Reader {
+        Http2Reader { stream, trailers, data_ended: false }
     }
 
     /// Whether the peer has ended the stream and all data of it was taken.
@@ -44,7 +45,8 @@ impl Http2Reader {
             }
         }
         let trailers = ready!(self.stream.poll_trailers(cx))?;
-        Poll::Ready(Ok(Chunk::End(trailers.map_or_else(Fields::new, |map| trailers_of(&map)))))
+        let trailers = trailers.map_or_else(|| Ok(Fields::new()), |map| trailers_of(&map, self.trailers));
+        Poll::Ready(Ok(Chunk::End(trailers?)))
     }
 }
 
@@ -135,13 +137,26 @@ pub fn size_of(map: &HeaderMap) -> usize {
     map.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
-/// The fields of trailers, without those that may not be in them.
-fn trailers_of(map: &HeaderMap) -> Fields {
+/// The fields of trailers that the policy lets pass.
+fn trailers_of(map: &HeaderMap, policy: TrailerPolicy) -> Result<Fields, ChunkError> {
     let mut fields = Fields::new();
-    for (name, value) in map.iter().filter(|(name, _)| may_be_trailer(name.as_str().as_bytes())) {
-        fields.push(name.as_str().as_bytes(), value.as_bytes());
+    for (name, value) in map {
+        if is_padded(value.as_bytes()) {
+            return Err(ChunkError::Trailers);
+        }
+        match policy.judge(name.as_str().as_bytes()) {
+            FieldVerdict::Keep => fields.push(name.as_str().as_bytes(), value.as_bytes()),
+            FieldVerdict::Drop => {}
+            FieldVerdict::Refuse => return Err(ChunkError::Underscore),
+        }
     }
-    fields
+    Ok(fields)
+}
+
+/// Whether white space surrounds a value: HTTP/1.1 would lose it (RFC 9113, section 8.2.1).
+pub fn is_padded(value: &[u8]) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_space(value.first()) || is_space(value.last())
 }
 
 /// A header map of the fields; what cannot be in one is left out.

@@ -15,7 +15,7 @@ pub use body::{BodyError, BodyReader, BodyWriter, Chunk};
 pub use coalesce::{Coalesced, Flusher, Peer, coalesce};
 pub use conn::{Conn, IdleState};
 pub use count::{ConnectionCount, Counted};
-pub use http2::{Http2Reader, Http2Writer, LIBRARY_BUFFER, append, fields_of, size_of};
+pub use http2::{Http2Reader, Http2Writer, LIBRARY_BUFFER, append, fields_of, is_padded, size_of};
 pub use io::Io;
 pub use keepalive::{UNACKNOWLEDGED, end_when_gone};
 pub use timer::Timer;

@@ -152,6 +152,7 @@ async fn connection(
         is_tls: listener.tls.is_some(),
         is_http2: false,
         stall: limits.idle_timeout,
+        health_endpoints: limits.health_endpoints,
     };
     let Some(acceptor) = &listener.tls else {
         return http1::serve(worker, Io::Plain(stream), client, &limits, &open).await;

@@ -2,8 +2,11 @@
 
 use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
-use tidegate_http1::{Framing, Limits, Method, ParseError, Request, Version, list_contains, parse_request};
-use tidegate_model::fleet::ListenerLimits;
+use tidegate_http1::{
+    Framing, Method, ParseError, Request, RequestRules, TrailerPolicy, Underscores, Version, list_contains,
+    parse_request,
+};
+use tidegate_model::fleet::{ListenerLimits, UnderscorePolicy};
 use tokio::time::Instant;
 
 use super::{Open, Worker, http2};
@@ -45,18 +48,27 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
     let mut request = Request::default();
     let mut down = Downstream::Http1(Box::new(Http1Down {
         conn: Conn::new(io, None),
-        reader: BodyReader::new(Framing::Empty),
+        reader: BodyReader::new(Framing::Empty, TrailerPolicy::default()),
         writer: BodyWriter::Nothing,
         is_http10: false,
         keep_alive: true,
         is_head: false,
         account: open.account(true),
     }));
+    let rules = request_rules(limits, client.is_tls);
     let mut is_first = true;
     loop {
         let Downstream::Http1(http1) = &mut down else { return };
-        let waited =
-            wait_for_head(&worker, &mut http1.conn, &mut request, limits, &mut timer, open, is_first).await;
+        let waited = wait_for_head(
+            &worker,
+            &mut http1.conn,
+            &mut request,
+            (limits, rules),
+            &mut timer,
+            open,
+            is_first,
+        )
+        .await;
         is_first = false;
         let framing = match waited {
             Waited::Request(framing) => framing,
@@ -73,12 +85,13 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
                 return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer)).await;
             }
             Waited::Refused(error, since) => {
-                worker.counters.refused.add(1);
+                worker.counters.refused.count(error);
                 let reply = LocalReply::new(error.status(), error.to_string());
                 return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer)).await;
             }
         };
-        http1.reader = BodyReader::new(framing);
+        worker.counters.dropped_fields.add_if_any(request.dropped_fields);
+        http1.reader = BodyReader::new(framing, TrailerPolicy::Request(rules.underscores));
         http1.is_http10 = request.version == Version::Http10;
         http1.is_head = request.method == Method::Head;
         open.end_idle();
@@ -117,6 +130,20 @@ async fn refuse(
     close(down, timer).await;
 }
 
+/// What a listener accepts as a request head.
+pub fn request_rules(limits: &ListenerLimits, is_tls: bool) -> RequestRules {
+    RequestRules {
+        head_bytes: limits.head_bytes as usize,
+        fields: usize::from(limits.header_count),
+        underscores: match limits.underscores_in_headers {
+            UnderscorePolicy::Drop => Underscores::Drop,
+            UnderscorePolicy::Refuse => Underscores::Refuse,
+            UnderscorePolicy::Pass => Underscores::Pass,
+        },
+        is_tls,
+    }
+}
+
 fn keeps_alive(request: &Request) -> bool {
     let says = |token| request.fields.get_all(b"connection").any(|value| list_contains(value, token));
     match request.version {
@@ -129,13 +156,11 @@ async fn wait_for_head(
     worker: &Worker,
     conn: &mut Conn,
     request: &mut Request,
-    limits: &ListenerLimits,
+    (limits, rules): (&ListenerLimits, RequestRules),
     timer: &mut Timer,
     open: &Open,
     is_first: bool,
 ) -> Waited {
-    let parse_limits =
-        Limits { head_bytes: limits.head_bytes as usize, fields: usize::from(limits.header_count) };
     if conn.read.is_empty() {
         conn.release_buffers();
     }
@@ -157,7 +182,7 @@ async fn wait_for_head(
                         return Poll::Ready(Waited::Http2);
                     }
                 } else {
-                    match parse_request(&conn.read, parse_limits, request) {
+                    match parse_request(&conn.read, rules, request) {
                         Ok(Some((length, framing))) => {
                             conn.advance(length);
                             return Poll::Ready(Waited::Request(framing));

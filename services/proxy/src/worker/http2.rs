@@ -3,16 +3,16 @@
 use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll};
 
 use bytes::Bytes;
-use tidegate_http1::{Framing, Method, Request, Version, valid_target};
+use tidegate_http1::RequestRules;
 use tidegate_model::fleet::ListenerLimits;
 use tokio::time::Instant;
 
-use super::{Open, Worker};
+use super::{Open, Worker, http1::request_rules, http2_request::begin};
 use crate::{
     clients::{Account, Eviction, Held},
-    forward::{Client, Downstream, Http2Down, LocalReply, answer_ourselves, handle},
-    observe::Unread,
-    wire::{Flusher, Http2Reader, Io, LIBRARY_BUFFER, Peer, Timer, coalesce, size_of},
+    forward::{Client, answer_ourselves, handle},
+    metrics::RefusalReason,
+    wire::{Flusher, Io, LIBRARY_BUFFER, Peer, Timer, coalesce, size_of},
 };
 
 /// Streams that a client may have open at once, and what is kept of each answer for a client that does not read. With one
@@ -46,6 +46,7 @@ pub async fn serve(
     open: &Open,
 ) {
     let client = Client { is_http2: true, ..client };
+    let rules = request_rules(limits, client.is_tls);
     let (gathered, flusher) = coalesce(io, prefix, Peer::Client);
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(STREAMS)
@@ -56,7 +57,7 @@ pub async fn serve(
         .handshake::<_, Bytes>(gathered);
     let mut connection = match tokio::time::timeout(limits.head_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(_)) => return worker.counters.refused.add(1),
+        Ok(Err(_)) => return worker.counters.refused.count(RefusalReason::Http2),
         Err(_) => return worker.counters.too_slow.add(1),
     };
     let mut timer = Timer::new();
@@ -132,14 +133,13 @@ pub async fn serve(
                 let count = StreamCount::new(&streams, head);
                 let mut account = open.account(false);
                 account.hold(Held::Head, head);
-                let most_fields = usize::from(limits.header_count);
                 // Boxed here, since it is moved several times on its way into a task, and it is large.
                 worker.tasks.spawn_local(Box::pin(stream(
                     worker.clone(),
                     client,
                     request,
                     respond,
-                    most_fields,
+                    rules,
                     account,
                     count,
                 )));
@@ -197,99 +197,25 @@ async fn stream(
     client: Client,
     request: Box<http::Request<h2::RecvStream>>,
     respond: h2::server::SendResponse<Bytes>,
-    most_fields: usize,
+    rules: RequestRules,
     account: Account,
     _count: StreamCount,
 ) {
     let since = Instant::now();
-    let (mut down, parsed) = begin(*request, respond, most_fields, account);
+    let (mut down, parsed) = begin(*request, respond, rules, account);
     let mut timer = worker.take_timer();
     let (request, framing) = match parsed {
         Ok(parsed) => parsed,
         Err(refusal) => {
-            let (unread, reply) = &*refusal;
-            worker.counters.refused.add(1);
+            let (unread, reply, reason) = &*refusal;
+            worker.counters.refused.count(*reason);
             answer_ourselves(&mut down, reply, b"-", client.stall, &mut timer).await;
             worker.observer.refused(client, unread, reply, since.elapsed());
             worker.put_timer(timer);
             return;
         }
     };
+    worker.counters.dropped_fields.add_if_any(request.dropped_fields);
     handle(&worker, client, &request, framing, &mut down, &mut timer).await;
     worker.put_timer(timer);
-}
-
-/// What is known of a request that is refused, and its answer. Boxed, since it is rare and larger than a request.
-type Refusal = Box<(Unread, LocalReply)>;
-
-/// The stream, and the request on it or why there is none. Apart from [`stream`], so that the head as the library has it
-/// takes no room in each stream's task.
-fn begin(
-    request: http::Request<h2::RecvStream>,
-    respond: h2::server::SendResponse<Bytes>,
-    most_fields: usize,
-    account: Account,
-) -> (Downstream, Result<(Request, Framing), Refusal>) {
-    let (head, body) = request.into_parts();
-    let has_body = !body.is_end_stream();
-    let is_head = head.method == http::Method::HEAD;
-    let reader = has_body.then(|| Http2Reader::new(body));
-    let down = Downstream::Http2(Box::new(Http2Down::new(reader, respond, is_head, account)));
-    let refusal = |status, why| Err(Box::new((Unread::of_http2(&head), LocalReply::new(status, why))));
-    let parsed = match request_of(&head, has_body) {
-        Some(_) if head.headers.len() > most_fields => refusal(431, "too many header fields"),
-        Some(parsed) => Ok(parsed),
-        None => refusal(400, "malformed request"),
-    };
-    (down, parsed)
-}
-
-/// The request as HTTP/1.1 would say it; nothing when it could not.
-fn request_of(head: &http::request::Parts, has_body: bool) -> Option<(Request, Framing)> {
-    let mut request = Request {
-        method: Method::from(head.method.as_str()),
-        version: Version::Http11,
-        ..Request::default()
-    };
-    if request.method == Method::Connect {
-        head.uri.authority()?.as_str().clone_into(&mut request.target);
-    } else {
-        head.uri.path_and_query().map_or("/", |target| target.as_str()).clone_into(&mut request.target);
-        if !valid_target(&request.target) {
-            return None;
-        }
-    }
-    let host_field = head.headers.get(http::header::HOST).map(http::HeaderValue::to_str).transpose().ok()?;
-    let host = head.uri.authority().map(http::uri::Authority::as_str).or(host_field)?;
-    // An authority with a user is not one that HTTP may have (RFC 9110, section 4.2.4).
-    if host.contains('@') || head.headers.get_all(http::header::HOST).iter().count() > 1 {
-        return None;
-    }
-    host.clone_into(&mut request.host);
-    request.fields.reserve(head.headers.len(), size_of(&head.headers));
-    let mut length = None;
-    for (name, value) in &head.headers {
-        match *name {
-            http::header::HOST => {}
-            // Cookies may come in pieces, which HTTP/1.1 doesn't have (RFC 9113, section 8.2.3).
-            http::header::COOKIE => {}
-            _ => {
-                if name == http::header::CONTENT_LENGTH {
-                    length = Some(value.to_str().ok()?.parse::<u64>().ok()?);
-                }
-                request.fields.push(name.as_str().as_bytes(), value.as_bytes());
-            }
-        }
-    }
-    let cookies: Vec<&[u8]> =
-        head.headers.get_all(http::header::COOKIE).iter().map(http::HeaderValue::as_bytes).collect();
-    if !cookies.is_empty() {
-        request.fields.push(b"cookie", &cookies.join(&b"; "[..]));
-    }
-    let framing = match length {
-        _ if !has_body => Framing::Empty,
-        Some(length) if length > 0 => Framing::Length(length),
-        Some(_) | None => Framing::Chunked,
-    };
-    Some((request, framing))
 }

@@ -5,6 +5,7 @@ mod command;
 mod date;
 mod http1;
 mod http2;
+mod http2_request;
 mod room;
 
 use std::{
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 pub use command::{Command, Listen, Routes};
 pub use date::http_date;
+pub use http2_request::request_of;
 pub use room::{Room, memory_limit};
 
 use crate::{

@@ -179,7 +179,7 @@ fn chunked_bodies_and_trailers_pass_in_both_directions() {
     let edge = edge(&origin);
     let mut client = Peer::connect(edge.address());
     let answer = client.ask(
-        "POST / HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwxyz\r\n0\r\nX-Check: 1\r\nHost: evil.test\r\n\
+        "POST / HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwxyz\r\n0\r\nContent-Digest: 1\r\nHost: evil.test\r\n\
          Transfer-Encoding: chunked\r\n\r\n",
     );
     assert_eq!(answer.text(), "abcde");
@@ -187,7 +187,7 @@ fn chunked_bodies_and_trailers_pass_in_both_directions() {
     assert_eq!(answer.trailers, [("x-sum".to_owned(), "5".to_owned())]);
     let request = &origin.seen().requests()[0];
     assert_eq!(request.text(), "wxyz");
-    assert_eq!(request.trailers, [("x-check".to_owned(), "1".to_owned())]);
+    assert_eq!(request.trailers, [("content-digest".to_owned(), "1".to_owned())]);
     assert_eq!(client.ask(GET).status(), 200);
 }
 

@@ -295,6 +295,31 @@ fn what_is_refused_is_a_line_too_with_what_is_known_of_it() {
 }
 
 #[test]
+fn a_line_is_bounded_and_one_line_whatever_a_client_sends() {
+    for format in [AccessFormat::Json, AccessFormat::Common] {
+        let origin = Origin::named("a");
+        let settings = AccessLogSection { format, ..AccessLogSection::default() };
+        let (edge, path) = logging(&FleetFile::of(&[origin.address()]), &settings);
+        let long = "a".repeat(15_000);
+        let request = [
+            format!("GET /\u{2028}{long} HTTP/1.1\r\nHost: site.test\r\nReferer: {long}\r\nUser-Agent: \u{85}\u{202e}").into_bytes(),
+            b"\xff\xfe".to_vec(),
+            format!("{long}\r\n\r\n").into_bytes(),
+        ]
+        .concat();
+        assert_eq!(Peer::connect(edge.address()).ask(request).status(), 200);
+        let lines = logged(edge, &path);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].len() < 4500, "{} bytes", lines[0].len());
+        assert!(
+            lines[0].contains("xff") && !lines[0].contains(['\u{2028}', '\u{85}', '\u{202e}']),
+            "{}",
+            lines[0]
+        );
+    }
+}
+
+#[test]
 fn the_common_form_is_one_that_log_readers_know() {
     let origin = Origin::named("a");
     let settings = AccessLogSection { format: AccessFormat::Common, ..AccessLogSection::default() };

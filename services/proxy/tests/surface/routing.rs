@@ -93,7 +93,11 @@ fn balancers_are_told_whether_a_service_is_served_and_from_where() {
     edge.health("near", &[(near.address(), Verdict::Up, false)]);
     edge.health("far", &[(far.address(), Verdict::Up, false)]);
     assert_eq!((ask(&edge, ""), ask(&edge, "/site"), ask(&edge, "/site?scope=local")), (200, 200, 200));
-    assert_eq!((ask(&edge, "/none"), ask(&edge, "/site?scope=other")), (404, 400));
+    assert_eq!(
+        (ask(&edge, "/none"), ask(&edge, "/site?scope=other")),
+        (503, 400),
+        "names are not to be found by trying"
+    );
     // As when `near` is drained: it is up, and only there for when nothing else is.
     edge.tiers(|tiers| tiers.actions[0].tiers.reverse());
     assert_eq!((ask(&edge, "/site?scope=any"), ask(&edge, "/site?scope=local")), (200, 503));

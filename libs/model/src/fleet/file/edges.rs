@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     EdgeName, ListenerName, NetworkName, RegionName, SigningPublicKey,
-    fleet::{CertificateFiles, DEFAULT_NETWORK, Edge, Listener, ListenerLimits, ListenerProtocol, Region},
+    fleet::{
+        CertificateFiles, DEFAULT_NETWORK, Edge, HealthEndpoints, Listener, ListenerLimits, ListenerProtocol,
+        Region, UnderscorePolicy,
+    },
     unit::Location,
 };
 
@@ -135,7 +138,25 @@ pub(super) fn listener(walk: &mut Walk, node: &Node, _: &ListenerName, at: Span)
         let listed = w.list(node, certificate)?;
         Some(listed.into_iter().map(|(files, _)| files).collect::<Vec<_>>())
     });
-    let limits = walk.optional(&mut fields, "limits", limits).or_default();
+    let limits: ListenerLimits = walk.optional(&mut fields, "limits", limits).or_default();
+    let underscores_in_headers = walk
+        .optional(&mut fields, "underscores_in_headers", |w, node, _| {
+            let words = [
+                ("drop", UnderscorePolicy::Drop),
+                ("refuse", UnderscorePolicy::Refuse),
+                ("pass", UnderscorePolicy::Pass),
+            ];
+            w.word(node, &words)
+        })
+        .or_default();
+    let health_endpoints = walk
+        .optional(&mut fields, "health_endpoints", |w, node, _| {
+            let words =
+                [("on", HealthEndpoints::On), ("edge", HealthEndpoints::Edge), ("off", HealthEndpoints::Off)];
+            w.word(node, &words)
+        })
+        .or_default();
+    let limits = ListenerLimits { underscores_in_headers, health_endpoints, ..limits };
     match (spoken, certificates.given()) {
         (Some(Spoken::Http), Some((_, span))) => {
             let help = Some("`protocol: https` makes use of certificates".to_owned());
@@ -189,7 +210,7 @@ fn limits(walk: &mut Walk, node: &Node, at: Span) -> Option<ListenerLimits> {
         .and_then(|count| u32::try_from(count).ok())
         .unwrap_or(default.max_connections);
     fields.finish();
-    Some(ListenerLimits { head_bytes, header_count, head_timeout, idle_timeout, max_connections })
+    Some(ListenerLimits { head_bytes, header_count, head_timeout, idle_timeout, max_connections, ..default })
 }
 
 /// A certificate and its key. Paths are kept as written.

@@ -167,6 +167,16 @@ pub(super) static LISTENER: Record = Record {
             "For https: chosen by SNI, the first one is the default.",
         ),
         optional("limits", Kind::Record(&LIMITS), "What a client may ask of it."),
+        optional(
+            "underscores_in_headers",
+            Kind::Word(&["drop", "refuse", "pass"]),
+            "What is done with request header fields whose names have an underscore; drop.",
+        ),
+        optional(
+            "health_endpoints",
+            Kind::Word(&["on", "edge", "off"]),
+            "Which questions under /.well-known/tidegate/health it answers: all, those about the edge, none; on.",
+        ),
     ],
 };
 

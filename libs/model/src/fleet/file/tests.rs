@@ -192,6 +192,14 @@ fn contradictions_of_clusters_edges_and_listeners_are_refused() {
             "listeners: { p: { bind: \"0.0.0.0:80\", protocol: http, certificates: [{ chain: c, key: k }] } }",
             "has no certificates",
         ),
+        (
+            "listeners: { p: { bind: \"0.0.0.0:80\", protocol: http, underscores_in_headers: keep } }",
+            "\"keep\" is not one of drop, refuse, pass",
+        ),
+        (
+            "listeners: { p: { bind: \"0.0.0.0:80\", protocol: http, health_endpoints: yes } }",
+            "\"yes\" is not one of on, edge, off",
+        ),
         ("listeners: { p: { bind: \"0.0.0.0:80\", protocol: https, certificates: [] } }", "at least one"),
         (
             "listeners: { p: { bind: \"0.0.0.0:80\", protocol: http }, q: { bind: \"0.0.0.0:80\", protocol: http } }\nedges: { e: { region: eu, listeners: [p, q] } }",

@@ -10,6 +10,7 @@ pub struct FleetFile {
     service: String,
     order: Option<String>,
     routes: String,
+    hosts: String,
 }
 
 impl FleetFile {
@@ -21,6 +22,7 @@ impl FleetFile {
             service: "retry: { hedge_after: off }, timeout: 10s".to_owned(),
             order: None,
             routes: String::new(),
+            hosts: "site.test".to_owned(),
         }
     }
 
@@ -56,6 +58,12 @@ impl FleetFile {
         self
     }
 
+    /// The service's `hosts`; `site.test` without.
+    pub fn hosts(mut self, hosts: &str) -> FleetFile {
+        hosts.clone_into(&mut self.hosts);
+        self
+    }
+
     /// What `clusters` of the service says, in place of all clusters in order.
     pub fn prefer(mut self, clusters: &str) -> FleetFile {
         self.order = Some(clusters.to_owned());
@@ -79,8 +87,9 @@ impl FleetFile {
              clusters:\n{}\n\
              edges: {{ edge-1: {{ region: here, listeners: [web] }} }}\n\
              listeners: {{ web: {{ bind: \"127.0.0.1:0\", {listener} }} }}\n\
-             services: {{ site: {{ hosts: [site.test], clusters: {order}, {}{} }} }}\n",
+             services: {{ site: {{ hosts: [{}], clusters: {order}, {}{} }} }}\n",
             self.clusters.join("\n"),
+            self.hosts,
             self.service,
             self.routes,
         )

@@ -1,0 +1,81 @@
+//! `max-forwards`: how far TRACE and OPTIONS may go (RFC 9110, section 7.6.2).
+
+use tidegate_http1::{Fields, Method, ParseError, Request};
+
+use super::LocalReply;
+
+/// The methods that the edge forwards.
+pub const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// The local reply to a request that may go no further than here; nothing when it may.
+///
+/// OPTIONS is answered with what the edge forwards. TRACE is answered with 405: an echo of what arrived tells a script the
+/// credentials that a browser or an intermediary before us added, and RFC 9110 obliges nobody to give one.
+///
+/// # Errors
+/// When the field is repeated or no number.
+pub fn reply(request: &Request) -> Result<Option<LocalReply>, ParseError> {
+    if !applies_to(&request.method) || remaining(&request.fields)? != Some(0) {
+        return Ok(None);
+    }
+    Ok(Some(match request.method {
+        Method::Trace => LocalReply::new(405, "TRACE is not answered by this edge").with("allow", ALLOWED),
+        _ => LocalReply::new(200, "").with("allow", ALLOWED),
+    }))
+}
+
+/// Whether the method has a limit of forwards; of others the field is passed on as it is.
+pub fn applies_to(method: &Method) -> bool {
+    matches!(method, Method::Trace | Method::Options)
+}
+
+/// How often a request may be forwarded; nothing when it does not say.
+fn remaining(fields: &Fields) -> Result<Option<u64>, ParseError> {
+    let mut values = fields.get_all(b"max-forwards");
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ParseError::MaxForwards);
+    }
+    parse(value).map(Some).ok_or(ParseError::MaxForwards)
+}
+
+/// The number in the field, as it is: one below it is written for the next hop.
+pub fn parse(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    // So large a number is no limit; it is not wrong for being so.
+    Some(std::str::from_utf8(value).ok()?.parse().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(method: &str, values: &[&str]) -> Result<Option<u16>, ParseError> {
+        let mut request = Request { method: Method::from(method), ..Request::default() };
+        for value in values {
+            request.fields.push(b"max-forwards", value.as_bytes());
+        }
+        reply(&request).map(|reply| reply.map(|reply| reply.status))
+    }
+
+    #[test]
+    fn a_request_that_may_go_no_further_is_answered_here() {
+        assert_eq!(answered("OPTIONS", &["0"]), Ok(Some(200)));
+        assert_eq!(answered("TRACE", &["0"]), Ok(Some(405)));
+        assert_eq!(answered("TRACE", &["00"]), Ok(Some(405)));
+        for values in [&[][..], &["1"], &["99999999999999999999999"]] {
+            assert_eq!(answered("TRACE", values), Ok(None), "{values:?}");
+        }
+        assert_eq!(answered("GET", &["0"]), Ok(None));
+        assert_eq!(answered("GET", &["x"]), Ok(None));
+    }
+
+    #[test]
+    fn a_limit_that_is_no_number_is_refused() {
+        for values in [&["x"][..], &[""], &["-1"], &["+1"], &["1", "1"], &["0, 1"]] {
+            assert_eq!(answered("OPTIONS", values), Err(ParseError::MaxForwards), "{values:?}");
+        }
+    }
+}
