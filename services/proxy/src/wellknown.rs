@@ -54,7 +54,7 @@ pub fn reply(worker: &Worker, endpoints: HealthEndpoints, target: &str) -> Optio
                 && choice
                     .endpoints
                     .iter()
-                    .any(|(_, verdict)| matches!(verdict, Verdict::Up | Verdict::Unknown))
+                    .any(|candidate| matches!(candidate.verdict, Verdict::Up | Verdict::Unknown))
         })
     });
     Some(if serves {

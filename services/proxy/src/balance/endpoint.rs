@@ -2,19 +2,19 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     rc::Rc,
     sync::Arc,
 };
 
 use tidegate_model::{
-    ClusterName, RegionName,
+    ClusterName, RegionName, ServiceName,
     fleet::{Address, Upstream},
     health::CheckId,
-    observation::Failure,
 };
 use tokio::time::Instant;
 
-use super::{Outlier, Waiting, WakeSet};
+use super::{Ejection, Tally, Waiting, WakeSet};
 use crate::{
     clients::{Network, Pace},
     forward::Pool,
@@ -69,8 +69,10 @@ pub struct Endpoint {
     pub outstanding: Cell<u32>,
     /// Connections.
     pub pool: Pool,
-    /// What is held against it.
-    outlier: RefCell<Outlier>,
+    /// Whether connections to it fail.
+    ejection: Ejection,
+    /// How actions fare here: of a service, its default (0) or one of its routes, from 1.
+    tallies: RefCell<HashMap<(ServiceName, usize), Rc<Tally>>>,
     /// Checks by which it is down.
     down_for: RefCell<Vec<CheckId>>,
     /// Checks by which it is down and silent: nothing that waits for it will be answered.
@@ -87,28 +89,37 @@ impl Endpoint {
             cluster,
             outstanding: Cell::new(0),
             pool: Pool::default(),
-            outlier: RefCell::default(),
+            ejection: Ejection::default(),
+            tallies: RefCell::default(),
             down_for: RefCell::default(),
             silent_for: RefCell::default(),
             waiting: WakeSet::default(),
         })
     }
 
-    /// Whether its own failures keep requests away at `now`.
+    /// Whether failures to connect keep requests away at `now`.
     pub fn is_ejected(&self, now: Instant) -> bool {
-        self.outlier.borrow().is_ejected(now)
+        self.ejection.is_in_force(now)
     }
 
     /// It answered a request.
-    pub fn succeeded(&self) {
-        if !self.outlier.borrow().is_spotless() {
-            self.outlier.borrow_mut().succeeded();
-        }
+    pub fn connected(&self) {
+        self.ejection.connected();
     }
 
-    /// It failed a request. Returns whether it is ejected by this.
-    pub fn failed(&self, failure: &Failure, now: Instant) -> bool {
-        self.outlier.borrow_mut().failed(failure, now)
+    /// A connection to it could not be made. Returns whether it is ejected by this.
+    pub fn connect_failed(&self, now: Instant) -> bool {
+        self.ejection.connect_failed(now)
+    }
+
+    /// How an action fares here.
+    pub fn tally(&self, service: &ServiceName, action: usize) -> Rc<Tally> {
+        self.tallies.borrow_mut().entry((service.clone(), action)).or_default().clone()
+    }
+
+    /// Forgets how actions fare that no table has any more.
+    pub fn forget_tallies(&self) {
+        self.tallies.borrow_mut().retain(|_, tally| Rc::strong_count(tally) > 1);
     }
 
     /// Whether the verdict by `check` is that it is down and silent.
@@ -122,7 +133,8 @@ impl Endpoint {
         if note(&self.down_for, check, down) && !down && self.down_for.borrow().is_empty() {
             // Probers have seen it serve since it failed here: what was held against it is answered. Where they never
             // had it down, they can't see what fails, and its own failures go on to count.
-            self.outlier.take();
+            self.ejection.clear();
+            self.tallies.borrow().values().for_each(|tally| tally.clear());
         }
         if note(&self.silent_for, check, silent) && silent {
             // A path that swallows packets would swallow the next request on these as well.
@@ -149,6 +161,8 @@ pub struct InFlight {
     pub endpoint: Rc<Endpoint>,
     /// Its cluster.
     pub cluster: Rc<Cluster>,
+    /// How the action fares at the endpoint.
+    pub tally: Rc<Tally>,
     waker: Cell<Option<usize>>,
     /// Its place among those that wait for their clients, while it does.
     place: Cell<Option<usize>>,
@@ -156,10 +170,10 @@ pub struct InFlight {
 
 impl InFlight {
     /// Counts a request to `endpoint`.
-    pub fn new(endpoint: Rc<Endpoint>, cluster: Rc<Cluster>) -> InFlight {
+    pub fn new(endpoint: Rc<Endpoint>, cluster: Rc<Cluster>, tally: Rc<Tally>) -> InFlight {
         endpoint.outstanding.set(endpoint.outstanding.get() + 1);
         cluster.active.set(cluster.active.get() + 1);
-        InFlight { endpoint, cluster, waker: Cell::new(None), place: Cell::new(None) }
+        InFlight { endpoint, cluster, tally, waker: Cell::new(None), place: Cell::new(None) }
     }
 
     /// Has the task woken when the endpoint falls silent. A task's waker is registered once.
@@ -211,7 +225,7 @@ mod tests {
     fn ejected() -> (Rc<Endpoint>, Instant) {
         let endpoint = Endpoint::new("127.0.0.1:1".parse().unwrap(), "a".parse().unwrap());
         let now = Instant::now();
-        assert!(endpoint.failed(&Failure::ConnectRefused, now));
+        assert!(endpoint.connect_failed(now));
         (endpoint, now)
     }
 

@@ -6,7 +6,7 @@ use rand::{Rng, RngExt as _};
 use tidegate_model::verdict::Verdict;
 use tokio::time::Instant;
 
-use super::{Cluster, Endpoint};
+use super::{Cluster, Endpoint, Fare, Tally};
 use crate::{clients::Network, metrics::ServingCounters};
 
 /// The clusters of one failover priority.
@@ -21,10 +21,42 @@ pub struct Choice {
     pub share: u32,
     /// The cluster.
     pub cluster: Rc<Cluster>,
-    /// Its endpoints with the verdict by the service's check.
-    pub endpoints: Vec<(Rc<Endpoint>, Verdict)>,
+    /// Its endpoints.
+    pub endpoints: Vec<Candidate>,
     /// What is counted of the service's requests that it answers in this tier.
     pub serving: Arc<ServingCounters>,
+}
+
+/// An endpoint for one action.
+pub struct Candidate {
+    /// The endpoint.
+    pub endpoint: Rc<Endpoint>,
+    /// The verdict by the service's check.
+    pub verdict: Verdict,
+    /// How the action fares there.
+    pub tally: Rc<Tally>,
+}
+
+impl Candidate {
+    /// Whether its own failures keep the action's requests away at `now`.
+    pub fn is_ejected(&self, now: Instant) -> bool {
+        self.endpoint.is_ejected(now) || self.tally.is_ejected(now)
+    }
+}
+
+impl Choice {
+    /// Ejects an endpoint whose requests have this tally from the action, if it fares badly enough beside the others, half of
+    /// which stay. (Envoy's `max_ejection_percent` is 10 by default, for larger clusters.) Returns whether it did.
+    pub fn judge(&self, tally: &Rc<Tally>, now: Instant) -> bool {
+        let Some(own) = self.endpoints.iter().find(|candidate| Rc::ptr_eq(&candidate.tally, tally)) else {
+            return false;
+        };
+        let others = self.endpoints.iter().filter(|candidate| !Rc::ptr_eq(&candidate.tally, tally));
+        let fares: Vec<Fare> = others.map(|candidate| candidate.tally.fare(now)).collect();
+        let ejected = self.endpoints.iter().filter(|candidate| candidate.is_ejected(now)).count();
+        let may_eject = (ejected + 1) * 2 <= self.endpoints.len();
+        tally.judge(&fares, may_eject, own.verdict == Verdict::Up, now)
+    }
 }
 
 impl TierView {
@@ -55,6 +87,8 @@ pub struct Picked<'a> {
     pub cluster: &'a Rc<Cluster>,
     /// The endpoint.
     pub endpoint: &'a Rc<Endpoint>,
+    /// How the action fares there.
+    pub tally: &'a Rc<Tally>,
     /// The tier's place, from 0.
     pub tier: usize,
 }
@@ -77,8 +111,8 @@ enum Standard {
 pub fn pick<'a>(from: Candidates<'a>, random: &mut impl Rng) -> Option<Picked<'a>> {
     let mut by = |from: Candidates<'a>, standard| {
         from.tiers.iter().enumerate().find_map(|(place, tier)| {
-            let (cluster, endpoint) = pick_in_tier(tier, from, standard, random)?;
-            Some(Picked { cluster, endpoint, tier: place })
+            let (cluster, Candidate { endpoint, tally, .. }) = pick_in_tier(tier, from, standard, random)?;
+            Some(Picked { cluster, endpoint, tally, tier: place })
         })
     };
     if !from.avoid.is_empty()
@@ -97,7 +131,7 @@ fn pick_in_tier<'a>(
     from: Candidates<'a>,
     standard: Standard,
     random: &mut impl Rng,
-) -> Option<(&'a Rc<Cluster>, &'a Rc<Endpoint>)> {
+) -> Option<(&'a Rc<Cluster>, &'a Candidate)> {
     let take = |choice: &'a Choice, random: &mut _| {
         let avoided = from.avoid.iter().any(|avoided| Rc::ptr_eq(avoided, &choice.cluster));
         if avoided {
@@ -139,12 +173,12 @@ fn pick_in_cluster<'a>(
     from: Candidates<'_>,
     standard: Standard,
     random: &mut impl Rng,
-) -> Option<&'a Rc<Endpoint>> {
-    let fits = |(endpoint, verdict): &(Rc<Endpoint>, Verdict)| {
-        let down = matches!(verdict, Verdict::Down | Verdict::PathDown);
+) -> Option<&'a Candidate> {
+    let fits = |candidate: &Candidate| {
+        let down = matches!(candidate.verdict, Verdict::Down | Verdict::PathDown);
         (standard >= Standard::Down || !down)
-            && (standard >= Standard::Ejected || !endpoint.is_ejected(from.now))
-            && !from.tried.iter().any(|tried| Rc::ptr_eq(tried, endpoint))
+            && (standard >= Standard::Ejected || !candidate.is_ejected(from.now))
+            && !from.tried.iter().any(|tried| Rc::ptr_eq(tried, &candidate.endpoint))
     };
     let count = choice.endpoints.len();
     if count == 0 {
@@ -155,12 +189,12 @@ fn pick_in_cluster<'a>(
         let second = (first + random.random_range(1..count)) % count;
         let (a, b) = (&choice.endpoints[first], &choice.endpoints[second]);
         match (fits(a), fits(b)) {
-            (true, true) if b.0.outstanding.get() < a.0.outstanding.get() => return Some(&b.0),
-            (true, _) => return Some(&a.0),
-            (false, true) => return Some(&b.0),
+            (true, true) if b.endpoint.outstanding.get() < a.endpoint.outstanding.get() => return Some(b),
+            (true, _) => return Some(a),
+            (false, true) => return Some(b),
             (false, false) => {}
         }
     }
     // Neither of the two fits: any that does, from a random place on so that no endpoint is favoured.
-    (0..count).map(|step| &choice.endpoints[(first + step) % count]).find(|e| fits(e)).map(|(e, _)| e)
+    (0..count).map(|step| &choice.endpoints[(first + step) % count]).find(|candidate| fits(candidate))
 }

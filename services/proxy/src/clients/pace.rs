@@ -44,6 +44,14 @@ impl Network {
     }
 }
 
+impl Network {
+    /// One of `count` places, so that networks can be told apart without a list of them.
+    pub fn place(self, count: usize) -> usize {
+        // Fibonacci hashing (Knuth, "The Art of Computer Programming", volume 3, section 6.4).
+        (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % count
+    }
+}
+
 impl Pace {
     /// A client that begins now.
     pub fn new(network: Network, now: Instant) -> Pace {

@@ -22,6 +22,8 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
+    balance::{Cluster, Endpoint, Tally},
+    clients::Network,
     metrics::RefusalReason,
     observe::{RequestTrace, Trail},
     table::{ActionView, ServiceView},
@@ -171,6 +173,41 @@ impl Exchange<'_> {
         }
     }
 
+    /// The client's network.
+    pub fn network(&self) -> Network {
+        Network::of(self.client.address)
+    }
+
+    /// An endpoint failed the request: counted against it, for this action where it may be the request's own doing.
+    pub fn endpoint_failed(
+        &self,
+        cluster: &Rc<Cluster>,
+        endpoint: &Endpoint,
+        tally: &Rc<Tally>,
+        failure: &Failure,
+    ) {
+        self.worker.endpoint_failed(endpoint, failure, |now| {
+            tally.failed(self.network(), now);
+            self.judge(cluster, tally, now)
+        });
+    }
+
+    /// Requests that failed there were served elsewhere.
+    pub fn contrasted(&self, cluster: &Rc<Cluster>, endpoint: &Endpoint, tally: &Rc<Tally>, now: Instant) {
+        tally.contrasted();
+        if self.judge(cluster, tally, now) {
+            self.worker.ejected(endpoint, "what it fails is served elsewhere");
+        }
+    }
+
+    fn judge(&self, cluster: &Rc<Cluster>, tally: &Rc<Tally>, now: Instant) -> bool {
+        self.action
+            .tiers
+            .iter()
+            .find_map(|tier| tier.of(cluster))
+            .is_some_and(|choice| choice.judge(tally, now))
+    }
+
     fn answered_with(&self, status: u16) {
         self.service.counters.count_status(status);
         self.trail.borrow_mut().status = Some(status);
@@ -224,6 +261,7 @@ impl Exchange<'_> {
             }
         }
         let (cluster, endpoint) = (answer.flight.cluster.clone(), answer.flight.endpoint.clone());
+        let tally = answer.flight.tally.clone();
         let patience = Patience { stall: self.client.stall, silence: self.worker.idle_limits.stream };
         let Relayed { ended, sent } = relay(answer, &upload, patience, timer).await;
         let upload = upload.into_inner();
@@ -233,7 +271,7 @@ impl Exchange<'_> {
             Ended::Whole => Outcome::Answered,
             Ended::EndpointFailed(error) => {
                 tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.address, %error, "answer broken off");
-                self.worker.endpoint_failed(&endpoint, &Failure::Reset);
+                self.endpoint_failed(&cluster, &endpoint, &tally, &Failure::Reset);
                 self.service.counters.broken_off.add(1);
                 trail.broken = Some("broken_off");
                 upload.down.abort();

@@ -14,7 +14,7 @@ use super::{
     upstream::Sent,
 };
 use crate::{
-    balance::{Candidates, Cluster, Endpoint, InFlight, pick},
+    balance::{Candidates, Cluster, Endpoint, InFlight, Tally, is_of_endpoint, pick},
     observe::{Ending, TraceParentText, TryNote, Why},
     wire::{BodyError, Timer},
 };
@@ -45,6 +45,7 @@ pub enum Refusal {
 struct Running {
     endpoint: Rc<Endpoint>,
     cluster: Rc<Cluster>,
+    tally: Rc<Tally>,
     began: Instant,
     limit: Option<Duration>,
     why: Why,
@@ -76,6 +77,8 @@ struct Tries<'a> {
     x: &'a Exchange<'a>,
     tried: Vec<Rc<Endpoint>>,
     clusters: Vec<Rc<Cluster>>,
+    /// Where it failed so that it may have been to blame itself.
+    failed_at: Vec<(Rc<Cluster>, Rc<Endpoint>, Rc<Tally>)>,
     left: u8,
     /// A reused connection may die or go away once without costing a try.
     idle_death_allowed: bool,
@@ -175,6 +178,7 @@ impl<'a> Tries<'a> {
             x,
             tried: Vec::new(),
             clusters: Vec::new(),
+            failed_at: Vec::new(),
             left: x.policy.attempts,
             idle_death_allowed: true,
             // Of two that are under way at once, the later may be done first: an old PUT would undo a newer one.
@@ -197,6 +201,7 @@ impl<'a> Tries<'a> {
         };
         let picked = pick(from, &mut *self.x.worker.random.borrow_mut())?;
         let (endpoint, cluster, tier) = (picked.endpoint.clone(), picked.cluster.clone(), picked.tier);
+        let tally = picked.tally.clone();
         let span_id = self.x.trace.map_or(0, |_| self.x.worker.random.borrow_mut().random::<u64>().max(1));
         let traceparent = self.x.trace.map(|trace| TraceParentText::new(trace.trace_id, span_id));
         let note = self.x.trail.borrow_mut().begin(TryNote {
@@ -211,12 +216,13 @@ impl<'a> Tries<'a> {
         self.running[slot] = Some(Running {
             endpoint: endpoint.clone(),
             cluster: cluster.clone(),
+            tally: tally.clone(),
             began,
             limit: self.x.policy.per_try_timeout,
             why,
             note,
         });
-        Some(Try { flight: InFlight::new(endpoint, cluster), tier, began, fresh, note, traceparent })
+        Some(Try { flight: InFlight::new(endpoint, cluster, tally), tier, began, fresh, note, traceparent })
     }
 
     /// When something is due if no try ends before.
@@ -260,7 +266,12 @@ impl<'a> Tries<'a> {
                 return Err(Refusal::SlowClient);
             }
             for running in self.running.iter_mut().filter_map(Option::take) {
-                self.x.worker.endpoint_failed(&running.endpoint, &Failure::NoAnswer);
+                self.x.endpoint_failed(
+                    &running.cluster,
+                    &running.endpoint,
+                    &running.tally,
+                    &Failure::NoAnswer,
+                );
             }
             return Err(Refusal::Deadline);
         }
@@ -291,7 +302,7 @@ impl<'a> Tries<'a> {
             .flat_map(|tier| &tier.choices)
             .filter(|choice| choice.cluster.has_room())
             .flat_map(|choice| &choice.endpoints)
-            .any(|(endpoint, _)| !self.tried.iter().any(|tried| Rc::ptr_eq(tried, endpoint)))
+            .any(|candidate| !self.tried.iter().any(|tried| Rc::ptr_eq(tried, &candidate.endpoint)))
     }
 
     /// A try was answered.
@@ -304,19 +315,26 @@ impl<'a> Tries<'a> {
         answer.flight.cluster.counters.first_byte.record(took.into());
         if !matches!(status, 502..=504) {
             self.x.service.latency.record(took);
-            answer.flight.endpoint.succeeded();
+            answer.flight.endpoint.connected();
+            answer.flight.tally.succeeded(self.x.network(), now);
+            for (cluster, endpoint, tally) in self.failed_at.drain(..) {
+                self.x.contrasted(&cluster, &endpoint, &tally, now);
+            }
             if running.is_some_and(|r| r.why == Why::Hedge) {
                 self.x.service.counters.hedges_won.add(1);
             }
             // Whoever was asked before and has not answered yet was overtaken: evidence, though weak.
             for slower in self.running.iter().flatten().filter(|r| r.began < answer.began) {
-                self.x.worker.endpoint_failed(&slower.endpoint, &Failure::NoAnswer);
+                self.x.endpoint_failed(&slower.cluster, &slower.endpoint, &slower.tally, &Failure::NoAnswer);
+                self.x.contrasted(&slower.cluster, &slower.endpoint, &slower.tally, now);
             }
             return Step::Done(Box::new(Ok(answer)));
         }
         let failure = Failure::Status(status);
         let (endpoint, cluster) = (answer.flight.endpoint.clone(), answer.flight.cluster.clone());
-        self.x.worker.endpoint_failed(&endpoint, &failure);
+        let tally = answer.flight.tally.clone();
+        self.x.endpoint_failed(&cluster, &endpoint, &tally, &failure);
+        self.failed_at.push((cluster.clone(), endpoint.clone(), tally));
         self.tried.push(endpoint);
         self.clusters.push(cluster);
         self.fallback = Some(answer);
@@ -336,7 +354,16 @@ impl<'a> Tries<'a> {
         self.x.trail.borrow_mut().end(running.note, Instant::now(), Ending::Failed(failure.clone()));
         let may_repeat = self.x.repeatable || sent == Sent::Nothing;
         match fault {
-            Fault::Endpoint => self.x.worker.endpoint_failed(&running.endpoint, &failure),
+            Fault::Endpoint => {
+                self.x.endpoint_failed(&running.cluster, &running.endpoint, &running.tally, &failure);
+                if !is_of_endpoint(&failure) {
+                    self.failed_at.push((
+                        running.cluster.clone(),
+                        running.endpoint.clone(),
+                        running.tally.clone(),
+                    ));
+                }
+            }
             Fault::DiedIdle => self.x.worker.suspect(&running.endpoint, &failure),
             Fault::WentAway | Fault::Ours => {}
         }

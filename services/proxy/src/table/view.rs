@@ -136,10 +136,16 @@ impl Table {
     }
 
     /// Counts a failed try of a cluster's endpoint.
-    pub fn count_failure(&self, cluster: &ClusterName, ejected: bool) {
+    pub fn count_failure(&self, cluster: &ClusterName) {
         if let Some(state) = self.clusters.get(cluster) {
             state.cluster.counters.failures.add(1);
-            state.cluster.counters.ejections.add(u64::from(ejected));
+        }
+    }
+
+    /// Counts an ejection of a cluster's endpoint.
+    pub fn count_ejection(&self, cluster: &ClusterName) {
+        if let Some(state) = self.clusters.get(cluster) {
+            state.cluster.counters.ejections.add(1);
         }
     }
 

@@ -26,7 +26,7 @@ pub use http2_request::request_of;
 pub use room::{Room, memory_limit};
 
 use crate::{
-    balance::Endpoint,
+    balance::{Endpoint, is_of_endpoint},
     clients::{ClientConnection, Clients, Network},
     metrics::{Metrics, WorkerCounters},
     observe::{Observer, Observing},
@@ -225,14 +225,27 @@ impl Worker {
         self.draining_since.get()
     }
 
-    /// An endpoint failed a request: counted against it, and told to the probers.
-    pub fn endpoint_failed(&self, endpoint: &Endpoint, failure: &Failure) {
-        let ejected = endpoint.failed(failure, Instant::now());
-        self.table.borrow().count_failure(&endpoint.cluster, ejected);
+    /// An endpoint failed a request: counted against it, and told to the probers. Where the failure may be the request's own,
+    /// `judged` counts it and says whether the endpoint is ejected by it.
+    pub fn endpoint_failed(
+        &self,
+        endpoint: &Endpoint,
+        failure: &Failure,
+        judged: impl FnOnce(Instant) -> bool,
+    ) {
+        let now = Instant::now();
+        let ejected = if is_of_endpoint(failure) { endpoint.connect_failed(now) } else { judged(now) };
+        self.table.borrow().count_failure(&endpoint.cluster);
         if ejected {
-            tracing::warn!(cluster = %endpoint.cluster, endpoint = %endpoint.address, %failure, "endpoint ejected");
+            self.ejected(endpoint, &failure.to_string());
         }
         self.suspect(endpoint, failure);
+    }
+
+    /// An endpoint was ejected.
+    pub fn ejected(&self, endpoint: &Endpoint, why: &str) {
+        self.table.borrow().count_ejection(&endpoint.cluster);
+        tracing::warn!(cluster = %endpoint.cluster, endpoint = %endpoint.address, why, "endpoint ejected");
     }
 
     /// Ends idle connections of clients where little room is left for new ones.
@@ -315,7 +328,10 @@ impl Worker {
     fn tick(&self) {
         let now = Instant::now();
         let table = self.table.borrow();
-        table.endpoints().for_each(|endpoint| endpoint.pool.sweep(now));
+        table.endpoints().for_each(|endpoint| {
+            endpoint.pool.sweep(now);
+            endpoint.forget_tallies();
+        });
         table.set_gauges();
         table.services().flat_map(|service| service.budgets()).for_each(|budget| budget.tick());
         self.observer.flush();

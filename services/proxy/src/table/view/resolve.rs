@@ -15,7 +15,7 @@ use tidegate_model::{
 
 use super::{ActionView, ClusterState, ServiceView, Table};
 use crate::{
-    balance::{Budget, Choice, Cluster, Endpoint, Latency, TierView, Waiting},
+    balance::{Budget, Candidate, Choice, Cluster, Endpoint, Latency, TierView, Waiting},
     metrics::ClusterGauges,
 };
 
@@ -153,7 +153,7 @@ impl Table {
 
     fn action(
         &self,
-        (service, place, route): (&ServiceName, usize, Option<String>),
+        (service, action, route): (&ServiceName, usize, Option<String>),
         (policy, budget): (&Policy, Rc<Budget>),
         from: &ActionTiers,
         check: CheckId,
@@ -166,13 +166,12 @@ impl Table {
                 let choices = tier.shares.iter().filter_map(|(name, share)| {
                     let state = self.clusters.get(name)?;
                     let health = self.health(name, check);
-                    let endpoints = state.endpoints.iter().map(|endpoint| {
-                        (
-                            endpoint.clone(),
-                            health
-                                .and_then(|health| health_of(health, endpoint))
-                                .map_or(Verdict::Unknown, |known| known.verdict),
-                        )
+                    let endpoints = state.endpoints.iter().map(|endpoint| Candidate {
+                        endpoint: endpoint.clone(),
+                        verdict: health
+                            .and_then(|health| health_of(health, endpoint))
+                            .map_or(Verdict::Unknown, |known| known.verdict),
+                        tally: endpoint.tally(service, action),
                     });
                     Some(Choice {
                         share: u32::from(*share),
@@ -189,7 +188,7 @@ impl Table {
             tiers.iter().flat_map(|tier| &tier.choices).map(|choice| choice.endpoints.len()).sum();
         ActionView {
             requests: self.metrics.requests(self.worker.id, (service.clone(), route.clone())),
-            demand: self.metrics.demand(self.worker.id, (service.clone(), place)),
+            demand: self.metrics.demand(self.worker.id, (service.clone(), action)),
             route,
             policy: policy.clone(),
             budget,
