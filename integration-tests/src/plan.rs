@@ -53,6 +53,8 @@ pub struct Plan {
     pub workers: usize,
     /// Where spans are sent.
     pub otlp_endpoint: Option<String>,
+    /// Whether route-computers sign their tables, with one key for all.
+    pub is_signed: bool,
 }
 
 impl Default for Plan {
@@ -64,6 +66,7 @@ impl Default for Plan {
             first_hold: Duration::ZERO,
             workers: 2,
             otlp_endpoint: None,
+            is_signed: false,
         }
     }
 }

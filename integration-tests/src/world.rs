@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
-use tidegate_bus::{Bus, Credentials, NatsSettings, clock, testing::NatsServer};
+use tidegate_bus::{Bus, Credentials, NatsSettings, clock, seal::Signer, testing::NatsServer};
+use tidegate_model::SigningPublicKey;
 use tokio::time::Instant;
 
 use crate::{
@@ -23,6 +24,8 @@ pub const START_LIMIT: Duration = Duration::from_secs(60);
 const PERMISSIONS: &str = include_str!("../../k8s/base/permissions.conf");
 /// A user besides those that are deployed, who may do all.
 pub const ALL: &str = "all";
+/// The file of the route-computers' private key, where they sign.
+const SIGNING_KEY: &str = "signing.key";
 
 /// A system of real processes. All are killed when it is dropped.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub struct World {
     /// The bus's server.
     pub nats: NatsServer,
     directory: Directory,
+    /// The public key of its route-computers, where they sign.
+    signing_key: Option<SigningPublicKey>,
 }
 
 impl World {
@@ -65,7 +70,12 @@ impl World {
             PERMISSIONS.replace("users: [", &format!("users: [ {{ user: {ALL}, password: {ALL} }}"));
         let nats = NatsServer::start_guarded(&permissions);
         let watch = Watch::start(nats_settings(&nats, ALL, "tidegate-watch")).await?;
+        let signing_key = match plan.is_signed {
+            true => Some(Signer::create(&directory.path().join(SIGNING_KEY))?.public_key()),
+            false => None,
+        };
         let mut world = World {
+            signing_key,
             watch,
             origins: BTreeMap::new(),
             probers: BTreeMap::new(),
@@ -100,6 +110,8 @@ impl World {
             let process = start("tidegate-health-prober", &name, "prober", &own)?;
             self.probers.insert(name, process);
         }
+        let key = path.join(SIGNING_KEY).display().to_string();
+        let signs = self.signing_key.map(|_| ["--computer-signing-key".to_owned(), key]);
         for number in 1..=plan.computers {
             let name = format!("computer-{}-{number}", region.name);
             let own = [
@@ -112,6 +124,7 @@ impl World {
                 "--computer-damping-first-hold".to_owned(),
                 format!("{}ms", plan.first_hold.as_millis()),
             ];
+            let own: Vec<String> = own.into_iter().chain(signs.iter().flatten().cloned()).collect();
             let process = start("tidegate-route-computer", &name, "computer", &own)?;
             self.computers.insert(name, process);
         }
@@ -133,7 +146,14 @@ impl World {
 
     /// The fleet file of this world.
     pub fn fleet(&self) -> String {
-        plan::fleet(&self.origins.iter().map(|(name, origin)| (name.clone(), origin.address())).collect())
+        let origins = self.origins.iter().map(|(name, origin)| (name.clone(), origin.address())).collect();
+        let fleet = plan::fleet(&origins);
+        match &self.signing_key {
+            Some(key) => {
+                fleet.replace("{ location: [", &format!("{{ signing_keys: [\"{key}\"], location: ["))
+            }
+            None => fleet,
+        }
     }
 
     /// Applies a fleet file by the command line.

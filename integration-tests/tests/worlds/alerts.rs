@@ -12,9 +12,13 @@ use tidegate_integration_tests::{
     load::{Load, LoadPlan, Summary},
     plan::{AWAY, HOME},
     process::Process,
+    world::ALL,
 };
 
-use crate::prometheus::{Prometheus, shipped};
+use crate::{
+    forged::forge_heartbeat,
+    prometheus::{Prometheus, shipped},
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const RATE: u32 = 300;
@@ -96,6 +100,18 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
     let more = Load::start(LoadPlan { target, rate: RATE, connections: 20 })?;
     prometheus.until_all(&["TidegateConnectionsRefused in us-east"], LIMIT).await?;
     drop((load, more));
+
+    // When somebody goes on to overrule the owner of a region's routes, then its edge is told to be behind.
+    let forger = world.bus(ALL).await?;
+    let forging = tokio::spawn(async move {
+        for epoch in (1_u64..).map(|step| 1000 * step) {
+            forge_heartbeat(&forger, epoch).await?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::Ok(())
+    });
+    prometheus.until_all(&["TidegateEdgeBehind in us-east"], LIMIT).await?;
+    forging.abort();
 
     // When a region's route-computer ends, and the bus is gone, then nobody leads and tables grow old.
     let computers = world.computers.values_mut();

@@ -7,6 +7,7 @@ mod collector;
 mod demo;
 mod dev;
 mod failover;
+mod forged;
 mod leadership;
 mod operator;
 mod outage;

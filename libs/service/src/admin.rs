@@ -151,7 +151,11 @@ impl Admin {
             .collect();
         let warnings: BTreeMap<String, String> =
             warnings.into_iter().filter_map(|(name, warning)| Some((name, warning()?))).collect();
-        (ready, serde_json::json!({ "ready": ready, "checks": results, "warnings": warnings }))
+        let mut says = serde_json::json!({ "ready": ready, "checks": results });
+        if !warnings.is_empty() {
+            says["warnings"] = serde_json::json!(warnings);
+        }
+        (ready, says)
     }
 
     /// Serves on a listener until `stop`, then ends after the answers under way, a second later at most.

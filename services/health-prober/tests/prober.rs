@@ -49,6 +49,8 @@ fn fleet(endpoints: &[&Address], interval: &str) -> String {
     format!(
         "regions: {{ eu: {{}} }}\n\
          clusters: {{ a: {{ region: eu, endpoints: [{}] }} }}\n\
+         edges: {{ edge-1: {{ region: eu, listeners: [web] }} }}\n\
+         listeners: {{ web: {{ bind: \"127.0.0.1:0\", protocol: http }} }}\n\
          services: {{ shop: {{ hosts: [shop], clusters: [a], health: {{ path: /, interval: {interval} }} }} }}\n",
         listed.join(", ")
     )

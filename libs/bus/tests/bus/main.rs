@@ -11,3 +11,4 @@ mod history;
 mod semantics;
 mod stores;
 mod tables;
+mod trust;

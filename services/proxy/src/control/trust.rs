@@ -20,8 +20,12 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
         return std::future::pending().await;
     }
     let mut pause = LOOK_EVERY;
+    // An edge that was told its region has not read the fleet yet.
+    let mut is_due = true;
     loop {
-        trust.doubted().await;
+        if !std::mem::take(&mut is_due) {
+            trust.doubted().await;
+        }
         let known = trust.keys();
         match signing_keys(&bus, &region).await {
             Ok(keys) if keys != known => {

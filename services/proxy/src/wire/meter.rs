@@ -126,6 +126,7 @@ impl FrameMeter {
     }
 
     fn spend(&mut self, cost: i64, now: Instant) {
+        self.refilled_at.get_or_insert(now);
         self.allowance -= cost;
         if self.allowance >= 0 {
             return;

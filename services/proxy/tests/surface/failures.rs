@@ -363,9 +363,52 @@ fn an_endpoint_that_keeps_failing_is_left_alone_and_asked_again_later() {
     for _ in 0..20 {
         assert_eq!(client.ask(GET).text(), "b");
     }
-    assert_eq!(origin.seen().count(), 5, "five failures in a row eject");
+    assert_eq!(origin.seen().count(), 10, "ten requests that others served eject");
     broken.store(false, Ordering::SeqCst);
     eventually("it is asked again", || client.ask(GET).text() == "ok");
+}
+
+#[test]
+fn one_client_whose_requests_fail_takes_no_endpoint_away_from_others() {
+    for is_served_elsewhere in [false, true] {
+        let origin = |name: &'static str, fails: bool| {
+            Origin::answering(move |request| {
+                if fails && request.target() == "/fails" {
+                    return BUSY.into();
+                }
+                format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{name}").into()
+            })
+        };
+        let (near, far) = (origin("a", true), origin("b", !is_served_elsewhere));
+        let edge = Edge::start(&two(&near, &far));
+        let (mut hostile, mut bystander) = (Peer::connect(edge.address()), Peer::connect(edge.address()));
+        for _ in 0..50 {
+            for _ in 0..4 {
+                hostile.ask("GET /fails HTTP/1.1\r\nHost: site.test\r\n\r\n");
+            }
+            assert_eq!(bystander.ask(GET).text(), "a");
+        }
+        assert_eq!(edge.metric("tidegate_cluster_ejections_total"), 0.0);
+    }
+}
+
+#[test]
+fn requests_that_a_route_does_not_wait_for_take_no_endpoint_away_from_other_routes() {
+    let near = Origin::answering(|request| {
+        if request.target() == "/quick" {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na".to_vec()
+    });
+    let far = Origin::named("b");
+    let fleet = two(&near, &far).routes("{ path: /quick, retry: { per_try_timeout: 20ms } }");
+    let edge = Edge::start(&fleet);
+    let (mut hostile, mut bystander) = (Peer::connect(edge.address()), Peer::connect(edge.address()));
+    for _ in 0..15 {
+        hostile.ask("GET /quick HTTP/1.1\r\nHost: site.test\r\n\r\n");
+        assert_eq!(bystander.ask(GET).text(), "a");
+    }
+    assert_eq!(edge.metric("tidegate_cluster_ejections_total"), 1.0, "for the route alone");
 }
 
 #[test]

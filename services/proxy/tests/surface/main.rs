@@ -14,6 +14,7 @@ mod observe;
 mod refusals;
 mod reuse;
 mod routing;
+mod sequences;
 mod silence;
 mod streams;
 mod tls;

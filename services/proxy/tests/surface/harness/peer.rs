@@ -123,6 +123,36 @@ impl Peer {
         Some(Message { line, fields: lines.map(field).collect(), ..Message::default() })
     }
 
+    /// A message's head; nothing when the connection ends before it is whole.
+    pub fn head_or_end(&mut self) -> Option<Message> {
+        while find(&self.unread, b"\r\n\r\n").is_none() {
+            if self.fill() == 0 {
+                return None;
+            }
+        }
+        self.head()
+    }
+
+    /// Reads the body of an answer as far as it comes. Returns whether it came whole; one until the end is whole by that.
+    pub fn body_or_end(&mut self, message: &mut Message) -> bool {
+        if message.field("transfer-encoding").is_some() {
+            while find(&self.unread, b"0\r\n\r\n").is_none() {
+                if self.fill() == 0 {
+                    return false;
+                }
+            }
+            self.chunks(message);
+            return true;
+        }
+        match message.field("content-length").map(|length| length.parse().unwrap()) {
+            Some(length) => self.exactly_or_end(length).map(|body| message.body = body).is_some(),
+            None => {
+                message.body = self.rest();
+                true
+            }
+        }
+    }
+
     /// An answer to anything but a HEAD, with its body.
     #[track_caller]
     pub fn answer(&mut self) -> Message {

@@ -1,0 +1,165 @@
+//! Messages on the bus by whoever has a credential: nothing of a region stops for them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tidegate_bus::{
+    Bus,
+    codec::{self, Wire},
+    subjects,
+    table::{Heartbeat, Position, Summary},
+};
+use tidegate_integration_tests::{
+    Plan, World,
+    plan::{HOME, SERVICE},
+    world::{ALL, until},
+};
+use tidegate_model::{EdgeName, Epoch, RegionName, Revision, report::Load};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A heartbeat as it travels.
+#[derive(Serialize, Deserialize)]
+enum Forged {
+    _Delta,
+    Heartbeat(Heartbeat),
+}
+
+impl Wire for Forged {}
+
+/// Publishes a heartbeat of this epoch as if by the owner of the home region's routes.
+pub async fn forge_heartbeat(bus: &Bus, epoch: u64) -> anyhow::Result<()> {
+    let position = Position { epoch: Epoch(epoch), revision: Revision(1) };
+    let heartbeat = Heartbeat { position, content: Summary { digest: 1, entries: 1 } };
+    let region: RegionName = HOME.name.parse()?;
+    Ok(bus.publish(&subjects::routes(&region), None, codec::encode(&Forged::Heartbeat(heartbeat))).await?)
+}
+
+/// Waits until the home region's edge serves from elsewhere, and back: so it follows what operators say.
+async fn is_followed(world: &mut World) -> anyhow::Result<()> {
+    for (command, is_home) in [("drain", false), ("undrain", true)] {
+        let output = world.cli(&[command, "cluster", HOME.cluster]).await?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let deadline = tokio::time::Instant::now() + LIMIT;
+        loop {
+            let (status, origin) = world.ask(HOME.edge).await?;
+            anyhow::ensure!(status == 200, "{status}");
+            if HOME.origins().contains(&origin) == is_home {
+                break;
+            }
+            anyhow::ensure!(tokio::time::Instant::now() < deadline, "{command} is not followed: {origin}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_impossible_epoch_wedges_no_edge() -> anyhow::Result<()> {
+    // Given a system that runs, and somebody who may publish anything.
+    let mut world = World::start(&Plan::default()).await?;
+    let forger = world.bus(ALL).await?;
+    anyhow::ensure!(forger.ready(LIMIT).await);
+
+    // When the owner of the routes is overruled by epochs that cannot be, then the true one is followed on.
+    for epoch in [u64::MAX, 1 << 42, 1 << 40] {
+        forge_heartbeat(&forger, epoch).await?;
+    }
+    is_followed(&mut world).await?;
+
+    // When it is overruled by one that can be, then its owner takes a larger one.
+    forge_heartbeat(&forger, 1000).await?;
+    is_followed(&mut world).await?;
+
+    // And whoever operates it can have an edge fetch its table anew.
+    let reset = world.cli(&["edge", "reset", HOME.edge]).await?;
+    anyhow::ensure!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
+    is_followed(&mut world).await?;
+    world.succeeded();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reports_of_edges_that_are_not_there_shed_nothing() -> anyhow::Result<()> {
+    // Given a system whose clusters have a capacity.
+    let mut world = World::start(&Plan::default()).await?;
+    world.apply(&world.fleet().replace("endpoints: [", "capacity: 1000, endpoints: [")).await?;
+    let forger = world.bus("edge").await?;
+    anyhow::ensure!(forger.ready(LIMIT).await);
+    let region: RegionName = HOME.name.parse()?;
+
+    // When edges that the fleet does not have report absurd demand, and some for others.
+    let report = |edge: &str| -> anyhow::Result<Load> {
+        Ok(Load {
+            edge: edge.parse()?,
+            region: region.clone(),
+            interval_ms: 1,
+            demand: BTreeMap::from([(SERVICE.parse()?, vec![u32::MAX; 3])]),
+            clusters: BTreeMap::new(),
+        })
+    };
+    for number in 0..5000 {
+        let name = format!("nobody-{number}");
+        let subject = subjects::load(&region, &name.parse::<EdgeName>()?);
+        forger.publish_report(&subject, None, &report(&name)?).await?;
+        // Of a true edge, on another's subject.
+        forger.publish_report(&subject, None, &report(HOME.edge)?).await?;
+    }
+    until("they are refused", LIMIT, async || {
+        let refused = world.computers_metrics().await?;
+        let least = refused
+            .iter()
+            .map(|metrics| metrics.sum("tidegate_reports_refused_total", &[]))
+            .fold(f64::MAX, f64::min);
+        Ok((least >= 1000.0).then_some(()))
+    })
+    .await?;
+
+    // Then nothing is shed, and what is decided is followed.
+    is_followed(&mut world).await?;
+    let status: Value = serde_json::from_slice(&world.cli(&["status", "--json"]).await?.stdout)?;
+    let actions =
+        status["regions"][HOME.name]["services"][SERVICE].as_array().context("the service's actions")?;
+    assert!(actions.iter().all(|action| action["shed_permille"] == 0), "{actions:?}");
+    world.succeeded();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_resets_an_edge_but_an_operator() -> anyhow::Result<()> {
+    let world = World::start(&Plan::default()).await?;
+    let subject = subjects::reset(&HOME.name.parse()?, &HOME.edge.parse()?);
+    for user in ["edge", "prober", "computer"] {
+        let bus = world.bus(user).await?;
+        anyhow::ensure!(bus.ready(LIMIT).await);
+        let asked = bus.request(&subject, Bytes::new(), Duration::from_secs(1)).await;
+        assert!(asked.is_err(), "{user}");
+    }
+    world.succeeded();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_whose_tables_are_signed_follows_no_forger() -> anyhow::Result<()> {
+    // Given a region whose fleet names the key of its route-computers.
+    let mut world = World::start(&Plan { is_signed: true, ..Plan::default() }).await?;
+    let forger = world.bus(ALL).await?;
+    anyhow::ensure!(forger.ready(LIMIT).await);
+    is_followed(&mut world).await?;
+
+    // When somebody without the key speaks as the owner of its routes, of an epoch that can be.
+    for epoch in 1000..1100 {
+        forge_heartbeat(&forger, epoch).await?;
+    }
+
+    // Then nobody listens: the table is followed on, in the epoch that it was.
+    is_followed(&mut world).await?;
+    let metrics = world.edge_metrics(HOME.edge).await?;
+    assert!(metrics.sum("tidegate_routes_unsigned_total", &[]) >= 100.0);
+    assert_eq!(metrics.sum("tidegate_routes_refused_total", &[]), 0.0);
+    world.succeeded();
+    Ok(())
+}

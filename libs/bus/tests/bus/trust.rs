@@ -1,0 +1,205 @@
+//! What a forger can do to a table: nothing where it is signed, and nothing for good where it is not.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tidegate_bus::{
+    Bus,
+    codec::{self, Wire},
+    lease::{Lease, LeaseSeal, LeaseState},
+    seal::{Signer, Trust},
+    subjects,
+    table::{Epochs, Heartbeat, Owner, OwnerOptions, Position, Replica, ReplicaOptions, Summary, Update},
+};
+use tidegate_model::{Epoch, Revision};
+use tokio::sync::mpsc::Receiver;
+
+use crate::both::{LONG, on_both};
+
+on_both! {
+    an_epoch_that_cannot_be_is_refused_and_the_table_followed_on
+    an_epoch_in_a_request_for_a_snapshot_drives_no_owner_away
+    what_no_trusted_key_signed_is_refused_and_the_signed_table_followed_on
+    keys_are_changed_while_the_table_is_followed
+    a_stored_snapshot_that_was_not_signed_is_not_believed
+    a_replica_that_was_reset_follows_an_owner_of_an_older_epoch
+    a_lease_that_nobody_signed_is_nobodys
+}
+
+const SUBJECT: &str = "tidegate.v1.routes.eu";
+
+/// A heartbeat as it travels.
+#[derive(Serialize, Deserialize)]
+enum Forged {
+    _Delta,
+    Heartbeat(Heartbeat),
+}
+
+impl Wire for Forged {}
+
+fn heartbeat(epoch: u64) -> Bytes {
+    let position = Position { epoch: Epoch(epoch), revision: Revision(1) };
+    codec::encode(&Forged::Heartbeat(Heartbeat { position, content: Summary { digest: 1, entries: 1 } }))
+}
+
+async fn own(bus: &Bus, epoch: u64, value: &str, signer: Option<&Arc<Signer>>) -> Owner<String, String> {
+    let short = Duration::from_millis(50);
+    let options = OwnerOptions { heartbeat: short, signer: signer.cloned(), ..OwnerOptions::default() };
+    let entries = [("key".to_owned(), value.to_owned())];
+    Owner::start(bus.clone(), SUBJECT, Epoch(epoch), Revision(1), entries, options).await.unwrap()
+}
+
+async fn follow(bus: &Bus, trust: &Trust) -> (Replica, Receiver<Update<String, String>>) {
+    let options =
+        ReplicaOptions { trust: trust.clone(), epochs: Epochs::Counted, ..ReplicaOptions::default() };
+    Replica::start(bus.clone(), SUBJECT, options).await.unwrap()
+}
+
+async fn set(owner: &mut Owner<String, String>, value: &str) {
+    owner
+        .publish([("key".to_owned(), Some(value.to_owned()))], Bytes::new(), None)
+        .await
+        .unwrap()
+        .sent
+        .unwrap();
+}
+
+/// Waits until the replica has this value.
+async fn until(updates: &mut Receiver<Update<String, String>>, wanted: &str) {
+    let reached = async {
+        loop {
+            let value = match updates.recv().await.unwrap() {
+                Update::Snapshot { entries, .. } => entries.into_iter().next().map(|(_, value)| value),
+                Update::Delta { changes, .. } => changes.into_iter().next().and_then(|(_, value)| value),
+                Update::Heartbeat { .. } | Update::Refused { .. } => None,
+            };
+            if value.as_deref() == Some(wanted) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(LONG, reached).await.unwrap_or_else(|_| panic!("{wanted} does not come"));
+}
+
+async fn an_epoch_that_cannot_be_is_refused_and_the_table_followed_on(bus: Bus) {
+    let mut owner = own(&bus, 7, "first", None).await;
+    let (_replica, mut updates) = follow(&bus, &Trust::new()).await;
+    until(&mut updates, "first").await;
+
+    for epoch in [u64::MAX, (1 << 42) + 1, 7 + (1 << 20) + 1] {
+        bus.publish(SUBJECT, None, heartbeat(epoch)).await.unwrap();
+    }
+    set(&mut owner, "second").await;
+
+    until(&mut updates, "second").await;
+}
+
+async fn an_epoch_in_a_request_for_a_snapshot_drives_no_owner_away(bus: Bus) {
+    #[derive(Serialize, Deserialize)]
+    struct Request(Epoch);
+    impl Wire for Request {}
+    let owner = own(&bus, 7, "first", None).await;
+    for epoch in [u64::MAX, 1 << 42] {
+        let request = codec::encode(&Request(Epoch(epoch)));
+        bus.request(&subjects::snapshot(SUBJECT), request, LONG).await.unwrap();
+    }
+    assert_eq!(owner.superseded_by(), None);
+}
+
+async fn what_no_trusted_key_signed_is_refused_and_the_signed_table_followed_on(bus: Bus) {
+    let (signer, stranger) = (Arc::new(Signer::ephemeral()), Arc::new(Signer::ephemeral()));
+    let trust = Trust::new();
+    trust.set(&[signer.public_key()]);
+    let mut owner = own(&bus, 7, "first", Some(&signer)).await;
+    let (replica, mut updates) = follow(&bus, &trust).await;
+    until(&mut updates, "first").await;
+
+    // Whoever publishes without the key is not heard, whatever epoch it says.
+    let _unsigned = own(&bus, 9, "unsigned", None).await;
+    let _stranger = own(&bus, 9, "by a stranger", Some(&stranger)).await;
+    bus.publish(SUBJECT, None, heartbeat(8)).await.unwrap();
+    let elsewhere = signer.seal(tidegate_bus::seal::Purpose::Message, "tidegate.v1.routes.us", &heartbeat(8));
+    bus.publish(SUBJECT, None, elsewhere).await.unwrap();
+    set(&mut owner, "second").await;
+
+    until(&mut updates, "second").await;
+    let refused = async {
+        while replica.stats().untrusted.load(std::sync::atomic::Ordering::Relaxed) < 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, refused).await.unwrap();
+}
+
+async fn keys_are_changed_while_the_table_is_followed(bus: Bus) {
+    let (old, new) = (Arc::new(Signer::ephemeral()), Arc::new(Signer::ephemeral()));
+    let trust = Trust::new();
+    trust.set(&[old.public_key()]);
+    let owner = own(&bus, 7, "first", Some(&old)).await;
+    let (_replica, mut updates) = follow(&bus, &trust).await;
+    until(&mut updates, "first").await;
+
+    owner.stop().await;
+    let mut owner = own(&bus, 8, "first", Some(&new)).await;
+    // What cannot be believed yet is a reason to look for other keys.
+    tokio::time::timeout(LONG, trust.doubted()).await.unwrap();
+    trust.set(&[old.public_key(), new.public_key()]);
+    set(&mut owner, "second").await;
+
+    until(&mut updates, "second").await;
+}
+
+async fn a_stored_snapshot_that_was_not_signed_is_not_believed(bus: Bus) {
+    use tidegate_bus::table::SnapshotStore;
+    let store = SnapshotStore { bucket: bus.bucket(subjects::ROUTES_BUCKET), key: "eu".to_owned() };
+    let options = OwnerOptions { store: Some(store.clone()), ..OwnerOptions::default() };
+    let entries = [("key".to_owned(), "forged".to_owned())];
+    let forger = Owner::start(bus.clone(), SUBJECT, Epoch(3), Revision(1), entries, options).await.unwrap();
+    forger.stop().await;
+    let signer = Arc::new(Signer::ephemeral());
+    let trust = Trust::new();
+    trust.set(&[signer.public_key()]);
+    let options = ReplicaOptions { store: Some(store), trust: trust.clone(), ..ReplicaOptions::default() };
+    let (_replica, mut updates) =
+        Replica::start::<String, String>(bus.clone(), SUBJECT, options).await.unwrap();
+    tokio::time::timeout(LONG, trust.doubted()).await.unwrap();
+
+    let _owner = own(&bus, 3, "true", Some(&signer)).await;
+
+    let first = tokio::time::timeout(LONG, updates.recv()).await.unwrap().unwrap();
+    let Update::Snapshot { entries, .. } = first else { panic!("{first:?}") };
+    assert_eq!(entries, [("key".to_owned(), "true".to_owned())]);
+}
+
+async fn a_replica_that_was_reset_follows_an_owner_of_an_older_epoch(bus: Bus) {
+    let mut owner = own(&bus, 7, "first", None).await;
+    let (replica, mut updates) = follow(&bus, &Trust::new()).await;
+    until(&mut updates, "first").await;
+    bus.publish(SUBJECT, None, heartbeat(1000)).await.unwrap();
+    let refused = async { while !matches!(updates.recv().await.unwrap(), Update::Refused { .. }) {} };
+    tokio::time::timeout(LONG, refused).await.expect("the true owner is refused now");
+
+    replica.reset();
+    set(&mut owner, "second").await;
+
+    until(&mut updates, "second").await;
+}
+
+async fn a_lease_that_nobody_signed_is_nobodys(bus: Bus) {
+    let bucket = bus.bucket(subjects::LEASE_BUCKET);
+    let forged = r#"{"holder":"forger","instance":1,"epoch":4000,"beat":1}"#;
+    bucket.put("eu", Bytes::from(forged)).await.unwrap();
+    let signer = Arc::new(Signer::ephemeral());
+    let trust = Trust::new();
+    trust.set(&[signer.public_key()]);
+    let seal = LeaseSeal { signer: Some(signer), trust };
+    let lease = Lease::start(bucket, "eu", "a".parse().unwrap(), Duration::from_millis(400), seal);
+
+    let mut state = lease.state();
+    let led =
+        tokio::time::timeout(LONG, state.wait_for(|state| state.epoch().is_some())).await.unwrap().unwrap();
+
+    // Its epoch is not that of the forger, plus one.
+    assert_eq!(*led, LeaseState::Leader { epoch: Epoch(1) });
+}
