@@ -50,6 +50,11 @@ fn misbehaving() -> Origin {
             let behaviour: u64 = behaviour.parse().unwrap_or(0);
             // An early response leaves the body unread, or reads it as the next request.
             if behaviour != 9 {
+                if request.field("expect").is_some()
+                    && peer.try_send("HTTP/1.1 100 Continue\r\n\r\n").is_err()
+                {
+                    return;
+                }
                 let mut request = request.clone();
                 peer.body(&mut request, false);
             }
