@@ -157,8 +157,11 @@ async fn a_region_whose_tables_are_signed_follows_no_forger() -> anyhow::Result<
 
     // Then nobody listens: the table is followed on, in the epoch that it was.
     is_followed(&mut world).await?;
-    let metrics = world.edge_metrics(HOME.edge).await?;
-    assert!(metrics.sum("tidegate_routes_unsigned_total", &[]) >= 100.0);
+    let metrics = until("they are counted", LIMIT, async || {
+        let metrics = world.edge_metrics(HOME.edge).await?;
+        Ok((metrics.sum("tidegate_routes_unsigned_total", &[]) >= 100.0).then_some(metrics))
+    })
+    .await?;
     assert_eq!(metrics.sum("tidegate_routes_refused_total", &[]), 0.0);
     world.succeeded();
     Ok(())

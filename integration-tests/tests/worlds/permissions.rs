@@ -4,12 +4,13 @@
 use anyhow::Context;
 use bytes::Bytes;
 use tidegate_bus::{
-    BusError, Subscription,
+    Bus, BusError, Credentials, NatsSettings, Subscription,
     subjects::{self, LEASE_BUCKET, OVERRIDES_BUCKET, ROUTES_BUCKET},
+    testing::NatsServer,
 };
 use tidegate_integration_tests::{
     Plan, World,
-    plan::HOME,
+    plan::{AWAY, HOME},
     world::{ALL, START_LIMIT},
 };
 use tidegate_model::{ClusterName, EdgeName, ProberName, RegionName};
@@ -109,6 +110,55 @@ async fn nobody_writes_what_another_decides_and_all_are_told_why() -> anyhow::Re
     assert_eq!(unknown.status.code(), Some(1));
     let said = String::from_utf8(unknown.stderr)?;
     assert!(said.contains("lets this user in"), "{said}");
+    world.succeeded();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_with_a_user_of_its_own_speaks_for_itself_only() -> anyhow::Result<()> {
+    // Given a server with the rights that are printed for a fleet.
+    let world = World::start_without_fleet(&Plan::default()).await?;
+    let file = world.write("fleet.yaml", &world.fleet())?;
+    let printed = String::from_utf8(world.cli(&["bus-permissions", &file]).await?.stdout)?;
+    let printed = [HOME, AWAY].iter().fold(printed, |text, region| {
+        let variable = format!("$NATS_EDGE_{}_PASSWORD", region.edge.replace('-', "_").to_uppercase());
+        text.replace(&variable, "own")
+    });
+    let listener = "users: [ { user: listener, password: listener }";
+    let server = NatsServer::start_guarded(&printed.replace("users: [", listener));
+    let connect = async |user: &str, password: &str| -> anyhow::Result<Bus> {
+        let mut settings = NatsSettings::new([server.url()], "a test");
+        settings.credentials = Credentials::Password { user: user.to_owned(), password: password.to_owned() };
+        let bus = Bus::connect(settings).await?;
+        anyhow::ensure!(bus.ready(START_LIMIT).await, "{user}");
+        Ok(bus)
+    };
+    let mut heard = connect("listener", "listener").await?.subscribe("tidegate.v1.>").await?;
+    let (home, away): (RegionName, RegionName) = (HOME.name.parse()?, AWAY.name.parse()?);
+    let (own, other): (EdgeName, EdgeName) = (HOME.edge.parse()?, AWAY.edge.parse()?);
+    let cluster: ClusterName = HOME.cluster.parse()?;
+
+    // When its edge speaks for another, for another region, and for itself.
+    let edge = connect(&format!("edge-{own}"), "own").await?;
+    let subjects = |region: &RegionName, edge: &EdgeName| {
+        [
+            subjects::load(region, edge),
+            subjects::applied(region, edge),
+            subjects::suspect(region, edge, &cluster),
+            subjects::event(region, edge.as_str()),
+            subjects::bearer("edge", region, edge.as_str()),
+        ]
+    };
+    let (others, mine) = (subjects(&away, &other), subjects(&home, &own));
+    let said = Bytes::from_static(b"said");
+    for subject in others.iter().chain(&subjects(&home, &other)).chain(&mine) {
+        edge.publish(subject, None, said.clone()).await?;
+    }
+
+    // Then only what it says of itself is heard.
+    for subject in &mine {
+        assert_eq!(&next_of(&mut heard, &said).await?, subject);
+    }
     world.succeeded();
     Ok(())
 }

@@ -99,6 +99,11 @@ pub enum Command {
         #[command(flatten)]
         bus: BusOptions,
     },
+    /// Print who may say what on the bus, for a nats-server's settings: with a user for each edge of the fleet file.
+    BusPermissions {
+        /// The fleet file.
+        file: PathBuf,
+    },
     /// Make a private key with which route-computers sign, and print the public one for the fleet file.
     SigningKey {
         /// The file for the private key; one that exists is left as it is.

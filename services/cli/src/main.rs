@@ -16,6 +16,7 @@ mod followed;
 mod init;
 mod link;
 mod origin;
+mod permissions;
 mod say;
 mod status;
 
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
                 events::events(follow, since, region.as_ref(), json, &bus).await
             }
             Command::Edge { action: EdgeAction::Reset { name }, bus } => edge::reset(&name, &bus).await,
+            Command::BusPermissions { file } => permissions::print(&file),
             Command::SigningKey { out } => edge::signing_key(&out),
             Command::Dev(options) => dev::dev(options).await,
             Command::Origin(options) => origin::origin(options).await,

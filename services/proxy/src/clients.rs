@@ -8,12 +8,14 @@
 mod pace;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     future::poll_fn,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
+use tidegate_tls::ServerTls;
 use tokio::time::Instant;
 
 pub use pace::{Network, Pace};
@@ -61,7 +63,15 @@ struct State {
     eviction: Cell<Option<Eviction>>,
     /// The pace of its request, where it can have only one.
     pace: RefCell<Option<Rc<Pace>>>,
+    /// What TLS agreed on.
+    tls: OnceCell<AgreedTls>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// The certificates of a connection's listener, and the name that its client asked for.
+struct AgreedTls {
+    certificates: Arc<ServerTls>,
+    sni: Option<String>,
 }
 
 /// An open connection; counted until dropped.
@@ -113,6 +123,7 @@ impl Clients {
             idle_since: Cell::new(Some(now)),
             eviction: Cell::new(None),
             pace: RefCell::default(),
+            tls: OnceCell::new(),
             waker: RefCell::default(),
         });
         let mut slots = self.slots.borrow_mut();
@@ -224,6 +235,12 @@ impl ClientConnection {
         self.state.eviction.get()
     }
 
+    /// Notes which name the client asked for, of the listener with these certificates.
+    pub fn agreed_on(&self, certificates: Arc<ServerTls>, sni: Option<&str>) {
+        // A connection has one handshake.
+        _ = self.state.tls.set(AgreedTls { certificates, sni: sni.map(str::to_owned) });
+    }
+
     /// Waits until the connection is to end.
     pub async fn evicted(&self) {
         poll_fn(|cx| {
@@ -282,6 +299,12 @@ impl Account {
         if self.pace.take().is_some() && self.is_only {
             self.state.pace.take();
         }
+    }
+
+    /// Whether the certificate that the client has verified speaks for this host (RFC 9110, section 15.5.20).
+    pub fn speaks_for(&self, host: &str) -> bool {
+        let Some(AgreedTls { certificates, sni }) = self.state.tls.get() else { return true };
+        certificates.serves_alike(sni.as_deref(), host)
     }
 
     /// The client's pace, once it was waited for.

@@ -168,6 +168,8 @@ pub struct WorkerCounters {
     pub refused: RefusalCounters,
     /// Header fields left out because of an underscore in their names.
     pub dropped_fields: Counter,
+    /// Requests for a host that has another certificate than the one of their connection.
+    pub misdirected: Counter,
     /// Requests whose host no service answers for.
     pub unrouted: Counter,
     /// Clients that were too slow.

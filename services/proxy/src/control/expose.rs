@@ -23,7 +23,7 @@ type Read<C> = fn(&C) -> u64;
 /// Statuses by their first digit.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-const WORKERS: [(&str, &str, Read<WorkerCounters>); 12] = [
+const WORKERS: [(&str, &str, Read<WorkerCounters>); 13] = [
     ("tidegate_proxy_connections_accepted_total", "Connections accepted.", |w| w.accepted.get()),
     ("tidegate_proxy_connections_over_limit_total", "Connections refused because a listener is full.", |w| {
         w.over_limit.get()
@@ -52,6 +52,11 @@ const WORKERS: [(&str, &str, Read<WorkerCounters>); 12] = [
         "tidegate_proxy_fields_dropped_total",
         "Header fields left out because their names have underscores.",
         |w| w.dropped_fields.get(),
+    ),
+    (
+        "tidegate_proxy_requests_misdirected_total",
+        "Requests for a host that has another certificate than the one of their connection (421).",
+        |w| w.misdirected.get(),
     ),
     ("tidegate_proxy_requests_unrouted_total", "Requests for a host that no service has.", |w| {
         w.unrouted.get()

@@ -143,11 +143,10 @@ impl Listeners {
         let mut limits = listener.limits.clone();
         limits.max_connections = limits.max_connections.div_ceil(workers.count() as u32);
         let mut sockets = sockets.into_iter();
-        let config = tls.as_ref().map(|tls| tls.config());
         workers
             .tell(|_| {
                 let socket = sockets.next()?;
-                let (name, tls, limits) = (name.clone(), config.clone(), limits.clone());
+                let (name, tls, limits) = (name.clone(), tls.clone(), limits.clone());
                 Some(Command::Listen(Listen { name, socket, tls, limits }))
             })
             .await;

@@ -26,7 +26,7 @@ use crate::{
     clients::Network,
     metrics::RefusalReason,
     observe::{RequestTrace, Trail},
-    table::{ActionView, ServiceView},
+    table::{ActionView, ServiceView, without_port},
     wellknown,
     wire::{BodyError, Timer},
     worker::Worker,
@@ -100,6 +100,13 @@ pub async fn handle(
     let request_id = request_id(request, &mut id, worker);
     if let Some(reply) = wellknown::reply(worker, client.health_endpoints, &request.target) {
         return answer_ourselves(down, &reply, request_id, client.stall, timer).await;
+    }
+    if !down.account().speaks_for(without_port(&request.host)) {
+        worker.counters.misdirected.add(1);
+        let reply = LocalReply::new(421, "this connection's certificate is not for this host");
+        let outcome = answer_ourselves(down, &reply, request_id, client.stall, timer).await;
+        worker.observer.answered_ourselves(client, request, request_id, reply.status, started.elapsed());
+        return outcome;
     }
     let found = worker.table.borrow().find(request);
     let Some((service, place)) = found else {

@@ -55,7 +55,8 @@ impl Hosts {
     }
 }
 
-fn without_port(host: &str) -> &str {
+/// The name of a host that may have a port.
+pub fn without_port(host: &str) -> &str {
     if let Some(rest) = host.strip_prefix('[') {
         return rest.split(']').next().unwrap_or(rest);
     }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tidegate_model::{ListenerName, fleet::ListenerLimits};
+use tidegate_tls::ServerTls;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
@@ -42,7 +43,7 @@ struct Accepted {
 
 /// What connections of one listener share.
 struct Listener {
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    tls: Option<(tokio_rustls::TlsAcceptor, Arc<ServerTls>)>,
     limits: Arc<ListenerLimits>,
     open: Rc<Cell<u32>>,
 }
@@ -65,7 +66,7 @@ impl Accepting {
         let earlier = self.listeners.remove(&listen.name);
         let open = earlier.as_ref().map_or_else(Rc::default, |earlier| earlier.open.clone());
         let listener = Listener {
-            tls: listen.tls.map(tokio_rustls::TlsAcceptor::from),
+            tls: listen.tls.map(|tls| (tls.config().into(), tls)),
             limits: Arc::new(listen.limits),
             open: open.clone(),
         };
@@ -154,12 +155,12 @@ async fn connection(
         stall: limits.idle_timeout,
         health_endpoints: limits.health_endpoints,
     };
-    let Some(acceptor) = &listener.tls else {
+    let Some((acceptor, certificates)) = &listener.tls else {
         return http1::serve(worker, Io::Plain(stream), client, &limits, &open).await;
     };
     // Boxed, like HTTP/2, so that an idle connection does not hold the room that these need.
     let Some((io, is_http2)) =
-        Box::pin(handshake(&worker, acceptor, stream, limits.head_timeout, &open)).await
+        Box::pin(handshake(&worker, (acceptor, certificates), stream, limits.head_timeout, &open)).await
     else {
         return;
     };
@@ -173,7 +174,7 @@ async fn connection(
 /// The stream that comes of a TLS handshake, and whether HTTP/2 was agreed on; nothing when it fails.
 async fn handshake(
     worker: &Worker,
-    acceptor: &tokio_rustls::TlsAcceptor,
+    (acceptor, certificates): (&tokio_rustls::TlsAcceptor, &Arc<ServerTls>),
     stream: TcpStream,
     limit: Duration,
     open: &Open,
@@ -184,6 +185,7 @@ async fn handshake(
     };
     match accepted {
         Ok(Ok(stream)) => {
+            open.agreed_on(certificates.clone(), stream.get_ref().1.server_name());
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tidegate_tls::HTTP2);
             Some((Io::Accepted(Box::new(stream)), is_http2))
         }

@@ -7,6 +7,7 @@ use tidegate_model::{
     fleet::ListenerLimits,
     routes::{RouteEntry, RouteKey},
 };
+use tidegate_tls::ServerTls;
 use tokio::sync::oneshot;
 
 use crate::table::RouteChange;
@@ -48,7 +49,7 @@ pub struct Listen {
     /// The socket: this worker's own, in non-blocking mode.
     pub socket: TcpListener,
     /// TLS, where the listener has it.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Arc<ServerTls>>,
     /// What clients may ask of it; `max_connections` is this worker's part.
     pub limits: ListenerLimits,
 }

@@ -247,3 +247,41 @@ fn h2load_loses_no_request_over_tls() {
     assert!(text.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{text}");
     assert_eq!(origin.seen().count(), 2000);
 }
+
+#[test]
+fn a_request_for_a_host_of_another_certificate_is_misdirected() {
+    let (authority, origin) = (Authority::new("misdirected"), Origin::named("a"));
+    let [first, second] = [("site", ["site.test"]), ("other", ["*.other.test"])]
+        .map(|(name, hosts)| authority.item(name, &hosts));
+    let fleet = FleetFile::of(&[origin.address()])
+        .listener(&format!("protocol: https, certificates: [{first}, {second}]"));
+    let edge = Edge::start(&fleet);
+    let port = edge.address().port();
+    for version in ["--http1.1", "--http2"] {
+        for (sni, host, status) in [
+            ("site.test", "site.test", "200"),
+            ("www.other.test", "site.test", "421"),
+            ("site.test", "www.other.test", "421"),
+            // Of the same certificate, but no service's.
+            ("www.other.test", "mail.other.test", "404"),
+        ] {
+            let (resolve, url) = (format!("{sni}:{port}:127.0.0.1"), format!("https://{sni}:{port}/"));
+            let host_field = format!("Host: {host}");
+            let arguments = [
+                "-sk",
+                version,
+                "--resolve",
+                &resolve,
+                "-H",
+                &host_field,
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                &url,
+            ];
+            assert_eq!(run("curl", &arguments).1.trim(), status, "{version} {sni} {host}");
+        }
+    }
+    assert_eq!(edge.metric("tidegate_proxy_requests_misdirected_total"), 4.0);
+}

@@ -14,10 +14,15 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tidegate_bus::{
-    Bus, NatsSettings, subjects,
+    Bus, NatsSettings,
+    seal::Trust,
+    subjects,
     table::{Replica, ReplicaOptions, Update},
 };
-use tidegate_model::routes::{RouteEntry, RouteKey};
+use tidegate_model::{
+    SigningPublicKey,
+    routes::{RouteEntry, RouteKey},
+};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -67,17 +72,18 @@ impl Edges {
         edges: usize,
         threads: usize,
         arrivals: &Arrivals,
+        keys: &[SigningPublicKey],
         stop: &CancellationToken,
     ) -> anyhow::Result<Edges> {
         let start = |thread: usize| {
             let share = edges * thread / threads..edges * (thread + 1) / threads;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (url, arrivals, stop) = (url.to_owned(), arrivals.clone(), stop.clone());
+            let (url, arrivals, keys, stop) = (url.to_owned(), arrivals.clone(), keys.to_vec(), stop.clone());
             let run = move || {
                 let _ends_all = stop.clone().drop_guard();
                 runtime.block_on(async {
                     tokio::select! {
-                        ended = serve(share, &url, &arrivals) => ended,
+                        ended = serve(share, &url, &arrivals, &keys) => ended,
                         () = stop.cancelled() => Ok(()),
                     }
                 })
@@ -96,13 +102,21 @@ impl Edges {
     }
 }
 
-async fn serve(share: Range<usize>, url: &str, arrivals: &Arrivals) -> anyhow::Result<()> {
+async fn serve(
+    share: Range<usize>,
+    url: &str,
+    arrivals: &Arrivals,
+    keys: &[SigningPublicKey],
+) -> anyhow::Result<()> {
     let routes = subjects::routes(&REGION.parse()?);
     let mut tasks = JoinSet::new();
     // One after the other: a thousand connections at once are more than the server's backlog.
     for edge in share {
         let bus = Bus::connect(NatsSettings::new([url], &format!("edge-{edge:04}"))).await?;
-        let (replica, updates) = Replica::start(bus, &routes, ReplicaOptions::default()).await?;
+        let trust = Trust::new();
+        trust.set(keys);
+        let options = ReplicaOptions { trust, ..ReplicaOptions::default() };
+        let (replica, updates) = Replica::start(bus, &routes, options).await?;
         tasks.spawn(follow(replica, updates, arrivals.clone()));
         let client = async_nats::ConnectOptions::new().name(format!("bare-{edge:04}")).connect(url);
         tasks.spawn(listen(client.await?, arrivals.clone()));

@@ -12,13 +12,14 @@ mod edges;
 mod rounds;
 mod verdicts;
 
-use std::{process::ExitCode, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use edges::{Arrivals, Edges};
 use rounds::{Measured, Rounds};
-use tidegate_bus::testing::NatsServer;
+use tidegate_bus::{seal::Signer, testing::NatsServer};
+use tidegate_model::SigningPublicKey;
 use tidegate_service::{files::raise_open_files, shutdown};
 use tokio::sync::mpsc;
 
@@ -42,6 +43,9 @@ struct Arguments {
     /// Threads that the edges are spread over.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Sign what is published, and check it at each edge.
+    #[arg(long)]
+    signed: bool,
     /// Fail where the 99th percentile is above 50 ms or the median above 1.5 times the bus's.
     #[arg(long)]
     strict: bool,
@@ -66,8 +70,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let server = NatsServer::start();
     let (last, arrived) = mpsc::channel(1);
     let arrivals = Arrivals::new(last);
-    let mut rounds = Rounds::new(&server.url(), arguments.edges, &arrivals, arrived).await?;
-    let edges = Edges::start(&server.url(), arguments.edges, arguments.threads, &arrivals, &stop)?;
+    let signer = arguments.signed.then(|| Arc::new(Signer::ephemeral()));
+    let keys: Vec<SigningPublicKey> = signer.iter().map(|signer| signer.public_key()).collect();
+    let mut rounds = Rounds::new(&server.url(), arguments.edges, &arrivals, arrived, signer).await?;
+    let edges = Edges::start(&server.url(), arguments.edges, arguments.threads, &arrivals, &keys, &stop)?;
     let measured = tokio::select! {
         measured = rounds.run(arguments.rounds) => Some(measured),
         () = stop.cancelled() => None,
@@ -79,10 +85,11 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn tell(arguments: &Arguments, measured: &Measured, repairs: usize) -> ExitCode {
-    let Arguments { edges, rounds, threads, strict } = arguments;
+    let Arguments { edges, rounds, threads, signed, strict } = arguments;
     let Measured { verdicts, alone, bytes } = measured;
     println!(
-        "{edges} edges on {threads} threads, {rounds} changes of up to {bytes} bytes, until the last has it"
+        "{edges} edges on {threads} threads, {rounds} {} changes of up to {bytes} bytes, until the last has it",
+        if *signed { "signed" } else { "unsigned" }
     );
     for (what, times) in [("verdict", verdicts), ("bus alone", alone)] {
         let [median, p99, most] = [times.median, times.p99, times.most].map(|time| time.as_secs_f64() * 1e3);

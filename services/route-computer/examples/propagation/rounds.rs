@@ -1,11 +1,15 @@
 //! The rounds: a verdict to every replica, then the same message to every bare subscription.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use tidegate_bus::{
     Bus, NatsSettings, Subscription, TraceContext, codec,
+    seal::Signer,
     subjects::{self, ROUTES_BUCKET},
     table::{Owner, OwnerOptions, SnapshotStore},
 };
@@ -73,13 +77,14 @@ impl Rounds {
         edges: usize,
         arrivals: &Arrivals,
         arrived: mpsc::Receiver<Instant>,
+        signer: Option<Arc<Signer>>,
     ) -> anyhow::Result<Rounds> {
         let region: RegionName = REGION.parse()?;
         let verdicts = Verdicts::new(edges)?;
         let bus = Bus::connect(NatsSettings::new([url], "computer-1")).await?;
         ensure!(bus.ready(PATIENCE).await, "the server cannot be reached");
         let store = SnapshotStore { bucket: bus.bucket(ROUTES_BUCKET), key: subjects::routes_key(&region) };
-        let options = OwnerOptions { store: Some(store), ..OwnerOptions::default() };
+        let options = OwnerOptions { store: Some(store), signer, ..OwnerOptions::default() };
         let subject = subjects::routes(&region);
         let published = bus.subscribe(&subject).await?;
         let (epoch, revision) = (Epoch(1), Revision(1));
