@@ -255,9 +255,13 @@ impl ClientConnection {
         self.state.idle_since.set(Some(now));
     }
 
-    /// A request has come. One that came just as the connection was told to end for being idle is served first.
+    /// A request has come. A connection that was told to end for being idle is not idle any more, and stays.
     pub fn end_idle(&self) {
         self.state.idle_since.set(None);
+        if self.state.eviction.get() == Some(Eviction::Idle) {
+            self.state.eviction.set(None);
+            self.clients.evicted.set(self.clients.evicted.get() - 1);
+        }
     }
 
     /// The account of a request, with nothing held yet; `is_only` says that the connection has only one at a time.
@@ -365,6 +369,9 @@ mod tests {
         let more = clients.open(HERE, start + Duration::from_secs(9));
         assert_eq!(ended(&clients), [false, true, true, false]);
         drop(more);
+        // One that gets a request at the last moment stays.
+        connections[2].end_idle();
+        assert_eq!((connections[2].eviction(), clients.evicted.get()), (None, 1));
     }
 
     #[test]
