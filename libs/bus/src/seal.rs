@@ -214,6 +214,11 @@ impl Trust {
         self.0.keys.read().unwrap_or_else(PoisonError::into_inner).iter().map(|(key, _)| *key).collect()
     }
 
+    /// Whether there are keys, so that only what is signed is believed.
+    pub fn has_keys(&self) -> bool {
+        !self.0.keys.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// The body below the seal, if it is to be believed.
     ///
     /// # Errors

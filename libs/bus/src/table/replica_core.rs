@@ -34,6 +34,8 @@ pub enum Epochs {
     /// Each is the time at which its owner began.
     #[default]
     Timed,
+    /// Each was signed by its owner, so it is believed however far it is from the last one.
+    Signed,
 }
 
 /// What became of a message.
@@ -67,6 +69,11 @@ impl ReplicaCore {
         self.at = self.at.map(|_| Position { epoch: Epoch(0), revision: Revision(0) });
         self.heard = None;
         self.early.clear();
+    }
+
+    /// Goes by this bound for epochs from now on.
+    pub fn bound_epochs(&mut self, epochs: Epochs) {
+        self.epochs = epochs;
     }
 
     /// Where the replica stands; nothing before it has anything.
@@ -150,7 +157,7 @@ impl ReplicaCore {
     fn is_plausible(&self, epoch: Epoch) -> bool {
         match self.epochs {
             Epochs::Counted => epoch.is_plausible_after(self.fence()),
-            Epochs::Timed => epoch.is_plausible(),
+            Epochs::Timed | Epochs::Signed => epoch.is_plausible(),
         }
     }
 

@@ -25,6 +25,9 @@ on_both! {
     a_stored_snapshot_that_was_not_signed_is_not_believed
     a_replica_that_was_reset_follows_an_owner_of_an_older_epoch
     a_lease_that_nobody_signed_is_nobodys
+    a_request_for_a_snapshot_leads_no_owner_to_an_epoch_that_replicas_refuse
+    a_signed_epoch_is_followed_however_far_it_is_from_the_last_one
+    an_epoch_that_was_believed_before_there_were_keys_refuses_no_signed_table
 }
 
 const SUBJECT: &str = "tidegate.v1.routes.eu";
@@ -202,4 +205,75 @@ async fn a_lease_that_nobody_signed_is_nobodys(bus: Bus) {
 
     // Its epoch is not that of the forger, plus one.
     assert_eq!(*led, LeaseState::Leader { epoch: Epoch(1) });
+}
+
+async fn a_request_for_a_snapshot_leads_no_owner_to_an_epoch_that_replicas_refuse(bus: Bus) {
+    #[derive(Serialize, Deserialize)]
+    struct Request(Epoch);
+    impl Wire for Request {}
+    // Given a leader, its table, and a replica that follows it.
+    let lease = Lease::start(
+        bus.bucket(subjects::LEASE_BUCKET),
+        "eu",
+        "a".parse().unwrap(),
+        Duration::from_millis(400),
+        LeaseSeal::default(),
+    );
+    let mut state = lease.state();
+    let led = state.wait_for(|state| state.epoch().is_some());
+    let first = tokio::time::timeout(LONG, led).await.unwrap().unwrap().epoch().unwrap();
+    let owner = own(&bus, first.0, "first", None).await;
+    let (_replica, mut updates) = follow(&bus, &Trust::new()).await;
+    until(&mut updates, "first").await;
+
+    // When somebody asks for a snapshot of the largest epoch that is believed.
+    let request = codec::encode(&Request(Epoch(first.0 + Epoch::MAX_STEP)));
+    _ = bus.request(&subjects::snapshot(SUBJECT), request, Duration::from_millis(100)).await;
+    let heard = async {
+        while owner.superseded_by().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, heard).await.unwrap();
+    lease.hear(owner.superseded_by().unwrap());
+    let raised = state.wait_for(|state| state.epoch().is_some_and(|epoch| epoch > first));
+    let epoch = tokio::time::timeout(LONG, raised).await.unwrap().unwrap().epoch().unwrap();
+    owner.stop().await;
+    let _owner = own(&bus, epoch.0, "second", None).await;
+
+    // Then the replica follows the epoch that the leader has taken.
+    until(&mut updates, "second").await;
+}
+
+async fn a_signed_epoch_is_followed_however_far_it_is_from_the_last_one(bus: Bus) {
+    let signer = Arc::new(Signer::ephemeral());
+    let trust = Trust::new();
+    trust.set(&[signer.public_key()]);
+    let owner = own(&bus, 7, "first", Some(&signer)).await;
+    let (_replica, mut updates) = follow(&bus, &trust).await;
+    until(&mut updates, "first").await;
+
+    owner.stop().await;
+    let _owner = own(&bus, 7 + 3 * Epoch::MAX_STEP, "second", Some(&signer)).await;
+
+    until(&mut updates, "second").await;
+}
+
+async fn an_epoch_that_was_believed_before_there_were_keys_refuses_no_signed_table(bus: Bus) {
+    // Given a replica that has no keys yet, and believes an epoch that somebody invented.
+    let trust = Trust::new();
+    let (_replica, mut updates) = follow(&bus, &trust).await;
+    let forger = own(&bus, 1 << 40, "forged", None).await;
+    until(&mut updates, "forged").await;
+    forger.stop().await;
+
+    // When it learns the keys.
+    let signer = Arc::new(Signer::ephemeral());
+    trust.set(&[signer.public_key()]);
+    let mut owner = own(&bus, 7, "first", Some(&signer)).await;
+    until(&mut updates, "first").await;
+    set(&mut owner, "second").await;
+
+    // Then it follows the signed table, whatever it refuses.
+    until(&mut updates, "second").await;
 }
