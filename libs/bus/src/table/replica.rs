@@ -300,7 +300,7 @@ impl<K: Wire, V: Wire> Follower<K, V> {
             return Ok(());
         }
         let feed = self.feeds.entry(subject.clone()).or_insert_with(|| Feed::new(epochs, None));
-        feed.core.bound_epochs(epochs);
+        feed.core.bound_epochs(epochs, clock::now());
         match feed.message(message, &body) {
             Ok(updates) => self.give(&subject, updates).await,
             Err(error) => {
@@ -314,7 +314,7 @@ impl<K: Wire, V: Wire> Follower<K, V> {
     async fn fetched(&mut self, (subject, had_keys, fetched): Fetched) -> Result<(), Unheard> {
         let epochs = self.look_at_trust().await?;
         let Some(feed) = self.feeds.get_mut(&subject) else { return Ok(()) };
-        feed.core.bound_epochs(epochs);
+        feed.core.bound_epochs(epochs, clock::now());
         let fetched = fetched.and_then(|snapshot| match self.has_keys && !had_keys {
             true => Err(BusError::Untrusted { subject: subject.clone(), why: SealError::Unsigned }),
             false => Ok(snapshot),
