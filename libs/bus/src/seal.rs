@@ -188,7 +188,8 @@ pub struct Trust(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    keys: RwLock<Vec<(SigningPublicKey, ParsedPublicKey)>>,
+    /// Each with its parsed form; a key that is none verifies nothing, but is no reason to believe what is unsigned.
+    keys: RwLock<Vec<(SigningPublicKey, Option<ParsedPublicKey>)>>,
     refused: AtomicU64,
     refused_at: AtomicU64,
     /// Woken when something was refused, or is sealed although no keys are known.
@@ -203,15 +204,18 @@ impl Trust {
 
     /// Trusts exactly these keys; none: takes everything.
     pub fn set(&self, keys: &[SigningPublicKey]) {
-        // Any 32 bytes are parsed; what is no point of the curve verifies nothing.
-        let parsed =
-            keys.iter().filter_map(|key| Some((*key, ParsedPublicKey::new(&ED25519, key.0).ok()?))).collect();
+        let parsed = keys.iter().map(|key| (*key, ParsedPublicKey::new(&ED25519, key.0).ok())).collect();
         *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = parsed;
     }
 
     /// The keys that are trusted.
     pub fn keys(&self) -> Vec<SigningPublicKey> {
         self.0.keys.read().unwrap_or_else(PoisonError::into_inner).iter().map(|(key, _)| *key).collect()
+    }
+
+    /// Whether there are keys, so that only what is signed is believed.
+    pub fn has_keys(&self) -> bool {
+        !self.0.keys.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// The body below the seal, if it is to be believed.
@@ -260,7 +264,8 @@ impl Trust {
         let mut known = keys.iter().filter(|(key, _)| key.0.starts_with(id)).peekable();
         known.peek().ok_or(SealError::UnknownKey)?;
         let message = signed(purpose, subject, &body);
-        if known.any(|(_, key)| key.verify_sig(&message, signature).is_ok()) {
+        let mut keys = known.filter_map(|(_, key)| key.as_ref());
+        if keys.any(|key| key.verify_sig(&message, signature).is_ok()) {
             Ok(body)
         } else {
             Err(SealError::Forged)
@@ -331,6 +336,18 @@ mod tests {
 
         trust.set(&[new.public_key()]);
         assert!(open(&trust, "t", &by(&old)).is_err() && open(&trust, "t", &by(&new)).is_ok());
+    }
+
+    #[test]
+    fn keys_that_are_no_points_of_the_curve_do_not_let_in_what_is_unsigned() {
+        let body = Bytes::from("body");
+        for byte in 0..=u8::MAX {
+            let trust = Trust::new();
+            let key = SigningPublicKey([byte; 32]);
+            trust.set(&[key]);
+            assert_eq!(trust.keys(), [key]);
+            assert_eq!(open(&trust, "t", &body), Err(SealError::Unsigned), "{key}");
+        }
     }
 
     #[test]

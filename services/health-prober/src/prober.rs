@@ -8,7 +8,7 @@ use tidegate_bus::{
     fleet::{FleetFollower, FleetText},
     presence::Presence,
     subjects,
-    table::{Owner, OwnerOptions},
+    table::{Epochs, Owner, OwnerOptions},
 };
 use tidegate_model::{
     ClusterName, Epoch, NetworkName, RegionName, Revision,
@@ -68,7 +68,8 @@ pub async fn run_with(
     let bearer = subjects::bearer("health-prober", &region, name.as_str());
     let what = format!("health-prober {name} of {region}");
     let presence = bear_name(registry, &bus, bearer, what, &shutdown).await?;
-    let options = OwnerOptions { stalled_after: Some(STALLED_AFTER), ..OwnerOptions::default() };
+    let options =
+        OwnerOptions { stalled_after: Some(STALLED_AFTER), epochs: Epochs::Timed, ..OwnerOptions::default() };
     // A later start is a later epoch, so replicas never mistake an old life's table for this one's.
     let epoch = Epoch(clock::unix_millis());
     let owner = Owner::start(bus.clone(), &subject, epoch, Revision(0), [], options).await?;

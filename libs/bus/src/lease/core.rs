@@ -7,6 +7,11 @@ use tokio::time::Instant;
 
 use super::record::LeaseRecord;
 
+/// The most by which a term is made larger because somebody is heard to use a larger one. What is heard is not signed, so
+/// this bounds what a forger can do; and it is half of what replicas believe, so that they follow also when they missed
+/// the term between.
+const HEARD_STEP: u64 = Epoch::MAX_STEP / 2;
+
 /// Whether a candidate holds the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseState {
@@ -53,8 +58,10 @@ pub struct LeaseCore {
     instance: u64,
     duration: Duration,
     role: Role,
-    /// The largest epoch known from any source.
-    highest: Epoch,
+    /// The largest epoch of a lease, its own or another's.
+    leased: Epoch,
+    /// The largest epoch that others were heard to use since it took its own last.
+    heard: Epoch,
     beat: u64,
     /// The write that was decided and not answered for yet.
     pending: Option<LeaseRecord>,
@@ -95,7 +102,8 @@ impl LeaseCore {
             instance,
             duration,
             role,
-            highest: Epoch(0),
+            leased: Epoch(0),
+            heard: Epoch(0),
             beat: 0,
             pending: None,
             knows_of_entry: false,
@@ -140,17 +148,17 @@ impl LeaseCore {
 
     /// Notes an epoch in use. Says whether that calls for a new epoch of its own.
     pub fn hear(&mut self, epoch: Epoch) -> bool {
-        if !epoch.is_plausible_after(self.highest) {
+        if !epoch.is_plausible() {
             return false;
         }
-        self.highest = self.highest.max(epoch);
+        self.heard = self.heard.max(epoch);
         matches!(self.role, Role::Holder { epoch: own, .. } if epoch > own)
     }
 
     /// Notes what the bucket holds now: a revision and, where it can be read, a record; or no entry.
     pub fn seen(&mut self, entry: Option<(u64, Option<LeaseRecord>)>, now: Instant) {
         if let Some((_, Some(record))) = &entry {
-            self.highest = self.highest.max(record.epoch);
+            self.leased = self.leased.max(record.epoch);
         }
         self.knows_of_entry |= entry.is_some();
         // Only while it is sure that nobody had taken over before the loss.
@@ -177,14 +185,14 @@ impl LeaseCore {
     pub fn next(&mut self, now: Instant) -> LeaseAction {
         let action = match &self.role {
             Role::Holder { epoch, revision, .. } => {
-                let epoch = if self.highest > *epoch { self.after_highest() } else { *epoch };
+                let epoch = if self.leased.max(self.heard) > *epoch { self.next_epoch() } else { *epoch };
                 LeaseAction::Replace(self.record(epoch), *revision)
             }
             Role::Standby(None) => LeaseAction::Wait,
             Role::Standby(Some(Seen { entry: None, since })) => {
                 let free = !self.knows_of_entry || self.reclaims;
                 if free || now.duration_since(*since) >= self.duration {
-                    LeaseAction::Create(self.record(self.after_highest()))
+                    LeaseAction::Create(self.record(self.next_epoch()))
                 } else {
                     LeaseAction::Wait
                 }
@@ -194,7 +202,7 @@ impl LeaseCore {
                 // One's own, from a write that got no answer.
                 let own = record.as_ref().is_some_and(|record| record.instance == self.instance);
                 if given_back || own || now.duration_since(*since) >= self.duration {
-                    LeaseAction::Replace(self.record(self.after_highest()), *revision)
+                    LeaseAction::Replace(self.record(self.next_epoch()), *revision)
                 } else {
                     LeaseAction::Wait
                 }
@@ -212,7 +220,8 @@ impl LeaseCore {
     pub fn written(&mut self, revision: u64, sent_at: Instant) {
         if let Some(record) = self.pending.take() {
             self.knows_of_entry = true;
-            self.highest = self.highest.max(record.epoch);
+            self.leased = self.leased.max(record.epoch);
+            self.heard = Epoch(0);
             self.role = Role::Holder { epoch: record.epoch, revision, renewed_at: sent_at, doubtful: false };
         }
     }
@@ -242,8 +251,10 @@ impl LeaseCore {
         Some((LeaseRecord { holder: None, ..self.record(epoch) }, revision))
     }
 
-    fn after_highest(&self) -> Epoch {
-        Epoch(self.highest.0 + 1)
+    /// One more than the last lease's, or than what was heard of, as far as that is believed at once.
+    fn next_epoch(&self) -> Epoch {
+        let heard = self.heard.0.min(self.leased.0 + HEARD_STEP - 1);
+        Epoch(self.leased.0.max(heard) + 1)
     }
 
     fn record(&self, epoch: Epoch) -> LeaseRecord {

@@ -170,6 +170,52 @@ fn a_larger_epoch_in_use_makes_the_leader_take_a_larger_one() {
     assert_eq!(world.round(0), LeaseState::Leader { epoch: Epoch(42) });
 }
 
+proptest! {
+    #[test]
+    fn whatever_is_heard_each_term_is_believed_by_who_follows_the_last_one(
+        heard in vec((0u64..=u64::MAX, 0u32..64, prop::bool::ANY), 1..40)
+    ) {
+        let mut world = World::new();
+        world.round(0);
+        let mut followed = Epoch(1);
+        for (number, shift, dies) in heard {
+            // Everybody hears it, however often.
+            for core in &mut world.cores {
+                core.hear(Epoch(number >> shift));
+                core.hear(Epoch((followed.0 + Epoch::MAX_STEP).max(number >> shift)));
+            }
+            if dies {
+                // The leader takes a larger epoch, and dies before any replica has heard of it.
+                world.round(0);
+                (0..3).for_each(|who| { world.round(who); });
+                world.now += DURATION;
+                world.cores.swap(0, 1);
+            }
+            let state = world.round(0);
+            let Some(epoch) = state.epoch() else { continue };
+            prop_assert!(epoch.is_plausible_after(followed), "{epoch} after {followed}");
+            followed = epoch;
+        }
+    }
+}
+
+#[test]
+fn a_leader_climbs_to_an_epoch_that_is_far_above_its_own() {
+    // Replicas that have it refuse the leader's until then.
+    let mut world = World::new();
+    world.round(0);
+    let far = Epoch(3 * Epoch::MAX_STEP);
+    let mut raises = 0;
+    while world.cores[0].hear(far) {
+        world.round(0);
+        raises += 1;
+    }
+    assert_eq!(
+        (world.cores[0].state(world.now), raises),
+        (LeaseState::Leader { epoch: Epoch(far.0 + 1) }, 6)
+    );
+}
+
 #[test]
 fn after_a_loss_of_data_the_leader_goes_on_at_once_with_a_larger_epoch() {
     let mut world = World::new();

@@ -17,11 +17,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     content::{Change, Position, SnapshotRequest, TableMessage},
     owner_core::OwnerCore,
+    replica_core::Epochs,
 };
 use crate::{
     Bus, BusError, Subscription, TraceContext,
     background::Background,
     bucket::{Bucket, Place},
+    clock,
     codec::{self, Wire, encode_part},
     lock::lock,
     seal::{Purpose, Signer},
@@ -54,6 +56,8 @@ pub struct OwnerOptions {
     pub stalled_after: Option<Duration>,
     /// Who signs what is said; absent: nobody.
     pub signer: Option<Arc<Signer>>,
+    /// How the table's epochs come about. It bounds which later owners are believed to exist, since nobody signs a request.
+    pub epochs: Epochs,
 }
 
 impl Default for OwnerOptions {
@@ -65,6 +69,7 @@ impl Default for OwnerOptions {
             store_every: Duration::from_secs(1),
             stalled_after: None,
             signer: None,
+            epochs: Epochs::Counted,
         }
     }
 }
@@ -234,7 +239,7 @@ impl Shared {
     fn meet(&self, epoch: Epoch) -> bool {
         let own = lock(&self.core).position().epoch;
         // What cannot be is somebody's invention: to outdo it would only help them.
-        let later = epoch > own && epoch.is_plausible_after(own);
+        let later = epoch > own && self.options.epochs.can_follow(epoch, own, clock::now());
         if later && self.superseded_by.fetch_max(epoch.0, Ordering::Relaxed) == 0 {
             tracing::warn!(table = %self.subject, %epoch, "a later owner was met");
         }

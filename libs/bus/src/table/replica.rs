@@ -27,8 +27,9 @@ use super::{
 use crate::{
     Bus, BusError, BusState, Message, Subscription,
     background::Background,
+    clock,
     codec::{self, Wire, encode_part},
-    seal::{Purpose, Trust},
+    seal::{Purpose, SealError, Trust},
 };
 
 /// The most tables that one pattern is followed for: no fleet has so many probers, but who may publish on the pattern's
@@ -114,6 +115,7 @@ impl Replica {
         let (sender, receiver) = mpsc::channel(CAPACITY);
         let mut follower = Follower::new(bus, subject, Sink::One(sender), None).await?;
         (follower.store, follower.trust, follower.epochs) = (options.store, options.trust, options.epochs);
+        follower.has_keys = follower.trust.has_keys();
         let seed = options.seed.map(|seed| Snapshot {
             position: Position { epoch: seed.epoch, revision: seed.revision },
             entries: seed.entries.iter().map(|(k, v)| (encode_part(k), encode_part(v))).collect(),
@@ -172,7 +174,8 @@ enum Sink<K, V> {
     Many(mpsc::Sender<TableUpdate<K, V>>),
 }
 
-type Fetched = (String, Result<Snapshot, BusError>);
+/// A table's subject, whether keys were known when its snapshot was asked for, and the snapshot.
+type Fetched = (String, bool, Result<Snapshot, BusError>);
 
 struct Follower<K, V> {
     bus: Bus,
@@ -183,6 +186,8 @@ struct Follower<K, V> {
     sink: Sink<K, V>,
     store: Option<SnapshotStore>,
     trust: Trust,
+    /// Whether there were keys to check by when it was last looked.
+    has_keys: bool,
     epochs: Epochs,
     /// After how long a table counts as gone; absent: never, and there is one.
     silence: Option<Duration>,
@@ -208,6 +213,7 @@ impl<K: Wire, V: Wire> Follower<K, V> {
             sink,
             store: None,
             trust: Trust::new(),
+            has_keys: false,
             epochs: Epochs::Timed,
             silence,
             stats: Arc::default(),
@@ -241,7 +247,7 @@ impl<K: Wire, V: Wire> Follower<K, V> {
                     Some(message) => self.message(message).await?,
                     None => return Ok(()),
                 },
-                Some((subject, fetched)) = self.fetches.next() => self.fetched(subject, fetched).await?,
+                Some(fetched) = self.fetches.next() => self.fetched(fetched).await?,
                 () = timer => self.on_time().await?,
                 Some(()) = resets.recv() => self.feeds.values_mut().for_each(Feed::reset),
                 Ok(()) = self.state.changed() => {
@@ -260,8 +266,26 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         fetches.chain(silences).min()
     }
 
+    /// The bound for epochs. When the first keys have come, what was believed without them no longer tells which epochs
+    /// are old.
+    async fn look_at_trust(&mut self) -> Result<Epochs, Unheard> {
+        let had_keys = std::mem::replace(&mut self.has_keys, self.trust.has_keys());
+        if self.has_keys && !had_keys {
+            self.feeds.values_mut().for_each(Feed::reset);
+            let begun = self.feeds.iter().filter(|(_, feed)| feed.core.position().is_some());
+            for subject in begun.map(|(subject, _)| subject.clone()).collect::<Vec<_>>() {
+                let (epoch, revision) = (Epoch(0), Revision(0));
+                let update = Update::Heartbeat { epoch, revision, current: false, received_at: clock::now() };
+                self.give(&subject, vec![update]).await?;
+            }
+        }
+        Ok(if self.has_keys { Epochs::Signed } else { self.epochs })
+    }
+
     async fn message(&mut self, message: Message) -> Result<(), Unheard> {
         let subject = message.subject.clone();
+        // Before it is opened: keys that come in between make it stricter than the bound supposes, never laxer.
+        let epochs = self.look_at_trust().await?;
         let body = match self.trust.open(Purpose::Message, &subject, &message.body) {
             Ok(body) => body,
             Err(why) => {
@@ -275,8 +299,8 @@ impl<K: Wire, V: Wire> Follower<K, V> {
             tracing::debug!(table = %subject, "more tables than there can be: another one is not followed");
             return Ok(());
         }
-        let epochs = self.epochs;
         let feed = self.feeds.entry(subject.clone()).or_insert_with(|| Feed::new(epochs, None));
+        feed.core.bound_epochs(epochs, clock::now());
         match feed.message(message, &body) {
             Ok(updates) => self.give(&subject, updates).await,
             Err(error) => {
@@ -287,8 +311,14 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         }
     }
 
-    async fn fetched(&mut self, subject: String, fetched: Result<Snapshot, BusError>) -> Result<(), Unheard> {
+    async fn fetched(&mut self, (subject, had_keys, fetched): Fetched) -> Result<(), Unheard> {
+        let epochs = self.look_at_trust().await?;
         let Some(feed) = self.feeds.get_mut(&subject) else { return Ok(()) };
+        feed.core.bound_epochs(epochs, clock::now());
+        let fetched = fetched.and_then(|snapshot| match self.has_keys && !had_keys {
+            true => Err(BusError::Untrusted { subject: subject.clone(), why: SealError::Unsigned }),
+            false => Ok(snapshot),
+        });
         if let Err(error) = &fetched {
             self.stats.failed_fetches.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(table = %subject, %error, "no snapshot could be had");
@@ -311,11 +341,11 @@ impl<K: Wire, V: Wire> Follower<K, V> {
                 feed.fetch_at = None;
                 feed.fetching = true;
                 let (bus, subject, store) = (self.bus.clone(), subject.clone(), self.store.clone());
-                let trust = self.trust.clone();
+                let (trust, has_keys) = (self.trust.clone(), self.trust.has_keys());
                 let at_least = feed.core.fence();
                 self.fetches.push(Box::pin(async move {
                     let fetched = fetch(&bus, &subject, at_least, store.as_ref(), &trust).await;
-                    (subject, fetched)
+                    (subject, has_keys, fetched)
                 }));
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use tidegate_model::{Epoch, Revision};
+use tidegate_model::{Epoch, Revision, Timestamp};
 
 use super::content::{Delta, Heartbeat, Position, Snapshot, Summary, entry_hash};
 
@@ -24,6 +24,8 @@ pub struct ReplicaCore {
     early: BTreeMap<Position, Delta>,
     /// How far an epoch may be from the last one.
     epochs: Epochs,
+    /// The time at which that was last asked.
+    now: Timestamp,
 }
 
 /// How the epochs of a table come about.
@@ -34,6 +36,19 @@ pub enum Epochs {
     /// Each is the time at which its owner began.
     #[default]
     Timed,
+    /// Each was signed by its owner, so it is believed however far it is from the last one.
+    Signed,
+}
+
+impl Epochs {
+    /// Whether an owner of `epoch`, which is heard at `now`, can exist in a table whose last owner had `known`.
+    pub fn can_follow(self, epoch: Epoch, known: Epoch, now: Timestamp) -> bool {
+        match self {
+            Epochs::Counted => epoch.is_plausible_after(known),
+            Epochs::Timed => epoch.is_plausible_at(now),
+            Epochs::Signed => epoch.is_plausible(),
+        }
+    }
 }
 
 /// What became of a message.
@@ -67,6 +82,11 @@ impl ReplicaCore {
         self.at = self.at.map(|_| Position { epoch: Epoch(0), revision: Revision(0) });
         self.heard = None;
         self.early.clear();
+    }
+
+    /// Judges epochs that arrive at `now` by how they come about.
+    pub fn bound_epochs(&mut self, epochs: Epochs, now: Timestamp) {
+        (self.epochs, self.now) = (epochs, now);
     }
 
     /// Where the replica stands; nothing before it has anything.
@@ -140,7 +160,8 @@ impl ReplicaCore {
 
     /// Forgets the content, for one who could not make use of a step. What was heard of stays heard.
     pub fn forget(&mut self) {
-        *self = ReplicaCore { heard: self.heard, epochs: self.epochs, ..ReplicaCore::default() };
+        *self =
+            ReplicaCore { heard: self.heard, epochs: self.epochs, now: self.now, ..ReplicaCore::default() };
     }
 
     fn refuses(&self, epoch: Epoch) -> bool {
@@ -148,10 +169,7 @@ impl ReplicaCore {
     }
 
     fn is_plausible(&self, epoch: Epoch) -> bool {
-        match self.epochs {
-            Epochs::Counted => epoch.is_plausible_after(self.fence()),
-            Epochs::Timed => epoch.is_plausible(),
-        }
+        self.epochs.can_follow(epoch, self.fence(), self.now)
     }
 
     fn hear(&mut self, heartbeat: Heartbeat) {

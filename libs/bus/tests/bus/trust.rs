@@ -1,11 +1,14 @@
 //! What a forger can do to a table: nothing where it is signed, and nothing for good where it is not.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_bus::{
-    Bus,
+    Bus, clock,
     codec::{self, Wire},
     lease::{Lease, LeaseSeal, LeaseState},
     seal::{Signer, Trust},
@@ -25,6 +28,11 @@ on_both! {
     a_stored_snapshot_that_was_not_signed_is_not_believed
     a_replica_that_was_reset_follows_an_owner_of_an_older_epoch
     a_lease_that_nobody_signed_is_nobodys
+    an_epoch_from_the_future_stops_no_table_whose_epochs_are_times
+    an_owner_whose_epoch_is_a_time_learns_of_a_later_owner_but_not_of_one_from_the_future
+    a_request_for_a_snapshot_leads_no_owner_to_an_epoch_that_replicas_refuse
+    a_signed_epoch_is_followed_however_far_it_is_from_the_last_one
+    an_epoch_that_was_believed_before_there_were_keys_refuses_no_signed_table
 }
 
 const SUBJECT: &str = "tidegate.v1.routes.eu";
@@ -125,7 +133,7 @@ async fn what_no_trusted_key_signed_is_refused_and_the_signed_table_followed_on(
 
     until(&mut updates, "second").await;
     let refused = async {
-        while replica.stats().untrusted.load(std::sync::atomic::Ordering::Relaxed) < 4 {
+        while replica.stats().untrusted.load(Relaxed) < 4 {
             tokio::task::yield_now().await;
         }
     };
@@ -202,4 +210,133 @@ async fn a_lease_that_nobody_signed_is_nobodys(bus: Bus) {
 
     // Its epoch is not that of the forger, plus one.
     assert_eq!(*led, LeaseState::Leader { epoch: Epoch(1) });
+}
+
+async fn a_request_for_a_snapshot_leads_no_owner_to_an_epoch_that_replicas_refuse(bus: Bus) {
+    #[derive(Serialize, Deserialize)]
+    struct Request(Epoch);
+    impl Wire for Request {}
+    // Given a leader, its table, and a replica that follows it.
+    let lease = Lease::start(
+        bus.bucket(subjects::LEASE_BUCKET),
+        "eu",
+        "a".parse().unwrap(),
+        Duration::from_millis(400),
+        LeaseSeal::default(),
+    );
+    let mut state = lease.state();
+    let led = state.wait_for(|state| state.epoch().is_some());
+    let first = tokio::time::timeout(LONG, led).await.unwrap().unwrap().epoch().unwrap();
+    let owner = own(&bus, first.0, "first", None).await;
+    let (_replica, mut updates) = follow(&bus, &Trust::new()).await;
+    until(&mut updates, "first").await;
+
+    // When somebody asks for a snapshot of the largest epoch that is believed.
+    let request = codec::encode(&Request(Epoch(first.0 + Epoch::MAX_STEP)));
+    _ = bus.request(&subjects::snapshot(SUBJECT), request, Duration::from_millis(100)).await;
+    let heard = async {
+        while owner.superseded_by().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, heard).await.unwrap();
+    lease.hear(owner.superseded_by().unwrap());
+    let raised = state.wait_for(|state| state.epoch().is_some_and(|epoch| epoch > first));
+    let epoch = tokio::time::timeout(LONG, raised).await.unwrap().unwrap().epoch().unwrap();
+    owner.stop().await;
+    let _owner = own(&bus, epoch.0, "second", None).await;
+
+    // Then the replica follows the epoch that the leader has taken.
+    until(&mut updates, "second").await;
+}
+
+async fn a_signed_epoch_is_followed_however_far_it_is_from_the_last_one(bus: Bus) {
+    let signer = Arc::new(Signer::ephemeral());
+    let trust = Trust::new();
+    trust.set(&[signer.public_key()]);
+    let owner = own(&bus, 7, "first", Some(&signer)).await;
+    let (_replica, mut updates) = follow(&bus, &trust).await;
+    until(&mut updates, "first").await;
+
+    owner.stop().await;
+    let _owner = own(&bus, 7 + 3 * Epoch::MAX_STEP, "second", Some(&signer)).await;
+
+    until(&mut updates, "second").await;
+}
+
+async fn an_epoch_that_was_believed_before_there_were_keys_refuses_no_signed_table(bus: Bus) {
+    // Given a replica that has no keys yet, and believes an epoch that somebody invented.
+    let trust = Trust::new();
+    let (_replica, mut updates) = follow(&bus, &trust).await;
+    let forger = own(&bus, 1 << 40, "forged", None).await;
+    until(&mut updates, "forged").await;
+    forger.stop().await;
+
+    // When it learns the keys.
+    let signer = Arc::new(Signer::ephemeral());
+    trust.set(&[signer.public_key()]);
+    let mut owner = own(&bus, 7, "first", Some(&signer)).await;
+    until(&mut updates, "first").await;
+    set(&mut owner, "second").await;
+
+    // Then it follows the signed table, whatever it refuses.
+    until(&mut updates, "second").await;
+}
+
+const PROBES: &str = "tidegate.v1.probe.eu.p";
+
+async fn own_timed(bus: &Bus, epoch: Epoch) -> Owner<String, String> {
+    let options = OwnerOptions {
+        heartbeat: Duration::from_millis(50),
+        epochs: Epochs::Timed,
+        ..OwnerOptions::default()
+    };
+    let entries = [("key".to_owned(), "first".to_owned())];
+    Owner::start(bus.clone(), PROBES, epoch, Revision(1), entries, options).await.unwrap()
+}
+
+/// The epoch of an owner that begins so long after the present.
+fn epoch_in(later: Duration) -> Epoch {
+    Epoch(clock::unix_millis() + later.as_millis() as u64)
+}
+
+async fn an_epoch_from_the_future_stops_no_table_whose_epochs_are_times(bus: Bus) {
+    let mut owner = own_timed(&bus, epoch_in(Duration::ZERO)).await;
+    let options = ReplicaOptions { epochs: Epochs::Timed, ..ReplicaOptions::default() };
+    let (replica, mut updates) =
+        Replica::start::<String, String>(bus.clone(), PROBES, options).await.unwrap();
+    until(&mut updates, "first").await;
+
+    for epoch in [Epoch(u64::MAX), Epoch::MAX, epoch_in(2 * Epoch::MAX_AHEAD)] {
+        bus.publish(PROBES, None, heartbeat(epoch.0)).await.unwrap();
+    }
+    set(&mut owner, "second").await;
+
+    // As a delta: nothing had to be fetched.
+    until(&mut updates, "second").await;
+    assert_eq!(replica.stats().deltas.load(Relaxed), 1);
+    assert_eq!(replica.stats().refused.load(Relaxed), 3);
+}
+
+async fn an_owner_whose_epoch_is_a_time_learns_of_a_later_owner_but_not_of_one_from_the_future(bus: Bus) {
+    #[derive(Serialize, Deserialize)]
+    struct Request(Epoch);
+    impl Wire for Request {}
+    let day = Duration::from_secs(86_400);
+    let owner = own_timed(&bus, Epoch(epoch_in(Duration::ZERO).0 - day.as_millis() as u64)).await;
+    let ask = async |epoch: Epoch, limit| {
+        bus.request(&subjects::snapshot(PROBES), codec::encode(&Request(epoch)), limit).await
+    };
+
+    ask(epoch_in(2 * Epoch::MAX_AHEAD), LONG).await.unwrap();
+    assert_eq!(owner.superseded_by(), None);
+
+    let later = epoch_in(Duration::ZERO);
+    _ = ask(later, Duration::from_millis(100)).await;
+    let learned = async {
+        while owner.superseded_by() != Some(later) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, learned).await.unwrap();
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use tidegate_bus::table::Seed;
+use tidegate_bus::{seal::Trust, table::Seed};
 use tidegate_model::{
     EdgeName, Epoch, RegionName, Revision, SigningPublicKey,
     routes::{RouteEntry, RouteKey},
@@ -53,6 +53,14 @@ impl Saved {
         entries: Vec<(RouteKey, RouteEntry)>,
     ) -> Saved {
         Saved { format: FORMAT, region, epoch, revision, signing_keys, entries, age: Duration::ZERO }
+    }
+
+    /// Forgets its epoch when it was not believed by any key although there are keys now: whoever could publish without
+    /// one may have invented it.
+    pub fn doubt_epoch(&mut self, trust: &Trust) {
+        if trust.has_keys() && self.signing_keys.is_empty() {
+            (self.epoch, self.revision) = (Epoch(0), Revision(0));
+        }
     }
 
     /// The table as a replica begins with it.
@@ -181,6 +189,21 @@ services:
             tidegate_routing::Engine::new(tidegate_routing::Settings::new("us-east".parse().unwrap()));
         engine.apply(tidegate_routing::Event::Fleet(std::sync::Arc::new(fleet)), tidegate_bus::clock::now());
         engine.table().clone().into_iter().collect()
+    }
+
+    #[test]
+    fn the_epoch_of_a_table_that_no_key_vouches_for_is_doubted_once_there_are_keys() {
+        let key = SigningPublicKey([7; 32]);
+        let saved = |keys| Saved::new("us-east".parse().unwrap(), Epoch(3), Revision(7), keys, Vec::new());
+        let (without, with) = (Trust::new(), Trust::new());
+        with.set(&[tidegate_bus::seal::Signer::ephemeral().public_key()]);
+        for (trust, keys, epoch) in
+            [(&without, vec![], 3), (&without, vec![key], 3), (&with, vec![key], 3), (&with, vec![], 0)]
+        {
+            let mut saved = saved(keys);
+            saved.doubt_epoch(trust);
+            assert_eq!(saved.epoch, Epoch(epoch));
+        }
     }
 
     #[test]

@@ -62,11 +62,14 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
         },
     };
     let edge = Arc::new(EdgeIdentity { name, region: learned.region });
-    let saved = saved.filter(|saved| saved.region == edge.region);
+    let mut saved = saved.filter(|saved| saved.region == edge.region);
     let trust = Trust::new();
     let known = learned.signing_keys.or_else(|| saved.as_ref().map(|saved| saved.signing_keys.clone()));
     let pinned = &settings.edge.signing_keys;
     trust.set(if pinned.is_empty() { known.as_deref().unwrap_or_default() } else { pinned });
+    if let Some(saved) = &mut saved {
+        saved.doubt_epoch(&trust);
+    }
     let metrics = Arc::new(Metrics::default());
     let tls = Arc::new(UpstreamTlsConfigs::default());
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
