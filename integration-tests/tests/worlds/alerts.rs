@@ -103,6 +103,7 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
 
     // When somebody goes on to overrule the owner of a region's routes, then its edge is told to be behind.
     let forger = world.bus(ALL).await?;
+    anyhow::ensure!(forger.ready(LIMIT).await);
     let forging = tokio::spawn(async move {
         for epoch in (1_u64..).map(|step| 1000 * step) {
             forge_heartbeat(&forger, epoch).await?;
