@@ -55,6 +55,8 @@ pub struct Plan {
     pub otlp_endpoint: Option<String>,
     /// Whether route-computers sign their tables, with one key for all.
     pub is_signed: bool,
+    /// Whether edges are given that key by a flag, so that they do not ask the fleet for it.
+    pub pins_key: bool,
 }
 
 impl Default for Plan {
@@ -67,6 +69,7 @@ impl Default for Plan {
             workers: 2,
             otlp_endpoint: None,
             is_signed: false,
+            pins_key: false,
         }
     }
 }

@@ -140,6 +140,9 @@ impl World {
             &state,
         ]
         .map(str::to_owned);
+        let pinned = self.signing_key.filter(|_| plan.pins_key);
+        let pins = pinned.map(|key| ["--edge-signing-keys".to_owned(), key.to_string()]);
+        let own: Vec<String> = own.into_iter().chain(pins.into_iter().flatten()).collect();
         self.edges.insert(region.edge.to_owned(), start("tidegate-proxy", region.edge, "edge", &own)?);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Messages on the bus by whoever has a credential: nothing of a region stops for them.
+//! Forged messages on the bus, by holders of credentials: no region stops for them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -74,7 +74,7 @@ async fn an_impossible_epoch_wedges_no_edge() -> anyhow::Result<()> {
     forge_heartbeat(&forger, 1000).await?;
     is_followed(&mut world).await?;
 
-    // And whoever operates it can have an edge fetch its table anew.
+    // And an operator can reset an edge.
     let reset = world.cli(&["edge", "reset", HOME.edge]).await?;
     anyhow::ensure!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
     is_followed(&mut world).await?;
@@ -173,6 +173,31 @@ async fn a_region_whose_tables_are_signed_follows_no_forger() -> anyhow::Result<
     // Its epoch may be a larger one: the test's own watch follows without keys, and asks for what it heard of.
     let refused = "tidegate_routes_refused_total";
     assert_eq!(metrics.sum(refused, &[]), before.sum(refused, &[]));
+    world.succeeded();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_that_was_given_keys_keeps_them_whatever_the_fleet_says() -> anyhow::Result<()> {
+    // Given edges with pinned keys.
+    let mut world = World::start(&Plan { is_signed: true, pins_key: true, ..Plan::default() }).await?;
+    let forger = world.bus(ALL).await?;
+    anyhow::ensure!(forger.ready(LIMIT).await);
+
+    // When an attacker applies a fleet that names no keys.
+    let fleet = world.fleet();
+    let key =
+        fleet.split("signing_keys: [").nth(1).and_then(|rest| rest.split(']').next()).context("a key")?;
+    world.apply(&fleet.replace(&format!("signing_keys: [{key}], "), "")).await?;
+
+    // Then unsigned messages are refused all the same, for longer than edges take to read the fleet again.
+    until("forged messages are refused for seconds", LIMIT, async || {
+        forge_heartbeat(&forger, 1000).await?;
+        let metrics = world.edge_metrics(HOME.edge).await?;
+        Ok((metrics.sum("tidegate_routes_unsigned_total", &[]) >= 300.0).then_some(()))
+    })
+    .await?;
+    is_followed(&mut world).await?;
     world.succeeded();
     Ok(())
 }

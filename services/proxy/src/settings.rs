@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::{EdgeName, RegionName, SigningPublicKey};
 use tidegate_service::{
     CommonSettings, Settings,
-    settings::{AdminSection, LogSection, NatsSection, TelemetrySection, docs_of, duration},
+    settings::{AdminSection, LogSection, NatsSection, TelemetrySection, comma_separated, docs_of, duration},
 };
 
 use crate::{
@@ -44,6 +44,7 @@ pub struct EdgeSection {
     /// Its region; absent: what the fleet file says, or, when the bus does not tell, the last table on disk.
     pub region: Option<RegionName>,
     /// The public keys whose tables it believes, in place of those that the fleet names.
+    #[serde(deserialize_with = "comma_separated")]
     pub signing_keys: Vec<SigningPublicKey>,
 }
 
@@ -199,5 +200,31 @@ impl Settings for ProxySettings {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_service::{Description, settings};
+
+    use super::*;
+
+    #[test]
+    fn signing_keys_are_given_by_a_flag_a_variable_or_a_file() {
+        let about = Description { name: "tidegate-proxy", about: "Is tested.", version: "1.2.3" };
+        let keys = [SigningPublicKey([1; 32]), SigningPublicKey([2; 32])];
+        let text = keys.map(|key| key.to_string()).join(",");
+        let file = std::env::temp_dir().join(format!("tidegate-proxy-settings-{}.toml", std::process::id()));
+        std::fs::write(&file, format!("edge.signing_keys = [\"{}\", \"{}\"]", keys[0], keys[1])).unwrap();
+        let load = |flags: &[&str], variables: &[(&str, &str)]| {
+            let flags = ["tidegate-proxy", "--edge-name", "edge-1"].iter().chain(flags).map(Into::into);
+            let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let loaded = settings::load::<ProxySettings>(&about, flags, variables);
+            loaded.unwrap().settings.edge.signing_keys
+        };
+        assert_eq!(load(&["--edge-signing-keys", &text], &[]), keys);
+        assert_eq!(load(&[], &[("TIDEGATE_EDGE__SIGNING_KEYS", &text)]), keys);
+        assert_eq!(load(&["--config", file.to_str().unwrap()], &[]), keys);
+        std::fs::remove_file(&file).unwrap();
     }
 }
