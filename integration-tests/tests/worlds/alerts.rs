@@ -101,7 +101,7 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
     prometheus.until_all(&["TidegateConnectionsRefused in us-east"], LIMIT).await?;
     drop((load, more));
 
-    // When somebody goes on to overrule the owner of a region's routes, then its edge is told to be behind.
+    // When an attacker forges ever larger epochs of a region's table, then the alert for its edge fires.
     let forger = world.bus(ALL).await?;
     anyhow::ensure!(forger.ready(LIMIT).await);
     let forging = tokio::spawn(async move {

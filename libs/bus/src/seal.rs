@@ -20,7 +20,7 @@ use std::{
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, ParsedPublicKey};
 use bytes::{BufMut, Bytes, BytesMut};
-use tidegate_model::{SigningPublicKey, Timestamp};
+use tidegate_model::{SigningPublicKey, Timestamp, key::from_hex};
 use tokio::sync::Notify;
 
 use crate::clock;
@@ -283,15 +283,6 @@ impl fmt::Debug for Trust {
 fn parts(sealed: &[u8]) -> Option<(&[u8], &[u8])> {
     let seal = sealed.get(..SEAL_LENGTH)?.strip_prefix(&MARK)?;
     Some(seal.split_at(ID_LENGTH))
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |digit: u8| Some(char::from(digit).to_digit(16)? as u8);
-    let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
-        [high, low] => Some(digit(*high)? * 16 + digit(*low)?),
-        _ => None,
-    });
-    pairs.collect()
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ pub fn suspect(region: &RegionName, edge: &EdgeName, cluster: &ClusterName) -> S
     format!("tidegate.v1.suspect.{region}.{edge}.{cluster}")
 }
 
-/// Where an edge is asked to forget by which epochs it refuses tables. The body is empty, and so is the answer.
+/// Where an edge is asked to clear its epoch fence. The body is empty, and so is the response.
 pub fn reset(region: &RegionName, edge: &EdgeName) -> String {
     format!("tidegate.v1.reset.{region}.{edge}")
 }

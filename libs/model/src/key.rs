@@ -25,14 +25,19 @@ impl FromStr for SigningPublicKey {
     type Err = InvalidPublicKey;
 
     fn from_str(text: &str) -> Result<SigningPublicKey, InvalidPublicKey> {
-        let digits = text.strip_prefix(PREFIX).filter(|digits| digits.len() == 2 * PUBLIC_KEY_LENGTH);
-        let mut key = [0; PUBLIC_KEY_LENGTH];
-        for (byte, pair) in key.iter_mut().zip(digits.ok_or(InvalidPublicKey)?.as_bytes().chunks_exact(2)) {
-            let digit = |digit: u8| char::from(digit).to_digit(16).ok_or(InvalidPublicKey);
-            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-        }
-        Ok(SigningPublicKey(key))
+        let bytes = text.strip_prefix(PREFIX).and_then(from_hex).ok_or(InvalidPublicKey)?;
+        bytes.try_into().map(SigningPublicKey).map_err(|_| InvalidPublicKey)
     }
+}
+
+/// The bytes of a text of hexadecimal digits, two for each; nothing when it is no such text.
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| Some(char::from(digit).to_digit(16)? as u8);
+    let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
+        [high, low] => Some(digit(*high)? * 16 + digit(*low)?),
+        _ => None,
+    });
+    pairs.collect()
 }
 
 impl TryFrom<String> for SigningPublicKey {

@@ -92,14 +92,14 @@ pub enum Command {
         #[command(flatten)]
         bus: BusOptions,
     },
-    /// See to an edge that runs.
+    /// Manage a running edge.
     Edge {
         #[command(subcommand)]
         action: EdgeAction,
         #[command(flatten)]
         bus: BusOptions,
     },
-    /// Print who may say what on the bus, for a nats-server's settings: with a user for each edge of the fleet file.
+    /// Print the bus permissions for a nats-server's settings, with a user for each edge of the fleet file.
     BusPermissions {
         /// The fleet file.
         file: PathBuf,
@@ -149,7 +149,7 @@ pub enum Command {
 /// What is done to an edge.
 #[derive(Debug, Clone, Subcommand)]
 pub enum EdgeAction {
-    /// Let it forget by which epochs it refuses its region's table, and fetch the table anew; it serves on meanwhile.
+    /// Clear its epoch fence and have it fetch its region's table again; it goes on to serve meanwhile.
     Reset {
         /// The edge.
         name: EdgeName,

@@ -16,7 +16,7 @@ use crate::{
 /// How long an edge may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// Has an edge forget by which epochs it refuses tables.
+/// Clears the epoch fence of an edge.
 pub async fn reset(name: &EdgeName, bus: &BusOptions) -> anyhow::Result<()> {
     let bus = link::connect(bus).await?;
     let fleet = fleet::read(&bus).await?;

@@ -15,6 +15,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use slab::Slab;
 use tidegate_tls::ServerTls;
 use tokio::time::Instant;
 
@@ -38,8 +39,7 @@ pub enum Eviction {
 
 /// All connections of a worker's clients.
 pub struct Clients {
-    slots: RefCell<Slots>,
-    open: Cell<usize>,
+    states: RefCell<Slab<Rc<State>>>,
     /// Of those that are open, how many were told to end for being idle.
     evicted: Cell<usize>,
     limit: usize,
@@ -47,12 +47,6 @@ pub struct Clients {
     /// Of what is held, what is about to be given back by connections that were told to end.
     ending: Cell<usize>,
     budget: usize,
-}
-
-#[derive(Default)]
-struct Slots {
-    states: Vec<Option<Rc<State>>>,
-    free: Vec<usize>,
 }
 
 struct State {
@@ -105,8 +99,7 @@ impl Clients {
     /// No connections; at most `limit` of them, and `budget` bytes held for all together.
     pub fn new(limit: usize, budget: usize) -> Rc<Clients> {
         Rc::new(Clients {
-            slots: RefCell::default(),
-            open: Cell::new(0),
+            states: RefCell::default(),
             evicted: Cell::new(0),
             limit,
             held: Cell::new(0),
@@ -126,39 +119,32 @@ impl Clients {
             tls: OnceCell::new(),
             waker: RefCell::default(),
         });
-        let mut slots = self.slots.borrow_mut();
-        let key = slots.free.pop().unwrap_or_else(|| {
-            slots.states.push(None);
-            slots.states.len() - 1
-        });
-        slots.states[key] = Some(state.clone());
-        self.open.set(self.open.get() + 1);
+        let key = self.states.borrow_mut().insert(state.clone());
         ClientConnection { clients: self.clone(), state, key }
     }
 
     /// Whether there are as many connections as there may be.
     pub fn is_full(&self) -> bool {
-        self.open.get() >= self.limit
+        self.states.borrow().len() >= self.limit
     }
 
-    /// Ends the connections that have been idle the longest where little room is left for others, or when none is idle, one
-    /// whose client is slow. Returns how many were told to end.
+    /// Ends the connections that have been idle the longest where little headroom is left, or when none is idle, one whose
+    /// client is slow. Returns how many were told to end.
     pub fn make_room(&self, now: Instant) -> usize {
-        let staying = self.open.get() - self.evicted.get();
+        let states = self.states.borrow();
+        let staying = states.len() - self.evicted.get();
         if staying < self.limit - self.limit / PART_FREE {
             return 0;
         }
-        let slots = self.slots.borrow();
-        let mut idle: Vec<(Instant, &Rc<State>)> = slots
-            .states
+        let mut idle: Vec<(Instant, &Rc<State>)> = states
             .iter()
-            .flatten()
+            .map(|(_, state)| state)
             .filter(|state| state.eviction.get().is_none())
             .filter_map(|state| Some((state.idle_since.get()?, state)))
             .collect();
         let count = (staying / PART_ENDED).clamp(1, MOST_ENDED).min(idle.len());
         if count == 0 {
-            return usize::from(slots.give_slow_up(now));
+            return usize::from(self.give_slow_up(now));
         }
         idle.select_nth_unstable_by_key(count - 1, |(since, _)| *since);
         idle[..count].iter().for_each(|(_, state)| state.evict(Eviction::Idle));
@@ -168,7 +154,7 @@ impl Clients {
 
     /// Wakes the tasks of all connections.
     pub fn wake_all(&self) {
-        self.slots.borrow().states.iter().flatten().for_each(|state| state.wake());
+        self.states.borrow().iter().for_each(|(_, state)| state.wake());
     }
 
     /// How many connections there may be.
@@ -187,8 +173,8 @@ impl Clients {
     }
 
     fn evict_largest(&self) -> bool {
-        let slots = self.slots.borrow();
-        let candidates = slots.states.iter().flatten().filter(|state| state.eviction.get().is_none());
+        let states = self.states.borrow();
+        let candidates = states.iter().map(|(_, state)| state).filter(|state| state.eviction.get().is_none());
         let Some(largest) = candidates.max_by_key(|state| state.held.get()).filter(|s| s.held.get() > 0)
         else {
             return false;
@@ -197,11 +183,10 @@ impl Clients {
         largest.evict(Eviction::Memory);
         true
     }
-}
 
-impl Slots {
     fn give_slow_up(&self, now: Instant) -> bool {
-        let slow = self.states.iter().flatten().filter_map(|state| {
+        let states = self.states.borrow();
+        let slow = states.iter().filter_map(|(_, state)| {
             state.pace.borrow().as_ref().filter(|pace| pace.is_slow(now) && !pace.is_given_up()).cloned()
         });
         slow.min_by_key(|pace| pace.rate(now)).map(|pace| pace.give_up()).is_some()
@@ -278,13 +263,10 @@ impl ClientConnection {
 
 impl Drop for ClientConnection {
     fn drop(&mut self) {
-        let mut slots = self.clients.slots.borrow_mut();
-        slots.states[self.key] = None;
-        slots.free.push(self.key);
+        self.clients.states.borrow_mut().remove(self.key);
         if self.state.eviction.get() == Some(Eviction::Idle) {
             self.clients.evicted.set(self.clients.evicted.get() - 1);
         }
-        self.clients.open.set(self.clients.open.get() - 1);
     }
 }
 
@@ -316,8 +298,8 @@ impl Account {
         self.pace.as_ref()
     }
 
-    /// The request waits for its client, which has moved `bytes` so far.
-    pub fn wait(&mut self, bytes: u64, cx: &Context<'_>) -> &Rc<Pace> {
+    /// Records that the request waits for its client, which has moved `bytes` so far.
+    pub fn record_wait(&mut self, bytes: u64, cx: &Context<'_>) -> &Rc<Pace> {
         let pace = self.pace.get_or_insert_with(|| {
             let pace = Rc::new(Pace::new(self.state.network, Instant::now()));
             if self.is_only {

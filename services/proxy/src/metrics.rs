@@ -156,7 +156,7 @@ pub struct WorkerCounters {
     pub open: Counter,
     /// Connections refused because a listener is full.
     pub over_limit: Counter,
-    /// Idle connections closed to make room for others.
+    /// Connections told to end near the limit on files: idle ones, or slow ones where none was idle.
     pub evicted_idle: Counter,
     /// Connections ended because most was held for them when memory ran short.
     pub evicted_memory: Counter,

@@ -166,11 +166,11 @@ impl Computer {
         match &self.seal.signer {
             _ if keys.is_empty() => None,
             None => Some(format!(
-                "the fleet names signing keys for {}, and this route-computer has none (computer.signing_key): it does not lead",
+                "the fleet names signing keys for {}, and this route-computer has none (computer.signing_key): edges refuse its tables, and it does not begin to lead",
                 self.region
             )),
             Some(signer) if !keys.contains(&signer.public_key()) => Some(format!(
-                "the fleet's signing keys of {} do not have this route-computer's, {}: it does not lead",
+                "the fleet's signing keys of {} do not have this route-computer's, {}: edges refuse its tables, and it does not begin to lead",
                 self.region,
                 signer.public_key()
             )),

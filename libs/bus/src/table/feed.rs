@@ -114,7 +114,7 @@ impl<K: Wire, V: Wire> Feed<K, V> {
         read.map(|()| updates)
     }
 
-    /// Forgets by which epochs it refuses others, and fetches the table.
+    /// Clears the epoch fence, and fetches the table.
     pub fn reset(&mut self) {
         self.core.reset();
         self.failures = 0;

@@ -31,7 +31,7 @@ pub(crate) async fn fetch(
     let unanswered = match bus.request(&subjects::snapshot(subject), request, OWNER_LIMIT).await {
         // Whoever may answer requests could say anything; what its owner stored may still be there.
         Ok(body) => match read(subject, &body, trust) {
-            Err(BusError::Untrusted { subject, why }) => BusError::Untrusted { subject, why },
+            Err(error @ BusError::Untrusted { .. }) => error,
             read => return read,
         },
         Err(error) => error,

@@ -130,7 +130,7 @@ impl Replica {
         &self.0.stats
     }
 
-    /// Forgets by which epochs it refuses owners, and fetches the table anew. What it has stays until then.
+    /// Clears the epoch fence, and fetches the table again. What it has stays until then.
     pub fn reset(&self) {
         // One that waits is as good as two.
         _ = self.0.resets.try_send(());
@@ -266,8 +266,8 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         fetches.chain(silences).min()
     }
 
-    /// The bound for epochs. When the first keys have come, what was believed without them no longer tells which epochs
-    /// are old.
+    /// The bound for epochs by the keys that are known now. With the first keys the fence is cleared, since messages that no
+    /// key verified have set it.
     async fn look_at_trust(&mut self) -> Result<Epochs, Unheard> {
         let had_keys = std::mem::replace(&mut self.has_keys, self.trust.has_keys());
         if self.has_keys && !had_keys {
@@ -315,10 +315,12 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         let epochs = self.look_at_trust().await?;
         let Some(feed) = self.feeds.get_mut(&subject) else { return Ok(()) };
         feed.core.bound_epochs(epochs, clock::now());
-        let fetched = fetched.and_then(|snapshot| match self.has_keys && !had_keys {
-            true => Err(BusError::Untrusted { subject: subject.clone(), why: SealError::Unsigned }),
-            false => Ok(snapshot),
-        });
+        let fetched = if self.has_keys && !had_keys {
+            // It was checked by no key; the next one is.
+            fetched.and(Err(BusError::Untrusted { subject: subject.clone(), why: SealError::Unsigned }))
+        } else {
+            fetched
+        };
         if let Err(error) = &fetched {
             self.stats.failed_fetches.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(table = %subject, %error, "no snapshot could be had");

@@ -77,7 +77,7 @@ impl ReplicaCore {
         core
     }
 
-    /// Forgets by which epochs it refuses others, and keeps the content: the next owner that is heard is believed.
+    /// Clears the epoch fence and keeps the content: the next owner that is heard is believed.
     pub fn reset(&mut self) {
         self.at = self.at.map(|_| Position { epoch: Epoch(0), revision: Revision(0) });
         self.heard = None;

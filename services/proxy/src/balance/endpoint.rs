@@ -53,8 +53,9 @@ impl Cluster {
         }
     }
 
-    /// Whether another request of a client in this network may be sent, in place of a slow client's where that is needed.
-    pub fn has_room_for(&self, network: Network, now: Instant) -> bool {
+    /// Gives a slow client up where a request of a client in this network would go over the limit otherwise. Returns whether
+    /// it may be sent.
+    pub fn make_headroom_for(&self, network: Network, now: Instant) -> bool {
         self.has_room() || self.waiting.give_one_up(network, now)
     }
 }
@@ -102,7 +103,7 @@ impl Endpoint {
         self.ejection.is_in_force(now)
     }
 
-    /// It answered a request.
+    /// It responded to a request.
     pub fn connected(&self) {
         self.ejection.connected();
     }
@@ -164,8 +165,8 @@ pub struct InFlight {
     /// How the action fares at the endpoint.
     pub tally: Rc<Tally>,
     waker: Cell<Option<usize>>,
-    /// Its place among those that wait for their clients, while it does.
-    place: Cell<Option<usize>>,
+    /// Its key among those that wait for their clients, while it does.
+    waiting_key: Cell<Option<usize>>,
 }
 
 impl InFlight {
@@ -173,7 +174,7 @@ impl InFlight {
     pub fn new(endpoint: Rc<Endpoint>, cluster: Rc<Cluster>, tally: Rc<Tally>) -> InFlight {
         endpoint.outstanding.set(endpoint.outstanding.get() + 1);
         cluster.active.set(cluster.active.get() + 1);
-        InFlight { endpoint, cluster, tally, waker: Cell::new(None), place: Cell::new(None) }
+        InFlight { endpoint, cluster, tally, waker: Cell::new(None), waiting_key: Cell::new(None) }
     }
 
     /// Has the task woken when the endpoint falls silent. A task's waker is registered once.
@@ -184,15 +185,13 @@ impl InFlight {
     }
 
     /// Counts the request apart while it waits for its client.
-    pub fn follow(&self, pace: Option<&Rc<Pace>>) {
+    pub fn update_client_wait(&self, pace: Option<&Rc<Pace>>) {
         let pace = pace.filter(|pace| pace.is_waiting());
-        match (pace, self.place.get()) {
-            (Some(pace), None) => {
-                self.place.set(Some(self.cluster.waiting.enter(pace)));
-            }
-            (None, Some(place)) => {
-                self.cluster.waiting.leave(place);
-                self.place.set(None);
+        match (pace, self.waiting_key.get()) {
+            (Some(pace), None) => self.waiting_key.set(Some(self.cluster.waiting.enter(pace))),
+            (None, Some(key)) => {
+                self.cluster.waiting.leave(key);
+                self.waiting_key.set(None);
             }
             (Some(_), Some(_)) | (None, None) => {}
         }
@@ -209,7 +208,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.stop_waiting();
-        self.follow(None);
+        self.update_client_wait(None);
         self.endpoint.outstanding.set(self.endpoint.outstanding.get() - 1);
         self.cluster.active.set(self.cluster.active.get() - 1);
     }

@@ -30,7 +30,7 @@ const FAILING: u32 = 85;
 /// The share that ejects where the others of the cluster do much better, and from how many networks it must come.
 const WORSE: u32 = 50;
 const LEAST_NETWORKS: usize = 3;
-/// The share that ejects where nothing of the cluster can be compared, but what failed was served elsewhere.
+/// The share that ejects whatever the cluster's other endpoints do, where what failed was served elsewhere.
 const HOPELESS: u32 = 95;
 /// Failures that were served elsewhere, or overtaken there, before they say that it is not the request.
 const LEAST_CONTRASTED: u32 = 3;

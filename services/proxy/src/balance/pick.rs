@@ -1,6 +1,6 @@
 //! Picks the endpoint of a try: tiers in order, clusters by share, endpoints by power of two choices.
 
-use std::{net::IpAddr, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use rand::{Rng, RngExt as _};
 use tidegate_model::verdict::Verdict;
@@ -77,8 +77,8 @@ pub struct Candidates<'a> {
     pub avoid: &'a [Rc<Cluster>],
     /// The time, for ejections.
     pub now: Instant,
-    /// The client.
-    pub client: IpAddr,
+    /// The client's network.
+    pub client: Network,
 }
 
 /// Where a try goes.
@@ -137,7 +137,7 @@ fn pick_in_tier<'a>(
         if avoided {
             return None;
         }
-        if !choice.cluster.has_room() && !choice.cluster.has_room_for(Network::of(from.client), from.now) {
+        if !choice.cluster.make_headroom_for(from.client, from.now) {
             // Counted once for a pick, which may come by several times.
             if standard == Standard::Good && from.avoid.is_empty() {
                 choice.cluster.counters.at_limit.add(1);

@@ -6,52 +6,36 @@
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
+use slab::Slab;
 use tokio::time::Instant;
 
 use crate::clients::{Network, Pace};
 
 /// The requests of one cluster that wait for their clients; of one worker.
 #[derive(Default)]
-pub struct Waiting {
-    slots: RefCell<Slots>,
-}
-
-#[derive(Default)]
-struct Slots {
-    paces: Vec<Option<Rc<Pace>>>,
-    free: Vec<usize>,
-}
+pub struct Waiting(RefCell<Slab<Rc<Pace>>>);
 
 impl Waiting {
     /// Counts a request that waits for its client, until it [leaves](Waiting::leave) by the key that is returned.
     pub fn enter(&self, pace: &Rc<Pace>) -> usize {
-        let mut slots = self.slots.borrow_mut();
-        let key = slots.free.pop().unwrap_or_else(|| {
-            slots.paces.push(None);
-            slots.paces.len() - 1
-        });
-        slots.paces[key] = Some(pace.clone());
-        key
+        self.0.borrow_mut().insert(pace.clone())
     }
 
     /// Counts it no more.
     pub fn leave(&self, key: usize) {
-        let mut slots = self.slots.borrow_mut();
-        slots.paces[key] = None;
-        slots.free.push(key);
+        self.0.borrow_mut().remove(key);
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        let slots = self.slots.borrow();
-        slots.paces.len() - slots.free.len()
+        self.0.borrow().len()
     }
 
     /// Gives the slowest client of the network with most requests up, so that one of `newcomer` has room. One that is not
     /// slow is only given up if its network has more than half of all, and for another network's. Returns whether one was.
     pub fn give_one_up(&self, newcomer: Network, now: Instant) -> bool {
-        let slots = self.slots.borrow();
-        let waiting = || slots.paces.iter().flatten().filter(|pace| !pace.is_given_up());
+        let paces = self.0.borrow();
+        let waiting = || paces.iter().map(|(_, pace)| pace).filter(|pace| !pace.is_given_up());
         let mut counts: HashMap<Network, usize> = HashMap::new();
         waiting().for_each(|pace| *counts.entry(pace.network()).or_default() += 1);
         let all: usize = counts.values().sum();

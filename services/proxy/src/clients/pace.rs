@@ -42,9 +42,7 @@ impl Network {
             IpAddr::V6(address) => Network((address.to_bits() >> 72) as u64),
         }
     }
-}
 
-impl Network {
     /// One of `count` places, so that networks can be told apart without a list of them.
     pub fn place(self, count: usize) -> usize {
         // Fibonacci hashing (Knuth, "The Art of Computer Programming", volume 3, section 6.4).

@@ -92,7 +92,7 @@ impl Disk {
             }
             let written = fs::metadata(&self.file)?.modified()?;
             if !saved.epoch.is_plausible() {
-                tracing::warn!(epoch = %saved.epoch, "the epoch of the last table on disk cannot be one: it is not kept to");
+                tracing::warn!(epoch = %saved.epoch, "the epoch of the last table on disk is implausible and ignored");
                 (saved.epoch, saved.revision) = (Epoch(0), Revision(0));
             }
             saved.age = SystemTime::now().duration_since(written).unwrap_or_default();

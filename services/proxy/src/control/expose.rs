@@ -30,7 +30,7 @@ const WORKERS: [(&str, &str, Read<WorkerCounters>); 13] = [
     }),
     (
         "tidegate_proxy_connections_evicted_idle_total",
-        "Idle connections of clients closed to make room for others.",
+        "Connections of clients that were told to end near the limit on files: idle ones, or slow ones where none was idle.",
         |w| w.evicted_idle.get(),
     ),
     (
@@ -50,7 +50,7 @@ const WORKERS: [(&str, &str, Read<WorkerCounters>); 13] = [
     ),
     (
         "tidegate_proxy_fields_dropped_total",
-        "Header fields left out because their names have underscores.",
+        "Header fields of request heads left out because their names have underscores.",
         |w| w.dropped_fields.get(),
     ),
     (
@@ -61,9 +61,11 @@ const WORKERS: [(&str, &str, Read<WorkerCounters>); 13] = [
     ("tidegate_proxy_requests_unrouted_total", "Requests for a host that no service has.", |w| {
         w.unrouted.get()
     }),
-    ("tidegate_proxy_clients_too_slow_total", "Clients that took too long over a head or handshake.", |w| {
-        w.too_slow.get()
-    }),
+    (
+        "tidegate_proxy_clients_too_slow_total",
+        "Clients that took too long over a head or handshake, or over a body when their place was needed.",
+        |w| w.too_slow.get(),
+    ),
     ("tidegate_proxy_tls_handshakes_failed_total", "TLS handshakes that failed.", |w| w.tls_failures.get()),
     (
         "tidegate_proxy_connects_impossible_total",
@@ -274,7 +276,10 @@ fn collect_table(samples: &mut Samples, shown: &Shown) {
             &[],
             applied.revision.0 as f64,
         );
-        let (name, help) = ("tidegate_routes_refused_total", "Tables refused because their epoch was older.");
+        let (name, help) = (
+            "tidegate_routes_refused_total",
+            "Messages refused because their epoch was older or is implausible.",
+        );
         samples.counter(name, help, &[], applied.refused_old_epochs as f64);
         let (name, help) = (
             "tidegate_routes_unsigned_total",
@@ -284,7 +289,7 @@ fn collect_table(samples: &mut Samples, shown: &Shown) {
         let behind = applied.behind_since.map_or(0.0, |since| clock::now().since(since).as_secs_f64());
         let (name, help) = (
             "tidegate_routes_behind_seconds",
-            "Since when others speak of a table that this edge does not have.",
+            "Seconds since this edge last had its region's latest table, while other messages about it arrive; 0 where it has it.",
         );
         samples.gauge(name, help, &[], behind);
     }

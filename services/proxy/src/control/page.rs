@@ -73,7 +73,7 @@ impl Shown {
         self.lock().heard_at
     }
 
-    /// That it does not have its region's latest table although somebody speaks of one, in words.
+    /// A message for operators while this edge does not have its region's latest table.
     pub fn behind(&self) -> Option<String> {
         let applied = self.lock().applied.clone()?;
         let since = applied.behind_since?;

@@ -34,12 +34,12 @@ use crate::{
 /// How often the edge says what it serves, and looks after its listeners and its disk.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// After this time without the latest table, while somebody speaks of one, the edge says that it is behind.
+/// After this time without the latest table, while messages about it arrive, the edge reports that it is behind.
 const BEHIND_AFTER: Duration = Duration::from_secs(5);
-/// How long ago whoever speaks of a table was heard.
+/// How recent such a message is at most.
 const SPEAKS: Duration = Duration::from_secs(3);
-/// How often at most it is logged that messages are refused.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// The least time between two log messages about refused messages.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Upper bounds for the time from a verdict to serving by it, in seconds.
 const CONVERGENCE_BOUNDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
@@ -61,7 +61,7 @@ pub struct Follower {
     /// When it last had what the table's owner has.
     current_at: Timestamp,
     /// When it was last logged that a message was refused.
-    told_refused_at: Option<Instant>,
+    refusal_logged_at: Option<Instant>,
     /// How many had been refused at the last tick.
     refused_before: u64,
     /// From a verdict to serving by it.
@@ -75,7 +75,7 @@ pub struct Follower {
 pub struct Source {
     /// The replica.
     pub replica: Replica,
-    /// Requests to forget by which epochs tables are refused.
+    /// Requests of operators to clear the epoch fence.
     pub resets: Subscription,
     /// Whose tables are believed.
     pub trust: Trust,
@@ -138,7 +138,7 @@ impl Follower {
             applied,
             source,
             current_at: clock::now(),
-            told_refused_at: None,
+            refusal_logged_at: None,
             refused_before: 0,
             converged,
             drained: false,
@@ -263,11 +263,11 @@ impl Follower {
             }
             Update::Refused { epoch } => {
                 self.applied.refused_old_epochs += 1;
-                if self.told_refused_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
-                    self.told_refused_at = Some(Instant::now());
+                if self.refusal_logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+                    self.refusal_logged_at = Some(Instant::now());
                     tracing::warn!(
                         %epoch, serving = %self.applied.epoch, refused = self.applied.refused_old_epochs,
-                        "a table of an older epoch, or of one that cannot be, was refused"
+                        "a table of an older or implausible epoch was refused"
                     );
                 }
                 self.show();
@@ -346,10 +346,9 @@ impl Follower {
         self.shown.set(&self.applied, &self.entries, self.listeners.problems());
     }
 
-    /// Forgets by which epochs it refuses tables, in memory and on disk, and serves on by what it has until it hears the
-    /// table's owner.
+    /// Clears the epoch fence, in memory and on disk. It goes on to serve by its last table until it hears the owner.
     async fn reset(&mut self, request: &Message) {
-        tracing::warn!(epoch = %self.applied.epoch, "asked to forget by which epochs tables are refused");
+        tracing::warn!(epoch = %self.applied.epoch, "an operator clears the epoch fence");
         self.source.replica.reset();
         (self.applied.epoch, self.applied.revision) = (Epoch(0), Revision(0));
         self.unsaved = true;
@@ -359,7 +358,7 @@ impl Follower {
         }
     }
 
-    /// Notes whether others speak of a table that it does not have.
+    /// Updates whether messages arrive about a table that it does not have.
     fn watch_source(&mut self) {
         let now = clock::now();
         self.applied.refused_unsigned = self.source.trust.refused();

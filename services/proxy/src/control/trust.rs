@@ -8,13 +8,12 @@ use tidegate_model::RegionName;
 
 use super::region::signing_keys;
 
-/// The time between two looks at the fleet while something is not believed; each look that helped nothing doubles it.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-const LOOK_SELDOM: Duration = Duration::from_secs(60);
-/// The time between two looks while everything is believed: a key that was taken out of the fleet, because it was stolen,
-/// gives nobody a reason to doubt what it signs.
-const LOOK_ANYWAY: Duration = Duration::from_secs(300);
-/// All edges of a region doubt the same message at the same time; they look spread over this.
+/// The time between two reads of the fleet while verification fails; each read that changes nothing doubles it.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_INTERVAL: Duration = Duration::from_secs(60);
+/// The time between two reads while verification succeeds, as it does with a stolen key that was taken out of the fleet.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
+/// All edges of a region fail to verify the same message at the same time; their reads are spread over this.
 const SPREAD: Duration = Duration::from_millis(500);
 
 /// Reads the region's keys from the fleet whenever something that was received is not believed, or is signed although no
@@ -24,19 +23,20 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
     if is_pinned {
         return std::future::pending().await;
     }
-    let mut pause = LOOK_EVERY;
+    let mut pause = MIN_INTERVAL;
     let mut said = String::new();
     // An edge that was told its region has not read the fleet yet. Until it has, it believes what nobody signed, so it
     // asks on without ever longer pauses.
     let mut has_read = false;
     loop {
         let known = trust.keys();
-        if has_read || !known.is_empty() {
-            let doubted = tokio::time::timeout(spread(LOOK_ANYWAY), trust.doubted()).await.is_ok();
+        let is_first_read = !has_read && known.is_empty();
+        if !is_first_read {
+            let doubted = tokio::time::timeout(spread(REFRESH_INTERVAL), trust.doubted()).await.is_ok();
             if doubted {
                 tokio::time::sleep(SPREAD.mul_f64(rand::rng().random())).await;
             } else {
-                pause = LOOK_EVERY;
+                pause = MIN_INTERVAL;
             }
         }
         match signing_keys(&bus, &region).await {
@@ -44,19 +44,19 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
                 has_read = true;
                 tracing::info!(?keys, "the fleet names other signing keys for the region");
                 trust.set(&keys);
-                pause = LOOK_EVERY;
+                pause = MIN_INTERVAL;
             }
             Ok(_) => {
                 has_read = true;
-                pause = (pause * 2).min(LOOK_SELDOM);
+                pause = (pause * 2).min(MAX_INTERVAL);
             }
             Err(why) => {
                 if why != said {
                     tracing::warn!("the region's signing keys cannot be read: {why}");
                     said = why;
                 }
-                if has_read || !known.is_empty() {
-                    pause = (pause * 2).min(LOOK_SELDOM);
+                if !is_first_read {
+                    pause = (pause * 2).min(MAX_INTERVAL);
                 }
             }
         }
@@ -105,7 +105,7 @@ mod tests {
         following(&bus, &trust, async {
             tokio::time::sleep(Duration::from_secs(600)).await;
             apply(&bus, &[key]).await;
-            tokio::time::sleep(2 * LOOK_EVERY).await;
+            tokio::time::sleep(2 * MIN_INTERVAL).await;
         })
         .await;
         assert_eq!(trust.keys(), [key]);
@@ -120,7 +120,7 @@ mod tests {
         following(&bus, &trust, async {
             tokio::time::sleep(Duration::from_secs(3600)).await;
             apply(&bus, &[new]).await;
-            tokio::time::sleep(2 * LOOK_ANYWAY + LOOK_SELDOM).await;
+            tokio::time::sleep(2 * REFRESH_INTERVAL + MAX_INTERVAL).await;
         })
         .await;
         assert_eq!(trust.keys(), [new]);

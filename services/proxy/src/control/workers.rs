@@ -13,7 +13,7 @@ use crate::{
     settings::ProxySection,
     table::WorkerPlace,
     tls::{TlsKey, UpstreamTlsConfigs},
-    worker::{self, Command, EdgeIdentity, Room, Routes, Suspect, WorkerParts},
+    worker::{self, Command, EdgeIdentity, Routes, Suspect, WorkerLimits, WorkerParts},
 };
 
 /// Commands that wait for a worker; whoever sends more waits.
@@ -47,13 +47,13 @@ impl Workers {
     ) -> anyhow::Result<Workers> {
         let (count, drain_limit) = (section.worker_count(), section.drain_limit);
         let files = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-        let room = Room::of_worker(count, files, section.client_memory());
+        let limits = WorkerLimits::of_worker(count, files, section.client_memory());
         tracing::info!(
             files,
-            client_connections = room.client_connections.saturating_mul(count),
-            upstream_connections = room.upstream_connections.saturating_mul(count),
+            client_connections = limits.client_connections.saturating_mul(count),
+            upstream_connections = limits.upstream_connections.saturating_mul(count),
             client_memory_mib = section.client_memory() / (1024 * 1024),
-            "what this process has room for"
+            "the limits of this process"
         );
         let lost = CancellationToken::new();
         let start = |id| {
@@ -65,7 +65,7 @@ impl Workers {
                 suspects: suspects.clone(),
                 observing: observing.clone(),
                 idle_limits: section.idle_limits(),
-                room,
+                limits,
             };
             let (sender, commands) = mpsc::channel(COMMANDS);
             let thread = spawn(id, &lost, move || worker::run(parts, commands, drain_limit))
@@ -74,7 +74,7 @@ impl Workers {
         };
         let started = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
         let (commands, threads) = started.into_iter().unzip();
-        let client_connections = room.client_connections.saturating_mul(count);
+        let client_connections = limits.client_connections.saturating_mul(count);
         Ok(Workers { commands, threads, tls: tls.clone(), lost, client_connections })
     }
 
@@ -83,7 +83,7 @@ impl Workers {
         self.lost.clone()
     }
 
-    /// How many connections of clients all of them have room for.
+    /// How many connections of clients all of them may have.
     pub fn client_connections(&self) -> usize {
         self.client_connections
     }

@@ -201,7 +201,7 @@ pub fn poll_upload(
             Poll::Pending => break,
         }
     }
-    flight.follow(upload.borrow().down.account().pace());
+    flight.update_client_wait(upload.borrow().down.account().pace());
     if !*broken {
         match up.poll_flush(cx) {
             Poll::Ready(Ok(())) if cursor.ended => return Poll::Ready(Ok(())),

@@ -100,11 +100,7 @@ impl Http2Conn {
         maker: Option<Maker>,
         counted: Counted,
     ) -> impl Future<Output = ()> + 'static {
-        let driving = drive(self.state.clone(), connection, flusher, maker);
-        async move {
-            driving.await;
-            drop(counted);
-        }
+        drive(self.state.clone(), connection, flusher, maker, counted)
     }
 }
 
@@ -129,6 +125,7 @@ async fn drive(
     mut connection: h2::client::Connection<Coalesced, Bytes>,
     flusher: Flusher,
     mut maker: Option<Maker>,
+    _counted: Counted,
 ) {
     let mut checking = connection.ping_pong().map(Checking::new);
     let mut connection = pin!(connection);

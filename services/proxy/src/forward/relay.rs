@@ -114,13 +114,13 @@ pub async fn relay(
             Poll::Ready(Ok(())) => {
                 if waiting.take().is_some() {
                     upload.down.account_mut().hold(Held::Response, 0);
-                    took.end(upload.down, &flight);
+                    took.end_wait(upload.down, &flight);
                 }
             }
             Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientFailed),
             Poll::Pending => {
                 upload.down.hold_response();
-                took.wait(upload.down, &flight, cx);
+                took.begin_wait(upload.down, &flight, cx);
                 let taken = upload.down.taken();
                 let (since, _) = match waiting {
                     Some((_, known)) if known != taken => *waiting.insert((Instant::now(), taken)),
@@ -165,23 +165,23 @@ struct Taking {
 }
 
 impl Taking {
-    fn wait(&mut self, down: &mut Downstream, flight: &InFlight, cx: &Context<'_>) {
+    fn begin_wait(&mut self, down: &mut Downstream, flight: &InFlight, cx: &Context<'_>) {
         let taken = down.taken();
         let is_first = self.before.is_none();
         let moved = taken - *self.before.get_or_insert(taken);
-        let pace = down.account_mut().wait(moved, cx);
+        let pace = down.account_mut().record_wait(moved, cx);
         if is_first {
             // What it sent of its request before is another matter.
             pace.restart(Instant::now());
             pace.waits(cx);
         }
-        flight.follow(Some(pace));
+        flight.update_client_wait(Some(pace));
     }
 
-    fn end(&self, down: &Downstream, flight: &InFlight) {
+    fn end_wait(&self, down: &Downstream, flight: &InFlight) {
         if let (Some(pace), Some(before)) = (down.account().pace(), self.before) {
             pace.moved(down.taken() - before);
-            flight.follow(Some(pace));
+            flight.update_client_wait(Some(pace));
         }
     }
 }

@@ -197,7 +197,7 @@ impl<'a> Tries<'a> {
             tried: &self.tried,
             avoid: if elsewhere { &self.clusters } else { &[] },
             now: began,
-            client: self.x.client.address,
+            client: self.x.network(),
         };
         let picked = pick(from, &mut *self.x.worker.random.borrow_mut())?;
         let (endpoint, cluster, tier) = (picked.endpoint.clone(), picked.cluster.clone(), picked.tier);

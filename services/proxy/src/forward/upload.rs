@@ -126,7 +126,7 @@ impl<'a> Upload<'a> {
         let polled = self.down.poll_body(cx);
         self.awaits_client = polled.is_pending();
         if self.awaits_client {
-            self.down.account_mut().wait(self.total, cx);
+            self.down.account_mut().record_wait(self.total, cx);
         } else if let Some(pace) = self.down.account().pace() {
             pace.moved(self.total);
         }

@@ -6,7 +6,7 @@ mod date;
 mod http1;
 mod http2;
 mod http2_request;
-mod room;
+mod limits;
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 pub use command::{Command, Listen, Routes};
 pub use date::http_date;
 pub use http2_request::request_of;
-pub use room::{Room, memory_limit};
+pub use limits::{WorkerLimits, memory_limit};
 
 use crate::{
     balance::{Endpoint, is_of_endpoint},
@@ -97,7 +97,7 @@ pub struct Worker {
     upstream_count: ConnectionCount,
     suspects: mpsc::Sender<Suspect>,
     /// When it was last logged that connections of clients are too many.
-    said_crowded: Cell<Option<Instant>>,
+    crowding_logged_at: Cell<Option<Instant>>,
     /// When it was last logged that no connection to an endpoint can be made.
     said_cannot_connect: Cell<Option<Instant>>,
 }
@@ -119,7 +119,7 @@ pub struct WorkerParts {
     /// How long streams and tunnels may be silent.
     pub idle_limits: IdleLimits,
     /// Its part of the process's files and memory.
-    pub room: Room,
+    pub limits: WorkerLimits,
 }
 
 /// Runs a worker until it is told to stop and its connections are done, at most `drain_limit` later.
@@ -156,12 +156,12 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         idle_limits: parts.idle_limits,
         draining_since: Cell::new(None),
         timers: RefCell::default(),
-        clients: Clients::new(parts.room.client_connections, parts.room.client_memory),
+        clients: Clients::new(parts.limits.client_connections, parts.limits.client_memory),
         tasks: TaskTracker::new(),
         upstreams: TaskTracker::new(),
-        upstream_count: ConnectionCount::new(parts.room.upstream_connections),
+        upstream_count: ConnectionCount::new(parts.limits.upstream_connections),
         suspects: parts.suspects,
-        said_crowded: Cell::new(None),
+        crowding_logged_at: Cell::new(None),
         said_cannot_connect: Cell::new(None),
     });
     let mut accepting = accept::Accepting::new(worker.clone());
@@ -248,7 +248,7 @@ impl Worker {
         tracing::warn!(cluster = %endpoint.cluster, endpoint = %endpoint.address, why, "endpoint ejected");
     }
 
-    /// Ends idle connections of clients where little room is left for new ones.
+    /// Ends connections of clients where little headroom is left for new ones: idle ones, or slow ones where none is idle.
     fn make_room(&self) {
         let now = Instant::now();
         let ended = self.clients.make_room(now);
@@ -256,12 +256,12 @@ impl Worker {
             return;
         }
         self.counters.evicted_idle.add(ended as u64);
-        if self.said_crowded.get().is_none_or(|at| now >= at + accept::SAY_EVERY) {
-            self.said_crowded.set(Some(now));
+        if self.crowding_logged_at.get().is_none_or(|at| now >= at + accept::SAY_EVERY) {
+            self.crowding_logged_at.set(Some(now));
             tracing::warn!(
                 open = self.counters.open.get(),
                 limit = self.clients.limit(),
-                "as many connections of clients as the limit on files allows: the longest idle ones are closed"
+                "connections of clients are near the limit on files: the longest idle ones, or slow ones, are closed"
             );
         }
     }
@@ -288,7 +288,7 @@ impl Worker {
         _ = self.suspects.try_send(suspect);
     }
 
-    /// Room for another connection to an endpoint; where there is none, an idle one to any endpoint makes way. Nothing
+    /// Counts another connection to an endpoint; where there is none, an idle one to any endpoint makes way. Nothing
     /// when all have work.
     pub fn count_upstream(&self) -> Option<Counted> {
         self.upstream_count.count().or_else(|| {

@@ -12,7 +12,7 @@ const LEAST_CONNECTIONS: u64 = 4;
 
 /// What one worker may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
+pub struct WorkerLimits {
     /// Connections of clients.
     pub client_connections: usize,
     /// Connections to endpoints.
@@ -21,14 +21,14 @@ pub struct Room {
     pub client_memory: usize,
 }
 
-impl Room {
+impl WorkerLimits {
     /// The part of one of `workers` workers where the process may open `files` files and hold `memory` bytes for clients.
     /// Half of the files are for clients, since each may have a request that needs a connection to an endpoint.
-    pub fn of_worker(workers: usize, files: u64, memory: u64) -> Room {
+    pub fn of_worker(workers: usize, files: u64, memory: u64) -> WorkerLimits {
         let workers = workers.max(1) as u64;
         let half = files.saturating_sub(OWN_FILES + WORKER_FILES * workers) / 2;
         let connections = usize::try_from((half / workers).max(LEAST_CONNECTIONS)).unwrap_or(usize::MAX);
-        Room {
+        WorkerLimits {
             client_connections: connections,
             upstream_connections: connections,
             client_memory: usize::try_from(memory / workers).unwrap_or(usize::MAX),
@@ -56,10 +56,10 @@ mod tests {
     #[test]
     fn all_connections_together_leave_files_for_everything_else() {
         for (workers, files) in [(1, 256), (2, 256), (2, 1024), (64, 1 << 20)] {
-            let room = Room::of_worker(workers, files, 0);
-            let connections = (room.client_connections + room.upstream_connections) * workers;
-            assert!(connections as u64 + OWN_FILES <= files, "{workers} {files} {room:?}");
+            let limits = WorkerLimits::of_worker(workers, files, 0);
+            let connections = (limits.client_connections + limits.upstream_connections) * workers;
+            assert!(connections as u64 + OWN_FILES <= files, "{workers} {files} {limits:?}");
         }
-        assert_eq!(Room::of_worker(2, 16, 0).client_connections, 4);
+        assert_eq!(WorkerLimits::of_worker(2, 16, 0).client_connections, 4);
     }
 }
