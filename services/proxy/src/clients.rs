@@ -2,8 +2,8 @@
 //!
 //! One client that opens many connections, or makes the edge hold much for it, must cost itself its connections, not
 //! others theirs. So a worker has a limit on open connections below the process's limit on files, and a budget for what is
-//! held for clients; over the first, connections without a request end, the longest idle first, over the second, the
-//! connection for which most is held.
+//! held for clients; over the first, connections without a request end, the longest idle first, then those that do nothing
+//! but wait for slow clients; over the second, the connection for which most is held.
 
 mod pace;
 
@@ -17,12 +17,11 @@ use std::{
 
 use slab::Slab;
 use tidegate_tls::ServerTls;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
-pub use pace::{Network, Pace};
+pub use pace::{Direction, Network, Pace};
 
-/// How many idle connections end at once, as a part of all and at most: to look for them costs as much as there are
-/// connections.
+/// How many connections end at once, as a part of all and at most: to look for them costs as much as there are connections.
 const PART_ENDED: usize = 32;
 const MOST_ENDED: usize = 64;
 /// The part of the limit that is kept free for connections that come while idle ones end.
@@ -33,6 +32,8 @@ const PART_FREE: usize = 16;
 pub enum Eviction {
     /// It was idle the longest when connections ran short.
     Idle,
+    /// It only waited for its slow client when connections ran short.
+    Slow,
     /// Most was held for it when memory ran short.
     Memory,
 }
@@ -40,9 +41,11 @@ pub enum Eviction {
 /// All connections of a worker's clients.
 pub struct Clients {
     states: RefCell<Slab<Rc<State>>>,
-    /// Of those that are open, how many were told to end for being idle.
+    /// Of those that are open, how many were told to end for want of files.
     evicted: Cell<usize>,
     limit: usize,
+    /// Told each time that a connection ends.
+    ended: Notify,
     held: Cell<usize>,
     /// Of what is held, what is about to be given back by connections that were told to end.
     ending: Cell<usize>,
@@ -55,8 +58,10 @@ struct State {
     /// Since when it has no request; nothing while it has one.
     idle_since: Cell<Option<Instant>>,
     eviction: Cell<Option<Eviction>>,
-    /// The pace of its request, where it can have only one.
-    pace: RefCell<Option<Rc<Pace>>>,
+    /// How many requests it can have under way now.
+    requests: Cell<usize>,
+    /// The paces of those that have waited for the client.
+    paces: RefCell<Vec<Rc<Pace>>>,
     /// What TLS agreed on.
     tls: OnceCell<AgreedTls>,
     waker: RefCell<Option<Waker>>,
@@ -81,7 +86,6 @@ pub struct Account {
     state: Rc<State>,
     parts: [usize; 3],
     pace: Option<Rc<Pace>>,
-    is_only: bool,
 }
 
 /// What memory is held for.
@@ -102,6 +106,7 @@ impl Clients {
             states: RefCell::default(),
             evicted: Cell::new(0),
             limit,
+            ended: Notify::new(),
             held: Cell::new(0),
             ending: Cell::new(0),
             budget,
@@ -115,7 +120,8 @@ impl Clients {
             held: Cell::new(0),
             idle_since: Cell::new(Some(now)),
             eviction: Cell::new(None),
-            pace: RefCell::default(),
+            requests: Cell::new(0),
+            paces: RefCell::default(),
             tls: OnceCell::new(),
             waker: RefCell::default(),
         });
@@ -128,28 +134,33 @@ impl Clients {
         self.states.borrow().len() >= self.limit
     }
 
-    /// Ends the connections that have been idle the longest where little headroom is left, or when none is idle, one whose
-    /// client is slow. Returns how many were told to end.
-    pub fn make_room(&self, now: Instant) -> usize {
+    /// Waits until a connection has ended.
+    pub async fn one_ended(&self) {
+        self.ended.notified().await;
+    }
+
+    /// Where little headroom is left, ends the connections that have been idle the longest, and when none is idle, those
+    /// whose clients are the slowest. Returns how many were told to end, and why.
+    pub fn make_room(&self, now: Instant) -> Option<(usize, Eviction)> {
         let states = self.states.borrow();
         let staying = states.len() - self.evicted.get();
         if staying < self.limit - self.limit / PART_FREE {
-            return 0;
+            return None;
         }
-        let mut idle: Vec<(Instant, &Rc<State>)> = states
-            .iter()
-            .map(|(_, state)| state)
-            .filter(|state| state.eviction.get().is_none())
-            .filter_map(|state| Some((state.idle_since.get()?, state)))
-            .collect();
-        let count = (staying / PART_ENDED).clamp(1, MOST_ENDED).min(idle.len());
-        if count == 0 {
-            return usize::from(self.give_slow_up(now));
-        }
-        idle.select_nth_unstable_by_key(count - 1, |(since, _)| *since);
-        idle[..count].iter().for_each(|(_, state)| state.evict(Eviction::Idle));
-        self.evicted.set(self.evicted.get() + count);
-        count
+        let count = (staying / PART_ENDED).clamp(1, MOST_ENDED);
+        let staying_states = || states.iter().map(|(_, state)| state).filter(|s| s.eviction.get().is_none());
+        let idle = staying_states().filter_map(|state| Some((state.idle_since.get()?, state)));
+        let idle = evict_first(idle, count, Eviction::Idle);
+        let ended = if idle > 0 {
+            (idle, Eviction::Idle)
+        } else {
+            let is_urgent = self.is_full();
+            let slow =
+                staying_states().filter_map(|state| Some((state.credit_if_slow(now, is_urgent)?, state)));
+            (evict_first(slow, count, Eviction::Slow), Eviction::Slow)
+        };
+        self.evicted.set(self.evicted.get() + ended.0);
+        (ended.0 > 0).then_some(ended)
     }
 
     /// Wakes the tasks of all connections.
@@ -183,20 +194,41 @@ impl Clients {
         largest.evict(Eviction::Memory);
         true
     }
+}
 
-    fn give_slow_up(&self, now: Instant) -> bool {
-        let states = self.states.borrow();
-        let slow = states.iter().filter_map(|(_, state)| {
-            state.pace.borrow().as_ref().filter(|pace| pace.is_slow(now) && !pace.is_given_up()).cloned()
-        });
-        slow.min_by_key(|pace| pace.rate(now)).map(|pace| pace.give_up()).is_some()
+/// Evicts the `count` first of `states` by their keys, or all that there are. Returns how many.
+fn evict_first<'a, K: Ord>(
+    states: impl Iterator<Item = (K, &'a Rc<State>)>,
+    count: usize,
+    why: Eviction,
+) -> usize {
+    let mut states: Vec<(K, &Rc<State>)> = states.collect();
+    let count = count.min(states.len());
+    if count > 0 {
+        states.select_nth_unstable_by(count - 1, |(a, _), (b, _)| a.cmp(b));
+        states[..count].iter().for_each(|(_, state)| state.evict(why));
     }
+    count
 }
 
 impl State {
     fn evict(&self, why: Eviction) {
         self.eviction.set(Some(why));
         self.wake();
+        if why == Eviction::Slow {
+            self.paces.borrow().iter().for_each(|pace| pace.give_up());
+        }
+    }
+
+    /// For how long the client of all its requests may be waited for, where all of them wait for one that is slow, or if it
+    /// `is_urgent`, for one that has stalled.
+    fn credit_if_slow(&self, now: Instant, is_urgent: bool) -> Option<i64> {
+        let paces = self.paces.borrow();
+        let waits = |pace: &Rc<Pace>| pace.is_slow(now) || is_urgent && pace.has_stalled(now);
+        if paces.len() < self.requests.get() || !paces.iter().all(waits) {
+            return None;
+        }
+        paces.iter().map(|pace| pace.credit_at(now)).max()
     }
 
     fn wake(&self) {
@@ -215,7 +247,7 @@ impl ClientConnection {
         }
     }
 
-    /// Why the connection is to end, if it is. For want of files only one without a request is.
+    /// Why the connection is to end, if it is.
     pub fn eviction(&self) -> Option<Eviction> {
         self.state.eviction.get()
     }
@@ -249,24 +281,20 @@ impl ClientConnection {
         }
     }
 
-    /// The account of a request, with nothing held yet; `is_only` says that the connection has only one at a time.
-    pub fn account(&self, is_only: bool) -> Account {
-        Account {
-            clients: self.clients.clone(),
-            state: self.state.clone(),
-            parts: [0; 3],
-            pace: None,
-            is_only,
-        }
+    /// The account of a request, or of one after another, with nothing held yet.
+    pub fn account(&self) -> Account {
+        self.state.requests.set(self.state.requests.get() + 1);
+        Account { clients: self.clients.clone(), state: self.state.clone(), parts: [0; 3], pace: None }
     }
 }
 
 impl Drop for ClientConnection {
     fn drop(&mut self) {
         self.clients.states.borrow_mut().remove(self.key);
-        if self.state.eviction.get() == Some(Eviction::Idle) {
+        if matches!(self.state.eviction.get(), Some(Eviction::Idle | Eviction::Slow)) {
             self.clients.evicted.set(self.clients.evicted.get() - 1);
         }
+        self.clients.ended.notify_one();
     }
 }
 
@@ -282,8 +310,8 @@ impl Account {
     /// Gives everything back, at the end of a request.
     pub fn clear(&mut self) {
         [Held::Head, Held::Body, Held::Response].into_iter().for_each(|what| self.hold(what, 0));
-        if self.pace.take().is_some() && self.is_only {
-            self.state.pace.take();
+        if let Some(pace) = self.pace.take() {
+            self.state.paces.borrow_mut().retain(|other| !Rc::ptr_eq(other, &pace));
         }
     }
 
@@ -298,18 +326,22 @@ impl Account {
         self.pace.as_ref()
     }
 
-    /// Records that the request waits for its client, which has moved `bytes` so far.
-    pub fn record_wait(&mut self, bytes: u64, cx: &Context<'_>) -> &Rc<Pace> {
+    /// Records that the request waits for its client in this direction.
+    pub fn record_wait(&mut self, direction: Direction, cx: &Context<'_>) -> &Rc<Pace> {
         let pace = self.pace.get_or_insert_with(|| {
-            let pace = Rc::new(Pace::new(self.state.network, Instant::now()));
-            if self.is_only {
-                self.state.pace.replace(Some(pace.clone()));
-            }
+            let pace = Rc::new(Pace::new(self.state.network));
+            self.state.paces.borrow_mut().push(pace.clone());
             pace
         });
-        pace.moved(bytes);
-        pace.waits(cx);
+        pace.wait(direction, Instant::now(), cx);
         pace
+    }
+
+    /// Records that the client moved `bytes` in this direction.
+    pub fn record_progress(&self, direction: Direction, bytes: u64) {
+        if let Some(pace) = &self.pace {
+            pace.moved(direction, bytes, Instant::now());
+        }
     }
 
     /// Whether the connection is to end because most is held for it.
@@ -321,6 +353,7 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         self.clear();
+        self.state.requests.set(self.state.requests.get() - 1);
     }
 }
 
@@ -357,10 +390,36 @@ mod tests {
     }
 
     #[test]
+    fn connections_that_only_wait_for_slow_clients_end_where_none_is_idle() {
+        let clients = Clients::new(4, usize::MAX);
+        let start = Instant::now();
+        let connections = [(); 4].map(|()| clients.open(HERE, start));
+        let mut accounts = connections.each_ref().map(|connection| {
+            connection.end_idle();
+            connection.account()
+        });
+        let cx = Context::from_waker(Waker::noop());
+        accounts[0].record_wait(Direction::Upload, &cx);
+        accounts[1].record_wait(Direction::Upload, &cx);
+        // Another request of this connection is under way at an endpoint.
+        let _other = connections[1].account();
+        accounts[2].record_wait(Direction::Download, &cx);
+        accounts[2].record_progress(Direction::Download, 1_000_000);
+        let ended = |at: Duration| {
+            clients.make_room(Instant::now() + at);
+            connections.each_ref().map(|connection| connection.eviction())
+        };
+
+        assert_eq!(ended(Duration::from_millis(200)), [None; 4]);
+        assert_eq!(ended(Duration::from_secs(3)), [Some(Eviction::Slow), None, None, None]);
+        assert!(accounts[0].pace().unwrap().is_given_up());
+    }
+
+    #[test]
     fn the_connection_for_which_most_is_held_ends_when_memory_runs_short() {
         let clients = Clients::new(10, 1000);
         let connections = [(); 3].map(|()| clients.open(HERE, Instant::now()));
-        let mut accounts = [0, 1, 2].map(|place| connections[place].account(true));
+        let mut accounts = [0, 1, 2].map(|place| connections[place].account());
         accounts[0].hold(Held::Body, 300);
         accounts[1].hold(Held::Body, 500);
         accounts[2].hold(Held::Body, 200);

@@ -156,8 +156,10 @@ pub struct WorkerCounters {
     pub open: Counter,
     /// Connections refused because a listener is full.
     pub over_limit: Counter,
-    /// Connections told to end near the limit on files: idle ones, or slow ones where none was idle.
+    /// Idle connections told to end near the limit on files.
     pub evicted_idle: Counter,
+    /// Connections of slow clients ended near the limit on files, where none was idle.
+    pub evicted_slow: Counter,
     /// Connections ended because most was held for them when memory ran short.
     pub evicted_memory: Counter,
     /// HTTP/2 connections ended because of too many control frames.

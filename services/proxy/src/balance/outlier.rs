@@ -4,7 +4,8 @@
 //! may be the request's own doing, so that anybody who knows a URL that fails could take an endpoint away from all others.
 //! Such failures are judged by share, for each endpoint and action (a service's default, or one of its routes) apart, as by
 //! Envoy's failure-percentage and success-rate detectors, and only eject from the action that failed. A network of clients
-//! counts for a part of what is counted at most, and a failure says more when the same request was served elsewhere.
+//! counts for a part of what is counted at most, and what fails for one network alone ejects only an endpoint that answers
+//! nobody, for a moment. A failure says more when the same request was served elsewhere.
 
 use std::{cell::Cell, time::Duration};
 
@@ -23,6 +24,8 @@ const LONGEST_WHILE_UP: Duration = Duration::from_secs(4);
 const FORGIVEN_AFTER: u32 = 50;
 /// What is counted is of the last one to two of these.
 const HALF_WINDOW: Duration = Duration::from_secs(5);
+/// For how long an answer says that what one network alone sees fail is that network's doing.
+const ANSWERED: Duration = Duration::from_secs(3);
 /// The least requests in the window to judge by.
 const LEAST_REQUESTS: u32 = 10;
 /// The share of failures that ejects by itself, in percent (Envoy's `failure_percentage_threshold`).
@@ -108,6 +111,7 @@ impl Ejection {
 #[derive(Debug, Default)]
 pub struct Tally {
     ejection: Ejection,
+    answered_at: Cell<Option<Instant>>,
     began: Cell<Option<Instant>>,
     now: Counts,
     before: Counts,
@@ -144,6 +148,7 @@ impl Tally {
     pub fn succeeded(&self, network: Network, now: Instant) {
         self.rotate(now);
         bump(&self.now.requests[network.place(PLACES)]);
+        self.answered_at.set(Some(now));
         self.ejection.forgive();
     }
 
@@ -182,7 +187,16 @@ impl Tally {
         if fare.requests < LEAST_REQUESTS || !fare.is_outlier(others, may_eject) {
             return false;
         }
-        let ejected = self.ejection.begin(now, if is_up { LONGEST_WHILE_UP } else { LONGEST });
+        let is_of_one_network = fare.failing_networks < 2;
+        if is_of_one_network && self.answered_at.get().is_some_and(|at| now < at + ANSWERED) {
+            return false;
+        }
+        let longest = match (is_up, is_of_one_network) {
+            (true, true) => FIRST,
+            (true, false) => LONGEST_WHILE_UP,
+            (false, _) => LONGEST,
+        };
+        let ejected = self.ejection.begin(now, longest);
         if ejected {
             // Whoever comes back is judged by what comes then.
             self.now.clear();
@@ -313,7 +327,7 @@ mod tests {
         (0..3).for_each(|_| alone.contrasted());
         assert!(alone.judge(&[], false, true, now), "the limit does not keep a cluster that serves nothing");
 
-        let beside = tally(&[(1, 1, 20)], now);
+        let beside = tally(&[(1, 1, 20), (2, 1, 20)], now);
         assert!(!beside.judge(&[tally(&[(1, 20, 0)], now).fare(now)], false, true, now), "the limit");
         assert!(beside.judge(&[tally(&[(1, 20, 0)], now).fare(now)], true, true, now));
     }
@@ -331,21 +345,31 @@ mod tests {
     }
 
     #[test]
-    fn passing_probes_keep_ejections_short() {
+    fn passing_probes_keep_ejections_short_and_those_for_one_network_shorter() {
         let mut now = Instant::now();
-        for is_up in [true, false] {
+        for (is_up, networks, longest) in
+            [(true, 1, FIRST), (true, 2, LONGEST_WHILE_UP), (false, 1, LONGEST), (false, 2, LONGEST)]
+        {
             let tally = Tally::default();
-            for _ in 0..6 {
-                (0..10).for_each(|_| tally.failed(network(1), now));
+            let mut eject = || {
+                now += LONGEST;
+                (0..10).for_each(|number| tally.failed(network(1 + number % networks), now));
                 (0..3).for_each(|_| tally.contrasted());
                 assert!(tally.judge(&[], true, is_up, now));
-                now += Duration::from_secs(30);
-            }
-            (0..10).for_each(|_| tally.failed(network(1), now));
-            (0..3).for_each(|_| tally.contrasted());
-            assert!(tally.judge(&[], true, is_up, now));
-            assert_eq!(tally.is_ejected(now + LONGEST_WHILE_UP), !is_up);
+            };
+            (0..7).for_each(|_| eject());
+            assert!(tally.is_ejected(now + longest - Duration::from_millis(1)));
+            assert!(!tally.is_ejected(now + longest));
         }
+    }
+
+    #[test]
+    fn what_fails_for_one_network_alone_ejects_nothing_that_answered_a_moment_ago() {
+        let start = Instant::now();
+        let tally = tally(&[(1, 1, 400)], start);
+        (0..400).for_each(|_| tally.contrasted());
+        assert!(!tally.judge(&[], true, true, start + ANSWERED - Duration::from_millis(1)));
+        assert!(tally.judge(&[], true, true, start + ANSWERED));
     }
 
     #[test]

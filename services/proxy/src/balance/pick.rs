@@ -137,6 +137,8 @@ fn pick_in_tier<'a>(
         if avoided {
             return None;
         }
+        // First the endpoint, so that no client is given up where nothing comes of it.
+        let candidate = pick_in_cluster(choice, from, standard, random)?;
         if !choice.cluster.make_headroom_for(from.client, from.now) {
             // Counted once for a pick, which may come by several times.
             if standard == Standard::Good && from.avoid.is_empty() {
@@ -144,7 +146,7 @@ fn pick_in_tier<'a>(
             }
             return None;
         }
-        Some((&choice.cluster, pick_in_cluster(choice, from, standard, random)?))
+        Some((&choice.cluster, candidate))
     };
     if let [only] = tier.choices.as_slice() {
         return take(only, random);

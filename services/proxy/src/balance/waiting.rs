@@ -40,7 +40,7 @@ impl Waiting {
         waiting().for_each(|pace| *counts.entry(pace.network()).or_default() += 1);
         let all: usize = counts.values().sum();
         let slowest = |paces: &mut dyn Iterator<Item = &Rc<Pace>>| {
-            paces.min_by_key(|pace| (usize::MAX - counts[&pace.network()], pace.rate(now))).cloned()
+            paces.min_by_key(|pace| (usize::MAX - counts[&pace.network()], pace.credit_at(now))).cloned()
         };
         let victim = slowest(&mut waiting().filter(|pace| pace.is_slow(now))).or_else(|| {
             let is_greedy =
@@ -62,18 +62,21 @@ mod tests {
     };
 
     use super::*;
+    use crate::clients::Direction::Upload;
 
     fn network(number: u8) -> Network {
         Network::of([192, 0, number, 1].into())
     }
 
-    /// Requests of clients in these networks that wait for them and have moved so many bytes in ten seconds.
+    /// Requests of clients in these networks that have waited for them for ten seconds less what they moved before that.
     fn waiting(clients: [(u8, u64); 4]) -> (Waiting, [Rc<Pace>; 4], Instant) {
         let (waiting, start) = (Waiting::default(), Instant::now());
         let paces = clients.map(|(number, bytes)| {
-            let pace = Rc::new(Pace::new(network(number), start));
-            pace.moved(bytes);
-            pace.waits(&Context::from_waker(Waker::noop()));
+            let pace = Rc::new(Pace::new(network(number)));
+            let cx = Context::from_waker(Waker::noop());
+            pace.wait(Upload, start, &cx);
+            pace.moved(Upload, bytes, start + Duration::from_secs(9));
+            pace.wait(Upload, start + Duration::from_secs(9), &cx);
             waiting.enter(&pace);
             pace
         });
@@ -93,7 +96,7 @@ mod tests {
 
     #[test]
     fn quick_clients_are_only_given_up_where_one_network_has_most_places() {
-        let (waiting, paces, now) = waiting([(1, 90_000), (2, 80_000), (2, 70_000), (2, 60_000)]);
+        let (waiting, paces, now) = waiting([(1, 900), (2, 800), (2, 700), (2, 600)]);
         assert!(!waiting.give_one_up(network(2), now), "its own network has most");
         assert!(waiting.give_one_up(network(4), now));
         assert_eq!(given_up(&paces), [false, false, false, true]);

@@ -9,18 +9,30 @@ use std::{
 
 use tokio::time::Instant;
 
-/// The rate in bytes per second below which a client is slow, and the time that it has to show it. (The rate is the default
-/// of Apache's `mod_reqtimeout`.)
-const LEAST_RATE: u64 = 500;
-const GRACE: Duration = Duration::from_secs(2);
+/// The rate in bytes per second below which a client is slow in the long run. (The default of Apache's `mod_reqtimeout`.)
+const LEAST_RATE: u32 = 500;
+/// For how long at most it may be waited for before it is slow, and before it may have to go where nothing else helps.
+const PATIENCE: Duration = Duration::from_secs(2);
+const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 
-/// The pace of one request's client. It ends nothing by itself: a slow client is given up when others need its place.
+/// Which way the bytes go that are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The request's body, from the client.
+    Upload,
+    /// The response, to the client.
+    Download,
+}
+
+/// The pace of one request's client, a token bucket of time: it drains while the request waits for the client, and is
+/// filled by what the client moves. It ends nothing by itself: a slow client is given up when others need its place.
 #[derive(Debug)]
 pub struct Pace {
     network: Network,
-    since: Cell<Instant>,
-    moved: Cell<u64>,
-    waits: Cell<bool>,
+    /// Microseconds; as of `since` where the request waits. Below zero it says for how long the client has been slow.
+    credit: Cell<i64>,
+    since: Cell<Option<Instant>>,
+    waits: [Cell<bool>; 2],
     is_given_up: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -51,13 +63,13 @@ impl Network {
 }
 
 impl Pace {
-    /// A client that begins now.
-    pub fn new(network: Network, now: Instant) -> Pace {
+    /// A client in `network` that was not waited for yet.
+    pub fn new(network: Network) -> Pace {
         Pace {
             network,
-            since: Cell::new(now),
-            moved: Cell::new(0),
-            waits: Cell::new(false),
+            credit: Cell::new(micros(PATIENCE)),
+            since: Cell::new(None),
+            waits: Default::default(),
             is_given_up: Cell::new(false),
             waker: RefCell::default(),
         }
@@ -68,22 +80,23 @@ impl Pace {
         self.network
     }
 
-    /// Another part of the request begins, at another pace.
-    pub fn restart(&self, now: Instant) {
-        self.since.set(now);
-        self.moved.set(0);
-        self.waits.set(false);
+    /// The client moved `bytes` in this direction, which the request waits for no more.
+    pub fn moved(&self, direction: Direction, bytes: u64, now: Instant) {
+        let earned =
+            i64::try_from(bytes).unwrap_or(i64::MAX).saturating_mul(1_000_000) / i64::from(LEAST_RATE);
+        let left = self.credit_at(now);
+        // What it once let the others wait for is forgotten as soon as it goes on.
+        let left = if bytes > 0 { left.max(0) } else { left };
+        self.credit.set(left.saturating_add(earned).min(micros(PATIENCE)));
+        self.waits[direction as usize].set(false);
+        self.since.set(self.is_waiting().then_some(now));
     }
 
-    /// The client moved `bytes` since the pace was restarted.
-    pub fn moved(&self, bytes: u64) {
-        self.moved.set(bytes);
-        self.waits.set(false);
-    }
-
-    /// The request waits for the client. Its task is woken when it is given up.
-    pub fn waits(&self, cx: &Context<'_>) {
-        self.waits.set(true);
+    /// The request waits for the client. Its task is woken when the client is given up.
+    pub fn wait(&self, direction: Direction, now: Instant, cx: &Context<'_>) {
+        if !self.waits[direction as usize].replace(true) && self.since.get().is_none() {
+            self.since.set(Some(now));
+        }
         let mut waker = self.waker.borrow_mut();
         if waker.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
@@ -92,19 +105,23 @@ impl Pace {
 
     /// Whether the request waits for the client.
     pub fn is_waiting(&self) -> bool {
-        self.waits.get()
+        self.waits.iter().any(Cell::get)
     }
 
-    /// Whether the request waits for a client that has been slow for long enough to tell.
+    /// Whether the request waits for a client that is slow.
     pub fn is_slow(&self, now: Instant) -> bool {
-        let time = now.saturating_duration_since(self.since.get());
-        self.waits.get() && time >= GRACE && self.moved.get() * 1000 < LEAST_RATE * time.as_millis() as u64
+        self.is_waiting() && self.credit_at(now) <= 0
     }
 
-    /// Bytes per second so far.
-    pub fn rate(&self, now: Instant) -> u64 {
-        let time = now.saturating_duration_since(self.since.get()).as_millis().max(1);
-        self.moved.get().saturating_mul(1000) / time as u64
+    /// Whether the request has waited for the client for a while, though perhaps not long enough to call it slow.
+    pub fn has_stalled(&self, now: Instant) -> bool {
+        self.is_waiting() && self.credit_at(now) <= micros(PATIENCE - LEAST_PATIENCE)
+    }
+
+    /// What orders clients, the slowest first: for how many microseconds more this one may be waited for.
+    pub fn credit_at(&self, now: Instant) -> i64 {
+        let waited = self.since.get().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.credit.get().saturating_sub(micros(waited))
     }
 
     /// Gives the client up: its place is needed.
@@ -121,26 +138,77 @@ impl Pace {
     }
 }
 
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Direction::*, *};
+
+    struct Clock(Pace, Instant);
+
+    impl Clock {
+        fn new() -> Clock {
+            Clock(Pace::new(Network::LOCAL), Instant::now())
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.1 + Duration::from_millis(ms)
+        }
+
+        fn wait(&self, direction: Direction, ms: u64) {
+            self.0.wait(direction, self.at(ms), &Context::from_waker(Waker::noop()));
+        }
+
+        fn moved(&self, direction: Direction, bytes: u64, ms: u64) {
+            self.0.moved(direction, bytes, self.at(ms));
+        }
+
+        fn is_slow(&self, ms: u64) -> bool {
+            self.0.is_slow(self.at(ms))
+        }
+    }
 
     #[test]
-    fn a_client_is_slow_once_it_has_waited_long_for_little() {
-        let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        let pace = Pace::new(Network::of([192, 0, 2, 1].into()), start);
-        let cx = Context::from_waker(Waker::noop());
-        assert!(!pace.is_slow(at(60_000)), "nothing waits for it");
+    fn a_client_is_slow_once_it_was_waited_for_too_long() {
+        let client = Clock::new();
+        assert!(!client.is_slow(60_000), "nothing waits for it");
+        client.wait(Upload, 0);
+        assert!(!client.is_slow(1999));
+        assert!(client.is_slow(2000));
+        // A byte now and then does not help; who goes on at the rate is left alone.
+        client.moved(Upload, 1, 12_000);
+        client.wait(Upload, 12_000);
+        assert!(client.is_slow(12_002));
+        for second in 13..60 {
+            client.moved(Upload, 501, second * 1000);
+            client.wait(Upload, second * 1000);
+            assert!(!client.is_slow(second * 1000 + 1000));
+        }
+    }
 
-        pace.waits(&cx);
-        assert!(!pace.is_slow(at(1999)));
-        assert!(pace.is_slow(at(2000)));
+    #[test]
+    fn a_quick_beginning_does_not_pay_for_a_long_stall() {
+        let client = Clock::new();
+        client.wait(Upload, 0);
+        client.moved(Upload, 100_000_000, 10);
+        client.wait(Upload, 10);
+        assert!(!client.is_slow(2009));
+        assert!(client.is_slow(2010));
+    }
 
-        pace.moved(5000);
-        pace.waits(&cx);
-        assert!(!pace.is_slow(at(10_000)));
-        assert!(pace.is_slow(at(10_001)));
+    #[test]
+    fn time_is_counted_only_while_one_direction_waits() {
+        let client = Clock::new();
+        client.wait(Upload, 0);
+        client.wait(Download, 500);
+        client.moved(Upload, 0, 1000);
+        assert!(client.0.is_waiting(), "the other direction waits");
+        client.moved(Download, 0, 1500);
+        client.wait(Download, 60_000);
+        assert!(!client.is_slow(60_499));
+        assert!(client.is_slow(60_500));
     }
 
     #[test]

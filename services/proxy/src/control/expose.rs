@@ -23,15 +23,20 @@ type Read<C> = fn(&C) -> u64;
 /// Statuses by their first digit.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-const WORKERS: [(&str, &str, Read<WorkerCounters>); 13] = [
+const WORKERS: [(&str, &str, Read<WorkerCounters>); 14] = [
     ("tidegate_proxy_connections_accepted_total", "Connections accepted.", |w| w.accepted.get()),
     ("tidegate_proxy_connections_over_limit_total", "Connections refused because a listener is full.", |w| {
         w.over_limit.get()
     }),
     (
         "tidegate_proxy_connections_evicted_idle_total",
-        "Connections of clients that were told to end near the limit on files: idle ones, or slow ones where none was idle.",
+        "Idle connections of clients that were told to end near the limit on files.",
         |w| w.evicted_idle.get(),
+    ),
+    (
+        "tidegate_proxy_connections_evicted_slow_total",
+        "Connections of slow clients ended near the limit on files, where none was idle.",
+        |w| w.evicted_slow.get(),
     ),
     (
         "tidegate_proxy_connections_evicted_memory_total",

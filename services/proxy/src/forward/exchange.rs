@@ -290,6 +290,12 @@ impl Exchange<'_> {
                 upload.down.abort();
                 Outcome::Broken
             }
+            Ended::GivenUp => {
+                self.worker.counters.too_slow.add(1);
+                trail.broken = Some("client_too_slow");
+                upload.down.abort();
+                Outcome::Broken
+            }
             Ended::Silent => {
                 self.service.counters.broken_off.add(1);
                 trail.broken = Some("silent");

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     balance::InFlight,
-    clients::Held,
+    clients::{Direction, Held},
     wire::{BodyError, Chunk, Timer},
 };
 
@@ -32,6 +32,8 @@ pub enum Ended {
     RequestRefused(BodyError),
     /// Nothing came from either side for too long.
     Silent,
+    /// The client is slow, and its place was needed.
+    GivenUp,
 }
 
 /// How long a relay waits.
@@ -140,7 +142,10 @@ pub async fn relay(
             }
             None => {}
         }
-        if upload.is_given_up() || upload.down.poll_gone(cx).is_ready() {
+        if upload.is_given_up() {
+            return Poll::Ready(Ended::GivenUp);
+        }
+        if upload.down.poll_gone(cx).is_ready() {
             return Poll::Ready(Ended::ClientFailed);
         }
         let moved = sent + upload.received() + upload.down.taken();
@@ -157,32 +162,25 @@ pub async fn relay(
     Relayed { ended, sent }
 }
 
-/// How a client takes a response that waits for it: slowly, and its place may be needed by others.
+/// How much a client had taken of a response when it was last waited for.
 #[derive(Default)]
-struct Taking {
-    /// What it had taken when it was first waited for.
-    before: Option<u64>,
-}
+struct Taking(Option<u64>);
 
 impl Taking {
     fn begin_wait(&mut self, down: &mut Downstream, flight: &InFlight, cx: &Context<'_>) {
-        let taken = down.taken();
-        let is_first = self.before.is_none();
-        let moved = taken - *self.before.get_or_insert(taken);
-        let pace = down.account_mut().record_wait(moved, cx);
-        if is_first {
-            // What it sent of its request before is another matter.
-            pace.restart(Instant::now());
-            pace.waits(cx);
-        }
-        flight.update_client_wait(Some(pace));
+        self.record(down);
+        flight.update_client_wait(Some(down.account_mut().record_wait(Direction::Download, cx)));
     }
 
-    fn end_wait(&self, down: &Downstream, flight: &InFlight) {
-        if let (Some(pace), Some(before)) = (down.account().pace(), self.before) {
-            pace.moved(down.taken() - before);
-            flight.update_client_wait(Some(pace));
-        }
+    fn end_wait(&mut self, down: &Downstream, flight: &InFlight) {
+        self.record(down);
+        flight.update_client_wait(down.account().pace());
+    }
+
+    fn record(&mut self, down: &Downstream) {
+        let taken = down.taken();
+        let before = self.0.replace(taken).unwrap_or(taken);
+        down.account().record_progress(Direction::Download, taken - before);
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Downstream;
 use crate::{
-    clients::Held,
+    clients::{Direction, Held},
     wire::{BodyError, Chunk},
 };
 
@@ -126,13 +126,14 @@ impl<'a> Upload<'a> {
         let polled = self.down.poll_body(cx);
         self.awaits_client = polled.is_pending();
         if self.awaits_client {
-            self.down.account_mut().record_wait(self.total, cx);
-        } else if let Some(pace) = self.down.account().pace() {
-            pace.moved(self.total);
+            self.down.account_mut().record_wait(Direction::Upload, cx);
         }
-        match ready!(polled)? {
+        let chunk = ready!(polled)?;
+        let bytes = if let Chunk::Data(data) = &chunk { data.len() as u64 } else { 0 };
+        self.down.account().record_progress(Direction::Upload, bytes);
+        match chunk {
             Chunk::Data(data) => {
-                self.total += data.len() as u64;
+                self.total += bytes;
                 if self.total > self.most {
                     return Poll::Ready(Err(BodyError::TooLarge));
                 }

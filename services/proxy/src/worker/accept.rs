@@ -108,7 +108,8 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, sto
             Ok((stream, address)) => {
                 worker.counters.accepted.add(1);
                 worker.make_room();
-                if listener.open.get() >= listener.limits.max_connections || worker.clients.is_full() {
+                if listener.open.get() >= listener.limits.max_connections || !worker.has_room_in_time().await
+                {
                     worker.counters.over_limit.add(1);
                     continue;
                 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Open, Worker, http2};
 use crate::{
-    clients::Eviction,
+    clients::{Eviction, Held},
     forward::{Client, Downstream, Http1Down, LocalReply, Outcome, answer_ourselves, handle},
     observe::Unread,
     wire::{BodyReader, BodyWriter, Conn, Io, Timer},
@@ -53,29 +53,23 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
         is_http10: false,
         keep_alive: true,
         is_head: false,
-        account: open.account(true),
+        account: open.account(),
     }));
     let rules = request_rules(limits, client.is_tls);
     let mut is_first = true;
     loop {
         let Downstream::Http1(http1) = &mut down else { return };
-        let waited = wait_for_head(
-            &worker,
-            &mut http1.conn,
-            &mut request,
-            (limits, rules),
-            &mut timer,
-            open,
-            is_first,
-        )
-        .await;
+        let waited =
+            wait_for_head(&worker, http1, &mut request, (limits, rules), &mut timer, open, is_first).await;
         is_first = false;
         let framing = match waited {
             Waited::Request(framing) => framing,
-            Waited::Closed => return,
+            Waited::Closed => return count_if_evicted(&worker, open),
             Waited::Http2 => {
-                let Downstream::Http1(http1) = down else { return };
-                let (io, read) = http1.conn.into_parts();
+                let (io, read) = {
+                    let Downstream::Http1(http1) = down else { return };
+                    http1.conn.into_parts()
+                };
                 // Boxed for the same reason as a request, below.
                 return Box::pin(http2::serve(worker, io, read.freeze(), client, limits, open)).await;
             }
@@ -102,14 +96,22 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
         let Downstream::Http1(http1) = &mut down else { return };
         http1.account.clear();
         if outcome == Outcome::Broken {
-            if open.eviction() == Some(Eviction::Memory) {
-                worker.counters.evicted_memory.add(1);
-            }
+            return count_if_evicted(&worker, open);
+        }
+        if open.eviction() == Some(Eviction::Slow) {
+            // Its file is needed now.
             return;
         }
         if !http1.keep_alive || !http1.reader.is_done() {
             return close(down, &mut timer).await;
         }
+    }
+}
+
+/// Counts a connection that ends because most was held for it.
+fn count_if_evicted(worker: &Worker, open: &Open) {
+    if open.eviction() == Some(Eviction::Memory) {
+        worker.counters.evicted_memory.add(1);
     }
 }
 
@@ -154,13 +156,14 @@ fn keeps_alive(request: &Request) -> bool {
 
 async fn wait_for_head(
     worker: &Worker,
-    conn: &mut Conn,
+    http1: &mut Http1Down,
     request: &mut Request,
     (limits, rules): (&ListenerLimits, RequestRules),
     timer: &mut Timer,
     open: &Open,
     is_first: bool,
 ) -> Waited {
+    let Http1Down { conn, account, .. } = http1;
     if conn.read.is_empty() {
         conn.release_buffers();
     }
@@ -185,6 +188,7 @@ async fn wait_for_head(
                     match parse_request(&conn.read, rules, request) {
                         Ok(Some((length, framing))) => {
                             conn.advance(length);
+                            account.hold(Held::Head, length);
                             return Poll::Ready(Waited::Request(framing));
                         }
                         Ok(None) => {}
@@ -199,6 +203,7 @@ async fn wait_for_head(
             }
         }
         open.wake_on_change(cx);
+        account.hold(Held::Head, conn.read.len());
         if open.eviction().is_some() {
             return Poll::Ready(Waited::Closed);
         }

@@ -55,7 +55,11 @@ pub async fn serve(
         .max_header_list_size(limits.head_bytes)
         .max_send_buffer_size(LIBRARY_BUFFER)
         .handshake::<_, Bytes>(gathered);
-    let mut connection = match tokio::time::timeout(limits.head_timeout, handshake).await {
+    let handshake = tokio::select! {
+        handshake = tokio::time::timeout(limits.head_timeout, handshake) => handshake,
+        () = open.evicted() => return,
+    };
+    let mut connection = match handshake {
         Ok(Ok(connection)) => connection,
         Ok(Err(_)) => return worker.counters.refused.count(RefusalReason::Http2),
         Err(_) => return worker.counters.too_slow.add(1),
@@ -131,7 +135,7 @@ pub async fn serve(
                 }
                 open.end_idle();
                 let count = StreamCount::new(&streams, head);
-                let mut account = open.account(false);
+                let mut account = open.account();
                 account.hold(Held::Head, head);
                 // Boxed here, since it is moved several times on its way into a task, and it is large.
                 worker.tasks.spawn_local(Box::pin(stream(
@@ -159,6 +163,7 @@ fn cut_reason(worker: &Worker, flusher: &Flusher, open: &Open, streams: u32) -> 
             worker.counters.evicted_memory.add(1);
             Some(h2::Reason::ENHANCE_YOUR_CALM)
         }
+        Eviction::Slow => Some(h2::Reason::ENHANCE_YOUR_CALM),
         Eviction::Idle => (streams == 0).then_some(h2::Reason::NO_ERROR),
     }
 }
@@ -216,6 +221,9 @@ async fn stream(
         }
     };
     worker.counters.dropped_fields.add_if_any(request.dropped_fields);
-    handle(&worker, client, &request, framing, &mut down, &mut timer).await;
+    // A stream that was reset as soon as it was opened costs no endpoint anything (CVE-2023-44487).
+    if poll_fn(|cx| Poll::Ready(down.poll_reset(cx).is_pending())).await {
+        handle(&worker, client, &request, framing, &mut down, &mut timer).await;
+    }
     worker.put_timer(timer);
 }

@@ -27,7 +27,7 @@ pub use limits::{WorkerLimits, memory_limit};
 
 use crate::{
     balance::{Endpoint, is_of_endpoint},
-    clients::{ClientConnection, Clients, Network},
+    clients::{ClientConnection, Clients, Eviction, Network},
     metrics::{Metrics, WorkerCounters},
     observe::{Observer, Observing},
     table::{Table, WorkerPlace},
@@ -37,6 +37,10 @@ use crate::{
 
 /// How long the last words to endpoints may take.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// How long a connection that was accepted waits for room, others behind it in the kernel's queue, and how often slow
+/// clients are looked for meanwhile.
+const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
+const LOOK_FOR_SLOW: Duration = Duration::from_millis(50);
 /// Timers kept for streams to come.
 const MOST_TIMERS: usize = 1024;
 
@@ -251,11 +255,12 @@ impl Worker {
     /// Ends connections of clients where little headroom is left for new ones: idle ones, or slow ones where none is idle.
     fn make_room(&self) {
         let now = Instant::now();
-        let ended = self.clients.make_room(now);
-        if ended == 0 {
-            return;
-        }
-        self.counters.evicted_idle.add(ended as u64);
+        let Some((ended, why)) = self.clients.make_room(now) else { return };
+        let counter = match why {
+            Eviction::Slow => &self.counters.evicted_slow,
+            Eviction::Idle | Eviction::Memory => &self.counters.evicted_idle,
+        };
+        counter.add(ended as u64);
         if self.crowding_logged_at.get().is_none_or(|at| now >= at + accept::SAY_EVERY) {
             self.crowding_logged_at.set(Some(now));
             tracing::warn!(
@@ -264,6 +269,19 @@ impl Worker {
                 "connections of clients are near the limit on files: the longest idle ones, or slow ones, are closed"
             );
         }
+    }
+
+    /// Whether there is room for another connection of a client, now or soon: those that were told to end take a moment.
+    async fn has_room_in_time(&self) -> bool {
+        let deadline = Instant::now() + WAIT_FOR_ROOM;
+        while self.clients.is_full() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            _ = tokio::time::timeout(LOOK_FOR_SLOW, self.clients.one_ended()).await;
+            self.make_room();
+        }
+        true
     }
 
     /// This machine lacks what a connection to an endpoint takes.

@@ -23,6 +23,7 @@ const WINDOW_UPDATE: u8 = 8;
 const UNKNOWN: u8 = 0xfe;
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
+const END_HEADERS: u8 = 4;
 const END_STREAM_AND_HEADERS: u8 = 5;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -143,14 +144,52 @@ fn heads_that_decode_to_much_are_bounded_for_a_connection() {
     assert!(origin.seen().count() <= 18, "{}", origin.seen().count());
 }
 
-#[test]
-fn more_clients_than_files_cost_the_longest_idle_their_connections() {
-    let origin = Origin::named("a");
+/// An edge that plans for 256 files. The test itself has more, for both ends of its connections.
+fn with_few_files(origin: &Origin) -> Edge {
     let (soft, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
-    // What the edge plans for; this test has more files, for both ends of its connections.
     rlimit::setrlimit(rlimit::Resource::NOFILE, 256, hard).unwrap();
     let edge = Edge::start(&FleetFile::of(&[origin.address()]));
     rlimit::setrlimit(rlimit::Resource::NOFILE, soft.max(2048).min(hard), hard).unwrap();
+    edge
+}
+
+#[test]
+fn slow_clients_of_any_version_make_room_for_others_when_files_run_short() {
+    let origin = Origin::named("a");
+    let edge = with_few_files(&origin);
+    let post = [&[0x83, 0x84, 0x86, 0x01, 9][..], b"site.test"].concat();
+    let slow: Vec<Peer> = (0..400)
+        .map(|number| match number % 4 {
+            0 | 1 => {
+                let mut client = Peer::connect(edge.address());
+                _ = client.try_send("POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 100\r\n\r\nx");
+                client
+            }
+            2 => {
+                let mut client = connect(&edge);
+                _ = client.try_send(frame(HEADERS, END_HEADERS, 1, &post));
+                client
+            }
+            // One that says that it speaks HTTP/2, and then nothing.
+            _ => {
+                let mut client = Peer::connect(edge.address());
+                _ = client.try_send(PREFACE);
+                client
+            }
+        })
+        .collect();
+    for _ in 0..50 {
+        assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+    }
+    assert!(edge.metric("tidegate_proxy_connections_evicted_slow_total") >= 100.0);
+    assert_eq!(edge.metric("tidegate_proxy_connections_over_limit_total"), 0.0);
+    drop(slow);
+}
+
+#[test]
+fn more_clients_than_files_cost_the_longest_idle_their_connections() {
+    let origin = Origin::named("a");
+    let edge = with_few_files(&origin);
     let mut first = Peer::connect(edge.address());
     first.ask(GET);
 
