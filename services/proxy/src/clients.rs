@@ -13,6 +13,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use slab::Slab;
@@ -24,8 +25,17 @@ pub use pace::{Direction, Network, Pace};
 /// How many connections end at once, as a part of all and at most: to look for them costs as much as there are connections.
 const PART_ENDED: usize = 32;
 const MOST_ENDED: usize = 64;
+/// For how long a connection has no request before it counts as idle: the first of a new one may be about to be read.
+const LEAST_IDLE: Duration = Duration::from_millis(10);
 /// The part of the limit that is kept free for connections that come while idle ones end.
 const PART_FREE: usize = 16;
+
+/// The streams that clients of one network may reset before less is allowed to its next connections. Each second half of
+/// them are forgotten; a connection that was cut for flooding counts for so many that it takes ten.
+const MOST_RESETS: u32 = 500;
+const FLOOD: u32 = MOST_RESETS << 10;
+/// How many networks can be told apart in that.
+const FLOOD_PLACES: usize = 64;
 
 /// Why a client's connection ends although the client did nothing wrong on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +56,8 @@ pub struct Clients {
     limit: usize,
     /// Told each time that a connection ends.
     ended: Notify,
+    /// Streams that clients of a network have reset.
+    resets: [Cell<u32>; FLOOD_PLACES],
     held: Cell<usize>,
     /// Of what is held, what is about to be given back by connections that were told to end.
     ending: Cell<usize>,
@@ -107,6 +119,7 @@ impl Clients {
             evicted: Cell::new(0),
             limit,
             ended: Notify::new(),
+            resets: [const { Cell::new(0) }; FLOOD_PLACES],
             held: Cell::new(0),
             ending: Cell::new(0),
             budget,
@@ -134,6 +147,11 @@ impl Clients {
         self.states.borrow().len() >= self.limit
     }
 
+    /// To be called each second: forgets half of what was counted of networks.
+    pub fn tick(&self) {
+        self.resets.iter().for_each(|count| count.set(count.get() / 2));
+    }
+
     /// Waits until a connection has ended.
     pub async fn one_ended(&self) {
         self.ended.notified().await;
@@ -149,7 +167,9 @@ impl Clients {
         }
         let count = (staying / PART_ENDED).clamp(1, MOST_ENDED);
         let staying_states = || states.iter().map(|(_, state)| state).filter(|s| s.eviction.get().is_none());
-        let idle = staying_states().filter_map(|state| Some((state.idle_since.get()?, state)));
+        let idle = staying_states()
+            .filter_map(|state| Some((state.idle_since.get()?, state)))
+            .filter(|(since, _)| now >= *since + LEAST_IDLE);
         let idle = evict_first(idle, count, Eviction::Idle);
         let ended = if idle > 0 {
             (idle, Eviction::Idle)
@@ -258,6 +278,18 @@ impl ClientConnection {
         _ = self.state.tls.set(AgreedTls { certificates, sni: sni.map(str::to_owned) });
     }
 
+    /// The client has reset so many streams on the connection, or `is_flooding` it with whatever it may be.
+    pub fn note_resets(&self, count: u32, is_flooding: bool) {
+        let resets = &self.clients.resets[self.state.network.place(FLOOD_PLACES)];
+        let count = resets.get().saturating_add(count);
+        resets.set(if is_flooding { count.max(FLOOD) } else { count });
+    }
+
+    /// Whether clients of this network have flooded other connections a moment ago.
+    pub fn is_of_flooding_network(&self) -> bool {
+        self.clients.resets[self.state.network.place(FLOOD_PLACES)].get() > MOST_RESETS
+    }
+
     /// Waits until the connection is to end.
     pub async fn evicted(&self) {
         poll_fn(|cx| {
@@ -359,8 +391,6 @@ impl Drop for Account {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const HERE: Network = Network::LOCAL;
@@ -375,7 +405,7 @@ mod tests {
         assert!(clients.is_full());
 
         let ended = |clients: &Clients| {
-            clients.make_room(start);
+            clients.make_room(start + Duration::from_secs(10));
             connections.iter().map(|connection| connection.eviction().is_some()).collect::<Vec<_>>()
         };
 
@@ -410,7 +440,7 @@ mod tests {
             connections.each_ref().map(|connection| connection.eviction())
         };
 
-        assert_eq!(ended(Duration::from_millis(200)), [None; 4]);
+        assert_eq!(ended(Duration::from_millis(50)), [None; 4]);
         assert_eq!(ended(Duration::from_secs(3)), [Some(Eviction::Slow), None, None, None]);
         assert!(accounts[0].pace().unwrap().is_given_up());
     }

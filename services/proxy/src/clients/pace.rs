@@ -13,7 +13,7 @@ use tokio::time::Instant;
 const LEAST_RATE: u32 = 500;
 /// For how long at most it may be waited for before it is slow, and before it may have to go where nothing else helps.
 const PATIENCE: Duration = Duration::from_secs(2);
-const LEAST_PATIENCE: Duration = Duration::from_millis(500);
+const LEAST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Which way the bytes go that are waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -70,6 +70,11 @@ impl Flusher {
         self.0.borrow().meter.is_flooded()
     }
 
+    /// How many streams the peer has reset.
+    pub fn resets(&self) -> u32 {
+        self.0.borrow().meter.resets()
+    }
+
     /// To be called when the library has handed out all that it has read: lets more header blocks pass. Returns whether any
     /// were held up, so that the library has to be polled again.
     pub fn take_blocks(&self) -> bool {

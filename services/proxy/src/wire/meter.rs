@@ -43,6 +43,7 @@ pub struct FrameMeter {
     refilled_at: Option<Instant>,
     written: u64,
     blocks: u32,
+    resets: u32,
     is_flooded: bool,
 }
 
@@ -57,6 +58,7 @@ impl FrameMeter {
             refilled_at: None,
             written: 0,
             blocks: 0,
+            resets: 0,
             is_flooded: false,
         }
     }
@@ -64,6 +66,11 @@ impl FrameMeter {
     /// Whether the peer has sent more than it may: nothing more passes.
     pub fn is_flooded(&self) -> bool {
         self.is_flooded
+    }
+
+    /// How many streams the peer has reset.
+    pub fn resets(&self) -> u32 {
+        self.resets
     }
 
     /// Lets header blocks pass again after [`MOST_BLOCKS`]. Returns whether any were held up.
@@ -120,7 +127,10 @@ impl FrameMeter {
             }
             // The library allows only as many as the largest header block can have.
             CONTINUATION => {}
-            RST_STREAM => self.spend(RESET, now()),
+            RST_STREAM => {
+                self.resets += 1;
+                self.spend(RESET, now());
+            }
             _ => self.spend(1, now()),
         }
     }

@@ -24,6 +24,10 @@ const _: () = assert!(STREAMS as usize * (LIBRARY_BUFFER + 64 * 1024) <= 12 * 10
 /// (RFC 9113, section 8.7), and pays for in control frames.
 const HEADS: usize = 1024 * 1024;
 const REFUSAL_COST: i64 = 20;
+/// What a connection pays at once, of the thousand that others may spend, and the streams that it may have open, where its
+/// client's network has just flooded another.
+const FLOODED_BEFORE: i64 = 900;
+const STREAMS_AFTER_FLOOD: u32 = 16;
 /// What a field takes beside its name and value (RFC 9113, section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 /// What a client may send on a stream before it is read, and on a connection.
@@ -48,8 +52,12 @@ pub async fn serve(
     let client = Client { is_http2: true, ..client };
     let rules = request_rules(limits, client.is_tls);
     let (gathered, flusher) = coalesce(io, prefix, Peer::Client);
+    let has_flooded = open.is_of_flooding_network();
+    if has_flooded {
+        flusher.charge(FLOODED_BEFORE);
+    }
     let handshake = h2::server::Builder::new()
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(if has_flooded { STREAMS_AFTER_FLOOD } else { STREAMS })
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(limits.head_bytes)
@@ -124,7 +132,10 @@ pub async fn serve(
         })
         .await;
         match event {
-            Event::Ended => return,
+            Event::Ended => {
+                open.note_resets(flusher.resets(), flusher.is_flooded());
+                return;
+            }
             Event::Stream(request, mut respond) => {
                 let head = size_of(request.headers()) + request.headers().len() * FIELD_OVERHEAD;
                 if streams.heads.get() + head > most_heads {

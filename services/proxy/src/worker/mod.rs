@@ -40,7 +40,7 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// How long a connection that was accepted waits for room, others behind it in the kernel's queue, and how often slow
 /// clients are looked for meanwhile.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
-const LOOK_FOR_SLOW: Duration = Duration::from_millis(50);
+const LOOK_FOR_SLOW: Duration = Duration::from_millis(5);
 /// Timers kept for streams to come.
 const MOST_TIMERS: usize = 1024;
 
@@ -352,6 +352,7 @@ impl Worker {
         });
         table.set_gauges();
         table.services().flat_map(|service| service.budgets()).for_each(|budget| budget.tick());
+        self.clients.tick();
         self.observer.flush();
     }
 }

@@ -13,6 +13,7 @@ use crate::harness::{
 const GET: &str = "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Frame types and error codes of RFC 9113.
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
@@ -103,6 +104,43 @@ fn a_client_that_opens_streams_and_resets_them_on_and_on_is_sent_away() {
     _ = client.try_send(pairs.collect::<Vec<u8>>());
     assert_eq!(goodbye(&mut client), Some(ENHANCE_YOUR_CALM));
     assert!(origin.seen().count() <= 110, "{}", origin.seen().count());
+    assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+}
+
+#[test]
+fn resets_of_one_network_on_many_connections_add_up() {
+    let origin = Origin::named("a");
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let head = [&[0x82, 0x84, 0x86, 0x01, 9][..], b"site.test"].concat();
+    let opens = (0..60_u32).flat_map(|number| frame(HEADERS, END_STREAM_AND_HEADERS, number * 2 + 1, &head));
+    let opens: Vec<u8> = opens.collect();
+    let resets = (0..60_u32).flat_map(|number| frame(RST_STREAM, 0, number * 2 + 1, &8_u32.to_be_bytes()));
+    let resets: Vec<u8> = resets.collect();
+    let refuses = |edge: &Edge| {
+        let mut client = connect(edge);
+        client.send(opens.clone());
+        // The last word is the answer to the last stream, or its refusal.
+        let mut refused = 0;
+        let mut done = 0;
+        while done < 60 {
+            let (kind, _, payload) = next(&mut client).expect("an answer for each stream");
+            match kind {
+                RST_STREAM => {
+                    assert_eq!(code(&payload), REFUSED_STREAM);
+                    refused += 1;
+                    done += 1;
+                }
+                DATA => done += 1,
+                _ => {}
+            }
+        }
+        client.send(resets.clone());
+        refused
+    };
+    assert_eq!(refuses(&edge), 0);
+    eventually("the next connection may open fewer streams", || refuses(&edge) > 0);
+    assert_eq!(edge.metric("tidegate_proxy_http2_floods_total"), 0.0);
+    // Others of the network are served.
     assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
 }
 
