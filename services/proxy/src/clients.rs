@@ -437,7 +437,7 @@ mod tests {
         accounts[2].record_progress(Direction::Download, 1_000_000);
         let ended = |at: Duration| {
             clients.make_room(Instant::now() + at);
-            connections.each_ref().map(|connection| connection.eviction())
+            connections.each_ref().map(|connection| connection.state.eviction.get())
         };
 
         assert_eq!(ended(Duration::from_millis(50)), [None; 4]);
