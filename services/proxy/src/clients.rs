@@ -25,6 +25,8 @@ pub use pace::{Direction, Network, Pace};
 /// How many connections end at once, as a part of all and at most: to look for them costs as much as there are connections.
 const PART_ENDED: usize = 32;
 const MOST_ENDED: usize = 64;
+/// For how long it rests for each of the connections that were looked through in vain: ten times what that takes.
+const LOOK_COST: Duration = Duration::from_nanos(500);
 /// For how long a connection has no request before it counts as idle: the first of a new one may be about to be read.
 const LEAST_IDLE: Duration = Duration::from_millis(10);
 /// The part of the limit that is kept free for connections that come while idle ones end.
@@ -56,6 +58,8 @@ pub struct Clients {
     limit: usize,
     /// Told each time that a connection ends.
     ended: Notify,
+    /// When it is worth the time to look for connections to end again, after none was found.
+    look_at: Cell<Option<Instant>>,
     /// Streams that clients of a network have reset.
     resets: [Cell<u32>; FLOOD_PLACES],
     held: Cell<usize>,
@@ -119,6 +123,7 @@ impl Clients {
             evicted: Cell::new(0),
             limit,
             ended: Notify::new(),
+            look_at: Cell::new(None),
             resets: [const { Cell::new(0) }; FLOOD_PLACES],
             held: Cell::new(0),
             ending: Cell::new(0),
@@ -162,7 +167,7 @@ impl Clients {
     pub fn make_room(&self, now: Instant) -> Option<(usize, Eviction)> {
         let states = self.states.borrow();
         let staying = states.len() - self.evicted.get();
-        if staying < self.limit - self.limit / PART_FREE {
+        if staying < self.limit - self.limit / PART_FREE || self.look_at.get().is_some_and(|at| now < at) {
             return None;
         }
         let count = (staying / PART_ENDED).clamp(1, MOST_ENDED);
@@ -179,8 +184,12 @@ impl Clients {
                 staying_states().filter_map(|state| Some((state.credit_if_slow(now, is_urgent)?, state)));
             (evict_first(slow, count, Eviction::Slow), Eviction::Slow)
         };
+        if ended.0 == 0 {
+            self.look_at.set(Some(now + LOOK_COST * u32::try_from(states.len()).unwrap_or(u32::MAX)));
+            return None;
+        }
         self.evicted.set(self.evicted.get() + ended.0);
-        (ended.0 > 0).then_some(ended)
+        Some(ended)
     }
 
     /// Wakes the tasks of all connections.
