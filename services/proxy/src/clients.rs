@@ -3,12 +3,15 @@
 //! One client that opens many connections, or makes the edge hold much for it, must cost itself its connections, not
 //! others theirs. So a worker has a limit on open connections below the process's limit on files, and a budget for what is
 //! held for clients; over the first, connections without a request end, the longest idle first, then those that do nothing
-//! but wait for slow clients; over the second, the connection for which most is held.
+//! but wait for slow clients, then those of a network that has most of them; over the second, the connection for which most is
+//! held.
 
 mod pace;
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    cmp::Reverse,
+    collections::HashMap,
     future::poll_fn,
     rc::Rc,
     sync::Arc,
@@ -46,6 +49,8 @@ pub enum Eviction {
     Idle,
     /// It only waited for its slow client when connections ran short.
     Slow,
+    /// Its client's network had more than half of all connections when they ran short for another's.
+    Share,
     /// Most was held for it when memory ran short.
     Memory,
 }
@@ -162,9 +167,10 @@ impl Clients {
         self.ended.notified().await;
     }
 
-    /// Where little headroom is left, ends the connections that have been idle the longest, and when none is idle, those
-    /// whose clients are the slowest. Returns how many were told to end, and why.
-    pub fn make_room(&self, now: Instant) -> Option<(usize, Eviction)> {
+    /// Where little headroom is left for a client of the network `newcomer`, ends the connections that have been idle the
+    /// longest, when none is idle, those whose clients are the slowest, and when none is slow, those of another network that
+    /// has more than half of all. Returns how many were told to end, and why.
+    pub fn make_room(&self, newcomer: Network, now: Instant) -> Option<(usize, Eviction)> {
         let states = self.states.borrow();
         let staying = states.len() - self.evicted.get();
         if staying < self.limit - self.limit / PART_FREE || self.look_at.get().is_some_and(|at| now < at) {
@@ -175,19 +181,20 @@ impl Clients {
         let idle = staying_states()
             .filter_map(|state| Some((state.idle_since.get()?, state)))
             .filter(|(since, _)| now >= *since + LEAST_IDLE);
-        let idle = evict_first(idle, count, Eviction::Idle);
-        let ended = if idle > 0 {
-            (idle, Eviction::Idle)
-        } else {
-            let is_urgent = self.is_full();
-            let slow =
-                staying_states().filter_map(|state| Some((state.credit_if_slow(now, is_urgent)?, state)));
-            (evict_first(slow, count, Eviction::Slow), Eviction::Slow)
-        };
-        if ended.0 == 0 {
+        let is_full = self.is_full();
+        let slow = staying_states().filter_map(|state| Some((state.credit_if_slow(now, is_full)?, state)));
+        let ended = evict_first(idle, count, Eviction::Idle)
+            .or_else(|| evict_first(slow, count, Eviction::Slow))
+            .or_else(|| {
+                let greedy =
+                    greedy_network(staying_states()).filter(|greedy| is_full && *greedy != newcomer)?;
+                let of_greedy = staying_states().filter(|state| state.network == greedy);
+                evict_first(of_greedy.map(|state| (Reverse(state.held.get()), state)), count, Eviction::Share)
+            });
+        let Some(ended) = ended else {
             self.look_at.set(Some(now + LOOK_COST * u32::try_from(states.len()).unwrap_or(u32::MAX)));
             return None;
-        }
+        };
         self.evicted.set(self.evicted.get() + ended.0);
         Some(ended)
     }
@@ -225,19 +232,27 @@ impl Clients {
     }
 }
 
-/// Evicts the `count` first of `states` by their keys, or all that there are. Returns how many.
+/// The network that has more than half of all connections.
+fn greedy_network<'a>(states: impl Iterator<Item = &'a Rc<State>>) -> Option<Network> {
+    let mut counts: HashMap<Network, usize> = HashMap::new();
+    states.for_each(|state| *counts.entry(state.network).or_default() += 1);
+    let all: usize = counts.values().sum();
+    counts.into_iter().find(|(_, count)| count * 2 > all).map(|(network, _)| network)
+}
+
+/// Evicts the `count` first of `states` by their keys, or all that there are. Returns how many, if any, and why.
 fn evict_first<'a, K: Ord>(
     states: impl Iterator<Item = (K, &'a Rc<State>)>,
     count: usize,
     why: Eviction,
-) -> usize {
+) -> Option<(usize, Eviction)> {
     let mut states: Vec<(K, &Rc<State>)> = states.collect();
     let count = count.min(states.len());
     if count > 0 {
         states.select_nth_unstable_by(count - 1, |(a, _), (b, _)| a.cmp(b));
         states[..count].iter().for_each(|(_, state)| state.evict(why));
     }
-    count
+    (count > 0).then_some((count, why))
 }
 
 impl State {
@@ -332,7 +347,7 @@ impl ClientConnection {
 impl Drop for ClientConnection {
     fn drop(&mut self) {
         self.clients.states.borrow_mut().remove(self.key);
-        if matches!(self.state.eviction.get(), Some(Eviction::Idle | Eviction::Slow)) {
+        if matches!(self.state.eviction.get(), Some(Eviction::Idle | Eviction::Slow | Eviction::Share)) {
             self.clients.evicted.set(self.clients.evicted.get() - 1);
         }
         self.clients.ended.notify_one();
@@ -385,9 +400,9 @@ impl Account {
         }
     }
 
-    /// Whether the connection is to end because most is held for it.
+    /// Whether the connection is to end although its request is under way at an endpoint.
     pub fn is_evicted(&self) -> bool {
-        self.state.eviction.get() == Some(Eviction::Memory)
+        matches!(self.state.eviction.get(), Some(Eviction::Memory | Eviction::Share))
     }
 }
 
@@ -414,7 +429,7 @@ mod tests {
         assert!(clients.is_full());
 
         let ended = |clients: &Clients| {
-            clients.make_room(start + Duration::from_secs(10));
+            clients.make_room(HERE, start + Duration::from_secs(10));
             connections.iter().map(|connection| connection.eviction().is_some()).collect::<Vec<_>>()
         };
 
@@ -445,13 +460,28 @@ mod tests {
         accounts[2].record_wait(Direction::Download, &cx);
         accounts[2].record_progress(Direction::Download, 1_000_000);
         let ended = |at: Duration| {
-            clients.make_room(Instant::now() + at);
+            clients.make_room(HERE, Instant::now() + at);
             connections.each_ref().map(|connection| connection.state.eviction.get())
         };
 
         assert_eq!(ended(Duration::from_millis(50)), [None; 4]);
         assert_eq!(ended(Duration::from_secs(3)), [Some(Eviction::Slow), None, None, None]);
         assert!(accounts[0].pace().unwrap().is_given_up());
+    }
+
+    #[test]
+    fn a_network_with_most_connections_makes_room_for_others_alone() {
+        let clients = Clients::new(4, usize::MAX);
+        let there = Network::of([192, 0, 2, 1].into());
+        let now = Instant::now();
+        let connections = [HERE, there, HERE, HERE].map(|network| clients.open(network, now));
+        connections.iter().for_each(|connection| connection.end_idle());
+        let mut account = connections[2].account();
+        account.hold(Held::Response, 1000);
+
+        assert_eq!(clients.make_room(HERE, now), None);
+        assert_eq!(clients.make_room(there, now + Duration::from_secs(1)), Some((1, Eviction::Share)));
+        assert!(account.is_evicted());
     }
 
     #[test]

@@ -327,7 +327,7 @@ impl Exchange<'_> {
         out.extend_from_slice(b"\r\n");
         self.worker.counters.tunnels.add(1);
         let idle = self.worker.idle_limits;
-        if let Err(error) = tunnel(&mut down.conn, &mut up.conn, idle, timer).await {
+        if let Err(error) = tunnel(&mut down.conn, &mut up.conn, &down.account, idle, timer).await {
             tracing::debug!(%error, "tunnel broken off");
         }
         Outcome::Broken

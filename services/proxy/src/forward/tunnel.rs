@@ -8,15 +8,26 @@ use std::{
 
 use super::relay::Silence;
 use crate::{
+    clients::Account,
     wire::{Conn, Timer},
     worker::IdleLimits,
 };
 
-/// Relays bytes between `a` and `b` until both directions have ended, one fails, or nothing passes for too long.
-pub async fn tunnel(a: &mut Conn, b: &mut Conn, idle: IdleLimits, timer: &mut Timer) -> io::Result<()> {
+/// Relays bytes between `a` and `b` until both directions have ended, one fails, nothing passes for too long, or the client's
+/// connection is to end.
+pub async fn tunnel(
+    a: &mut Conn,
+    b: &mut Conn,
+    account: &Account,
+    idle: IdleLimits,
+    timer: &mut Timer,
+) -> io::Result<()> {
     let (mut a_done, mut b_done) = (false, false);
     let mut silence = Silence::default();
     poll_fn(|cx| {
+        if account.is_evicted() {
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        }
         let forth = if a_done { Poll::Ready(Ok(())) } else { poll_copy(a, b, cx) };
         a_done |= matches!(forth, Poll::Ready(Ok(())));
         let back = if b_done { Poll::Ready(Ok(())) } else { poll_copy(b, a, cx) };

@@ -107,13 +107,15 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, sto
         match stream {
             Ok((stream, address)) => {
                 worker.counters.accepted.add(1);
-                worker.make_room();
-                if listener.open.get() >= listener.limits.max_connections || !worker.has_room_in_time().await
+                let network = Network::of(address.ip());
+                worker.make_room(network);
+                if listener.open.get() >= listener.limits.max_connections
+                    || !worker.has_room_in_time(network).await
                 {
                     worker.counters.over_limit.add(1);
                     continue;
                 }
-                let open = Open::new(worker.clone(), Network::of(address.ip()), listener.open.clone());
+                let open = Open::new(worker.clone(), network, listener.open.clone());
                 let listener = listener.clone();
                 let connection = connection(worker.clone(), listener, stream, address.ip(), open);
                 worker.tasks.spawn_local(Box::pin(connection));

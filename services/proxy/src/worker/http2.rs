@@ -174,7 +174,7 @@ fn cut_reason(worker: &Worker, flusher: &Flusher, open: &Open, streams: u32) -> 
             worker.counters.evicted_memory.add(1);
             Some(h2::Reason::ENHANCE_YOUR_CALM)
         }
-        Eviction::Slow => Some(h2::Reason::ENHANCE_YOUR_CALM),
+        Eviction::Slow | Eviction::Share => Some(h2::Reason::ENHANCE_YOUR_CALM),
         Eviction::Idle => (streams == 0).then_some(h2::Reason::NO_ERROR),
     }
 }

@@ -252,12 +252,13 @@ impl Worker {
         tracing::warn!(cluster = %endpoint.cluster, endpoint = %endpoint.address, why, "endpoint ejected");
     }
 
-    /// Ends connections of clients where little headroom is left for new ones: idle ones, or slow ones where none is idle.
-    fn make_room(&self) {
+    /// Ends connections of clients where little headroom is left for one of the network `newcomer`.
+    fn make_room(&self, newcomer: Network) {
         let now = Instant::now();
-        let Some((ended, why)) = self.clients.make_room(now) else { return };
+        let Some((ended, why)) = self.clients.make_room(newcomer, now) else { return };
         let counter = match why {
             Eviction::Slow => &self.counters.evicted_slow,
+            Eviction::Share => &self.counters.evicted_share,
             Eviction::Idle | Eviction::Memory => &self.counters.evicted_idle,
         };
         counter.add(ended as u64);
@@ -266,20 +267,20 @@ impl Worker {
             tracing::warn!(
                 open = self.counters.open.get(),
                 limit = self.clients.limit(),
-                "connections of clients are near the limit on files: the longest idle ones, or slow ones, are closed"
+                "connections of clients are near the limit on files: the longest idle ones are closed, or slow ones, or those of a network that has most"
             );
         }
     }
 
     /// Whether there is room for another connection of a client, now or soon: those that were told to end take a moment.
-    async fn has_room_in_time(&self) -> bool {
+    async fn has_room_in_time(&self, newcomer: Network) -> bool {
         let deadline = Instant::now() + WAIT_FOR_ROOM;
         while self.clients.is_full() {
             if Instant::now() >= deadline {
                 return false;
             }
             _ = tokio::time::timeout(LOOK_FOR_SLOW, self.clients.one_ended()).await;
-            self.make_room();
+            self.make_room(newcomer);
         }
         true
     }

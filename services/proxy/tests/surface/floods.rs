@@ -134,7 +134,9 @@ fn resets_of_one_network_on_many_connections_add_up() {
                 _ => {}
             }
         }
-        client.send(resets.clone());
+        if refused == 0 {
+            client.send(resets.clone());
+        }
         refused
     };
     assert_eq!(refuses(&edge), 0);
@@ -222,6 +224,33 @@ fn slow_clients_of_any_version_make_room_for_others_when_files_run_short() {
     assert!(edge.metric("tidegate_proxy_connections_evicted_slow_total") >= 100.0);
     assert_eq!(edge.metric("tidegate_proxy_connections_over_limit_total"), 0.0);
     drop(slow);
+}
+
+#[test]
+fn silent_tunnels_of_one_network_make_room_for_others() {
+    let origin = Origin::scripted(|mut peer, _, _| {
+        while let Some(request) = peer.head() {
+            if request.target() == "/tunnel" {
+                peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+                peer.rest();
+                return;
+            }
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+        }
+    });
+    let edge = with_few_files(&origin);
+    let upgrade = "GET /tunnel HTTP/1.1\r\nHost: site.test\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let _tunnels: Vec<Peer> = (0..200)
+        .map_while(|_| {
+            let mut client = Peer::connect(edge.address());
+            client.try_send(upgrade).ok()?;
+            (client.exactly_or_end(1)?.len() == 1).then_some(client)
+        })
+        .collect();
+    for _ in 0..20 {
+        assert_eq!(Peer::connect_from(1, edge.address()).ask(GET).text(), "a");
+    }
+    assert!(edge.metric("tidegate_proxy_connections_evicted_share_total") >= 1.0);
 }
 
 #[test]

@@ -61,6 +61,14 @@ impl Peer {
         Peer::new(TcpStream::connect(address).unwrap())
     }
 
+    /// Connects from another network of this machine's.
+    pub fn connect_from(network: u8, address: SocketAddr) -> Peer {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, network, 1], 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Peer::new(socket.into())
+    }
+
     /// The end of a connection that was made already.
     pub fn new(stream: TcpStream) -> Peer {
         stream.set_nodelay(true).unwrap();
