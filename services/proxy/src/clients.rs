@@ -99,6 +99,8 @@ pub struct ClientConnection {
     clients: Rc<Clients>,
     state: Rc<State>,
     key: usize,
+    /// What came on it that no request has taken yet.
+    unread: Cell<usize>,
 }
 
 /// What one request of a client costs: memory, given back when dropped, and time that is spent waiting for the client.
@@ -149,7 +151,7 @@ impl Clients {
             waker: RefCell::default(),
         });
         let key = self.states.borrow_mut().insert(state.clone());
-        ClientConnection { clients: self.clone(), state, key }
+        ClientConnection { clients: self.clone(), state, key, unread: Cell::new(0) }
     }
 
     /// Whether there are as many connections as there may be.
@@ -314,6 +316,11 @@ impl ClientConnection {
         self.clients.resets[self.state.network.place(FLOOD_PLACES)].get() > MOST_RESETS
     }
 
+    /// Sets what is held of the connection that no request has taken yet.
+    pub fn hold_unread(&self, bytes: usize) {
+        self.clients.change(&self.state, self.unread.replace(bytes), bytes);
+    }
+
     /// Waits until the connection is to end.
     pub async fn evicted(&self) {
         poll_fn(|cx| {
@@ -346,6 +353,7 @@ impl ClientConnection {
 
 impl Drop for ClientConnection {
     fn drop(&mut self) {
+        self.hold_unread(0);
         self.clients.states.borrow_mut().remove(self.key);
         if matches!(self.state.eviction.get(), Some(Eviction::Idle | Eviction::Slow | Eviction::Share)) {
             self.clients.evicted.set(self.clients.evicted.get() - 1);

@@ -35,6 +35,7 @@ struct Inner {
     out: Vec<u8>,
     written: usize,
     unflushed: bool,
+    received: u64,
     meter: FrameMeter,
 }
 
@@ -53,8 +54,15 @@ const PREFACE: usize = 24;
 /// `io`, of which `prefix` was read already, as a stream and the means to write out what it gathers.
 pub fn coalesce(io: Io, prefix: Bytes, peer: Peer) -> (Coalesced, Flusher) {
     let preface = if peer == Peer::Client { PREFACE } else { 0 };
-    let inner =
-        Inner { io, prefix, out: Vec::new(), written: 0, unflushed: false, meter: FrameMeter::new(preface) };
+    let inner = Inner {
+        io,
+        prefix,
+        out: Vec::new(),
+        written: 0,
+        unflushed: false,
+        received: 0,
+        meter: FrameMeter::new(preface),
+    };
     let inner = Rc::new(RefCell::new(inner));
     (Coalesced(inner.clone()), Flusher(inner))
 }
@@ -68,6 +76,11 @@ impl Flusher {
     /// Whether the peer sends more control frames than it may. Nothing more is read of it.
     pub fn is_flooded(&self) -> bool {
         self.0.borrow().meter.is_flooded()
+    }
+
+    /// How many bytes the peer has sent.
+    pub fn received(&self) -> u64 {
+        self.0.borrow().received
     }
 
     /// How many streams the peer has reset.
@@ -135,6 +148,7 @@ impl AsyncRead for Coalesced {
         let before = buf.filled().len();
         ready!(Pin::new(&mut inner.io).poll_read(cx, buf))?;
         let came = &buf.filled()[before..];
+        inner.received += came.len() as u64;
         let passed = inner.meter.read(came, Instant::now);
         if passed < came.len() {
             inner.prefix = Bytes::copy_from_slice(&came[passed..]);

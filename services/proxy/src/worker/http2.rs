@@ -1,8 +1,14 @@
 //! A client's HTTP/2 connection: each stream is a task.
 
-use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    task::Poll,
+};
 
 use bytes::Bytes;
+use slab::Slab;
 use tidegate_http1::RequestRules;
 use tidegate_model::fleet::ListenerLimits;
 use tokio::time::Instant;
@@ -30,6 +36,8 @@ const FLOODED_BEFORE: i64 = 900;
 const STREAMS_AFTER_FLOOD: u32 = 16;
 /// What a field takes beside its name and value (RFC 9113, section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
+/// Bytes that come before it is looked at how many of them were not taken.
+const LOOK_EACH: u64 = 64 * 1024;
 /// What a client may send on a stream before it is read, and on a connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -77,6 +85,8 @@ pub async fn serve(
     let most_heads = HEADS.max(limits.head_bytes as usize * 4);
     let mut is_ending = false;
     let mut is_cut = false;
+    // How much had been received when it was last looked at what is unread, and how much that was.
+    let (mut looked_at, mut unread) = (0, 0);
     let mut idle_from = Instant::now();
     loop {
         let event = poll_fn(|cx| {
@@ -111,6 +121,11 @@ pub async fn serve(
             if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
                 return Poll::Ready(Event::Ended);
             }
+            if unread > 0 || flusher.received() >= looked_at + LOOK_EACH {
+                looked_at = flusher.received();
+                unread = streams.unread();
+                open.hold_unread(unread);
+            }
             open.wake_on_change(cx);
             if streams.count.get() > 0 {
                 idle_from = Instant::now();
@@ -136,7 +151,7 @@ pub async fn serve(
                 open.note_resets(flusher.resets(), flusher.is_flooded());
                 return;
             }
-            Event::Stream(request, mut respond) => {
+            Event::Stream(mut request, mut respond) => {
                 let head = size_of(request.headers()) + request.headers().len() * FIELD_OVERHEAD;
                 if streams.heads.get() + head > most_heads {
                     worker.counters.heads_over_budget.add(1);
@@ -145,7 +160,7 @@ pub async fn serve(
                     continue;
                 }
                 open.end_idle();
-                let count = StreamCount::new(&streams, head);
+                let count = StreamCount::new(&streams, head, request.body_mut());
                 let mut account = open.account();
                 account.hold(Held::Head, head);
                 // Boxed here, since it is moved several times on its way into a task, and it is large.
@@ -185,19 +200,31 @@ struct Streams {
     count: Cell<u32>,
     /// What their requests' heads take.
     heads: Cell<usize>,
+    /// The windows of those whose requests have bodies.
+    windows: RefCell<Slab<h2::FlowControl>>,
+}
+
+impl Streams {
+    /// What was received of bodies and not taken by their requests.
+    fn unread(&self) -> usize {
+        self.windows.borrow().iter().map(|(_, window)| window.used_capacity()).sum()
+    }
 }
 
 /// Counts a stream until dropped.
 struct StreamCount {
     streams: Rc<Streams>,
     head: usize,
+    window: Option<usize>,
 }
 
 impl StreamCount {
-    fn new(streams: &Rc<Streams>, head: usize) -> StreamCount {
+    fn new(streams: &Rc<Streams>, head: usize, body: &mut h2::RecvStream) -> StreamCount {
         streams.count.set(streams.count.get() + 1);
         streams.heads.set(streams.heads.get() + head);
-        StreamCount { streams: streams.clone(), head }
+        let window =
+            (!body.is_end_stream()).then(|| streams.windows.borrow_mut().insert(body.flow_control().clone()));
+        StreamCount { streams: streams.clone(), head, window }
     }
 }
 
@@ -205,6 +232,9 @@ impl Drop for StreamCount {
     fn drop(&mut self) {
         self.streams.count.set(self.streams.count.get() - 1);
         self.streams.heads.set(self.streams.heads.get() - self.head);
+        if let Some(key) = self.window {
+            self.streams.windows.borrow_mut().remove(key);
+        }
     }
 }
 

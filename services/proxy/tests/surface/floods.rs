@@ -310,6 +310,41 @@ fn clients_that_make_the_edge_hold_much_are_ended_when_memory_runs_short() {
     assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
 }
 
+#[test]
+fn uploads_that_no_endpoint_takes_count_as_memory() {
+    // Never says that it takes a body.
+    let origin = Origin::scripted(|mut peer, _, _| {
+        if let Some(request) = peer.head() {
+            if request.line.starts_with("GET ") {
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+            }
+            std::thread::sleep(Duration::from_secs(60));
+        }
+    });
+    let edge = Edge::start_with(
+        &FleetFile::of(&[origin.address()]),
+        Start { client_memory_mib: 1, ..Start::default() },
+    );
+    let post =
+        [&[0x83, 0x84, 0x86, 0x01, 9][..], b"site.test", &[0, 6], b"expect", &[12], b"100-continue"].concat();
+    let _clients: Vec<Peer> = (0..30)
+        .map(|_| {
+            let mut client = connect(&edge);
+            while next(&mut client).is_some_and(|(kind, ..)| kind != WINDOW_UPDATE) {}
+            for number in 0..20 {
+                let stream = number * 2 + 1;
+                let piece = frame(DATA, 0, stream, &[b'x'; 16_000]);
+                _ = client.try_send([frame(HEADERS, END_HEADERS, stream, &post), piece.repeat(3)].concat());
+            }
+            client
+        })
+        .collect();
+    eventually("connections are ended", || {
+        edge.metric("tidegate_proxy_connections_evicted_memory_total") >= 2.0
+    });
+    assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+}
+
 const POST: &str = "POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 5\r\n\r\nhello";
 
 /// An edge before one origin that takes five requests at once, and `count` clients that send a part of a body.
