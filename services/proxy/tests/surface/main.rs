@@ -7,6 +7,7 @@ mod drain;
 mod failures;
 mod floods;
 mod forged;
+mod hostile_origins;
 mod http2;
 mod listeners;
 mod messages;
