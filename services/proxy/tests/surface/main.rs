@@ -12,6 +12,7 @@ mod http2;
 mod listeners;
 mod messages;
 mod observe;
+mod peers;
 mod refusals;
 mod reuse;
 mod routing;
