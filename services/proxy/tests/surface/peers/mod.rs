@@ -4,6 +4,7 @@
 
 mod h2spec;
 mod hostile;
+mod over_http2;
 mod readers;
 mod requests;
 mod responses;

@@ -25,8 +25,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// HAProxy in front of `origin`.
-    pub fn haproxy(origin: SocketAddr) -> Reader {
+    /// HAProxy in front of `origin`; with `is_http2` it is spoken to over HTTP/2.
+    pub fn haproxy(origin: SocketAddr, is_http2: bool) -> Reader {
         let directory = directory("haproxy");
         let socket = directory.join("in").display().to_string();
         let mut text = "defaults\n  mode http\n  retries 0\n  option http-server-close\n".to_owned();
@@ -34,7 +34,8 @@ impl Reader {
             // Writing to a String does not fail.
             _ = writeln!(text, "  timeout {what} 10s");
         }
-        _ = writeln!(text, "frontend f\n  bind unix@{socket}\n  default_backend b");
+        let protocol = if is_http2 { " proto h2" } else { "" };
+        _ = writeln!(text, "frontend f\n  bind unix@{socket}{protocol}\n  default_backend b");
         _ = writeln!(text, "backend b\n  server origin {origin}");
         let file = directory.join("haproxy.cfg");
         fs::write(&file, text).unwrap();
@@ -43,17 +44,18 @@ impl Reader {
         Reader::start("haproxy", command, directory)
     }
 
-    /// nginx in front of `origin`.
-    pub fn nginx(origin: SocketAddr) -> Reader {
+    /// nginx in front of `origin`, likewise.
+    pub fn nginx(origin: SocketAddr, is_http2: bool) -> Reader {
         let directory = directory("nginx");
         let here = directory.display();
+        let protocol = if is_http2 { " http2" } else { "" };
         let text = format!(
             "daemon off; master_process off; pid {here}/pid; error_log {here}/log;\n\
              events {{ worker_connections 256; }}\n\
              http {{\n\
                access_log off; client_body_temp_path {here}/body; proxy_temp_path {here}/proxy;\n\
                large_client_header_buffers 8 64k; underscores_in_headers on;\n\
-               server {{ listen unix:{here}/in; location / {{\n\
+               server {{ listen unix:{here}/in{protocol}; location / {{\n\
                  proxy_pass http://{origin}; proxy_http_version 1.1; proxy_set_header Host $http_host;\n\
                  proxy_next_upstream off; proxy_read_timeout 10s; proxy_buffer_size 64k; proxy_buffers 8 64k;\n\
                  proxy_busy_buffers_size 128k; gzip off;\n\
@@ -88,6 +90,30 @@ impl Reader {
             _ = stream.shutdown(Shutdown::Write);
         }
         rest(&mut stream, self.name, bytes)
+    }
+
+    /// An address where it can be reached over TCP.
+    pub fn address(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, socket) = (listener.local_addr().unwrap(), self.directory.join("in"));
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                // It has ended with the test.
+                let Ok(far) = UnixStream::connect(&socket) else { return };
+                near.set_nodelay(true).unwrap();
+                let (mut from_near, mut to_far) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+                let (mut from_far, mut to_near) = (far, near);
+                std::thread::spawn(move || {
+                    _ = io::copy(&mut from_near, &mut to_far);
+                    _ = to_far.shutdown(Shutdown::Write);
+                });
+                std::thread::spawn(move || {
+                    _ = io::copy(&mut from_far, &mut to_near);
+                    _ = to_near.shutdown(Shutdown::Write);
+                });
+            }
+        });
+        address
     }
 }
 

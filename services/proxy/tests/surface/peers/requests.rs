@@ -20,13 +20,16 @@ use crate::{
 const END: &[u8] = b"GET /end HTTP/1.1\r\nHost: end.test\r\nConnection: close\r\n\r\n";
 
 /// What a reader refuses although the edge forwards it: nobody is deceived by that, but each has a reason.
-struct Refusal {
-    reader: &'static str,
-    reason: &'static str,
-    is_met: fn(&Message) -> bool,
+pub struct Refusal {
+    /// Which.
+    pub reader: &'static str,
+    /// Why.
+    pub reason: &'static str,
+    /// Whether a request is of this kind.
+    pub is_met: fn(&Message) -> bool,
 }
 
-const REFUSALS: [Refusal; 8] = [
+pub const REFUSALS: [Refusal; 8] = [
     Refusal {
         reader: "nginx",
         reason: "Methods of other characters than A-Z, - and _; there are none in use.",
@@ -104,8 +107,8 @@ impl Setup {
             edge: Edge::start(&fleet),
             at_edge,
             behind: [
-                (Reader::haproxy(behind_haproxy.address()), behind_haproxy),
-                (Reader::nginx(behind_nginx.address()), behind_nginx),
+                (Reader::haproxy(behind_haproxy.address(), false), behind_haproxy),
+                (Reader::nginx(behind_nginx.address(), false), behind_nginx),
             ],
             forwarded: 0,
             refused: [0; REFUSALS.len()],
@@ -181,7 +184,7 @@ impl Setup {
 }
 
 /// All whole requests on some connections.
-fn requests(connections: &[Vec<u8>]) -> Vec<Message> {
+pub fn requests(connections: &[Vec<u8>]) -> Vec<Message> {
     let mut all = Vec::new();
     for mut bytes in connections.iter().map(Vec::as_slice) {
         while let Part::Whole(message, length) = read(bytes, false, true) {
@@ -192,7 +195,7 @@ fn requests(connections: &[Vec<u8>]) -> Vec<Message> {
     all
 }
 
-fn same(seen: &[Message], expected: &[&Message]) -> bool {
+pub fn same(seen: &[Message], expected: &[&Message]) -> bool {
     let essence = |message: &Message| {
         let (line, _) = message.line.rsplit_once(' ').unwrap_or_default();
         (line.to_owned(), message.field("host").map(str::to_owned), message.body.clone())
@@ -211,18 +214,23 @@ fn status(mut response: &[u8]) -> u16 {
     400
 }
 
+/// Sends a message to the edge on a connection of its own, as all that will come, and reads until its end.
+pub fn send(edge: &Edge, message: &[u8]) {
+    let mut client = TcpStream::connect(edge.address()).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    // The edge may refuse what comes and not read the rest.
+    _ = client.write_all(message);
+    _ = client.shutdown(Shutdown::Write);
+    rest(&mut client, "the edge", message);
+}
+
 #[test]
 #[ignore = "needs HAProxy and nginx: make test-peers"]
 fn haproxy_and_nginx_read_a_forwarded_request_as_the_edge_did() {
     let mut setup = Setup::new();
     let messages = hostile::requests();
     for message in &messages {
-        let mut client = TcpStream::connect(setup.edge.address()).unwrap();
-        client.set_read_timeout(Some(DEADLINE)).unwrap();
-        // The edge may refuse what comes and not read the rest.
-        _ = client.write_all(message);
-        _ = client.shutdown(Shutdown::Write);
-        rest(&mut client, "the edge", message);
+        send(&setup.edge, message);
         setup.check(message);
     }
     setup.finish(messages.len());

@@ -93,7 +93,7 @@ fn haproxy_and_nginx_read_a_response_as_the_edge_does() {
     let at_edge = Recorder::start();
     let edge = Edge::start(&FleetFile::of(&[at_edge.address()]).hosts("\"*\""));
     let origins = [Recorder::start(), Recorder::start()];
-    let readers = [Reader::haproxy(origins[0].address()), Reader::nginx(origins[1].address())];
+    let readers = [Reader::haproxy(origins[0].address(), false), Reader::nginx(origins[1].address(), false)];
     let (mut forwarded, mut met, mut wrong) = (0, [0; EXCEPTIONS.len()], Vec::new());
     let messages = hostile::responses();
     for message in &messages {
