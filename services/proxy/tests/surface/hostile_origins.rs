@@ -735,6 +735,24 @@ fn data_that_belongs_to_no_request_ends_a_connection_without_requests() {
 }
 
 #[test]
+fn an_upload_for_which_an_http2_origin_has_no_window_ends_in_time_and_leaves_its_connection_usable() {
+    for window in [0, 2] {
+        let opening = settings(&[(4, window)]);
+        let case = Arc::new(Case { opening, ..answers("an upload that is not taken", LATE, |_| Vec::new()) });
+        let good = Arc::<AtomicBool>::default();
+        let origin = hostile(&case, &good, &Arc::default());
+        let fleet = FleetFile::new().cluster("a", &[origin.address()], "protocol: http2");
+        let edge = Edge::start(&fleet.service("timeout: 300ms, retry: { attempts: 1, hedge_after: off }"));
+        let ask = |request: &str| Peer::connect(edge.address()).ask(request).status();
+        let post = "POST /a HTTP/1.1\r\nHost: site.test\r\nContent-Length: 100000\r\n\r\n".to_owned();
+        assert_eq!(ask(&(post + &"x".repeat(100_000))), 504);
+        good.store(true, Ordering::SeqCst);
+        assert_eq!(ask("GET /a HTTP/1.1\r\nHost: site.test\r\n\r\n"), 200);
+        assert_eq!(origin.seen().connections(), 1);
+    }
+}
+
+#[test]
 fn connections_that_take_no_streams_are_not_kept() {
     let case = Arc::new(begins("no streams", settings(&[(3, 0)]), LATE));
     let origin = hostile(&case, &Arc::default(), &Arc::default());
