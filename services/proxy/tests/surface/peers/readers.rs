@@ -181,30 +181,30 @@ pub fn read(bytes: &[u8], until_end: bool, ended: bool) -> Part {
 fn chunks(bytes: &[u8], message: &mut Message) -> Option<usize> {
     let mut at = 0;
     loop {
-        let line = line(bytes, &mut at)?;
-        let size = usize::from_str_radix(line, 16).ok()?;
+        let size = usize::from_str_radix(&line(bytes, &mut at)?, 16).ok()?;
         if size == 0 {
             break;
         }
         message.body.extend(&bytes[at..bytes.len().min(at.saturating_add(size))]);
         at = at.checked_add(size).filter(|at| *at <= bytes.len())?;
-        if !self::line(bytes, &mut at)?.is_empty() {
+        if !line(bytes, &mut at)?.is_empty() {
             return None;
         }
     }
     loop {
         match line(bytes, &mut at)? {
-            "" => return Some(at),
-            line => message.trailers.push(field(line)),
+            line if line.is_empty() => return Some(at),
+            line if line.contains(':') => message.trailers.push(field(&line)),
+            _ => return None,
         }
     }
 }
 
-fn line<'a>(bytes: &'a [u8], at: &mut usize) -> Option<&'a str> {
+fn line(bytes: &[u8], at: &mut usize) -> Option<String> {
     let rest = &bytes[*at..];
     let length = rest.windows(2).position(|two| two == b"\r\n")?;
     *at += length + 2;
-    Some(std::str::from_utf8(&rest[..length]).unwrap_or("not UTF-8"))
+    Some(String::from_utf8_lossy(&rest[..length]).into_owned())
 }
 
 fn field(line: &str) -> (String, String) {

@@ -57,8 +57,11 @@ pub const REFUSALS: [Refusal; 8] = [
     },
     Refusal {
         reader: "nginx",
-        reason: "An empty host, which RFC 9112 (section 3.2) allows, and one with two dots in a row.",
-        is_met: |request| request.field("host").is_none_or(|host| host.is_empty() || host.contains("..")),
+        reason: "An empty host, which RFC 9112 (section 3.2) allows, one of a dot alone, and one with two dots in a row.",
+        is_met: |request| {
+            let host = request.field("host").unwrap_or_default();
+            host.is_empty() || host.contains("..") || host.split(':').next() == Some(".")
+        },
     },
     Refusal {
         reader: "haproxy",

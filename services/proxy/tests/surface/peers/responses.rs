@@ -26,17 +26,19 @@ struct Exception {
     is_sure: bool,
 }
 
-const EXCEPTIONS: [Exception; 4] = [
+const EXCEPTIONS: [Exception; 5] = [
     Exception {
         reader: "nginx",
         reason: "It takes an interim response for the final one, and then gives all of the rest or nothing (before 1.29).",
-        is_met: |origin, _| origin.starts_with(b"HTTP/1.1 1"),
+        is_met: |origin, _| origin.starts_with(b"HTTP/1.1 1") || origin.starts_with(b"HTTP/1.0 1"),
         is_sure: true,
     },
     Exception {
         reader: "nginx",
-        reason: "It takes a tab before a value for a part of it, and so knows no length. RFC 9112 (section 5) allows the tab.",
-        is_met: |origin, _| contains(origin, b"Content-Length:\t"),
+        reason: "It takes a tab around a value for a part of it, and so knows no length. RFC 9112 (section 5) allows the tab.",
+        is_met: |origin, _| {
+            lines(origin).any(|line| line.starts_with(b"content-length:") && line.contains(&b'\t'))
+        },
         is_sure: true,
     },
     Exception {
@@ -53,7 +55,21 @@ const EXCEPTIONS: [Exception; 4] = [
         // It may also have forwarded the head by then, as the edge has.
         is_sure: false,
     },
+    Exception {
+        reader: "haproxy",
+        reason: "It refuses trailers that frame, which the edge drops.",
+        is_met: |origin, of_reader| {
+            let codings = lines(origin).filter(|line| line.starts_with(b"transfer-encoding:")).count();
+            codings > 1 && of_reader.status == 502
+        },
+        is_sure: false,
+    },
 ];
+
+/// The lines of a message in lower case.
+fn lines(message: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    message.split(|byte| *byte == b'\n').map(<[u8]>::to_ascii_lowercase)
+}
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
