@@ -81,6 +81,14 @@ fuzz: ## Fuzz each target for a minute, without a nightly compiler; ARGS names t
 	@command -v c++ >/dev/null || { echo "fuzz: there is no C++ compiler for libFuzzer, so NOTHING WAS FUZZED" >&2; exit 1; }
 	@fuzz/run $(ARGS)
 
+.PHONY: test-peers
+test-peers: ## The edge against h2spec, and HAProxy and nginx as readers of what it forwards; needs Go
+	@tools/fetch cargo-nextest
+	@tools/fetch h2spec || { echo "test-peers: h2spec could not be had, so NOTHING WAS TESTED" >&2; exit 1; }
+	@tools/packages haproxy=haproxy nginx=nginx-light || \
+		{ echo "test-peers: HAProxy or nginx could not be had, so NOTHING WAS TESTED" >&2; exit 1; }
+	@cargo nextest run --cargo-profile $(PROFILE) -p tidegate-proxy --test surface --run-ignored only -E 'test(/^peers::/)' $(ARGS)
+
 .PHONY: test-compose
 test-compose: ## deploy/compose.yaml in an engine of its own: containers, servers and networks lost; needs root, else skipped
 	@tools/fetch nats-server cargo-nextest

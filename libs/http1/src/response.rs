@@ -75,15 +75,13 @@ pub fn parse_response(
     if response.version == Version::Http10 && response.fields.get(b"transfer-encoding").is_some() {
         return Err(ResponseError::Framing);
     }
-    let framing = if *method == Method::Head || status < 200 || status == 204 || status == 304 {
-        Framing::Empty
-    } else {
-        match declared(&response.fields).map_err(|_| ResponseError::Framing)? {
-            Declared::Length(0) => Framing::Empty,
-            Declared::Length(length) => Framing::Length(length),
-            Declared::Chunked => Framing::Chunked,
-            Declared::Nothing => Framing::UntilClose,
-        }
+    // Also where there is no body: other readers would find another length in what a HEAD is told.
+    let framing = match declared(&response.fields).map_err(|_| ResponseError::Framing)? {
+        _ if *method == Method::Head || status < 200 || status == 204 || status == 304 => Framing::Empty,
+        Declared::Length(0) => Framing::Empty,
+        Declared::Length(length) => Framing::Length(length),
+        Declared::Chunked => Framing::Chunked,
+        Declared::Nothing => Framing::UntilClose,
     };
     Ok(Some((length, framing)))
 }
@@ -127,5 +125,23 @@ mod tests {
             get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"),
             Err(ResponseError::Framing)
         );
+    }
+
+    #[test]
+    fn ambiguous_lengths_are_refused_also_where_there_is_no_body() {
+        for fields in [
+            "Content-Length: 5\r\nContent-Length: 40\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: 18446744073709551621\r\n",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: gzip\r\n",
+        ] {
+            for (method, status) in
+                [(Method::Head, 200), (Method::Get, 204), (Method::Get, 304), (Method::Get, 103)]
+            {
+                let text = format!("HTTP/1.1 {status} X\r\n{fields}\r\n");
+                assert_eq!(framing(&method, &text), Err(ResponseError::Framing), "{text:?}");
+            }
+        }
     }
 }

@@ -61,15 +61,12 @@ fn read(lines: &[&[u8]], method: &Method) -> Option<Read> {
     if is_http10 && fields.iter().any(|(name, _)| name == b"transfer-encoding") {
         return None;
     }
-    let framing = if *method == Method::Head || status < 200 || status == 204 || status == 304 {
-        Framing::Empty
-    } else {
-        match model::framing(&fields, is_http10).ok()? {
-            None => Framing::UntilClose,
-            Some(Ok(0)) => Framing::Empty,
-            Some(Ok(length)) => Framing::Length(length),
-            Some(Err(())) => Framing::Chunked,
-        }
+    let framing = match model::framing(&fields, is_http10).ok()? {
+        _ if *method == Method::Head || status < 200 || status == 204 || status == 304 => Framing::Empty,
+        None => Framing::UntilClose,
+        Some(Ok(0)) => Framing::Empty,
+        Some(Ok(length)) => Framing::Length(length),
+        Some(Err(())) => Framing::Chunked,
     };
     Some((status, fields, framing))
 }

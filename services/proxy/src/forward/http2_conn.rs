@@ -34,6 +34,8 @@ pub struct Http2Conn {
 /// What is known of a connection.
 struct State {
     streams: Cell<usize>,
+    /// Streams that were opened since the connection was last driven.
+    begun: Cell<u32>,
     /// Whether a stream was opened since the last look at it.
     used: Cell<bool>,
     idle_from: Cell<Instant>,
@@ -52,6 +54,7 @@ impl Http2Conn {
     pub fn new(send: h2::client::SendRequest<Bytes>, keep: Duration) -> Http2Conn {
         let state = State {
             streams: Cell::new(0),
+            begun: Cell::new(0),
             used: Cell::new(true),
             idle_from: Cell::new(Instant::now()),
             keep,
@@ -80,6 +83,7 @@ impl Http2Conn {
     /// Counts a stream.
     pub fn begin(&self) -> Http2Stream {
         self.state.streams.set(self.state.streams.get() + 1);
+        self.state.begun.set(self.state.begun.get() + 1);
         self.state.used.set(true);
         Http2Stream(self.state.clone())
     }
@@ -88,6 +92,9 @@ impl Http2Conn {
     pub fn is_wanted(&self, now: Instant) -> bool {
         if self.state.used.take() || self.state.streams.get() > 0 {
             self.state.idle_from.set(now);
+        } else if self.send.current_max_send_streams() == 0 {
+            // Each request would make a connection more.
+            return false;
         }
         !self.state.ended.get() && now < self.state.idle_from.get() + self.state.keep
     }
@@ -130,6 +137,7 @@ async fn drive(
     let mut checking = connection.ping_pong().map(Checking::new);
     let mut connection = pin!(connection);
     poll_fn(|cx| {
+        flusher.expect(state.begun.take(), state.streams.get() == 0);
         let ended = connection.as_mut().poll(cx);
         // A connection that cannot be written to fails at its next read.
         _ = flusher.poll_flush(cx);

@@ -15,7 +15,7 @@ use tidegate_model::observation::Failure;
 use super::http2_conn::{Http2Conn, Http2Stream};
 use crate::{
     balance::InFlight,
-    wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, fields_of},
+    wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, fields_of, is_padded},
 };
 
 /// The largest response head.
@@ -122,7 +122,7 @@ impl Upstream {
     ) -> Poll<Result<(), (Failure, Sent)>> {
         match self {
             Upstream::Http1(up) => up.poll_head(method, response, cx),
-            Upstream::Http2(up) => up.poll_head(response, cx),
+            Upstream::Http2(up) => up.poll_head(method, response, cx),
         }
     }
 
@@ -233,8 +233,7 @@ impl Http1Up {
                         self.framing = framing;
                         self.reader = BodyReader::new(framing, TrailerPolicy::Response);
                         if response.status >= 200 {
-                            self.is_bodiless =
-                                *method == Method::Head || matches!(response.status, 204 | 304);
+                            self.is_bodiless = is_bodiless(method, response.status);
                             self.read_keep_alive(response);
                         }
                         return Poll::Ready(Ok(()));
@@ -286,6 +285,7 @@ impl Http2Up {
 
     fn poll_head(
         &mut self,
+        method: &Method,
         response: &mut Response,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), (Failure, Sent)>> {
@@ -308,15 +308,19 @@ impl Http2Up {
                 response.status = head.status.as_u16();
                 response.version = Version::Http11;
                 response.fields = fields_of(&head.headers);
-                let (true, Ok(length)) = (response.status <= 599, content_length(&response.fields)) else {
+                let is_right =
+                    response.status <= 599 && !response.fields.iter().any(|(_, value)| is_padded(value));
+                let (true, Ok(length)) = (is_right, content_length(&response.fields)) else {
                     return Poll::Ready(Err((Failure::BadAnswer, Sent::Maybe)));
                 };
+                let is_bodiless = is_bodiless(method, response.status);
                 self.framing = match length {
                     _ if stream.is_end_stream() => Framing::Empty,
                     Some(0) | None => Framing::Chunked,
                     Some(length) => Framing::Length(length),
                 };
-                self.reader = Some(Http2Reader::new(stream, TrailerPolicy::Response));
+                let reader = Http2Reader::new(stream, TrailerPolicy::Response).without_body(is_bodiless);
+                self.reader = Some(reader);
                 Poll::Ready(Ok(()))
             }
             Err(error) => {
@@ -328,6 +332,11 @@ impl Http2Up {
             }
         }
     }
+}
+
+/// Whether a response to `method` has no body, whatever its fields say (RFC 9112, section 6.3).
+fn is_bodiless(method: &Method, status: u16) -> bool {
+    *method == Method::Head || matches!(status, 204 | 304)
 }
 
 /// What an HTTP/2 error says of a request. A peer that refuses a stream, or goes away without having processed it, did

@@ -53,16 +53,11 @@ const PREFACE: usize = 24;
 
 /// `io`, of which `prefix` was read already, as a stream and the means to write out what it gathers.
 pub fn coalesce(io: Io, prefix: Bytes, peer: Peer) -> (Coalesced, Flusher) {
-    let preface = if peer == Peer::Client { PREFACE } else { 0 };
-    let inner = Inner {
-        io,
-        prefix,
-        out: Vec::new(),
-        written: 0,
-        unflushed: false,
-        received: 0,
-        meter: FrameMeter::new(preface),
+    let meter = match peer {
+        Peer::Client => FrameMeter::new(PREFACE),
+        Peer::Server => FrameMeter::of_responses(),
     };
+    let inner = Inner { io, prefix, out: Vec::new(), written: 0, unflushed: false, received: 0, meter };
     let inner = Rc::new(RefCell::new(inner));
     (Coalesced(inner.clone()), Flusher(inner))
 }
@@ -92,6 +87,12 @@ impl Flusher {
     /// were held up, so that the library has to be polled again.
     pub fn take_blocks(&self) -> bool {
         self.0.borrow_mut().meter.take_blocks()
+    }
+
+    /// Says how many requests to an endpoint have `begun` since this was last called, and whether none is under way. To be
+    /// called before the library is polled.
+    pub fn expect(&self, begun: u32, is_idle: bool) {
+        self.0.borrow_mut().meter.expect(begun, is_idle);
     }
 
     /// Makes the peer pay for something that was refused, in control frames.

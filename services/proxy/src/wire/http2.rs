@@ -16,12 +16,20 @@ pub struct Http2Reader {
     stream: h2::RecvStream,
     trailers: TrailerPolicy,
     data_ended: bool,
+    /// Whether the message has no body, so that data would be excess.
+    is_bodiless: bool,
 }
 
 impl Http2Reader {
     /// A reader of `stream`, whose trailers are subject to `trailers`.
     pub fn new(stream: h2::RecvStream, trailers: TrailerPolicy) -> Http2Reader {
-        Http2Reader { stream, trailers, data_ended: false }
+        Http2Reader { stream, trailers, data_ended: false, is_bodiless: false }
+    }
+
+    /// The same, of a response that may have no body, because of its status or its request's method: it is whole with its head,
+    /// so that it ends as well with the first byte of a body, or with an error.
+    pub fn without_body(self, is_bodiless: bool) -> Http2Reader {
+        Http2Reader { is_bodiless, ..self }
     }
 
     /// Whether the peer has ended the stream and all data of it was taken.
@@ -31,6 +39,14 @@ impl Http2Reader {
 
     /// The next piece of the body.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
+        let polled = ready!(self.poll_stream(cx));
+        Poll::Ready(match polled {
+            Ok(Chunk::Data(_)) | Err(_) if self.is_bodiless => Ok(Chunk::End(Fields::new())),
+            polled => polled,
+        })
+    }
+
+    fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         while !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
                 Some(data) => {

@@ -20,6 +20,14 @@ const PER_MESSAGE: i64 = 4;
 const RESET: i64 = PER_MESSAGE + 10;
 /// Bytes sent that give one: some peers answer each small part of a body with two window updates (Go's after 4 KiB).
 const BYTES_EACH: u64 = 1024;
+/// Header blocks that an endpoint may send for each request: interim responses, of which an attempt takes 32, the response
+/// and its trailers. Others cost as much as a control frame.
+const BLOCKS_EACH: u32 = 34;
+/// The most header blocks that may be due at once, however many requests have had less.
+const MOST_DUE: u32 = 1 << 16;
+/// Bytes of DATA that belong to no request, for each of which an endpoint pays one: what a window lets it send for requests
+/// that were given up is a quarter of what it may send at once.
+const EXCESS_EACH: usize = 4096;
 /// Header blocks that pass before whoever drives the connection has taken what they brought.
 const MOST_BLOCKS: u32 = 16;
 /// The length of a frame's header (RFC 9113, section 4.1).
@@ -44,11 +52,29 @@ pub struct FrameMeter {
     written: u64,
     blocks: u32,
     resets: u32,
+    /// What is expected of an endpoint; nothing of a client, whose messages are its own.
+    expected: Option<Expected>,
     is_flooded: bool,
 }
 
+/// What the requests on a connection to an endpoint may bring.
+#[derive(Debug, Default)]
+struct Expected {
+    /// Header blocks.
+    due: u32,
+    /// Whether no request is under way, so that no data belongs to any.
+    is_idle: bool,
+    /// Bytes of such data that were not paid for yet.
+    excess: usize,
+}
+
 impl FrameMeter {
-    /// A meter of a connection that begins with `preface` bytes that are no frame.
+    /// A meter of a connection to an endpoint.
+    pub fn of_responses() -> FrameMeter {
+        FrameMeter { expected: Some(Expected::default()), ..FrameMeter::new(0) }
+    }
+
+    /// A meter of a client's connection, which begins with `preface` bytes that are no frame.
     pub fn new(preface: usize) -> FrameMeter {
         FrameMeter {
             skip: preface,
@@ -59,6 +85,7 @@ impl FrameMeter {
             written: 0,
             blocks: 0,
             resets: 0,
+            expected: None,
             is_flooded: false,
         }
     }
@@ -81,6 +108,14 @@ impl FrameMeter {
     /// Whether nothing passes for now.
     pub fn is_closed(&self) -> bool {
         self.is_flooded || self.blocks >= MOST_BLOCKS
+    }
+
+    /// Takes `begun` more requests to an endpoint into account; `is_idle` says that none is under way now.
+    pub fn expect(&mut self, begun: u32, is_idle: bool) {
+        if let Some(expected) = &mut self.expected {
+            expected.due = expected.due.saturating_add(begun.saturating_mul(BLOCKS_EACH)).min(MOST_DUE);
+            expected.is_idle = is_idle;
+        }
     }
 
     /// Takes what was written to the peer into account.
@@ -119,11 +154,27 @@ impl FrameMeter {
 
     fn frame(&mut self, kind: u8, now: &impl Fn() -> Instant) {
         match kind {
-            // The library has a limit of its own on DATA frames that are small for what they cost.
-            DATA => {}
+            // The library has a limit of its own on DATA frames that are small for what they cost. But it drops what comes
+            // for streams that have ended, and lets the peer send more.
+            DATA => {
+                let Some(expected) = self.expected.as_mut().filter(|expected| expected.is_idle) else {
+                    return;
+                };
+                expected.excess += FRAME_HEADER + self.skip;
+                let cost = expected.excess / EXCESS_EACH;
+                expected.excess %= EXCESS_EACH;
+                if cost > 0 {
+                    self.spend(i64::try_from(cost).unwrap_or(BURST), now());
+                }
+            }
             HEADERS | PUSH_PROMISE => {
-                self.allowance = (self.allowance + PER_MESSAGE).min(BURST);
                 self.blocks += 1;
+                match &mut self.expected {
+                    Some(Expected { due: 0, .. }) => return self.spend(1, now()),
+                    Some(expected) => expected.due -= 1,
+                    None => {}
+                }
+                self.allowance = (self.allowance + PER_MESSAGE).min(BURST);
             }
             // The library allows only as many as the largest header block can have.
             CONTINUATION => {}
@@ -211,6 +262,29 @@ mod tests {
             })
             .count();
         assert!((90..=110).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn an_endpoint_may_send_header_blocks_and_data_only_for_requests() {
+        let now = Instant::now();
+        let passes = |meter: &mut FrameMeter, frame: &[u8]| {
+            meter.take_blocks();
+            read(meter, frame, now) == frame.len() && !meter.is_flooded()
+        };
+        let mut meter = FrameMeter::of_responses();
+        for _ in 0..10_000 {
+            meter.expect(1, false);
+            assert!((0..34).all(|_| passes(&mut meter, &frame(HEADERS, 20))));
+        }
+        let passed = (0..100_000).take_while(|_| passes(&mut meter, &frame(HEADERS, 20))).count();
+        assert!((1000..=1001).contains(&passed), "{passed}");
+
+        let mut meter = FrameMeter::of_responses();
+        meter.expect(1, false);
+        assert!((0..100_000).all(|_| passes(&mut meter, &frame(DATA, 100))));
+        meter.expect(0, true);
+        let passed = (0..100_000).take_while(|_| passes(&mut meter, &frame(DATA, 100))).count();
+        assert!((37_000..=38_000).contains(&passed), "{passed}");
     }
 
     proptest! {

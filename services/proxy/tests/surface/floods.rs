@@ -6,48 +6,25 @@ use crate::harness::{
     edge::{Edge, Start},
     eventually,
     fleet::FleetFile,
+    frames::{
+        DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS,
+        UNKNOWN, WINDOW_UPDATE, frame, next_frame,
+    },
     origin::Origin,
     peer::Peer,
 };
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Frame types and error codes of RFC 9113.
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const UNKNOWN: u8 = 0xfe;
+/// Error codes of RFC 9113.
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
-const END_HEADERS: u8 = 4;
-const END_STREAM_AND_HEADERS: u8 = 5;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
+const END_STREAM_AND_HEADERS: u8 = END_STREAM | END_HEADERS;
 
 /// A connection on which the preface and the settings were exchanged.
 fn connect(edge: &Edge) -> Peer {
     let mut peer = Peer::connect(edge.address());
     peer.send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat());
     peer
-}
-
-/// The next frame: its type, stream and payload; nothing at the end of the connection.
-fn next(peer: &mut Peer) -> Option<(u8, u32, Vec<u8>)> {
-    let head = peer.exactly_or_end(9)?;
-    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-    let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-    Some((head[3], stream, peer.exactly_or_end(length)?))
 }
 
 fn code(payload: &[u8]) -> u32 {
@@ -57,9 +34,9 @@ fn code(payload: &[u8]) -> u32 {
 /// The code with which the peer says goodbye.
 fn goodbye(peer: &mut Peer) -> Option<u32> {
     let mut code = None;
-    while let Some((kind, _, payload)) = next(peer) {
-        if kind == GOAWAY {
-            code = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+    while let Some(frame) = next_frame(peer) {
+        if frame.kind == GOAWAY {
+            code = Some(u32::from_be_bytes(frame.payload[4..8].try_into().unwrap()));
         }
     }
     code
@@ -123,10 +100,10 @@ fn resets_of_one_network_on_many_connections_add_up() {
         let mut refused = 0;
         let mut done = 0;
         while done < 60 {
-            let (kind, _, payload) = next(&mut client).expect("an answer for each stream");
-            match kind {
+            let frame = next_frame(&mut client).expect("an answer for each stream");
+            match frame.kind {
                 RST_STREAM => {
-                    assert_eq!(code(&payload), REFUSED_STREAM);
+                    assert_eq!(code(&frame.payload), REFUSED_STREAM);
                     refused += 1;
                     done += 1;
                 }
@@ -168,10 +145,10 @@ fn heads_that_decode_to_much_are_bounded_for_a_connection() {
     client.send(wire);
     let mut refused = 0;
     while refused < 50 {
-        let (kind, _, payload) = next(&mut client).expect("streams that are refused");
-        match kind {
+        let frame = next_frame(&mut client).expect("streams that are refused");
+        match frame.kind {
             RST_STREAM => {
-                assert_eq!(code(&payload), REFUSED_STREAM);
+                assert_eq!(code(&frame.payload), REFUSED_STREAM);
                 refused += 1;
             }
             // Or the refusals add up.
@@ -330,7 +307,7 @@ fn uploads_that_no_endpoint_takes_count_as_memory() {
     let _clients: Vec<Peer> = (0..30)
         .map(|_| {
             let mut client = connect(&edge);
-            while next(&mut client).is_some_and(|(kind, ..)| kind != WINDOW_UPDATE) {}
+            while next_frame(&mut client).is_some_and(|frame| frame.kind != WINDOW_UPDATE) {}
             for number in 0..20 {
                 let stream = number * 2 + 1;
                 let piece = frame(DATA, 0, stream, &[b'x'; 16_000]);

@@ -46,7 +46,7 @@ pub fn check(input: &[u8]) {
 }
 
 /// The head that the library would give for these lines; nothing when it gives none.
-fn head_of(text: &[u8]) -> Option<http::request::Parts> {
+pub fn head_of(text: &[u8]) -> Option<http::request::Parts> {
     let mut lines = text.split(|byte| *byte == b'\n');
     let method = Method::from_bytes(lines.next()?).ok()?;
     let authority = std::str::from_utf8(lines.next()?).ok()?;

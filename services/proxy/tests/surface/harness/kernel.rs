@@ -11,6 +11,8 @@ pub struct Socket {
     pub timer: u8,
 }
 
+/// The state of an end whose connection is open in both directions.
+pub const ESTABLISHED: u8 = 1;
 /// The state of an end whose other end has ended its direction.
 pub const CLOSE_WAIT: u8 = 8;
 /// The timer after which a silent peer is asked whether it is there.

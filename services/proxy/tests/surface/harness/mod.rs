@@ -4,10 +4,12 @@
 pub mod certificates;
 pub mod edge;
 pub mod fleet;
+pub mod frames;
 pub mod http2;
 pub mod kernel;
 pub mod origin;
 pub mod peer;
+pub mod random;
 
 use std::time::{Duration, Instant};
 

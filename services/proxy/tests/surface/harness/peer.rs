@@ -161,6 +161,13 @@ impl Peer {
         }
     }
 
+    /// The same of a request, which without framing has none.
+    pub fn body_of_request_or_end(&mut self, message: &mut Message) -> bool {
+        let is_framed =
+            ["content-length", "transfer-encoding"].iter().any(|name| message.field(name).is_some());
+        !is_framed || self.body_or_end(message)
+    }
+
     /// An answer to anything but a HEAD, with its body.
     #[track_caller]
     pub fn answer(&mut self) -> Message {
