@@ -40,6 +40,27 @@ impl LeaseState {
     }
 }
 
+/// What a lease's entry holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseContent {
+    /// A record.
+    Record(LeaseRecord),
+    /// Something else, perhaps a newer version's record.
+    Unreadable,
+    /// Something that no trusted key signed although there are keys: whoever may write the bucket put it there, so it holds
+    /// nobody up.
+    Untrusted,
+}
+
+impl LeaseContent {
+    fn record(&self) -> Option<&LeaseRecord> {
+        match self {
+            LeaseContent::Record(record) => Some(record),
+            LeaseContent::Unreadable | LeaseContent::Untrusted => None,
+        }
+    }
+}
+
 /// What to do with the lease's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseAction {
@@ -88,7 +109,7 @@ enum Role {
 #[derive(Debug)]
 struct Seen {
     /// Absent: there is no entry.
-    entry: Option<(u64, Option<LeaseRecord>)>,
+    entry: Option<(u64, LeaseContent)>,
     /// Since when it has been so.
     since: Instant,
 }
@@ -155,9 +176,9 @@ impl LeaseCore {
         matches!(self.role, Role::Holder { epoch: own, .. } if epoch > own)
     }
 
-    /// Notes what the bucket holds now: a revision and, where it can be read, a record; or no entry.
-    pub fn seen(&mut self, entry: Option<(u64, Option<LeaseRecord>)>, now: Instant) {
-        if let Some((_, Some(record))) = &entry {
+    /// Notes what the bucket holds now: a revision and what the entry holds; or no entry.
+    pub fn seen(&mut self, entry: Option<(u64, LeaseContent)>, now: Instant) {
+        if let Some((_, LeaseContent::Record(record))) = &entry {
             self.leased = self.leased.max(record.epoch);
         }
         self.knows_of_entry |= entry.is_some();
@@ -167,7 +188,7 @@ impl LeaseCore {
         match &mut self.role {
             Role::Holder { epoch, revision, doubtful, .. } => match &entry {
                 // The renewal that got no answer was written after all.
-                Some((there, Some(record)))
+                Some((there, LeaseContent::Record(record)))
                     if record.instance == self.instance && record.holder.is_some() =>
                 {
                     *epoch = record.epoch;
@@ -197,11 +218,13 @@ impl LeaseCore {
                     LeaseAction::Wait
                 }
             }
-            Role::Standby(Some(Seen { entry: Some((revision, record)), since })) => {
-                let given_back = record.as_ref().is_some_and(|record| record.holder.is_none());
+            Role::Standby(Some(Seen { entry: Some((revision, content)), since })) => {
+                let given_back = content.record().is_some_and(|record| record.holder.is_none());
                 // One's own, from a write that got no answer.
-                let own = record.as_ref().is_some_and(|record| record.instance == self.instance);
-                if given_back || own || now.duration_since(*since) >= self.duration {
+                let own = content.record().is_some_and(|record| record.instance == self.instance);
+                // How often is bounded by how often it is looked.
+                let forged = *content == LeaseContent::Untrusted;
+                if given_back || own || forged || now.duration_since(*since) >= self.duration {
                     LeaseAction::Replace(self.record(self.next_epoch()), *revision)
                 } else {
                     LeaseAction::Wait

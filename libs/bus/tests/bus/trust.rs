@@ -28,6 +28,7 @@ on_both! {
     a_stored_snapshot_that_was_not_signed_is_not_believed
     a_replica_that_was_reset_follows_an_owner_of_an_older_epoch
     a_lease_that_nobody_signed_is_nobodys
+    somebody_who_writes_the_lease_without_a_key_keeps_no_region_without_a_leader
     an_epoch_from_the_future_stops_no_table_whose_epochs_are_times
     an_owner_whose_epoch_is_a_time_learns_of_a_later_owner_but_not_of_one_from_the_future
     a_request_for_a_snapshot_leads_no_owner_to_an_epoch_that_replicas_refuse
@@ -210,6 +211,41 @@ async fn a_lease_that_nobody_signed_is_nobodys(bus: Bus) {
 
     // Its epoch is not that of the forger, plus one.
     assert_eq!(*led, LeaseState::Leader { epoch: Epoch(1) });
+}
+
+async fn somebody_who_writes_the_lease_without_a_key_keeps_no_region_without_a_leader(bus: Bus) {
+    // Given somebody who replaces the entry again and again.
+    let bucket = bus.bucket(subjects::LEASE_BUCKET);
+    let forger = {
+        let bucket = bucket.clone();
+        tokio::spawn(async move {
+            for beat in 0.. {
+                let forged = format!(r#"{{"holder":"forger","instance":1,"epoch":4000,"beat":{beat}}}"#);
+                _ = bucket.put("eu", Bytes::from(forged)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+    };
+    let signer = Arc::new(Signer::ephemeral());
+    let trust = Trust::new();
+    trust.set(&[signer.public_key()]);
+    let seal = LeaseSeal { signer: Some(signer), trust };
+    let lease = Lease::start(bucket, "eu", "a".parse().unwrap(), Duration::from_millis(800), seal);
+
+    // Then its candidate leads for all that, and goes on to.
+    let mut state = lease.state();
+    let led = state.wait_for(|state| state.epoch().is_some());
+    tokio::time::timeout(LONG, led).await.unwrap().unwrap();
+    let began = tokio::time::Instant::now();
+    let mut led = 0_u32;
+    let mut looks = 0_u32;
+    while began.elapsed() < Duration::from_secs(3) {
+        led += u32::from(state.borrow_and_update().epoch().is_some());
+        looks += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(led * 10 > looks * 9, "it led {led} times of {looks}");
+    forger.abort();
 }
 
 async fn a_request_for_a_snapshot_leads_no_owner_to_an_epoch_that_replicas_refuse(bus: Bus) {
