@@ -37,6 +37,9 @@ pub const OVERRIDES_BUCKET: &str = "tidegate-overrides";
 /// Bucket of the regions' leases; the key is the region.
 pub const LEASE_BUCKET: &str = "tidegate-lease";
 
+/// Every bucket.
+pub const BUCKETS: [&str; 4] = [FLEET_BUCKET, ROUTES_BUCKET, OVERRIDES_BUCKET, LEASE_BUCKET];
+
 /// A prober's table of observations.
 pub fn probe(region: &RegionName, prober: &ProberName) -> String {
     format!("tidegate.v1.probe.{region}.{prober}")

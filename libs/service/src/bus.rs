@@ -16,6 +16,12 @@ pub async fn connect(settings: &NatsSection, name: &str) -> Result<Bus, BusError
         NatsSection { user: Some(user), password: Some(password), .. } => {
             Credentials::Password { user: user.clone(), password: password.clone() }
         }
+        NatsSection { user: Some(user), password_file: Some(file), .. } => {
+            let password = std::fs::read_to_string(file).map_err(|error| {
+                BusError::Credentials(format!("{}: {error} (nats.password_file)", file.display()))
+            })?;
+            Credentials::Password { user: user.clone(), password: password.trim_end().to_owned() }
+        }
         _ => Credentials::None,
     };
     let files =

@@ -4,11 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tidegate_bus::{
-    Bus, TraceContext,
-    carry::Carrier,
-    clock, codec,
+    Bus, TraceContext, clock, codec,
     fleet::{FleetFollower, FleetText},
-    history::HistoryKeeper,
     lease::LeaseSeal,
     overrides::{OverrideFollower, Overrides},
     report::{Report, Reports},
@@ -47,10 +44,8 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let bearer = subjects::bearer("route-computer", &region, holder.as_str());
     let what = format!("route-computer {holder} of {region}");
     bear_name(&context.registry, &bus, bearer, what, &context.shutdown).await?;
-    let fleets = FleetFollower::start(&bus, POLL, true).await?;
-    let overrides = OverrideFollower::start(&bus, POLL, true).await?;
-    let history = HistoryKeeper::start(&bus);
-    let carrier = Carrier::start(&bus, &region, is_fleet).await?;
+    let fleets = FleetFollower::start(&bus, POLL, false).await?;
+    let overrides = OverrideFollower::start(&bus, POLL, false).await?;
     let (probers, mut observations) =
         Replicas::start::<Target, Observation>(bus.clone(), subjects::ALL_PROBES, PROBER_GONE).await?;
     let mut loads: Reports<Load> = bus.subscribe_reports(subjects::ALL_LOAD).await?;
@@ -121,8 +116,6 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     probers.stop().await;
     fleets.stop().await;
     overrides.stop().await;
-    carrier.stop().await;
-    history.stop().await;
     Ok(())
 }
 
@@ -166,11 +159,11 @@ impl Computer {
         match &self.seal.signer {
             _ if keys.is_empty() => None,
             None => Some(format!(
-                "the fleet names signing keys for {}, and this route-computer has none (computer.signing_key): edges refuse its tables, and it does not begin to lead",
+                "the fleet names signing keys for {}, and this route-computer has none (computer.signing_key): edges refuse its tables, so it does not lead",
                 self.region
             )),
             Some(signer) if !keys.contains(&signer.public_key()) => Some(format!(
-                "the fleet's signing keys of {} do not have this route-computer's, {}: edges refuse its tables, and it does not begin to lead",
+                "the fleet's signing keys of {} do not have this route-computer's, {}: edges refuse its tables, so it does not lead",
                 self.region,
                 signer.public_key()
             )),
@@ -304,6 +297,12 @@ impl Computer {
                 if let Some(problem) = &problem {
                     tracing::error!("{problem}");
                 }
+                if problem.is_some()
+                    && let Some(leadership) = self.leadership.take()
+                {
+                    // Another, whose key the fleet names, leads at once.
+                    leadership.stop().await;
+                }
                 self.exposed.note_region(unknown.or(problem));
                 if self.leads() {
                     self.chronicle.fleet(clock::now(), text.head.revision, text.head.author.clone()).await;
@@ -367,11 +366,6 @@ impl Computer {
         }
         self.exposed.show(&self.engine, self.leadership.as_ref(), self.fleet.is_some(), self.epochs.len());
     }
-}
-
-/// Whether a fleet file can be read by this version.
-fn is_fleet(text: &str) -> bool {
-    Fleet::parse(text, "fleet").is_ok()
 }
 
 /// Logs and traces what was concluded.
