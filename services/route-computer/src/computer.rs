@@ -8,7 +8,6 @@ use tidegate_bus::{
     fleet::{FleetFollower, FleetText},
     lease::LeaseSeal,
     overrides::{OverrideFollower, Overrides},
-    report::{Report, Reports},
     seal::{Signer, Trust},
     subjects,
     table::{Replicas, TableUpdate, Update},
@@ -26,7 +25,12 @@ use tokio::{sync::watch, time::Instant};
 use tracing::Span;
 
 use crate::{
-    chronicle::Chronicle, explain, expose::Exposed, leadership::Leadership, settings::RouteComputerSettings,
+    chronicle::Chronicle,
+    explain,
+    expose::Exposed,
+    leadership::Leadership,
+    reports::{EdgeReports, Refusal},
+    settings::RouteComputerSettings,
 };
 
 /// How often the fleet and the overrides are looked at when nothing was heard of them.
@@ -48,8 +52,11 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let overrides = OverrideFollower::start(&bus, POLL, false).await?;
     let (probers, mut observations) =
         Replicas::start::<Target, Observation>(bus.clone(), subjects::ALL_PROBES, PROBER_GONE).await?;
-    let mut loads: Reports<Load> = bus.subscribe_reports(subjects::ALL_LOAD).await?;
-    let mut applied: Reports<Applied> = bus.subscribe_reports(&subjects::applied_in(&region)).await?;
+    let exposed = Exposed::new(&context, &bus);
+    let subscription = bus.subscribe(subjects::ALL_LOAD).await?;
+    let mut loads = EdgeReports::<Load>::new(subscription, &exposed.refused_reports);
+    let subscription = bus.subscribe(&subjects::applied_in(&region)).await?;
+    let mut applied = EdgeReports::<Applied>::new(subscription, &exposed.refused_reports);
     let mut questions = bus.subscribe(&subjects::explain(&region)).await?;
     let (mut fleet, mut override_set) = (fleets.fleet(), overrides.overrides());
 
@@ -62,7 +69,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let seal = LeaseSeal { signer, trust: Trust::new() };
     let mut computer = Computer {
         engine: Engine::new(rules),
-        exposed: Exposed::new(&context, &bus),
+        exposed,
         chronicle: Chronicle::new(&bus, &region, &holder),
         region: region.clone(),
         fleet: None,
@@ -94,6 +101,10 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
             changed = changed(&mut fleet) => {
                 changed?;
                 computer.take_fleet(&fleet).await;
+                if let Some(fleet) = &computer.parsed {
+                    loads.forget_unknown(fleet);
+                    applied.forget_unknown(fleet);
+                }
             }
             changed = changed(&mut override_set) => {
                 changed?;
@@ -103,8 +114,8 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
                 Some(update) => computer.observe(update).await,
                 None => anyhow::bail!("the bus has closed"),
             },
-            Some(report) = applied.next() => computer.hear(&report),
-            Some(report) = loads.next() => computer.take_load(report).await,
+            Some(report) = applied.next(computer.parsed.as_deref()) => computer.hear(&report),
+            Some(report) = loads.next(computer.parsed.as_deref()) => computer.take_load(report).await,
             Some(question) = questions.next() => explain::answer(&bus, &computer.engine, &question).await,
             () = due => computer.step(Event::Tick, None).await,
             _ = ticks.tick() => computer.tick(),
@@ -171,15 +182,11 @@ impl Computer {
         }
     }
 
-    /// Takes a report of load by whoever may publish on its subject, and only about themselves.
-    async fn take_load(&mut self, report: Report<Load>) {
-        if report.subject != subjects::load(&report.body.region, &report.body.edge) {
-            return self.exposed.refused_reports.increment();
-        }
+    async fn take_load(&mut self, report: Load) {
         let before = self.engine.refused_reports();
-        self.step(Event::Load(report.body), None).await;
+        self.step(Event::Load(report), None).await;
         if self.engine.refused_reports() > before {
-            self.exposed.refused_reports.increment();
+            self.exposed.refused_reports.count(Refusal::UnknownEdge);
         }
     }
 
@@ -343,12 +350,8 @@ impl Computer {
 
     /// Notes which epoch an edge serves. A larger one than its own is outdone when two edges serve it, or the region has but
     /// one: a single edge's credential cannot make leaders change.
-    fn hear(&mut self, report: &Report<Applied>) {
-        let Applied { edge, region, epoch, .. } = &report.body;
-        let is_known = self.parsed.as_ref().is_none_or(|fleet| fleet.has_edge(edge, &self.region));
-        if *region != self.region || !is_known || report.subject != subjects::applied(region, edge) {
-            return self.exposed.refused_reports.increment();
-        }
+    fn hear(&mut self, report: &Applied) {
+        let Applied { edge, epoch, .. } = report;
         let Some(fleet) = &self.parsed else { return };
         self.serving.insert(edge.clone(), *epoch);
         let edges = fleet.edges.values().filter(|edge| edge.region == self.region).count();
