@@ -221,7 +221,7 @@ impl Trust {
 
     /// Ends the wait for keys: from now on it takes what is signed by those that it has, or everything where it has none.
     pub fn decide(&self) {
-        self.0.undecided.send_if_modified(|undecided| std::mem::take(undecided));
+        self.0.undecided.send_if_modified(std::mem::take);
     }
 
     /// Follows [`Trust::is_undecided`].

@@ -133,14 +133,15 @@ mod tests {
     }
 
     async fn apply(bus: &Bus, keys: &[SigningPublicKey]) {
-        let keys: Vec<String> = keys.iter().map(|key| format!("\"{key}\"")).collect();
+        let named: Vec<String> = keys.iter().map(|key| format!("\"{key}\"")).collect();
+        let keys =
+            if keys.is_empty() { String::new() } else { format!("signing_keys: [{}]", named.join(", ")) };
         let fleet = format!(
-            "regions: {{ {REGION}: {{ signing_keys: [{}] }} }}\n\
+            "regions: {{ {REGION}: {{ {keys} }} }}\n\
              clusters: {{ a: {{ region: here, endpoints: [\"127.0.0.1:1\"] }} }}\n\
              edges: {{ edge-1: {{ region: here, listeners: [web] }} }}\n\
              listeners: {{ web: {{ bind: \"127.0.0.1:0\", protocol: http }} }}\n\
-             services: {{ s: {{ hosts: [\"s.test\"], clusters: [a] }} }}\n",
-            keys.join(", ")
+             services: {{ s: {{ hosts: [\"s.test\"], clusters: [a] }} }}\n"
         );
         FleetStore::new(bus).put(&fleet, "a test").await.unwrap();
     }
