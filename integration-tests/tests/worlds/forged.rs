@@ -173,6 +173,21 @@ async fn a_region_whose_tables_are_signed_follows_no_forger() -> anyhow::Result<
     // Its epoch may be a larger one: the test's own watch follows without keys, and asks for what it heard of.
     let refused = "tidegate_routes_refused_total";
     assert_eq!(metrics.sum(refused, &[]), before.sum(refused, &[]));
+
+    // And whoever asks is told of it, and of the true table.
+    let forging = async {
+        for _ in 0..300 {
+            forge_heartbeat(&forger, 2000).await?;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        anyhow::Ok(())
+    };
+    let (status, forged) = tokio::join!(world.cli(&["status", "--json"]), forging);
+    forged?;
+    let status: Value = serde_json::from_slice(&status?.stdout)?;
+    let region = &status["regions"][HOME.name];
+    assert!(region["unsigned"].as_u64() > Some(0), "{region}");
+    assert!(region["epoch"].as_u64().is_some_and(|epoch| epoch != 2000), "{region}");
     world.succeeded();
     Ok(())
 }
