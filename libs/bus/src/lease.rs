@@ -29,7 +29,7 @@ use crate::{
     BusError,
     bucket::Bucket,
     complaint::Complaint,
-    seal::{Purpose, Signer, Trust},
+    seal::{self, Purpose, Signer, Trust},
 };
 
 pub use self::core::{LeaseAction, LeaseContent, LeaseCore, LeaseState};
@@ -128,7 +128,8 @@ impl LeaseSeal {
             }
             Err(why) => {
                 tracing::debug!(lease = %key, %why, "the lease's entry is not believed: nobody holds it");
-                LeaseContent::Untrusted
+                let claimed = LeaseRecord::from_bytes(seal::body(bytes)).map(|record| record.epoch);
+                LeaseContent::Untrusted(claimed)
             }
         }
     }

@@ -310,6 +310,11 @@ impl fmt::Debug for Trust {
     }
 }
 
+/// The body below a seal, or all of what has none; whether it is to be believed is for [`Trust`] to say.
+pub(crate) fn body(sealed: &[u8]) -> &[u8] {
+    if parts(sealed).is_some() { &sealed[SEAL_LENGTH..] } else { sealed }
+}
+
 /// The key's id and the signature of a sealed body.
 fn parts(sealed: &[u8]) -> Option<(&[u8], &[u8])> {
     let seal = sealed.get(..SEAL_LENGTH)?.strip_prefix(&MARK)?;

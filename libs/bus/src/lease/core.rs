@@ -12,6 +12,10 @@ use super::record::LeaseRecord;
 /// the term between.
 const HEARD_STEP: u64 = Epoch::MAX_STEP / 2;
 
+/// How far above the epochs that it knows an entry that no trusted key signed is believed: so two leaders never have one epoch
+/// where a key was withdrawn, and who forges entries, which are replaced twice a second, uses up epochs in decades.
+const CLAIMED_STEP: u64 = 1 << 10;
+
 /// Whether a candidate holds the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseState {
@@ -48,15 +52,15 @@ pub enum LeaseContent {
     /// Something else, perhaps a newer version's record.
     Unreadable,
     /// Something that no trusted key signed although there are keys: whoever may write the bucket put it there, so it holds
-    /// nobody up.
-    Untrusted,
+    /// nobody up. With the epoch that it claims, which may be that of a leader whose key was withdrawn.
+    Untrusted(Option<Epoch>),
 }
 
 impl LeaseContent {
     fn record(&self) -> Option<&LeaseRecord> {
         match self {
             LeaseContent::Record(record) => Some(record),
-            LeaseContent::Unreadable | LeaseContent::Untrusted => None,
+            LeaseContent::Unreadable | LeaseContent::Untrusted(_) => None,
         }
     }
 }
@@ -178,8 +182,14 @@ impl LeaseCore {
 
     /// Notes what the bucket holds now: a revision and what the entry holds; or no entry.
     pub fn seen(&mut self, entry: Option<(u64, LeaseContent)>, now: Instant) {
-        if let Some((_, LeaseContent::Record(record))) = &entry {
-            self.leased = self.leased.max(record.epoch);
+        match &entry {
+            Some((_, LeaseContent::Record(record))) => self.leased = self.leased.max(record.epoch),
+            Some((_, LeaseContent::Untrusted(Some(claimed))))
+                if claimed.0 <= self.leased.max(self.heard).0 + CLAIMED_STEP =>
+            {
+                self.heard = self.heard.max(*claimed);
+            }
+            Some((_, LeaseContent::Untrusted(_) | LeaseContent::Unreadable)) | None => {}
         }
         self.knows_of_entry |= entry.is_some();
         // Only while it is sure that nobody had taken over before the loss.
@@ -223,7 +233,7 @@ impl LeaseCore {
                 // One's own, from a write that got no answer.
                 let own = content.record().is_some_and(|record| record.instance == self.instance);
                 // How often is bounded by how often it is looked.
-                let forged = *content == LeaseContent::Untrusted;
+                let forged = matches!(content, LeaseContent::Untrusted(_));
                 if given_back || own || forged || now.duration_since(*since) >= self.duration {
                     LeaseAction::Replace(self.record(self.next_epoch()), *revision)
                 } else {

@@ -253,9 +253,24 @@ fn an_entry_that_no_trusted_key_signed_holds_nobody_up() {
     assert_eq!(core.next(world.now), LeaseAction::Wait, "it may be a newer version's");
 
     let leader = &mut world.cores[0];
-    leader.seen(Some((2, LeaseContent::Untrusted)), world.now);
+    leader.seen(Some((2, LeaseContent::Untrusted(Some(Epoch(1 << 30))))), world.now);
     let action = leader.next(world.now);
     assert!(matches!(&action, LeaseAction::Replace(record, 2) if record.epoch == Epoch(2)), "{action:?}");
     leader.written(3, world.now);
     assert_eq!(leader.state(world.now), LeaseState::Leader { epoch: Epoch(2) });
+}
+
+#[test]
+fn whoever_follows_a_leader_whose_key_was_withdrawn_takes_a_larger_epoch() {
+    let now = Instant::now();
+    for (claimed, taken) in [(Some(Epoch(1)), 2), (Some(Epoch(1 << 20)), 1), (None, 1)] {
+        // It has seen no lease before.
+        let mut core = LeaseCore::new("a".parse().unwrap(), DURATION);
+        core.seen(Some((7, LeaseContent::Untrusted(claimed))), now);
+        let action = core.next(now);
+        assert!(
+            matches!(&action, LeaseAction::Replace(record, 7) if record.epoch == Epoch(taken)),
+            "{action:?}"
+        );
+    }
 }
