@@ -102,7 +102,7 @@ check-k8s: ## Manifests rendered, validated and run with the real binaries; dash
 	@tools/packages promtool=prometheus || true
 	@cargo build --profile $(PROFILE) --workspace --bins
 	@mkdir -p target/k8s/bin && cp -fL $(BIN)/tidegate $(BIN)/tidegate-proxy $(BIN)/tidegate-health-prober \
-		$(BIN)/tidegate-route-computer $(TIDEGATE_NATS_SERVER) target/k8s/bin/
+		$(BIN)/tidegate-replicator $(BIN)/tidegate-route-computer $(TIDEGATE_NATS_SERVER) target/k8s/bin/
 	@k8s/check/run target/k8s/bin
 
 .PHONY: doc

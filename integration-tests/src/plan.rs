@@ -32,6 +32,31 @@ pub struct RegionPlan {
 }
 
 impl RegionPlan {
+    /// The names of its route-computers, when it has so many.
+    pub fn computers(&self, count: usize) -> Vec<String> {
+        (1..=count).map(|number| format!("computer-{}-{number}", self.name)).collect()
+    }
+
+    /// The bus's user of its edge.
+    pub fn edge_user(&self) -> String {
+        format!("edge-{}", self.edge)
+    }
+
+    /// The bus's user of its probers.
+    pub fn prober_user(&self) -> String {
+        format!("prober-{}", self.name)
+    }
+
+    /// The bus's user of its route-computers.
+    pub fn computer_user(&self) -> String {
+        format!("computer-{}", self.name)
+    }
+
+    /// The bus's user of its replicators.
+    pub fn replicator_user(&self) -> String {
+        format!("replicator-{}", self.name)
+    }
+
     /// The names of its cluster's endpoints.
     pub fn origins(&self) -> Vec<String> {
         ('a'..).take(ENDPOINTS).map(|letter| format!("{}{letter}", self.cluster)).collect()
@@ -53,9 +78,9 @@ pub struct Plan {
     pub workers: usize,
     /// Where spans are sent.
     pub otlp_endpoint: Option<String>,
-    /// Whether route-computers sign their tables, with one key for all.
+    /// Whether route-computers sign their tables, each with a key of its own.
     pub is_signed: bool,
-    /// Whether edges are given that key by a flag, so that they do not ask the fleet for it.
+    /// Whether edges are given those keys by a flag, so that they do not ask the fleet for them.
     pub pins_key: bool,
 }
 

@@ -1,4 +1,4 @@
-//! A whole system: a nats-server, and in two regions origins, probers, route-computers and an edge, each a process.
+//! A whole system: a nats-server, and in two regions origins, probers, route-computers, a replicator and an edge, each a process.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -8,7 +8,7 @@ use tidegate_model::SigningPublicKey;
 use tokio::time::Instant;
 
 use crate::{
-    client,
+    binaries, client,
     directory::Directory,
     metrics::Metrics,
     origin::Origin,
@@ -20,12 +20,8 @@ use crate::{
 /// How long a service may take to start, and the whole to become well.
 pub const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// Who may say what on the bus, as it is deployed.
-const PERMISSIONS: &str = include_str!("../../k8s/base/permissions.conf");
 /// A user besides those that are deployed, who may do all.
 pub const ALL: &str = "all";
-/// The file of the route-computers' private key, where they sign.
-const SIGNING_KEY: &str = "signing.key";
 
 /// A system of real processes. All are killed when it is dropped.
 #[derive(Debug)]
@@ -38,13 +34,15 @@ pub struct World {
     pub probers: BTreeMap<String, Process>,
     /// Route-computers by name.
     pub computers: BTreeMap<String, Process>,
+    /// Replicators by region.
+    pub replicators: BTreeMap<String, Process>,
     /// Edges by name.
     pub edges: BTreeMap<String, Process>,
     /// The bus's server.
     pub nats: NatsServer,
     directory: Directory,
-    /// The public key of its route-computers, where they sign.
-    signing_key: Option<SigningPublicKey>,
+    /// The public keys of its route-computers, where they sign.
+    signing_keys: BTreeMap<String, SigningPublicKey>,
 }
 
 impl World {
@@ -66,35 +64,42 @@ impl World {
     /// When a process cannot be started.
     pub async fn start_without_fleet(plan: &Plan) -> anyhow::Result<World> {
         let directory = Directory::new()?;
-        let permissions =
-            PERMISSIONS.replace("users: [", &format!("users: [ {{ user: {ALL}, password: {ALL} }}"));
-        let nats = NatsServer::start_guarded(&permissions);
+        let mut origins = BTreeMap::new();
+        for name in REGIONS.iter().flat_map(RegionPlan::origins) {
+            origins.insert(name.clone(), Origin::start(&name, directory.path()).await?);
+        }
+        let nats = NatsServer::start_guarded(&permissions(&directory, &fleet_of(&origins))?);
         let watch = Watch::start(nats_settings(&nats, ALL, "tidegate-watch")).await?;
-        let signing_key = match plan.is_signed {
-            true => Some(Signer::create(&directory.path().join(SIGNING_KEY))?.public_key()),
-            false => None,
-        };
         let mut world = World {
-            signing_key,
+            signing_keys: BTreeMap::new(),
             watch,
-            origins: BTreeMap::new(),
+            origins,
             probers: BTreeMap::new(),
             computers: BTreeMap::new(),
+            replicators: BTreeMap::new(),
             edges: BTreeMap::new(),
             nats,
             directory,
         };
+        if plan.is_signed {
+            for name in REGIONS.iter().flat_map(|region| region.computers(plan.computers)) {
+                let key = Signer::create(&world.key_file(&name))?.public_key();
+                world.signing_keys.insert(name, key);
+            }
+        }
         for region in REGIONS {
-            world.start_region(plan, &region).await?;
+            world.start_region(plan, &region)?;
         }
         Ok(world)
     }
 
-    async fn start_region(&mut self, plan: &Plan, region: &RegionPlan) -> anyhow::Result<()> {
+    /// The file of a route-computer's private key.
+    fn key_file(&self, computer: &str) -> std::path::PathBuf {
+        self.directory.path().join(format!("{computer}.key"))
+    }
+
+    fn start_region(&mut self, plan: &Plan, region: &RegionPlan) -> anyhow::Result<()> {
         let path = self.directory.path().to_owned();
-        for name in region.origins() {
-            self.origins.insert(name.clone(), Origin::start(&name, &path).await?);
-        }
         let mut common = Vec::new();
         if let Some(endpoint) = &plan.otlp_endpoint {
             common.extend(["--telemetry-otlp-endpoint".to_owned(), endpoint.clone()]);
@@ -107,13 +112,16 @@ impl World {
         for number in 1..=plan.probers {
             let name = format!("prober-{}-{number}", region.name);
             let own = ["--region", region.name, "--name", &name].map(str::to_owned);
-            let process = start("tidegate-health-prober", &name, "prober", &own)?;
+            let process = start("tidegate-health-prober", &name, &region.prober_user(), &own)?;
             self.probers.insert(name, process);
         }
-        let key = path.join(SIGNING_KEY).display().to_string();
-        let signs = self.signing_key.map(|_| ["--computer-signing-key".to_owned(), key]);
-        for number in 1..=plan.computers {
-            let name = format!("computer-{}-{number}", region.name);
+        let own = ["--replicator-region", region.name].map(str::to_owned);
+        let name = format!("replicator-{}", region.name);
+        let process = start("tidegate-replicator", &name, &region.replicator_user(), &own)?;
+        self.replicators.insert(region.name.to_owned(), process);
+        for name in region.computers(plan.computers) {
+            let key = self.key_file(&name).display().to_string();
+            let signs = self.signing_keys.get(&name).map(|_| ["--computer-signing-key".to_owned(), key]);
             let own = [
                 "--computer-region".to_owned(),
                 region.name.to_owned(),
@@ -125,7 +133,7 @@ impl World {
                 format!("{}ms", plan.first_hold.as_millis()),
             ];
             let own: Vec<String> = own.into_iter().chain(signs.iter().flatten().cloned()).collect();
-            let process = start("tidegate-route-computer", &name, "computer", &own)?;
+            let process = start("tidegate-route-computer", &name, &region.computer_user(), &own)?;
             self.computers.insert(name, process);
         }
         let state = path.join(format!("{}.state", region.edge)).display().to_string();
@@ -140,23 +148,28 @@ impl World {
             &state,
         ]
         .map(str::to_owned);
-        let pinned = self.signing_key.filter(|_| plan.pins_key);
-        let pins = pinned.map(|key| ["--edge-signing-keys".to_owned(), key.to_string()]);
+        let keys: Vec<String> = self.signing_keys.values().map(ToString::to_string).collect();
+        let pins = plan.pins_key.then(|| ["--edge-signing-keys".to_owned(), keys.join(",")]);
         let own: Vec<String> = own.into_iter().chain(pins.into_iter().flatten()).collect();
-        self.edges.insert(region.edge.to_owned(), start("tidegate-proxy", region.edge, "edge", &own)?);
+        let process = start("tidegate-proxy", region.edge, &region.edge_user(), &own)?;
+        self.edges.insert(region.edge.to_owned(), process);
         Ok(())
     }
 
-    /// The fleet file of this world.
+    /// The fleet file of this world, which names the keys of all route-computers that sign.
     pub fn fleet(&self) -> String {
-        let origins = self.origins.iter().map(|(name, origin)| (name.clone(), origin.address())).collect();
-        let fleet = plan::fleet(&origins);
-        match &self.signing_key {
-            Some(key) => {
-                fleet.replace("{ location: [", &format!("{{ signing_keys: [\"{key}\"], location: ["))
-            }
-            None => fleet,
+        self.fleet_without_key("")
+    }
+
+    /// The fleet file, without the key of a route-computer.
+    pub fn fleet_without_key(&self, computer: &str) -> String {
+        let fleet = fleet_of(&self.origins);
+        let named = self.signing_keys.iter().filter(|(name, _)| *name != computer);
+        let keys: Vec<String> = named.map(|(_, key)| format!("\"{key}\"")).collect();
+        if keys.is_empty() {
+            return fleet;
         }
+        fleet.replace("{ location: [", &format!("{{ signing_keys: [{}], location: [", keys.join(", ")))
     }
 
     /// Applies a fleet file by the command line.
@@ -267,6 +280,40 @@ impl World {
     pub fn succeeded(&self) {
         self.directory.succeeded();
     }
+}
+
+/// The fleet file of a world with these origins.
+fn fleet_of(origins: &BTreeMap<String, Origin>) -> String {
+    plan::fleet(&origins.iter().map(|(name, origin)| (name.clone(), origin.address())).collect())
+}
+
+/// The permissions that `tidegate bus-permissions` prints for a fleet, where the password of each user is its name, and one
+/// more user may do all.
+fn permissions(directory: &Directory, fleet: &str) -> anyhow::Result<String> {
+    let file = directory.path().join("users.yaml");
+    std::fs::write(&file, fleet)?;
+    let printed = binaries::command("tidegate")?.arg("bus-permissions").arg(&file).output()?;
+    anyhow::ensure!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    Ok(with_known_passwords(&String::from_utf8(printed.stdout)?))
+}
+
+/// Permissions in which the password of each user is its name, and one more user may do all.
+pub fn with_known_passwords(permissions: &str) -> String {
+    let mut user = "";
+    let mut text = String::new();
+    for line in permissions.lines() {
+        match line.trim().split_once(": ") {
+            Some(("user", name)) => user = name,
+            Some(("password", _)) => {
+                text += &format!("password: {user}\n");
+                continue;
+            }
+            _ => {}
+        }
+        text += line;
+        text.push('\n');
+    }
+    text.replace("users: [", &format!("users: [ {{ user: {ALL}, password: {ALL} }}"))
 }
 
 /// The flags by which a service speaks as `user` on the bus.

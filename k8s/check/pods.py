@@ -64,6 +64,24 @@ def certificate(folder, name, *hosts):
     return {"tls.crt": chain.read_text(), "tls.key": key.read_text()}
 
 
+def bus_secrets(rendered, binaries, folder):
+    """The Secrets of the bus for a rendered overlay, made as the README says."""
+    objects = [o for o in yaml.safe_load_all(rendered.read_text()) if o and o["kind"] == "ConfigMap"]
+    named = {o["metadata"]["name"]: o["data"] for o in objects}
+    region = next(data["name"] for name, data in named.items() if name.startswith("region-"))
+    folder.mkdir()
+    (folder / "fleet.yaml").write_text(named["fleet"]["fleet.yaml"])
+    passwords = folder / "bus"
+    printed = subprocess.run([binaries / "tidegate", "bus-permissions", folder / "fleet.yaml", "--region", region,
+                              "--passwords", passwords], capture_output=True, text=True, check=True).stdout
+    read = lambda files: {file.name: file.read_text() for file in files if file.is_file()}
+    return {
+        "bus-permissions": {"permissions.conf": printed},
+        "bus-edges": read((passwords / "edges").iterdir()),
+        "bus-users": read(passwords.iterdir()),
+    }
+
+
 class Network:
     """What pods, and the clusters that they forward to, are on. In memory of this namespace: it goes away with it."""
 
@@ -238,9 +256,15 @@ class Pod:
         (root / "image").mkdir()
         sh("mount", "--bind", self.cluster.network.binaries, root / "image")
         for mount in self.container.get("volumeMounts", []):
-            target = root / mount["mountPath"].lstrip("/")
-            target.mkdir(parents=True)
-            sh("mount", "--bind", self.volume(mount["name"]), target)
+            target, source = root / mount["mountPath"].lstrip("/"), self.volume(mount["name"])
+            if "subPathExpr" in mount:
+                env = self.variables()
+                source = (source / re.sub(r"\$\((\w+)\)", lambda found: env[found[1]], mount["subPathExpr"])).resolve(strict=True)
+                target.parent.mkdir(parents=True)
+                target.touch()
+            else:
+                target.mkdir(parents=True)
+            sh("mount", "--bind", source, target)
             if mount.get("readOnly"):
                 sh("mount", "-o", "remount,bind,ro", target)
         security = self.container["securityContext"]

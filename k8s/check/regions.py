@@ -9,27 +9,24 @@ import sys
 from pathlib import Path
 
 import yaml
-from pods import Cluster, Network, certificate, get, until
-
-# The passwords of the users of the bus; each region has its own.
-USERS = ("edge", "prober", "computer", "operator")
+from pods import Cluster, Network, bus_secrets, certificate, get, until
 
 
 def region_of(rendered, network, secrets):
     """A region's cluster, whose relays are known everywhere as the overlay says."""
     name = rendered.stem
-    bus = {user: f"{name}-{user}" for user in USERS}
-    cluster = Cluster(rendered, network, {"bus": bus, **secrets}, name)
+    bus = bus_secrets(rendered, network.binaries, network.work / f"{name}-users")
+    cluster = Cluster(rendered, network, {**bus, **secrets}, name)
     region = cluster.config("region-")["name"]
     network.hosts += [(pod.address, f"relay.{region}.example.com") for pod in cluster.of("relay")]
-    cluster.region, cluster.bus = region, bus
+    cluster.region, cluster.operator = region, bus["bus-users"]["operator"]
     return cluster
 
 
 def tidegate(cluster, *arguments):
     servers = ",".join(f"nats://{pod.address}:4222" for pod in cluster.of("nats"))
     said = subprocess.run([cluster.network.binaries / "tidegate", *arguments, "--nats-servers", servers, "--nats-user", "operator",
-                           "--nats-password", cluster.bus["operator"]], capture_output=True, text=True, check=False)
+                           "--nats-password", cluster.operator], capture_output=True, text=True, check=False)
     assert said.returncode == 0, f"{arguments}: {said.stderr}"
     return said.stdout
 

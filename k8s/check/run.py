@@ -9,17 +9,14 @@ import time
 from pathlib import Path
 
 import yaml
-from pods import Cluster, Network, certificate, get, publish, until
-
-# The passwords of the users of the bus.
-BUS = {user: f"secret-of-{user}" for user in ("edge", "prober", "computer", "operator")}
+from pods import Cluster, Network, bus_secrets, certificate, get, publish, until
 
 
 def main():
     rendered, binaries, metrics = (Path(argument) for argument in sys.argv[1:])
     network = Network(binaries)
     old, new = (certificate(network.work, name, "shop.example.com") for name in ("old", "new"))
-    cluster = Cluster(rendered, network, {"edge-tls": old, "bus": BUS})
+    cluster = Cluster(rendered, network, {"edge-tls": old, **bus_secrets(rendered, binaries, network.work / "users")})
     try:
         for name, told in yaml.safe_load(cluster.fleet())["clusters"].items():
             network.serve(name, told["endpoints"][0])

@@ -212,7 +212,7 @@ async fn every_service_is_scraped() -> anyhow::Result<()> {
     until("Prometheus reads two of each service", LIMIT, async || {
         let Ok(answer) = prometheus("/api/v1/query?query=count(up==1)by(job)").await else { return Ok(None) };
         let jobs = answer["data"]["result"].as_array().cloned().unwrap_or_default();
-        Ok((jobs.len() == 3 && jobs.iter().all(|job| job["value"][1] == "2")).then_some(()))
+        Ok((jobs.len() == 4 && jobs.iter().all(|job| job["value"][1] == "2")).then_some(()))
     })
     .await
 }

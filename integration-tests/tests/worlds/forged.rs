@@ -87,7 +87,7 @@ async fn reports_of_edges_that_are_not_there_shed_nothing() -> anyhow::Result<()
     // Given a system whose clusters have a capacity.
     let mut world = World::start(&Plan::default()).await?;
     world.apply(&world.fleet().replace("endpoints: [", "capacity: 1000, endpoints: [")).await?;
-    let forger = world.bus("edge").await?;
+    let forger = world.bus(ALL).await?;
     anyhow::ensure!(forger.ready(LIMIT).await);
     let region: RegionName = HOME.name.parse()?;
 
@@ -132,8 +132,8 @@ async fn reports_of_edges_that_are_not_there_shed_nothing() -> anyhow::Result<()
 async fn nobody_resets_an_edge_but_an_operator() -> anyhow::Result<()> {
     let world = World::start(&Plan::default()).await?;
     let subject = subjects::reset(&HOME.name.parse()?, &HOME.edge.parse()?);
-    for user in ["edge", "prober", "computer"] {
-        let bus = world.bus(user).await?;
+    for user in [HOME.edge_user(), HOME.prober_user(), HOME.computer_user(), HOME.replicator_user()] {
+        let bus = world.bus(&user).await?;
         anyhow::ensure!(bus.ready(LIMIT).await);
         let asked = bus.request(&subject, Bytes::new(), Duration::from_secs(1)).await;
         assert!(asked.is_err(), "{user}");
@@ -144,7 +144,7 @@ async fn nobody_resets_an_edge_but_an_operator() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_whose_tables_are_signed_follows_no_forger() -> anyhow::Result<()> {
-    // Given a region whose fleet names the key of its route-computers.
+    // Given a region whose fleet names the keys of its route-computers.
     let mut world = World::start(&Plan { is_signed: true, ..Plan::default() }).await?;
     let forger = world.bus(ALL).await?;
     anyhow::ensure!(forger.ready(LIMIT).await);
@@ -173,6 +173,21 @@ async fn a_region_whose_tables_are_signed_follows_no_forger() -> anyhow::Result<
     // Its epoch may be a larger one: the test's own watch follows without keys, and asks for what it heard of.
     let refused = "tidegate_routes_refused_total";
     assert_eq!(metrics.sum(refused, &[]), before.sum(refused, &[]));
+
+    // And whoever asks is told of it, and of the true table.
+    let forging = async {
+        for _ in 0..300 {
+            forge_heartbeat(&forger, 2000).await?;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        anyhow::Ok(())
+    };
+    let (status, forged) = tokio::join!(world.cli(&["status", "--json"]), forging);
+    forged?;
+    let status: Value = serde_json::from_slice(&status?.stdout)?;
+    let region = &status["regions"][HOME.name];
+    assert!(region["unsigned"].as_u64() > Some(0), "{region}");
+    assert!(region["epoch"].as_u64().is_some_and(|epoch| epoch != 2000), "{region}");
     world.succeeded();
     Ok(())
 }
@@ -212,7 +227,7 @@ impl Wire for Request {}
 async fn an_edges_credential_cannot_lead_its_region_to_an_epoch_that_edges_refuse() -> anyhow::Result<()> {
     // Given a system that runs, and somebody with an edge's credential.
     let mut world = World::start(&Plan::default()).await?;
-    let forger = world.bus("edge").await?;
+    let forger = world.bus(&HOME.edge_user()).await?;
     anyhow::ensure!(forger.ready(LIMIT).await);
     let served = async |world: &mut World| {
         Ok::<_, anyhow::Error>(world.edge_metrics(HOME.edge).await?.sum("tidegate_routes_epoch", &[]) as u64)

@@ -55,13 +55,52 @@ async fn a_second_route_computer_takes_over_from_a_frozen_one() -> anyhow::Resul
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_key_is_withdrawn_gives_the_lease_to_one_whose_key_counts() -> anyhow::Result<()> {
+    // Given a region with two route-computers, each with a key that the fleet names.
+    let mut world = World::start(&Plan { computers: 2, is_signed: true, ..Plan::default() }).await?;
+    let first = leader(&mut world).await?;
+    let before = served_epoch(&world);
+
+    // When the fleet no longer names the key of the one that leads.
+    let withdrawn_at = std::time::Instant::now();
+    world.apply(&world.fleet_without_key(&first)).await?;
+
+    // Then the other takes over, and the edge serves by its tables.
+    let what = "the edge serves by a later epoch";
+    world.watch.until(what, LIMIT, |l| l.edge(HOME.edge).filter(|e| e.epoch > before).map(|_| ())).await?;
+    println!("another leads, and its table is served, after {:?}", withdrawn_at.elapsed());
+    until("the first does not lead", LIMIT, async || {
+        Ok((world.standing(&first).await?["leads"] == false).then_some(()))
+    })
+    .await?;
+    let second = leader(&mut world).await?;
+    assert_ne!(first, second);
+    let fault_at = world.inflict(Fault::Kill).await?;
+    world.until_found(Fault::Kill, fault_at, LIMIT).await?;
+    world.mend(Fault::Kill).await?;
+    world.until_well_again(LIMIT).await?;
+
+    // When it names it again, then it may lead again once the other is gone.
+    world.apply(&world.fleet()).await?;
+    if let Some(computer) = world.computers.get_mut(&second) {
+        computer.kill();
+    }
+    until("the first leads", LIMIT, async || {
+        Ok((world.standing(&first).await?["leads"] == true).then_some(()))
+    })
+    .await?;
+    world.succeeded();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_of_an_older_epoch_is_refused() -> anyhow::Result<()> {
     // Given a system that serves by some epoch.
     let mut world = World::start(&Plan::default()).await?;
     let before = served_epoch(&world);
 
     // When somebody publishes an empty table as the owner of the epoch before.
-    let bus = world.bus("computer").await?;
+    let bus = world.bus(&HOME.computer_user()).await?;
     let older = Epoch(before.0 - 1);
     let subject = subjects::routes(&HOME.name.parse()?);
     let no_entries: [(RouteKey, RouteEntry); 0] = [];

@@ -1,12 +1,14 @@
 //! Nobody can do on the bus what another is for, by the permissions that are deployed. That each can do what it is for, all other
 //! tests show: their servers have the same.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use bytes::Bytes;
 use tidegate_bus::{
-    Bus, BusError, Credentials, NatsSettings, Subscription,
-    subjects::{self, LEASE_BUCKET, OVERRIDES_BUCKET, ROUTES_BUCKET},
-    testing::NatsServer,
+    BusError, Subscription, codec,
+    fleet::FleetStore,
+    subjects::{self, FLEET_BUCKET, LEASE_BUCKET, OVERRIDES_BUCKET, ROUTES_BUCKET},
 };
 use tidegate_integration_tests::{
     Plan, World,
@@ -15,40 +17,98 @@ use tidegate_integration_tests::{
 };
 use tidegate_model::{ClusterName, EdgeName, ProberName, RegionName};
 
+/// A message that somebody may try to publish.
+fn forgeries() -> anyhow::Result<Vec<String>> {
+    let cluster: ClusterName = HOME.cluster.parse()?;
+    let mut all = vec![subjects::FLEET.to_owned(), subjects::OVERRIDES.to_owned()];
+    for plan in [HOME, AWAY] {
+        let region: RegionName = plan.name.parse()?;
+        let prober: ProberName = format!("prober-{}-1", plan.name).parse()?;
+        all.extend([
+            subjects::routes(&region),
+            subjects::probe(&region, &prober),
+            subjects::carry(&region),
+            subjects::event(&region, "computer-1"),
+        ]);
+        for edge in [HOME.edge, AWAY.edge] {
+            let edge: EdgeName = edge.parse()?;
+            all.extend([
+                subjects::load(&region, &edge),
+                subjects::applied(&region, &edge),
+                subjects::suspect(&region, &edge, &cluster),
+                subjects::reset(&region, &edge),
+                subjects::event(&region, edge.as_str()),
+                subjects::bearer("edge", &region, edge.as_str()),
+            ]);
+        }
+        for kind in ["health-prober", "route-computer"] {
+            all.push(subjects::bearer(kind, &region, "somebody"));
+        }
+    }
+    Ok(all)
+}
+
+/// What of it a user may publish: of the table in docs/threat-model.md.
+fn permitted(user: &str, subject: &str) -> bool {
+    let subject = subject.strip_prefix("tidegate.v1.").unwrap_or(subject);
+    let begins = |kinds: &[&str]| kinds.iter().any(|kind| subject.starts_with(kind));
+    if user == HOME.edge_user() {
+        let own = format!("{}.{}", HOME.name, HOME.edge);
+        return begins(&["load.", "applied.", "suspect.", "event.", "bearer.edge."])
+            && subject.contains(&own);
+    }
+    let of_region = subject.contains(HOME.name);
+    if user == HOME.prober_user() {
+        of_region && begins(&["probe.", "bearer.health-prober."])
+    } else if user == HOME.computer_user() {
+        of_region && begins(&["routes.", "event.", "bearer.route-computer."])
+    } else if user == HOME.replicator_user() {
+        begins(&["fleet", "overrides"]) || (of_region && begins(&["carry."]))
+    } else {
+        begins(&["fleet", "overrides", "reset."])
+    }
+}
+
+fn users() -> [String; 5] {
+    [
+        HOME.edge_user(),
+        HOME.prober_user(),
+        HOME.computer_user(),
+        HOME.replicator_user(),
+        "operator".to_owned(),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_is_heard_where_another_speaks() -> anyhow::Result<()> {
+async fn each_user_is_heard_about_itself_only() -> anyhow::Result<()> {
     // Given somebody who hears everything, beginning with itself.
     let world = World::start_without_fleet(&Plan::default()).await?;
     let all = world.bus(ALL).await?;
     anyhow::ensure!(all.ready(START_LIMIT).await);
     let mut heard = all.subscribe("tidegate.v1.>").await?;
     let mine = Bytes::from_static(b"begin");
-    all.publish(subjects::FLEET, None, mine.clone()).await?;
+    all.publish("tidegate.v1.begin", None, mine.clone()).await?;
     next_of(&mut heard, &mine).await?;
 
-    let region: RegionName = HOME.name.parse()?;
-    let (edge, prober): (EdgeName, ProberName) = ("somebody".parse()?, "somebody".parse()?);
-    let cluster: ClusterName = HOME.cluster.parse()?;
-    let routes = subjects::routes(&region);
-    let probe = subjects::probe(&region, &prober);
-    let applied = subjects::applied(&region, &edge);
-    let suspicion = subjects::suspect(&region, &edge, &cluster);
-    let fleet = subjects::FLEET.to_owned();
-    for (user, own, others) in [
-        ("edge", &applied, [&routes, &probe, &fleet]),
-        ("prober", &probe, [&routes, &applied, &suspicion]),
-        ("operator", &fleet, [&routes, &probe, &applied]),
-    ] {
-        // When a user says what is not its own, and then what is.
-        let bus = world.bus(user).await?;
+    for user in users() {
+        // When a user tries each message of each other,
+        let bus = world.bus(&user).await?;
         anyhow::ensure!(bus.ready(START_LIMIT).await);
         let said = Bytes::from(format!("{user} was here"));
-        for subject in others.into_iter().chain([own]) {
+        let tried = forgeries()?;
+        for subject in &tried {
             bus.publish(subject, None, said.clone()).await?;
         }
 
-        // Then only that is heard.
-        assert_eq!(&next_of(&mut heard, &said).await?, own, "{user}");
+        // then only what is its own is heard.
+        let expected: Vec<&String> = tried.iter().filter(|subject| permitted(&user, subject)).collect();
+        assert!(!expected.is_empty() && expected.len() < tried.len(), "{user}");
+        for subject in expected {
+            assert_eq!(&next_of(&mut heard, &said).await?, subject, "{user}");
+        }
+        all.publish("tidegate.v1.end", None, said.clone()).await?;
+        let ended = next_of(&mut heard, &said).await?;
+        assert_eq!(ended, "tidegate.v1.end", "{user}");
     }
     world.succeeded();
     Ok(())
@@ -69,6 +129,46 @@ async fn next_of(heard: &mut Subscription, body: &Bytes) -> anyhow::Result<Strin
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_reads_responses_to_anothers_requests() -> anyhow::Result<()> {
+    // Given users who listen where another's responses go, and where all do.
+    let world = World::start_without_fleet(&Plan::default()).await?;
+    let mut listening = Vec::new();
+    for user in users() {
+        let bus = world.bus(&user).await?;
+        anyhow::ensure!(bus.ready(START_LIMIT).await);
+        for pattern in ["_INBOX.>", "_INBOX.tidegate.>", &format!("_INBOX.tidegate.{}.>", AWAY.edge_user())] {
+            listening.push((user.clone(), bus.subscribe(pattern).await?));
+        }
+    }
+
+    // When that one asks, and is answered.
+    let asks = world.bus(&AWAY.edge_user()).await?;
+    anyhow::ensure!(asks.ready(START_LIMIT).await);
+    let all = world.bus(ALL).await?;
+    let table = subjects::snapshot(&subjects::routes(&AWAY.name.parse()?));
+    let mut requests = all.subscribe(&table).await?;
+    anyhow::ensure!(all.ready(START_LIMIT).await);
+    let (answered, ()) = tokio::join!(asks.request(&table, Bytes::new(), START_LIMIT), async {
+        // Route-computers listen there, too, and take an empty request for none.
+        let request = requests.next().await.expect("the request");
+        all.reply(&request, Bytes::from_static(b"secret")).await.expect("it may answer");
+    });
+    assert_eq!(answered?, Bytes::from_static(b"secret"));
+
+    // Then none of them has heard it.
+    for (user, mut subscription) in listening {
+        let heard = tokio::time::timeout(Duration::from_millis(100), async {
+            while let Some(message) = subscription.next().await {
+                assert_ne!(message.body, Bytes::from_static(b"secret"), "{user}");
+            }
+        });
+        _ = heard.await;
+    }
+    world.succeeded();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_writes_what_another_decides_and_all_are_told_why() -> anyhow::Result<()> {
     // Given a system that runs by a fleet file.
     let world = World::start(&Plan::default()).await?;
@@ -77,10 +177,10 @@ async fn nobody_writes_what_another_decides_and_all_are_told_why() -> anyhow::Re
     let revision = &status["fleet"]["revision"];
 
     // When users write to buckets that are not theirs, then they are refused, with the server's reason.
-    let refused = async |user: &str, bucket: &str| {
-        let bus = world.bus(user).await?;
+    let refused = async |user: String, bucket: &str, key: &str| {
+        let bus = world.bus(&user).await?;
         anyhow::ensure!(bus.ready(START_LIMIT).await);
-        match bus.bucket(bucket).put(HOME.name, Bytes::from_static(b"mine")).await {
+        match bus.bucket(bucket).put(key, Bytes::from_static(b"mine")).await {
             Err(BusError::Refused { reason, .. }) => {
                 assert!(reason.to_lowercase().contains("permissions violation"), "{reason}");
                 anyhow::Ok(())
@@ -89,18 +189,25 @@ async fn nobody_writes_what_another_decides_and_all_are_told_why() -> anyhow::Re
         }
     };
     tokio::try_join!(
-        refused("edge", LEASE_BUCKET),
-        refused("edge", ROUTES_BUCKET),
-        refused("prober", OVERRIDES_BUCKET),
-        refused("operator", LEASE_BUCKET),
+        refused(HOME.edge_user(), LEASE_BUCKET, HOME.name),
+        refused(HOME.edge_user(), ROUTES_BUCKET, HOME.name),
+        refused(HOME.prober_user(), OVERRIDES_BUCKET, HOME.name),
+        refused("operator".to_owned(), LEASE_BUCKET, HOME.name),
+        refused(HOME.replicator_user(), LEASE_BUCKET, HOME.name),
+        refused(HOME.computer_user(), FLEET_BUCKET, "fleet"),
+        refused(HOME.computer_user(), OVERRIDES_BUCKET, HOME.name),
+        refused(HOME.computer_user(), ROUTES_BUCKET, AWAY.name),
+        refused(HOME.computer_user(), LEASE_BUCKET, AWAY.name),
     )?;
 
     // When an edge's user applies a fleet file, then it is told that it may not, and nothing has changed.
     let file = world.write("another.yaml", &(world.fleet() + "# another\n"))?;
-    let refused = world.cli_as("edge", &["apply", &file]).await?;
-    assert_eq!(refused.status.code(), Some(1));
-    let said = String::from_utf8(refused.stderr)?;
-    assert!(said.contains("not permitted") && said.contains("tidegate-fleet"), "{said}");
+    for user in [HOME.edge_user(), HOME.computer_user()] {
+        let refused = world.cli_as(&user, &["apply", &file]).await?;
+        assert_eq!(refused.status.code(), Some(1), "{user}");
+        let said = String::from_utf8(refused.stderr)?;
+        assert!(said.contains("not permitted") && said.contains("tidegate-fleet"), "{user}: {said}");
+    }
     let after = world.cli(&["status", "--json"]).await?.stdout;
     let after: serde_json::Value = serde_json::from_slice(&after)?;
     assert_eq!(&after["fleet"]["revision"], revision);
@@ -115,50 +222,33 @@ async fn nobody_writes_what_another_decides_and_all_are_told_why() -> anyhow::Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_edge_with_a_user_of_its_own_speaks_for_itself_only() -> anyhow::Result<()> {
-    // Given a server with the rights that are printed for a fleet.
-    let world = World::start_without_fleet(&Plan::default()).await?;
-    let file = world.write("fleet.yaml", &world.fleet())?;
-    let printed = String::from_utf8(world.cli(&["bus-permissions", &file]).await?.stdout)?;
-    let printed = [HOME, AWAY].iter().fold(printed, |text, region| {
-        let variable = format!("$NATS_EDGE_{}_PASSWORD", region.edge.replace('-', "_").to_uppercase());
-        text.replace(&variable, "own")
-    });
-    let listener = "users: [ { user: listener, password: listener }";
-    let server = NatsServer::start_guarded(&printed.replace("users: [", listener));
-    let connect = async |user: &str, password: &str| -> anyhow::Result<Bus> {
-        let mut settings = NatsSettings::new([server.url()], "a test");
-        settings.credentials = Credentials::Password { user: user.to_owned(), password: password.to_owned() };
-        let bus = Bus::connect(settings).await?;
-        anyhow::ensure!(bus.ready(START_LIMIT).await, "{user}");
-        Ok(bus)
-    };
-    let mut heard = connect("listener", "listener").await?.subscribe("tidegate.v1.>").await?;
-    let (home, away): (RegionName, RegionName) = (HOME.name.parse()?, AWAY.name.parse()?);
-    let (own, other): (EdgeName, EdgeName) = (HOME.edge.parse()?, AWAY.edge.parse()?);
-    let cluster: ClusterName = HOME.cluster.parse()?;
+async fn a_route_computers_credential_brings_no_fleet_from_another_region() -> anyhow::Result<()> {
+    // Given a system that runs by a fleet file, and somebody with the credential of another region's route-computers.
+    let world = World::start(&Plan::default()).await?;
+    let operator = world.bus("operator").await?;
+    anyhow::ensure!(operator.ready(START_LIMIT).await);
+    let store = FleetStore::new(&operator);
+    let before = store.get().await?.context("the fleet")?;
+    let forger = world.bus(&AWAY.computer_user()).await?;
+    anyhow::ensure!(forger.ready(START_LIMIT).await);
+    let region: RegionName = AWAY.name.parse()?;
+    let mut asked = forger.subscribe(&subjects::carry_request(&region)).await?;
+    let all = world.bus(ALL).await?;
+    anyhow::ensure!(all.ready(START_LIMIT).await);
 
-    // When its edge speaks for another, for another region, and for itself.
-    let edge = connect(&format!("edge-{own}"), "own").await?;
-    let subjects = |region: &RegionName, edge: &EdgeName| {
-        [
-            subjects::load(region, edge),
-            subjects::applied(region, edge),
-            subjects::suspect(region, edge, &cluster),
-            subjects::event(region, edge.as_str()),
-            subjects::bearer("edge", region, edge.as_str()),
-        ]
+    // When replicators hear that it has a newer fleet: it cannot say so, but somebody else may.
+    let newer = tidegate_bus::carry::Holdings {
+        fleet: Some(tidegate_bus::fleet::FleetMark { revision: u64::MAX, digest: 1 }),
+        overrides: 0,
     };
-    let (others, mine) = (subjects(&away, &other), subjects(&home, &own));
-    let said = Bytes::from_static(b"said");
-    for subject in others.iter().chain(&subjects(&home, &other)).chain(&mine) {
-        edge.publish(subject, None, said.clone()).await?;
-    }
+    let said = codec::encode(&newer);
+    forger.publish(&subjects::carry(&region), None, said.clone()).await?;
+    all.publish(&subjects::carry(&region), None, said).await?;
 
-    // Then only what it says of itself is heard.
-    for subject in &mine {
-        assert_eq!(&next_of(&mut heard, &said).await?, subject);
-    }
+    // Then it is not asked, so it cannot answer.
+    let request = tokio::time::timeout(Duration::from_secs(3), asked.next()).await;
+    assert!(request.is_err(), "it hears requests for the fleet: {request:?}");
+    assert_eq!(store.get().await?.context("the fleet")?, before);
     world.succeeded();
     Ok(())
 }

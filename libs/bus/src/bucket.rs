@@ -80,6 +80,18 @@ impl Bucket {
         &self.name
     }
 
+    /// Makes the bucket where it is missing, for users who may write it and not make it, and gives it as many copies as this
+    /// process wants.
+    ///
+    /// # Errors
+    /// When the bus is away, does not answer in time, or does not let this user.
+    pub async fn ensure(&self) -> Result<(), BusError> {
+        match &self.store {
+            Store::Nats(nats) => nats.ensure().await,
+            Store::Memory(_) => Ok(()),
+        }
+    }
+
     /// An entry, or nothing when there is none.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use crate::{
     bucket::Bucket,
     memory::MemoryBus,
     message::Part,
-    nats::NatsBus,
+    nats::{INBOX, NatsBus},
     pattern::{is_pattern, is_subject},
 };
 
@@ -148,7 +148,11 @@ impl Bus {
         if !is_subject(subject) {
             return Err(BusError::Subject(subject.to_owned()));
         }
-        let inbox = format!("_INBOX.tidegate.{:032x}", rand::random::<u128>());
+        let prefix = match &self.0 {
+            Link::Nats(nats) => nats.inbox(),
+            Link::Memory(_) => INBOX,
+        };
+        let inbox = format!("{prefix}.{:032x}", rand::random::<u128>());
         let mut replies = self.subscribe(&inbox).await?;
         let answered = async {
             self.send(subject, Some(&inbox), None, None, body).await?;

@@ -1,7 +1,7 @@
 //! Carries the fleet file and the overrides between regions whose buses keep their own data.
 //!
 //! Each region's buckets live on its own servers, so that a region that is cut off keeps them. What an operator writes
-//! in one region reaches the others by **carriers**, which run beside route-computers: each says once a second, and at
+//! in one region reaches the others by **carriers**, which replicators run: each says once a second, and at
 //! once after a change, what its bus holds, as an order of the fleet file and a digest of the overrides. Who hears of
 //! something newer asks for it and writes it to its own bus. Newer wins: of the fleet as a whole, of the overrides one by
 //! one, where one that was taken back leaves a mark for [`MARKS_KEPT`]. So regions agree a second after they can hear

@@ -29,10 +29,10 @@ use crate::{
     BusError,
     bucket::Bucket,
     complaint::Complaint,
-    seal::{Purpose, Signer, Trust},
+    seal::{self, Purpose, Signer, Trust},
 };
 
-pub use self::core::{LeaseAction, LeaseCore, LeaseState};
+pub use self::core::{LeaseAction, LeaseContent, LeaseCore, LeaseState};
 pub use record::LeaseRecord;
 
 /// How long a lease holds without being renewed.
@@ -120,13 +120,18 @@ impl LeaseSeal {
         self.signer.as_ref().map_or(bytes.clone(), |signer| signer.seal(Purpose::Lease, key, &bytes))
     }
 
-    /// The record in an entry; nothing when it is not one that is believed.
-    fn open(&self, key: &str, bytes: &Bytes) -> Option<LeaseRecord> {
-        let opened = self.trust.open(Purpose::Lease, key, bytes);
-        if let Err(why) = &opened {
-            tracing::debug!(lease = %key, %why, "the lease's entry is not believed: nobody holds it");
+    /// What an entry holds.
+    fn open(&self, key: &str, bytes: &Bytes) -> LeaseContent {
+        match self.trust.open(Purpose::Lease, key, bytes) {
+            Ok(record) => {
+                LeaseRecord::from_bytes(&record).map_or(LeaseContent::Unreadable, LeaseContent::Record)
+            }
+            Err(why) => {
+                tracing::debug!(lease = %key, %why, "the lease's entry is not believed: nobody holds it");
+                let claimed = LeaseRecord::from_bytes(seal::body(bytes)).map(|record| record.epoch);
+                LeaseContent::Untrusted(claimed)
+            }
         }
-        LeaseRecord::from_bytes(&opened.ok()?)
     }
 }
 
@@ -180,21 +185,30 @@ impl Keeper {
         }
     }
 
-    /// Looks at the lease, where it is not held, and does what is to be done.
+    /// Looks at the lease, where it is not held, and does what is to be done. Whoever is overruled looks again at once.
     async fn round(&mut self, duration: Duration) {
+        if self.attempt(duration).await == Attempt::Overruled {
+            self.attempt(duration).await;
+        }
+    }
+
+    async fn attempt(&mut self, duration: Duration) -> Attempt {
         if !self.core.holds() {
             match timed(duration / 2, self.bucket.get(&self.key)).await {
                 Ok(Ok(entry)) => {
                     let seen = entry.map(|entry| (entry.revision, self.seal.open(&self.key, &entry.value)));
                     self.core.seen(seen, Instant::now());
                 }
-                Ok(Err(error)) => return self.complaint.note(Err(error), NO_LEASE),
-                Err(()) => return,
+                Ok(Err(error)) => {
+                    self.complaint.note(Err(error), NO_LEASE);
+                    return Attempt::Ended;
+                }
+                Err(()) => return Attempt::Ended,
             }
         }
         let sent_at = Instant::now();
         let written = match self.core.next(sent_at) {
-            LeaseAction::Wait => return,
+            LeaseAction::Wait => return Attempt::Ended,
             LeaseAction::Create(record) => {
                 timed(duration / 2, self.bucket.create(&self.key, self.seal.close(&self.key, &record))).await
             }
@@ -211,7 +225,10 @@ impl Keeper {
                 self.complaint.note(Ok(()), NO_LEASE);
                 self.core.written(revision, sent_at);
             }
-            Ok(Err(error)) if error.is_conflict() => self.core.contradicted(),
+            Ok(Err(error)) if error.is_conflict() => {
+                self.core.contradicted();
+                return Attempt::Overruled;
+            }
             // It may have been written or not: the next round finds out.
             Ok(Err(error)) => {
                 self.core.unanswered();
@@ -219,6 +236,7 @@ impl Keeper {
             }
             Err(()) => self.core.unanswered(),
         }
+        Attempt::Ended
     }
 
     fn tell(&self) {
@@ -232,6 +250,14 @@ impl Keeper {
             changed
         });
     }
+}
+
+/// How an attempt to take or renew the lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Ended,
+    /// The entry was another than expected.
+    Overruled,
 }
 
 async fn timed<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T, ()> {

@@ -14,6 +14,7 @@ pub mod fleet;
 pub mod fuzzing;
 pub mod history;
 pub mod lease;
+pub mod limit;
 pub mod overrides;
 pub mod presence;
 pub mod report;

@@ -31,6 +31,8 @@ pub(crate) mod store;
 use settings::parse_server;
 pub use settings::{Credentials, NatsSettings, NatsTls};
 
+/// Where responses go.
+pub(crate) const INBOX: &str = "_INBOX.tidegate";
 /// How long a publication may wait for room in the client's queue.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
 /// A server that says nothing for three of these is taken for dead.
@@ -55,6 +57,7 @@ pub(crate) struct NatsBus {
     /// Why no connection could be made, since there was one.
     trouble: Arc<Mutex<Option<String>>>,
     refusal: Refusal,
+    inbox: String,
     monitor: JoinHandle<()>,
 }
 
@@ -73,9 +76,11 @@ impl NatsBus {
         let heard_trouble = trouble.clone();
         let refusal = Arc::new(Mutex::new(None));
         let heard_refusal: Refusal = refusal.clone();
+        let inbox = inbox(&settings.credentials);
         let options = with_credentials(ConnectOptions::new(), settings.credentials).await?;
         let options = with_tls(options, settings.tls)
             .name(&settings.name)
+            .custom_inbox_prefix(&inbox)
             .retry_on_initial_connect()
             .connection_timeout(CONNECT_TIMEOUT)
             // Our own limit comes first: it knows what the server refused.
@@ -122,6 +127,7 @@ impl NatsBus {
             refused,
             trouble,
             refusal,
+            inbox,
             monitor,
         })
     }
@@ -132,6 +138,11 @@ impl NatsBus {
 
     pub(crate) fn lost_messages(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Where responses to this connection's requests go: below it, and no other user's do.
+    pub(crate) fn inbox(&self) -> &str {
+        &self.inbox
     }
 
     pub(crate) fn max_payload(&self) -> usize {
@@ -286,6 +297,19 @@ fn headers(trace: Option<&TraceContext>, part: Option<Part>) -> Option<HeaderMap
     Some(headers)
 }
 
+/// The inbox of whoever connects with these credentials: permissions let a user subscribe to its own only. Relays between
+/// regions let all of them through.
+fn inbox(credentials: &Credentials) -> String {
+    match credentials {
+        Credentials::Password { user, .. } => {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+            let user: String = user.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+            format!("{INBOX}.{user}")
+        }
+        Credentials::None | Credentials::File(_) | Credentials::Token(_) => INBOX.to_owned(),
+    }
+}
+
 async fn with_credentials(
     options: ConnectOptions,
     credentials: Credentials,
@@ -333,5 +357,19 @@ async fn watch_connection(client: async_nats::Client, changed: Arc<Notify>, stat
             before != *state
         });
         _ = tokio::time::timeout(STATE_CHECK, changed.notified()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_user_has_an_inbox_of_its_own() {
+        let of =
+            |user: &str| inbox(&Credentials::Password { user: user.to_owned(), password: String::new() });
+        assert_eq!(of("edge-us-1"), "_INBOX.tidegate.edge-us-1");
+        assert_eq!(of("a.b *>"), "_INBOX.tidegate.a_b___");
+        assert_eq!(inbox(&Credentials::None), "_INBOX.tidegate");
     }
 }

@@ -15,12 +15,15 @@ use tidegate_model::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bus, BusError, clock, codec::Wire, lock::lock, report::Reports};
+use crate::{Bus, BusError, clock, codec::Wire, limit::LogLimit, lock::lock, report::Reports};
 
 /// The time between two words of a process.
 const EVERY: Duration = Duration::from_secs(1);
 /// After this time without a word another process counts as gone.
 const GONE_AFTER: Duration = Duration::from_millis(3500);
+
+/// At most this often a conflict is logged: anybody who may publish claims can invent processes.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// A process that bears a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,15 +110,14 @@ impl Speaker {
     async fn speak(self, mut others: Reports<Bearer>, shutdown: CancellationToken) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told_of = None;
+        let mut log = ConflictLog::default();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = ticks.tick() => {
                     // It is repeated.
                     _ = self.bus.publish_report(&self.subject, None, &self.own).await;
-                    if told_of.is_some() && another(&self.heard).is_none() {
-                        told_of = None;
+                    if another(&self.heard).is_none() && log.ended() {
                         tracing::info!("the name of this {} is its own again", self.what);
                     }
                 }
@@ -124,12 +126,58 @@ impl Speaker {
                     if other.instance == self.own.instance {
                         continue;
                     }
-                    if told_of.replace(other.instance) != Some(other.instance) {
+                    if log.admit(other.instance, Instant::now()) {
                         tracing::error!("{other} is also {}: give each a name of its own", self.what);
                     }
                     *lock(&self.heard) = Some((other, Instant::now()));
                 }
             }
         }
+    }
+}
+
+/// Which process was last logged to claim the name, too.
+#[derive(Debug)]
+struct ConflictLog {
+    instance: Option<u64>,
+    limit: LogLimit,
+}
+
+impl Default for ConflictLog {
+    fn default() -> Self {
+        ConflictLog { instance: None, limit: LogLimit::new(LOG_EVERY) }
+    }
+}
+
+impl ConflictLog {
+    /// Whether to log now that `instance` claims the name.
+    fn admit(&mut self, instance: u64, now: Instant) -> bool {
+        let admitted = self.instance != Some(instance) && self.limit.admit(now);
+        if admitted {
+            self.instance = Some(instance);
+        }
+        admitted
+    }
+
+    /// Nobody claims it any more. Returns whether somebody was logged to.
+    fn ended(&mut self) -> bool {
+        self.instance.take().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invented_processes_do_not_fill_the_log() {
+        let start = Instant::now();
+        let mut log = ConflictLog::default();
+        let logged = (0..60_000).filter(|ms| log.admit(*ms, start + Duration::from_millis(*ms))).count();
+        assert_eq!(logged, 6, "each 10 s");
+
+        let later = start + Duration::from_secs(120);
+        assert!(log.ended() && !log.ended());
+        assert!(log.admit(7, later) && !log.admit(7, later + LOG_EVERY * 2), "one process is logged once");
     }
 }

@@ -21,7 +21,7 @@ use std::{
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, ParsedPublicKey};
 use bytes::{BufMut, Bytes, BytesMut};
 use tidegate_model::{SigningPublicKey, Timestamp, key::from_hex};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock;
 
@@ -180,6 +180,9 @@ pub enum SealError {
     /// The signature is not one of this key over this message.
     #[error("its signature is wrong")]
     Forged,
+    /// It is not known yet whether there are keys.
+    #[error("it is not known yet whether the fleet names keys")]
+    Undecided,
 }
 
 /// The keys that are trusted, as they change. Clones share them.
@@ -194,6 +197,8 @@ struct Inner {
     refused_at: AtomicU64,
     /// Woken when something was refused, or is sealed although no keys are known.
     doubts: Notify,
+    /// Whether it is not known yet if there are keys.
+    undecided: watch::Sender<bool>,
 }
 
 impl Trust {
@@ -202,10 +207,33 @@ impl Trust {
         Trust::default()
     }
 
+    /// Takes nothing until it is told of keys ([`Trust::set`]), or that there are none to be had ([`Trust::decide`]).
+    pub fn undecided() -> Trust {
+        let trust = Trust::default();
+        trust.0.undecided.send_replace(true);
+        trust
+    }
+
+    /// Whether it takes nothing yet, because it is not known whether there are keys.
+    pub fn is_undecided(&self) -> bool {
+        *self.0.undecided.borrow()
+    }
+
+    /// Ends the wait for keys: from now on it takes what is signed by those that it has, or everything where it has none.
+    pub fn decide(&self) {
+        self.0.undecided.send_if_modified(std::mem::take);
+    }
+
+    /// Follows [`Trust::is_undecided`].
+    pub(crate) fn watch_undecided(&self) -> watch::Receiver<bool> {
+        self.0.undecided.subscribe()
+    }
+
     /// Trusts exactly these keys; none: takes everything.
     pub fn set(&self, keys: &[SigningPublicKey]) {
         let parsed = keys.iter().map(|key| (*key, ParsedPublicKey::new(&ED25519, key.0).ok())).collect();
         *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = parsed;
+        self.decide();
     }
 
     /// The keys that are trusted.
@@ -223,6 +251,9 @@ impl Trust {
     /// # Errors
     /// Why it is not; it is counted then.
     pub fn open(&self, purpose: Purpose, subject: &str, sealed: &Bytes) -> Result<Bytes, SealError> {
+        if self.is_undecided() {
+            return Err(SealError::Undecided);
+        }
         let opened = self.check(purpose, subject, sealed);
         if opened.is_err() {
             self.0.refused.fetch_add(1, Relaxed);
@@ -279,6 +310,11 @@ impl fmt::Debug for Trust {
     }
 }
 
+/// The body below a seal, or all of what has none; whether it is to be believed is for [`Trust`] to say.
+pub(crate) fn body(sealed: &[u8]) -> &[u8] {
+    if parts(sealed).is_some() { &sealed[SEAL_LENGTH..] } else { sealed }
+}
+
 /// The key's id and the signature of a sealed body.
 fn parts(sealed: &[u8]) -> Option<(&[u8], &[u8])> {
     let seal = sealed.get(..SEAL_LENGTH)?.strip_prefix(&MARK)?;
@@ -327,6 +363,21 @@ mod tests {
 
         trust.set(&[new.public_key()]);
         assert!(open(&trust, "t", &by(&old)).is_err() && open(&trust, "t", &by(&new)).is_ok());
+    }
+
+    #[test]
+    fn until_it_is_known_whether_there_are_keys_nothing_is_taken_and_nothing_counted() {
+        let (signer, body) = (Signer::ephemeral(), Bytes::from("body"));
+        let sealed = signer.seal(Purpose::Message, "t", &body);
+        let (trust, other) = (Trust::undecided(), Trust::undecided());
+        assert_eq!(open(&trust, "t", &body), Err(SealError::Undecided));
+        assert_eq!(open(&trust, "t", &sealed), Err(SealError::Undecided));
+        assert_eq!((trust.refused(), trust.is_undecided()), (0, true));
+
+        trust.set(&[signer.public_key()]);
+        assert!(open(&trust, "t", &sealed).is_ok() && open(&trust, "t", &body).is_err());
+        other.decide();
+        assert!(open(&other, "t", &body).is_ok());
     }
 
     #[test]

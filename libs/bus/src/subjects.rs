@@ -37,6 +37,9 @@ pub const OVERRIDES_BUCKET: &str = "tidegate-overrides";
 /// Bucket of the regions' leases; the key is the region.
 pub const LEASE_BUCKET: &str = "tidegate-lease";
 
+/// Every bucket.
+pub const BUCKETS: [&str; 4] = [FLEET_BUCKET, ROUTES_BUCKET, OVERRIDES_BUCKET, LEASE_BUCKET];
+
 /// A prober's table of observations.
 pub fn probe(region: &RegionName, prober: &ProberName) -> String {
     format!("tidegate.v1.probe.{region}.{prober}")
@@ -66,6 +69,14 @@ pub fn routes_key(region: &RegionName) -> String {
 /// What an edge applied.
 pub fn applied(region: &RegionName, edge: &EdgeName) -> String {
     format!("tidegate.v1.applied.{region}.{edge}")
+}
+
+/// The region and the edge of a subject made by [`applied`] or [`load`].
+pub fn parse_report(subject: &str) -> Option<(RegionName, EdgeName)> {
+    let rest =
+        subject.strip_prefix("tidegate.v1.applied.").or_else(|| subject.strip_prefix("tidegate.v1.load."))?;
+    let (region, edge) = rest.split_once('.')?;
+    Some((region.parse().ok()?, edge.parse().ok()?))
 }
 
 /// What every edge of a region applied.
@@ -146,7 +157,11 @@ mod tests {
         let (region, prober) = ("eu-west".parse().unwrap(), "prober-1".parse().unwrap());
         let subject = probe(&region, &prober);
         assert_eq!(parse_probe(&subject), Some((region.clone(), prober)));
-        assert_eq!(parse_routes(&routes(&region)), Some(region));
+        assert_eq!(parse_routes(&routes(&region)), Some(region.clone()));
+        let edge: EdgeName = "edge-1".parse().unwrap();
+        for subject in [load(&region, &edge), applied(&region, &edge)] {
+            assert_eq!(parse_report(&subject), Some((region.clone(), edge.clone())));
+        }
     }
 
     #[test]

@@ -24,9 +24,6 @@ pub use regions::Regions;
 /// How long a server may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(20);
 
-/// The users that a deployment's permissions speak of.
-pub const USERS: [&str; 4] = ["edge", "prober", "computer", "operator"];
-
 /// A running nats-server, or one that was stopped and can be started again on the same port.
 #[derive(Debug)]
 pub struct NatsServer {
@@ -46,8 +43,7 @@ impl NatsServer {
         NatsServer::start_with("", true)
     }
 
-    /// Starts a server that lets in whom `permissions`, a part of its settings, names. The password of each of [`USERS`] is its
-    /// name.
+    /// Starts a server that lets in whom `permissions`, a part of its settings, names.
     ///
     /// # Panics
     /// When there is no nats-server, or it is not ready in time.
@@ -137,7 +133,6 @@ impl NatsServer {
             .arg(&self.directory)
             .arg("--ports_file_dir")
             .arg(&ports)
-            .envs(USERS.map(|user| (format!("NATS_{}_PASSWORD", user.to_uppercase()), user)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the server's log"))
             .stderr(log)

@@ -10,14 +10,7 @@ use crate::{Registry, settings::NatsSection};
 /// # Errors
 /// When an address or the credentials can't be used.
 pub async fn connect(settings: &NatsSection, name: &str) -> Result<Bus, BusError> {
-    let credentials = match settings {
-        NatsSection { credentials: Some(file), .. } => Credentials::File(file.clone()),
-        NatsSection { token: Some(token), .. } => Credentials::Token(token.clone()),
-        NatsSection { user: Some(user), password: Some(password), .. } => {
-            Credentials::Password { user: user.clone(), password: password.clone() }
-        }
-        _ => Credentials::None,
-    };
+    let credentials = credentials(settings)?;
     let files =
         [("nats.ca", &settings.ca), ("nats.certificate", &settings.certificate), ("nats.key", &settings.key)];
     for (setting, file) in files {
@@ -34,6 +27,24 @@ pub async fn connect(settings: &NatsSection, name: &str) -> Result<Bus, BusError
     nats.tls = tls;
     nats.bucket_replicas = settings.bucket_replicas;
     Bus::connect(nats).await
+}
+
+/// How the settings say that this client proves who it is.
+fn credentials(settings: &NatsSection) -> Result<Credentials, BusError> {
+    Ok(match settings {
+        NatsSection { credentials: Some(file), .. } => Credentials::File(file.clone()),
+        NatsSection { token: Some(token), .. } => Credentials::Token(token.clone()),
+        NatsSection { user: Some(user), password: Some(password), .. } => {
+            Credentials::Password { user: user.clone(), password: password.clone() }
+        }
+        NatsSection { user: Some(user), password_file: Some(file), .. } => {
+            let password = std::fs::read_to_string(file).map_err(|error| {
+                BusError::Credentials(format!("{}: {error} (nats.password_file)", file.display()))
+            })?;
+            Credentials::Password { user: user.clone(), password: password.trim_end().to_owned() }
+        }
+        _ => Credentials::None,
+    })
 }
 
 /// Adds the bus's metrics: whether it is there, since when not, reconnects, lost messages.
@@ -85,4 +96,30 @@ pub async fn bear_name(
         samples.gauge(name, help, &[], f64::from(u8::from(shown.other().is_some())));
     });
     Ok(presence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_may_be_in_a_file() {
+        let file = std::env::temp_dir().join(format!("tidegate-password-{}", std::process::id()));
+        let given = |password: Option<&str>| NatsSection {
+            user: Some("edge-1".to_owned()),
+            password: password.map(str::to_owned),
+            password_file: Some(file.clone()),
+            ..NatsSection::default()
+        };
+        std::fs::write(&file, "secret\n").unwrap();
+        let read = credentials(&given(None)).unwrap();
+        assert!(
+            matches!(read, Credentials::Password { user, password } if user == "edge-1" && password == "secret")
+        );
+        std::fs::remove_file(&file).unwrap();
+        assert!(credentials(&given(None)).unwrap_err().to_string().contains("nats.password_file"));
+
+        assert_eq!(given(None).check(), Ok(()));
+        assert_eq!(given(Some("x")).check().unwrap_err().0, "nats.password_file");
+    }
 }

@@ -103,6 +103,12 @@ pub enum Command {
     BusPermissions {
         /// The fleet file.
         file: PathBuf,
+        /// Only the users of this region: for a region with servers of its own.
+        #[arg(long)]
+        region: Option<RegionName>,
+        /// A folder with the users' passwords, a file for each, to print in place of variables; missing ones are made.
+        #[arg(long)]
+        passwords: Option<PathBuf>,
     },
     /// Make a private key with which route-computers sign, and print the public one for the fleet file.
     SigningKey {

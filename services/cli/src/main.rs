@@ -57,7 +57,9 @@ fn main() -> ExitCode {
                 events::events(follow, since, region.as_ref(), json, &bus).await
             }
             Command::Edge { action: EdgeAction::Reset { name }, bus } => edge::reset(&name, &bus).await,
-            Command::BusPermissions { file } => permissions::print(&file),
+            Command::BusPermissions { file, region, passwords } => {
+                permissions::print(&file, region.as_ref(), passwords.as_deref())
+            }
             Command::SigningKey { out } => edge::signing_key(&out),
             Command::Dev(options) => dev::dev(options).await,
             Command::Origin(options) => origin::origin(options).await,

@@ -1,52 +1,271 @@
-//! `tidegate bus-permissions`: who may say what on the bus, with a user for each edge of a fleet.
+//! `tidegate bus-permissions`: who may publish and subscribe to what on the bus, with a user for each edge of a fleet and, for
+//! each region, one for each kind of service whose instances have no fixed names.
 
-use std::{fmt::Write as _, path::Path};
+use std::{fmt::Write as _, fs, io, path::Path};
 
 use anyhow::Context as _;
 use tidegate_model::{EdgeName, RegionName, fleet::Fleet};
 
-use crate::{check, say::say};
+use crate::{arguments::WrongArgument, check, say::say};
 
-/// Rights by kind of service, as they are deployed.
-const BY_KIND: &str = include_str!("../../../k8s/base/permissions.conf");
-/// How the user that all edges share begins there, and where the next one does.
-const EDGE: &str = "    {\n      user: edge\n";
-const NEXT: &str = "    {\n      user: ";
+/// Reading the fleet's bucket.
+const READ_FLEET: [&str; 2] =
+    ["$JS.API.STREAM.INFO.KV_tidegate-fleet", "$JS.API.DIRECT.GET.KV_tidegate-fleet.>"];
+/// The most messages of one response: a large snapshot has many parts.
+const MANY: u32 = 4096;
 
-/// Prints the authorization of a nats-server with a user for each edge of the fleet.
-pub fn print(file: &Path) -> anyhow::Result<()> {
+/// A user and its rights.
+struct User {
+    name: String,
+    publish: Vec<String>,
+    subscribe: Vec<String>,
+    /// The most messages of a response to a request that it received; absent: it answers none.
+    responses: Option<u32>,
+}
+
+/// Prints the authorization of a nats-server: for all regions, or for one with its own server. Passwords are variables, or
+/// with `passwords` those of the files in that folder, which are made where they are missing.
+pub fn print(file: &Path, region: Option<&RegionName>, passwords: Option<&Path>) -> anyhow::Result<()> {
     let (_, fleet) = check::read(file)?;
-    say(by_name(&fleet).context("the permissions by kind have no user for edges")?)
+    if let Some(region) = region.filter(|region| !fleet.regions.contains_key(*region)) {
+        return Err(WrongArgument(format!("the fleet has no region {region} (--region)")).into());
+    }
+    say(text(&fleet, region, |user| match passwords {
+        None => Ok(variable(user)),
+        Some(folder) => password(folder, user).map(|password| format!("\"{password}\"")),
+    })?)
 }
 
-/// The rights by kind, but for edges by name: each may speak for itself only.
-fn by_name(fleet: &Fleet) -> Option<String> {
-    let (before, rest) = BY_KIND.split_once(EDGE)?;
-    let end = rest.find(NEXT)?;
-    let (rights, after) = rest.split_at(end);
-    let mut text = before.to_owned();
-    for (name, edge) in &fleet.edges {
+/// The permissions as a part of a nats-server's settings.
+fn text(
+    fleet: &Fleet,
+    region: Option<&RegionName>,
+    password: impl Fn(&str) -> anyhow::Result<String>,
+) -> anyhow::Result<String> {
+    let mut text = "# Who may say what on the bus, as `tidegate bus-permissions` prints it for a fleet file: whoever takes over a service\n\
+                    # can speak only for that one. Each reads only the responses to its own requests.\n\
+                    authorization {\n  users: [\n"
+        .to_owned();
+    for user in users(fleet, region) {
+        let password = password(&user.name)?;
         // Writing to a String does not fail.
-        _ = write!(text, "    {{\n      user: \"{}\"\n{}", user(name), own(rights, &edge.region, name));
+        _ = writeln!(
+            text,
+            "    {{\n      user: \"{}\"\n      password: {password}\n      permissions: {{",
+            user.name
+        );
+        list(&mut text, "publish", &user.publish);
+        list(&mut text, "subscribe", &user.subscribe);
+        if let Some(most) = user.responses {
+            _ = writeln!(text, "        allow_responses: {{ max: {most}, expires: \"10s\" }}");
+        }
+        text.push_str("      }\n    }\n");
     }
-    text.push_str(after);
-    Some(text)
+    text.push_str("  ]\n}\n");
+    Ok(text)
 }
 
-/// The user of an edge.
-fn user(edge: &EdgeName) -> String {
-    format!("edge-{edge}")
+fn list(text: &mut String, what: &str, subjects: &[String]) {
+    _ = writeln!(text, "        {what}: [");
+    for subject in subjects {
+        _ = writeln!(text, "          \"{subject}\"");
+    }
+    text.push_str("        ]\n");
 }
 
-/// The rights of all edges, narrowed to those of one.
-fn own(rights: &str, region: &RegionName, edge: &EdgeName) -> String {
-    let variable = format!("NATS_EDGE_{}_PASSWORD", edge.as_str().replace('-', "_").to_uppercase());
-    let mut own = rights.replace("NATS_EDGE_PASSWORD", &variable);
-    for subject in ["suspect", "applied", "load", "event", "bearer.edge", "reset"] {
-        let prefix = format!("\"tidegate.v1.{subject}.");
-        own = own.replace(&format!("{prefix}*.*"), &format!("{prefix}{region}.{edge}"));
+fn users(fleet: &Fleet, region: Option<&RegionName>) -> Vec<User> {
+    let is_wanted = |name: &RegionName| region.is_none_or(|region| region == name);
+    let edges = fleet.edges.iter().filter(|(_, edge)| is_wanted(&edge.region));
+    let mut users: Vec<User> = edges.map(|(name, own)| edge(name, &own.region)).collect();
+    for region in fleet.regions.keys().filter(|name| is_wanted(name)) {
+        users.extend([prober(region), computer(region), replicator(region)]);
     }
-    own.replace("\"tidegate.v1.routes.*", &format!("\"tidegate.v1.routes.{region}"))
+    users.push(operator());
+    users
+}
+
+fn user<const P: usize, const S: usize>(
+    name: String,
+    publish: [String; P],
+    reads: &[&str],
+    subscribe: [String; S],
+    responses: Option<u32>,
+) -> User {
+    let inbox = format!("_INBOX.tidegate.{name}.>");
+    let publish = publish.into_iter().chain(reads.iter().copied().map(str::to_owned)).collect();
+    User { name, publish, subscribe: subscribe.into_iter().chain([inbox]).collect(), responses }
+}
+
+fn edge(name: &EdgeName, region: &RegionName) -> User {
+    let own = |kind: &str| format!("tidegate.v1.{kind}.{region}.{name}");
+    let reads = [
+        READ_FLEET[0],
+        READ_FLEET[1],
+        "$JS.API.STREAM.INFO.KV_tidegate-routes",
+        "$JS.API.DIRECT.GET.KV_tidegate-routes.>",
+    ];
+    user(
+        format!("edge-{name}"),
+        [
+            format!("{}.*", own("suspect")),
+            own("applied"),
+            own("load"),
+            own("event"),
+            own("bearer.edge"),
+            // The whole table, when a part was missed.
+            format!("tidegate.v1.routes.{region}.snapshot"),
+        ],
+        &reads,
+        [format!("tidegate.v1.routes.{region}"), own("bearer.edge"), own("reset")],
+        Some(1),
+    )
+}
+
+fn prober(region: &RegionName) -> User {
+    let own = |kind: &str| format!("tidegate.v1.{kind}.{region}.*");
+    user(
+        format!("prober-{region}"),
+        [own("probe"), own("bearer.health-prober")],
+        &READ_FLEET,
+        [
+            "tidegate.v1.fleet".to_owned(),
+            "tidegate.v1.suspect.*.*.*".to_owned(),
+            format!("{}.snapshot", own("probe")),
+            own("bearer.health-prober"),
+        ],
+        Some(MANY),
+    )
+}
+
+/// Makes and changes no stream: whoever may can have its server publish anything.
+fn computer(region: &RegionName) -> User {
+    let reads = [
+        "tidegate.v1.probe.*.*.snapshot",
+        "$JS.API.STREAM.INFO.*",
+        "$JS.API.STREAM.PURGE.KV_tidegate-routes",
+        "$JS.API.DIRECT.GET.*.>",
+    ];
+    user(
+        format!("computer-{region}"),
+        [
+            format!("tidegate.v1.routes.{region}"),
+            format!("tidegate.v1.event.{region}.*"),
+            format!("tidegate.v1.bearer.route-computer.{region}.*"),
+            format!("$KV.tidegate-routes.{region}"),
+            format!("$KV.tidegate-routes.{region}.>"),
+            format!("$KV.tidegate-lease.{region}"),
+        ],
+        &reads,
+        [
+            "tidegate.v1.fleet".to_owned(),
+            "tidegate.v1.overrides".to_owned(),
+            "tidegate.v1.probe.*.*".to_owned(),
+            "tidegate.v1.load.*.*".to_owned(),
+            format!("tidegate.v1.applied.{region}.*"),
+            format!("tidegate.v1.routes.{region}.snapshot"),
+            format!("tidegate.v1.explain.{region}"),
+            format!("tidegate.v1.bearer.route-computer.{region}.*"),
+        ],
+        Some(MANY),
+    )
+}
+
+fn replicator(region: &RegionName) -> User {
+    let reads = [
+        "tidegate.v1.carry.*.request",
+        "tidegate.v1.fleet",
+        "tidegate.v1.overrides",
+        "$KV.tidegate-fleet.>",
+        "$KV.tidegate-overrides.>",
+        "$JS.API.INFO",
+        "$JS.API.STREAM.INFO.*",
+        "$JS.API.STREAM.CREATE.*",
+        "$JS.API.STREAM.UPDATE.*",
+        "$JS.API.STREAM.PURGE.KV_tidegate-fleet",
+        "$JS.API.STREAM.PURGE.KV_tidegate-overrides",
+        "$JS.API.DIRECT.GET.*.>",
+    ];
+    user(
+        format!("replicator-{region}"),
+        [format!("tidegate.v1.carry.{region}")],
+        &reads,
+        [
+            "tidegate.v1.fleet".to_owned(),
+            "tidegate.v1.overrides".to_owned(),
+            "tidegate.v1.carry.*".to_owned(),
+            format!("tidegate.v1.carry.{region}.request"),
+        ],
+        Some(MANY),
+    )
+}
+
+fn operator() -> User {
+    let reads = [
+        "tidegate.v1.fleet",
+        "tidegate.v1.overrides",
+        "tidegate.v1.routes.*.snapshot",
+        "tidegate.v1.explain.*",
+        "tidegate.v1.reset.*.*",
+        "$KV.tidegate-fleet.>",
+        "$KV.tidegate-overrides.>",
+        "$JS.API.INFO",
+        "$JS.API.STREAM.INFO.*",
+        "$JS.API.STREAM.CREATE.*",
+        "$JS.API.STREAM.UPDATE.*",
+        "$JS.API.STREAM.PURGE.KV_tidegate-fleet",
+        "$JS.API.STREAM.PURGE.KV_tidegate-overrides",
+        "$JS.API.DIRECT.GET.*.>",
+        // The history.
+        "$JS.API.CONSUMER.CREATE.tidegate-events",
+        "$JS.API.CONSUMER.*.tidegate-events.>",
+        "$JS.API.CONSUMER.MSG.NEXT.tidegate-events.>",
+    ];
+    let subscribe = [
+        "tidegate.v1.applied.*.*",
+        "tidegate.v1.load.*.*",
+        "tidegate.v1.bearer.*.*.*",
+        "tidegate.v1.routes.*",
+        "tidegate.v1.fleet",
+    ];
+    user("operator".to_owned(), [], &reads, subscribe.map(str::to_owned), None)
+}
+
+/// The variable of a user's password.
+fn variable(user: &str) -> String {
+    format!("$NATS_{}_PASSWORD", user.replace('-', "_").to_uppercase())
+}
+
+/// The password of a user in `folder`: of `edges/<user>` or `<user>`. A random one where the file does not exist.
+fn password(folder: &Path, user: &str) -> anyhow::Result<String> {
+    let folder = if user.starts_with("edge-") { folder.join("edges") } else { folder.to_owned() };
+    let file = folder.join(user);
+    let shown = || file.display().to_string();
+    match fs::read_to_string(&file) {
+        Ok(text) => {
+            let password = text.trim_end();
+            let is_plain = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
+            anyhow::ensure!(
+                !password.is_empty() && password.chars().all(is_plain),
+                "{}: a password has letters, digits and signs other than quotation marks and backslashes",
+                shown()
+            );
+            Ok(password.to_owned())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let password = format!("{:032x}", rand::random::<u128>());
+            write_private(&folder, &file, &password)
+                .with_context(|| format!("{} cannot be written", shown()))?;
+            Ok(password)
+        }
+        Err(error) => Err(error).with_context(shown),
+    }
+}
+
+fn write_private(folder: &Path, file: &Path, text: &str) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    fs::create_dir_all(folder)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    io::Write::write_all(&mut file, text.as_bytes())
 }
 
 #[cfg(test)]
@@ -61,11 +280,21 @@ listeners: { web: { bind: \"127.0.0.1:0\", protocol: http } }
 services: { site: { hosts: [\"*\"], clusters: [a] } }
 ";
 
+    fn fleet() -> Fleet {
+        Fleet::parse(FLEET, "fleet.yaml").unwrap()
+    }
+
+    /// The text about one user.
+    fn rights(text: &str, user: &str) -> String {
+        let start = text.find(&format!("user: \"{user}\"")).unwrap_or_else(|| panic!("no {user} in {text}"));
+        let rest = &text[start..];
+        rest[..rest[1..].find("user: ").map_or(rest.len(), |end| end + 1)].to_owned()
+    }
+
     #[test]
     fn an_edge_may_speak_for_itself_only() {
-        let text = by_name(&Fleet::parse(FLEET, "fleet.yaml").unwrap()).unwrap();
-        let start = text.find("user: \"edge-e-1\"").unwrap();
-        let rights = &text[start..start + text[start..].find("user: \"edge-e-2\"").unwrap()];
+        let text = text(&fleet(), None, |user| Ok(variable(user))).unwrap();
+        let rights = rights(&text, "edge-e-1");
         for subject in [
             "suspect.us.e-1.*",
             "applied.us.e-1",
@@ -79,6 +308,57 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
             assert!(rights.contains(&format!("\"tidegate.v1.{subject}\"")), "{subject}\n{rights}");
         }
         assert!(!rights.contains(".*.*") && rights.contains("$NATS_EDGE_E_1_PASSWORD"), "{rights}");
-        assert!(!text.contains("user: edge\n") && text.contains("user: prober\n"));
+        assert!(rights.contains("\"_INBOX.tidegate.edge-e-1.>\""), "{rights}");
+    }
+
+    #[test]
+    fn only_operators_and_replicators_may_write_what_operators_decide_or_make_streams() {
+        for user in users(&fleet(), None) {
+            let may = |what: &str| user.publish.iter().any(|subject| subject.contains(what));
+            let is_trusted = user.name == "operator" || user.name.starts_with("replicator-");
+            for what in ["$KV.tidegate-fleet", "$KV.tidegate-overrides", "STREAM.CREATE", "STREAM.UPDATE"] {
+                assert_eq!(may(what), is_trusted, "{} {what}", user.name);
+            }
+            assert!(user.subscribe.contains(&format!("_INBOX.tidegate.{}.>", user.name)), "{}", user.name);
+            // What nobody may: to answer for others, and to hear others' responses.
+            assert!(!may("_INBOX") && !user.subscribe.iter().any(|subject| subject.starts_with("_INBOX.>")));
+            assert!(!user.publish.iter().chain(&user.subscribe).any(|subject| subject == ">"));
+        }
+    }
+
+    #[test]
+    fn a_regions_server_lets_in_its_own_services() {
+        let text = text(&fleet(), Some(&"eu".parse().unwrap()), |user| Ok(variable(user))).unwrap();
+        for user in ["edge-e-2", "prober-eu", "computer-eu", "replicator-eu", "operator"] {
+            rights(&text, user);
+        }
+        assert!(!text.contains("edge-e-1") && !text.contains("-us\""), "{text}");
+    }
+
+    #[test]
+    fn passwords_are_made_once() {
+        let folder = std::env::temp_dir().join(format!("tidegate-passwords-{}", std::process::id()));
+        let first = password(&folder, "edge-e-1").unwrap();
+        assert_eq!(password(&folder, "edge-e-1").unwrap(), first);
+        assert_eq!(fs::read_to_string(folder.join("edges/edge-e-1")).unwrap(), first);
+        assert_ne!(password(&folder, "operator").unwrap(), first);
+        fs::write(folder.join("operator"), "with \"quotes\"").unwrap();
+        assert!(password(&folder, "operator").is_err());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn the_permissions_of_the_compose_file_are_those_of_its_fleet() {
+        let fleet = Fleet::parse(include_str!("../../../deploy/fleet.yaml"), "fleet.yaml").unwrap();
+        for (region, kept) in [
+            ("us-east", include_str!("../../../deploy/nats/us-east.conf")),
+            ("eu-west", include_str!("../../../deploy/nats/eu-west.conf")),
+        ] {
+            let printed = text(&fleet, Some(&region.parse().unwrap()), |user| Ok(variable(user))).unwrap();
+            assert_eq!(
+                printed, kept,
+                "deploy/nats/{region}.conf: tidegate bus-permissions deploy/fleet.yaml --region {region}"
+            );
+        }
     }
 }

@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     pub suspicions_looked_at: Counter,
     pub suspicions_passed_over: Counter,
     pub suspicions_refused: Counter,
+    pub suspicions_limited: Counter,
     pub fleets_refused: Counter,
 }
 
@@ -35,8 +36,8 @@ impl Metrics {
             registry.counter("tidegate_probes_total", "Probes, by how they ended.", &[("outcome", outcome)])
         };
         let suspicions = |result: &str| {
-            let help = "Suspicions received: looked at, or passed over because the endpoint was looked at just before \
-                        or is not probed.";
+            let help = "Suspicions received: looked at; passed over because the endpoint was looked at just before or is \
+                        not probed; refused because the fleet lacks the edge; or limited because the edge sends too many.";
             registry.counter("tidegate_suspicions_total", help, &[("result", result)])
         };
         Metrics {
@@ -84,6 +85,7 @@ impl Metrics {
             suspicions_looked_at: suspicions("looked_at"),
             suspicions_passed_over: suspicions("passed_over"),
             suspicions_refused: suspicions("refused"),
+            suspicions_limited: suspicions("limited"),
             fleets_refused: registry.counter(
                 "tidegate_fleets_refused_total",
                 "Fleet files on the bus that this version can't read.",

@@ -6,12 +6,13 @@ use anyhow::Context as _;
 use tidegate_bus::{
     Bus, clock,
     fleet::{FleetFollower, FleetText},
+    limit::SenderLimit,
     presence::Presence,
     subjects,
     table::{Epochs, Owner, OwnerOptions},
 };
 use tidegate_model::{
-    ClusterName, Epoch, NetworkName, RegionName, Revision,
+    ClusterName, EdgeName, Epoch, NetworkName, RegionName, Revision,
     fleet::Fleet,
     observation::{Observation, Outcome, Target},
     report::Suspicion,
@@ -41,6 +42,10 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// Frozen for this long, a prober looks at everything anew: before route-computers take it for silent, 3 s after a heartbeat that
 /// may have been a second before.
 const STALLED_AFTER: Duration = Duration::from_millis(1900);
+/// Suspicions of one edge that are taken: at once, and each second from then on. An edge that loses a large cluster at once
+/// suspects each of its endpoints.
+const SUSPICION_BURST: u32 = 2000;
+const SUSPICIONS_PER_SECOND: u32 = 500;
 /// Ended probes that are taken in one turn, so that a turn stays short.
 const ENDED_PER_TURN: usize = 512;
 
@@ -89,6 +94,7 @@ pub async fn run_with(
         presence,
         shares_name: false,
         metrics: Metrics::new(registry),
+        suspecting: SenderLimit::new(SUSPICIONS_PER_SECOND, SUSPICION_BURST),
         reported: None,
     };
     let mut renew = tokio::time::interval(RENEW_EVERY);
@@ -180,6 +186,8 @@ struct Prober {
     /// Whether another process bears its name.
     shares_name: bool,
     metrics: Metrics,
+    /// How many suspicions of each edge are taken.
+    suspecting: SenderLimit<EdgeName>,
     /// When it was last said that probes can't be made.
     reported: Option<Instant>,
 }
@@ -264,10 +272,15 @@ impl Prober {
 
     fn suspect(&mut self, subject: &str, suspicion: &Suspicion, suspected: Suspected) {
         // Only edges of the fleet suspect, each for itself: whoever else has a credential makes nobody look.
-        let is_known =
-            self.fleet.as_ref().is_some_and(|fleet| fleet.has_edge(&suspicion.edge, &suspicion.region));
-        if !is_known || subject != subjects::suspect(&suspicion.region, &suspicion.edge, &suspicion.cluster) {
+        // Before there is a fleet nobody can be told from an inventor.
+        let Some(fleet) = &self.fleet else { return };
+        if !fleet.has_edge(&suspicion.edge, &suspicion.region)
+            || subject != subjects::suspect(&suspicion.region, &suspicion.edge, &suspicion.cluster)
+        {
             return self.metrics.suspicions_refused.increment();
+        }
+        if !self.suspecting.admit(&suspicion.edge, Instant::now()) {
+            return self.metrics.suspicions_limited.increment();
         }
         let now = self.start.elapsed();
         if self.schedule.suspect(&suspicion.cluster, &suspicion.endpoint, suspected, now) {
@@ -286,6 +299,7 @@ impl Prober {
                 if let Some(problem) = fleet.lacks_region(&self.region) {
                     tracing::warn!("{problem}");
                 }
+                self.suspecting.retain(|edge| fleet.edges.contains_key(edge));
                 self.fleet = Some(fleet);
             }
             Err(errors) => {

@@ -4,14 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tidegate_bus::{
-    Bus, TraceContext,
-    carry::Carrier,
-    clock, codec,
+    Bus, TraceContext, clock, codec,
     fleet::{FleetFollower, FleetText},
-    history::HistoryKeeper,
     lease::LeaseSeal,
     overrides::{OverrideFollower, Overrides},
-    report::{Report, Reports},
     seal::{Signer, Trust},
     subjects,
     table::{Replicas, TableUpdate, Update},
@@ -29,7 +25,12 @@ use tokio::{sync::watch, time::Instant};
 use tracing::Span;
 
 use crate::{
-    chronicle::Chronicle, explain, expose::Exposed, leadership::Leadership, settings::RouteComputerSettings,
+    chronicle::Chronicle,
+    explain,
+    expose::Exposed,
+    leadership::Leadership,
+    reports::{EdgeReports, Refusal},
+    settings::RouteComputerSettings,
 };
 
 /// How often the fleet and the overrides are looked at when nothing was heard of them.
@@ -47,14 +48,15 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let bearer = subjects::bearer("route-computer", &region, holder.as_str());
     let what = format!("route-computer {holder} of {region}");
     bear_name(&context.registry, &bus, bearer, what, &context.shutdown).await?;
-    let fleets = FleetFollower::start(&bus, POLL, true).await?;
-    let overrides = OverrideFollower::start(&bus, POLL, true).await?;
-    let history = HistoryKeeper::start(&bus);
-    let carrier = Carrier::start(&bus, &region, is_fleet).await?;
+    let fleets = FleetFollower::start(&bus, POLL, false).await?;
+    let overrides = OverrideFollower::start(&bus, POLL, false).await?;
     let (probers, mut observations) =
         Replicas::start::<Target, Observation>(bus.clone(), subjects::ALL_PROBES, PROBER_GONE).await?;
-    let mut loads: Reports<Load> = bus.subscribe_reports(subjects::ALL_LOAD).await?;
-    let mut applied: Reports<Applied> = bus.subscribe_reports(&subjects::applied_in(&region)).await?;
+    let exposed = Exposed::new(&context, &bus);
+    let subscription = bus.subscribe(subjects::ALL_LOAD).await?;
+    let mut loads = EdgeReports::<Load>::new(subscription, &exposed.refused_reports);
+    let subscription = bus.subscribe(&subjects::applied_in(&region)).await?;
+    let mut applied = EdgeReports::<Applied>::new(subscription, &exposed.refused_reports);
     let mut questions = bus.subscribe(&subjects::explain(&region)).await?;
     let (mut fleet, mut override_set) = (fleets.fleet(), overrides.overrides());
 
@@ -67,7 +69,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let seal = LeaseSeal { signer, trust: Trust::new() };
     let mut computer = Computer {
         engine: Engine::new(rules),
-        exposed: Exposed::new(&context, &bus),
+        exposed,
         chronicle: Chronicle::new(&bus, &region, &holder),
         region: region.clone(),
         fleet: None,
@@ -99,6 +101,10 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
             changed = changed(&mut fleet) => {
                 changed?;
                 computer.take_fleet(&fleet).await;
+                if let Some(fleet) = &computer.parsed {
+                    loads.forget_unknown(fleet);
+                    applied.forget_unknown(fleet);
+                }
             }
             changed = changed(&mut override_set) => {
                 changed?;
@@ -108,8 +114,8 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
                 Some(update) => computer.observe(update).await,
                 None => anyhow::bail!("the bus has closed"),
             },
-            Some(report) = applied.next() => computer.hear(&report),
-            Some(report) = loads.next() => computer.take_load(report).await,
+            Some(report) = applied.next(computer.parsed.as_deref()) => computer.hear(&report),
+            Some(report) = loads.next(computer.parsed.as_deref()) => computer.take_load(report).await,
             Some(question) = questions.next() => explain::answer(&bus, &computer.engine, &question).await,
             () = due => computer.step(Event::Tick, None).await,
             _ = ticks.tick() => computer.tick(),
@@ -121,8 +127,6 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     probers.stop().await;
     fleets.stop().await;
     overrides.stop().await;
-    carrier.stop().await;
-    history.stop().await;
     Ok(())
 }
 
@@ -166,11 +170,11 @@ impl Computer {
         match &self.seal.signer {
             _ if keys.is_empty() => None,
             None => Some(format!(
-                "the fleet names signing keys for {}, and this route-computer has none (computer.signing_key): edges refuse its tables, and it does not begin to lead",
+                "the fleet names signing keys for {}, and this route-computer has none (computer.signing_key): edges refuse its tables, so it does not lead",
                 self.region
             )),
             Some(signer) if !keys.contains(&signer.public_key()) => Some(format!(
-                "the fleet's signing keys of {} do not have this route-computer's, {}: edges refuse its tables, and it does not begin to lead",
+                "the fleet's signing keys of {} do not have this route-computer's, {}: edges refuse its tables, so it does not lead",
                 self.region,
                 signer.public_key()
             )),
@@ -178,15 +182,11 @@ impl Computer {
         }
     }
 
-    /// Takes a report of load by whoever may publish on its subject, and only about themselves.
-    async fn take_load(&mut self, report: Report<Load>) {
-        if report.subject != subjects::load(&report.body.region, &report.body.edge) {
-            return self.exposed.refused_reports.increment();
-        }
+    async fn take_load(&mut self, report: Load) {
         let before = self.engine.refused_reports();
-        self.step(Event::Load(report.body), None).await;
+        self.step(Event::Load(report), None).await;
         if self.engine.refused_reports() > before {
-            self.exposed.refused_reports.increment();
+            self.exposed.refused_reports.count(Refusal::UnknownEdge);
         }
     }
 
@@ -304,6 +304,12 @@ impl Computer {
                 if let Some(problem) = &problem {
                     tracing::error!("{problem}");
                 }
+                if problem.is_some()
+                    && let Some(leadership) = self.leadership.take()
+                {
+                    // Another, whose key the fleet names, leads at once.
+                    leadership.stop().await;
+                }
                 self.exposed.note_region(unknown.or(problem));
                 if self.leads() {
                     self.chronicle.fleet(clock::now(), text.head.revision, text.head.author.clone()).await;
@@ -344,12 +350,8 @@ impl Computer {
 
     /// Notes which epoch an edge serves. A larger one than its own is outdone when two edges serve it, or the region has but
     /// one: a single edge's credential cannot make leaders change.
-    fn hear(&mut self, report: &Report<Applied>) {
-        let Applied { edge, region, epoch, .. } = &report.body;
-        let is_known = self.parsed.as_ref().is_none_or(|fleet| fleet.has_edge(edge, &self.region));
-        if *region != self.region || !is_known || report.subject != subjects::applied(region, edge) {
-            return self.exposed.refused_reports.increment();
-        }
+    fn hear(&mut self, report: &Applied) {
+        let Applied { edge, epoch, .. } = report;
         let Some(fleet) = &self.parsed else { return };
         self.serving.insert(edge.clone(), *epoch);
         let edges = fleet.edges.values().filter(|edge| edge.region == self.region).count();
@@ -367,11 +369,6 @@ impl Computer {
         }
         self.exposed.show(&self.engine, self.leadership.as_ref(), self.fleet.is_some(), self.epochs.len());
     }
-}
-
-/// Whether a fleet file can be read by this version.
-fn is_fleet(text: &str) -> bool {
-    Fleet::parse(text, "fleet").is_ok()
 }
 
 /// Logs and traces what was concluded.

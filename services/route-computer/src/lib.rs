@@ -8,6 +8,7 @@ mod computer;
 mod explain;
 mod expose;
 mod leadership;
+mod reports;
 mod settings;
 
 pub use computer::run;

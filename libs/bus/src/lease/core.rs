@@ -12,6 +12,10 @@ use super::record::LeaseRecord;
 /// the term between.
 const HEARD_STEP: u64 = Epoch::MAX_STEP / 2;
 
+/// How far above the epochs that it knows an entry that no trusted key signed is believed: so two leaders never have one epoch
+/// where a key was withdrawn, and who forges entries, which are replaced twice a second, uses up epochs in decades.
+const CLAIMED_STEP: u64 = 1 << 10;
+
 /// Whether a candidate holds the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseState {
@@ -36,6 +40,27 @@ impl LeaseState {
         match self {
             LeaseState::Leader { epoch } | LeaseState::Uncertain { epoch } => Some(epoch),
             LeaseState::Standby => None,
+        }
+    }
+}
+
+/// What a lease's entry holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseContent {
+    /// A record.
+    Record(LeaseRecord),
+    /// Something else, perhaps a newer version's record.
+    Unreadable,
+    /// Something that no trusted key signed although there are keys: whoever may write the bucket put it there, so it holds
+    /// nobody up. With the epoch that it claims, which may be that of a leader whose key was withdrawn.
+    Untrusted(Option<Epoch>),
+}
+
+impl LeaseContent {
+    fn record(&self) -> Option<&LeaseRecord> {
+        match self {
+            LeaseContent::Record(record) => Some(record),
+            LeaseContent::Unreadable | LeaseContent::Untrusted(_) => None,
         }
     }
 }
@@ -88,7 +113,7 @@ enum Role {
 #[derive(Debug)]
 struct Seen {
     /// Absent: there is no entry.
-    entry: Option<(u64, Option<LeaseRecord>)>,
+    entry: Option<(u64, LeaseContent)>,
     /// Since when it has been so.
     since: Instant,
 }
@@ -155,10 +180,16 @@ impl LeaseCore {
         matches!(self.role, Role::Holder { epoch: own, .. } if epoch > own)
     }
 
-    /// Notes what the bucket holds now: a revision and, where it can be read, a record; or no entry.
-    pub fn seen(&mut self, entry: Option<(u64, Option<LeaseRecord>)>, now: Instant) {
-        if let Some((_, Some(record))) = &entry {
-            self.leased = self.leased.max(record.epoch);
+    /// Notes what the bucket holds now: a revision and what the entry holds; or no entry.
+    pub fn seen(&mut self, entry: Option<(u64, LeaseContent)>, now: Instant) {
+        match &entry {
+            Some((_, LeaseContent::Record(record))) => self.leased = self.leased.max(record.epoch),
+            Some((_, LeaseContent::Untrusted(Some(claimed))))
+                if claimed.0 <= self.leased.max(self.heard).0 + CLAIMED_STEP =>
+            {
+                self.heard = self.heard.max(*claimed);
+            }
+            Some((_, LeaseContent::Untrusted(_) | LeaseContent::Unreadable)) | None => {}
         }
         self.knows_of_entry |= entry.is_some();
         // Only while it is sure that nobody had taken over before the loss.
@@ -167,7 +198,7 @@ impl LeaseCore {
         match &mut self.role {
             Role::Holder { epoch, revision, doubtful, .. } => match &entry {
                 // The renewal that got no answer was written after all.
-                Some((there, Some(record)))
+                Some((there, LeaseContent::Record(record)))
                     if record.instance == self.instance && record.holder.is_some() =>
                 {
                     *epoch = record.epoch;
@@ -197,11 +228,13 @@ impl LeaseCore {
                     LeaseAction::Wait
                 }
             }
-            Role::Standby(Some(Seen { entry: Some((revision, record)), since })) => {
-                let given_back = record.as_ref().is_some_and(|record| record.holder.is_none());
+            Role::Standby(Some(Seen { entry: Some((revision, content)), since })) => {
+                let given_back = content.record().is_some_and(|record| record.holder.is_none());
                 // One's own, from a write that got no answer.
-                let own = record.as_ref().is_some_and(|record| record.instance == self.instance);
-                if given_back || own || now.duration_since(*since) >= self.duration {
+                let own = content.record().is_some_and(|record| record.instance == self.instance);
+                // How often is bounded by how often it is looked.
+                let forged = matches!(content, LeaseContent::Untrusted(_));
+                if given_back || own || forged || now.duration_since(*since) >= self.duration {
                     LeaseAction::Replace(self.record(self.next_epoch()), *revision)
                 } else {
                     LeaseAction::Wait

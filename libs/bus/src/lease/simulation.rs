@@ -63,7 +63,7 @@ impl World {
             return;
         }
         if !self.cores[who].holds() {
-            let seen = self.entry.clone().map(|(revision, record)| (revision, Some(record)));
+            let seen = self.entry.clone().map(|(revision, record)| (revision, LeaseContent::Record(record)));
             self.cores[who].seen(seen, self.now);
         }
         let action = self.cores[who].next(self.now);
@@ -237,4 +237,40 @@ fn a_lease_that_is_given_back_is_taken_at_once() {
     world.entry = Some((2, record));
     world.revision = 2;
     assert_eq!(world.round(1), LeaseState::Leader { epoch: Epoch(2) });
+}
+
+#[test]
+fn an_entry_that_no_trusted_key_signed_holds_nobody_up() {
+    let mut world = World::new();
+    world.round(0);
+    world.round(1);
+    // Somebody without a key replaces the entry, and the leader finds out by its next renewal.
+    world.entry.as_mut().unwrap().0 = 2;
+    world.revision = 2;
+    assert_eq!(world.round(0), LeaseState::Leader { epoch: Epoch(1) });
+    let mut core = LeaseCore::new("d".parse().unwrap(), DURATION);
+    core.seen(Some((2, LeaseContent::Unreadable)), world.now);
+    assert_eq!(core.next(world.now), LeaseAction::Wait, "it may be a newer version's");
+
+    let leader = &mut world.cores[0];
+    leader.seen(Some((2, LeaseContent::Untrusted(Some(Epoch(1 << 30))))), world.now);
+    let action = leader.next(world.now);
+    assert!(matches!(&action, LeaseAction::Replace(record, 2) if record.epoch == Epoch(2)), "{action:?}");
+    leader.written(3, world.now);
+    assert_eq!(leader.state(world.now), LeaseState::Leader { epoch: Epoch(2) });
+}
+
+#[test]
+fn whoever_follows_a_leader_whose_key_was_withdrawn_takes_a_larger_epoch() {
+    let now = Instant::now();
+    for (claimed, taken) in [(Some(Epoch(1)), 2), (Some(Epoch(1 << 20)), 1), (None, 1)] {
+        // It has seen no lease before.
+        let mut core = LeaseCore::new("a".parse().unwrap(), DURATION);
+        core.seen(Some((7, LeaseContent::Untrusted(claimed))), now);
+        let action = core.next(now);
+        assert!(
+            matches!(&action, LeaseAction::Replace(record, 7) if record.epoch == Epoch(taken)),
+            "{action:?}"
+        );
+    }
 }

@@ -61,6 +61,12 @@ impl NatsStore {
         NatsStore { bus, name: name.to_owned(), found: Mutex::new(None) }
     }
 
+    pub(crate) async fn ensure(&self) -> Result<(), BusError> {
+        self.bus.check_connected()?;
+        let found = async { self.find(Access::Made).await.map(drop) };
+        self.bus.within(LIMIT, || format!("making the bucket {}", self.name), found).await
+    }
+
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Entry>, BusError> {
         let found = self.call(Access::Present, "get", key, |store: Store| async move {
             let entry = store.entry(key).await.map_err(|error| Failure::Other(full(&error)))?;

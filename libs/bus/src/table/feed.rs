@@ -121,6 +121,14 @@ impl<K: Wire, V: Wire> Feed<K, V> {
         self.fetch_at = Some(Instant::now());
     }
 
+    /// Asks for the table at once, where it is missing something.
+    pub fn ask_now(&mut self) {
+        if !self.fetching && !self.core.is_current() {
+            self.failures = 0;
+            self.fetch_at = Some(Instant::now());
+        }
+    }
+
     /// The bus has come back: what was put off is due.
     pub fn reconnected(&mut self) {
         if self.fetch_at.is_some() {

@@ -32,9 +32,10 @@ use crate::{
     seal::{Purpose, SealError, Trust},
 };
 
-/// The most tables that one pattern is followed for: no fleet has so many probers, but who may publish on the pattern's
-/// subjects could invent them.
+/// The most tables that one pattern is followed for, and of those the most whose subjects differ in the last token only, such
+/// as those of one region's probers: no fleet has so many, but who may publish on the pattern's subjects could invent them.
 const MOST_TABLES: usize = 4096;
+const MOST_SIBLINGS: usize = 512;
 
 /// Updates that wait for whoever takes them. When it is full the replica waits too, its subscription loses messages,
 /// and the next heartbeat repairs what they held.
@@ -163,6 +164,22 @@ impl Replicas {
         &self.0.stats
     }
 
+    /// As [`Replicas::start`], where a table whose subject is in `trusts` is believed by that one's keys.
+    ///
+    /// # Errors
+    /// As for [`Replicas::start`].
+    pub async fn start_with_trust<K: Wire, V: Wire>(
+        bus: Bus,
+        pattern: &str,
+        silence: Duration,
+        trusts: HashMap<String, Trust>,
+    ) -> Result<(Replicas, mpsc::Receiver<TableUpdate<K, V>>), BusError> {
+        let (sender, receiver) = mpsc::channel(CAPACITY);
+        let mut follower = Follower::new(bus, pattern, Sink::Many(sender), Some(silence)).await?;
+        follower.trusts = trusts;
+        Ok((Replicas(follower.spawn()), receiver))
+    }
+
     /// Ends them and waits for the end.
     pub async fn stop(self) {
         self.0.task.stop().await;
@@ -186,6 +203,8 @@ struct Follower<K, V> {
     sink: Sink<K, V>,
     store: Option<SnapshotStore>,
     trust: Trust,
+    /// By subject, for those that are believed by other keys.
+    trusts: HashMap<String, Trust>,
     /// Whether there were keys to check by when it was last looked.
     has_keys: bool,
     epochs: Epochs,
@@ -213,6 +232,7 @@ impl<K: Wire, V: Wire> Follower<K, V> {
             sink,
             store: None,
             trust: Trust::new(),
+            trusts: HashMap::new(),
             has_keys: false,
             epochs: Epochs::Timed,
             silence,
@@ -232,7 +252,12 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         Handle { stats, resets, task }
     }
 
+    fn trust_for(&self, subject: &str) -> &Trust {
+        self.trusts.get(subject).unwrap_or(&self.trust)
+    }
+
     async fn run(mut self, mut resets: mpsc::Receiver<()>) -> Result<(), Unheard> {
+        let mut undecided = self.trust.watch_undecided();
         loop {
             let due = self.next_due();
             let timer = async {
@@ -250,6 +275,10 @@ impl<K: Wire, V: Wire> Follower<K, V> {
                 Some(fetched) = self.fetches.next() => self.fetched(fetched).await?,
                 () = timer => self.on_time().await?,
                 Some(()) = resets.recv() => self.feeds.values_mut().for_each(Feed::reset),
+                // What was refused until now is asked for at once.
+                Ok(()) = undecided.changed() => {
+                    self.feeds.values_mut().for_each(Feed::ask_now);
+                }
                 Ok(()) = self.state.changed() => {
                     if self.state.borrow_and_update().connected() {
                         self.feeds.values_mut().for_each(Feed::reconnected);
@@ -285,8 +314,11 @@ impl<K: Wire, V: Wire> Follower<K, V> {
     async fn message(&mut self, message: Message) -> Result<(), Unheard> {
         let subject = message.subject.clone();
         // Before it is opened: keys that come in between make it stricter than the bound supposes, never laxer.
-        let epochs = self.look_at_trust().await?;
-        let body = match self.trust.open(Purpose::Message, &subject, &message.body) {
+        let mut epochs = self.look_at_trust().await?;
+        if self.trusts.get(&subject).is_some_and(Trust::has_keys) {
+            epochs = Epochs::Signed;
+        }
+        let body = match self.trust_for(&subject).open(Purpose::Message, &subject, &message.body) {
             Ok(body) => body,
             Err(why) => {
                 self.stats.untrusted.fetch_add(1, Ordering::Relaxed);
@@ -294,7 +326,7 @@ impl<K: Wire, V: Wire> Follower<K, V> {
                 return Ok(());
             }
         };
-        if !self.feeds.contains_key(&subject) && self.feeds.len() >= MOST_TABLES {
+        if !self.feeds.contains_key(&subject) && !self.make_room_for(&subject).await? {
             self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(table = %subject, "more tables than there can be: another one is not followed");
             return Ok(());
@@ -311,8 +343,34 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         }
     }
 
+    /// Makes room for one more table beside `subject`'s siblings, if it has to: instead of one that never had an entry, which
+    /// may be somebody's invention, the one that was not heard for longest. Returns whether there is room.
+    async fn make_room_for(&mut self, subject: &str) -> Result<bool, Unheard> {
+        let parent = |subject: &str| subject.rsplit_once('.').map_or(0, |(parent, _)| parent.len());
+        let prefix = &subject[..parent(subject)];
+        let is_sibling = |other: &str| &other[..parent(other)] == prefix;
+        let siblings = self.feeds.keys().filter(|other| is_sibling(other)).count();
+        let is_all_full = self.feeds.len() >= MOST_TABLES;
+        if siblings < MOST_SIBLINGS && !is_all_full {
+            return Ok(true);
+        }
+        let unproven = self.feeds.iter().filter(|(other, feed)| {
+            feed.core.content().entries == 0 && (siblings < MOST_SIBLINGS || is_sibling(other))
+        });
+        let oldest = unproven.min_by_key(|(_, feed)| feed.heard_at);
+        let Some(evicted) = oldest.map(|(other, _)| other.clone()) else { return Ok(false) };
+        let was_given = self.feeds.remove(&evicted).is_some_and(|feed| feed.core.position().is_some());
+        if let (true, Sink::Many(sender)) = (was_given, &self.sink) {
+            sender.send(TableUpdate::Gone(evicted)).await.map_err(|_| Unheard)?;
+        }
+        Ok(true)
+    }
+
     async fn fetched(&mut self, (subject, had_keys, fetched): Fetched) -> Result<(), Unheard> {
-        let epochs = self.look_at_trust().await?;
+        let mut epochs = self.look_at_trust().await?;
+        if self.trusts.get(&subject).is_some_and(Trust::has_keys) {
+            epochs = Epochs::Signed;
+        }
         let Some(feed) = self.feeds.get_mut(&subject) else { return Ok(()) };
         feed.core.bound_epochs(epochs, clock::now());
         let fetched = if self.has_keys && !had_keys {
@@ -343,7 +401,8 @@ impl<K: Wire, V: Wire> Follower<K, V> {
                 feed.fetch_at = None;
                 feed.fetching = true;
                 let (bus, subject, store) = (self.bus.clone(), subject.clone(), self.store.clone());
-                let (trust, has_keys) = (self.trust.clone(), self.trust.has_keys());
+                let trust = self.trusts.get(&subject).unwrap_or(&self.trust).clone();
+                let has_keys = self.trust.has_keys();
                 let at_least = feed.core.fence();
                 self.fetches.push(Box::pin(async move {
                     let fetched = fetch(&bus, &subject, at_least, store.as_ref(), &trust).await;

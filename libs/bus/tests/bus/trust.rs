@@ -13,7 +13,10 @@ use tidegate_bus::{
     lease::{Lease, LeaseSeal, LeaseState},
     seal::{Signer, Trust},
     subjects,
-    table::{Epochs, Heartbeat, Owner, OwnerOptions, Position, Replica, ReplicaOptions, Summary, Update},
+    table::{
+        Epochs, Heartbeat, Owner, OwnerOptions, Position, Replica, ReplicaOptions, Replicas, Summary,
+        TableUpdate, Update,
+    },
 };
 use tidegate_model::{Epoch, Revision};
 use tokio::sync::mpsc::Receiver;
@@ -28,9 +31,12 @@ on_both! {
     a_stored_snapshot_that_was_not_signed_is_not_believed
     a_replica_that_was_reset_follows_an_owner_of_an_older_epoch
     a_lease_that_nobody_signed_is_nobodys
+    somebody_who_writes_the_lease_without_a_key_keeps_no_region_without_a_leader
     an_epoch_from_the_future_stops_no_table_whose_epochs_are_times
     an_owner_whose_epoch_is_a_time_learns_of_a_later_owner_but_not_of_one_from_the_future
     a_request_for_a_snapshot_leads_no_owner_to_an_epoch_that_replicas_refuse
+    a_replica_that_does_not_know_whether_there_are_keys_believes_nothing_until_it_does
+    invented_tables_keep_out_no_real_one
     a_signed_epoch_is_followed_however_far_it_is_from_the_last_one
     an_epoch_that_was_believed_before_there_were_keys_refuses_no_signed_table
 }
@@ -210,6 +216,109 @@ async fn a_lease_that_nobody_signed_is_nobodys(bus: Bus) {
 
     // Its epoch is not that of the forger, plus one.
     assert_eq!(*led, LeaseState::Leader { epoch: Epoch(1) });
+}
+
+async fn somebody_who_writes_the_lease_without_a_key_keeps_no_region_without_a_leader(bus: Bus) {
+    // Given somebody who replaces the entry again and again.
+    let bucket = bus.bucket(subjects::LEASE_BUCKET);
+    let forger = {
+        let bucket = bucket.clone();
+        tokio::spawn(async move {
+            for beat in 0.. {
+                let forged = format!(r#"{{"holder":"forger","instance":1,"epoch":4000,"beat":{beat}}}"#);
+                _ = bucket.put("eu", Bytes::from(forged)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+    };
+    let signer = Arc::new(Signer::ephemeral());
+    let trust = Trust::new();
+    trust.set(&[signer.public_key()]);
+    let seal = LeaseSeal { signer: Some(signer), trust };
+    let lease = Lease::start(bucket, "eu", "a".parse().unwrap(), Duration::from_millis(800), seal);
+
+    // Then its candidate leads for all that, and goes on to.
+    let mut state = lease.state();
+    let led = state.wait_for(|state| state.epoch().is_some());
+    tokio::time::timeout(LONG, led).await.unwrap().unwrap();
+    let began = tokio::time::Instant::now();
+    let mut led = 0_u32;
+    let mut looks = 0_u32;
+    while began.elapsed() < Duration::from_secs(3) {
+        led += u32::from(state.borrow_and_update().epoch().is_some());
+        looks += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(led * 10 > looks * 9, "it led {led} times of {looks}");
+    forger.abort();
+}
+
+async fn a_replica_that_does_not_know_whether_there_are_keys_believes_nothing_until_it_does(bus: Bus) {
+    // Given an owner that signs, a forger, and a replica that does not know yet whom to believe.
+    let signer = Arc::new(Signer::ephemeral());
+    let trust = Trust::undecided();
+    let forged = own(&bus, 9, "forged", None).await;
+    let (replica, mut updates) = follow(&bus, &trust).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(updates.try_recv().is_err(), "nothing was believed");
+    forged.stop().await;
+    assert_eq!(replica.stats().deltas.load(Relaxed) + replica.stats().snapshots.load(Relaxed), 0);
+
+    // When it learns of a key, then it follows who has it.
+    let _owner = own(&bus, 7, "signed", Some(&signer)).await;
+    trust.set(&[signer.public_key()]);
+    until(&mut updates, "signed").await;
+}
+
+async fn invented_tables_keep_out_no_real_one(bus: Bus) {
+    // Given somebody who invents more probers than are followed, in a region and in others, and goes on to.
+    let silence = Duration::from_secs(60);
+    let (_replicas, mut updates) =
+        Replicas::start::<String, String>(bus.clone(), subjects::ALL_PROBES, silence).await.unwrap();
+    let forger = {
+        let bus = bus.clone();
+        tokio::spawn(async move {
+            for number in 0.. {
+                let region = if number % 2 == 0 { "eu".to_owned() } else { format!("r-{}", number % 97) };
+                let subject = format!("tidegate.v1.probe.{region}.invented-{number}");
+                _ = bus.publish(&subject, None, heartbeat(1000)).await;
+                if number > 10_000 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        })
+    };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    // When a real one begins, then it is followed, and kept.
+    let real = subjects::probe(&"eu".parse().unwrap(), &"real".parse().unwrap());
+    let options = OwnerOptions { heartbeat: Duration::from_millis(50), ..OwnerOptions::default() };
+    let entries = [("key".to_owned(), "seen".to_owned())];
+    let mut owner: Owner<String, String> =
+        Owner::start(bus.clone(), &real, Epoch(2000), Revision(1), entries, options).await.unwrap();
+    let mut is_followed = async |wanted: &str| {
+        let followed = async {
+            while let Some(update) = updates.recv().await {
+                let TableUpdate::Update(subject, update) = update else { continue };
+                let has = match update {
+                    Update::Snapshot { entries, .. } => entries.iter().any(|(_, value)| value == wanted),
+                    Update::Delta { changes, .. } => {
+                        changes.iter().any(|(_, value)| value.as_deref() == Some(wanted))
+                    }
+                    Update::Heartbeat { .. } | Update::Refused { .. } => false,
+                };
+                if subject == real && has {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(LONG, followed).await.unwrap_or_else(|_| panic!("{wanted} is not heard"));
+    };
+    is_followed("seen").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    set(&mut owner, "seen later").await;
+    is_followed("seen later").await;
+    forger.abort();
 }
 
 async fn a_request_for_a_snapshot_leads_no_owner_to_an_epoch_that_replicas_refuse(bus: Bus) {

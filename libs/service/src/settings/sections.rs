@@ -34,6 +34,8 @@ pub struct NatsSection {
     pub user: Option<String>,
     /// The user's password.
     pub password: Option<String>,
+    /// A file with the user's password, instead of `password`.
+    pub password_file: Option<PathBuf>,
     /// A token, instead of a user.
     pub token: Option<String>,
     /// PEM file with the authorities that are trusted; with it TLS is required.
@@ -53,6 +55,7 @@ impl Default for NatsSection {
             credentials: None,
             user: None,
             password: None,
+            password_file: None,
             token: None,
             ca: None,
             certificate: None,
@@ -144,7 +147,10 @@ impl NatsSection {
         if let Some(error) = nats.servers.iter().find_map(|server| NatsSettings::check_server(server).err()) {
             return wrong("nats.servers", &error.to_string());
         }
-        if nats.user.is_some() != nats.password.is_some() {
+        if nats.password.is_some() && nats.password_file.is_some() {
+            return wrong("nats.password_file", "only one of password and password_file can be used");
+        }
+        if nats.user.is_some() != (nats.password.is_some() || nats.password_file.is_some()) {
             return wrong("nats.password", "a user needs a password, and a password a user");
         }
         if nats.certificate.is_some() != nats.key.is_some() {

@@ -9,12 +9,13 @@ use tidegate_bus::{
     overrides::OverrideStore,
     presence::Bearer,
     report::Reports,
+    seal::Trust,
     subjects,
     table::{Replicas, TableUpdate, Update},
 };
 use tidegate_model::{
     ClusterName, EdgeName, Epoch, RegionName, Revision, Timestamp,
-    fleet::Fleet,
+    fleet::{Fleet, Region},
     overrides::{Override, OverrideKind},
     report::{Applied, Load},
     routes::{RouteEntry, RouteKey},
@@ -61,6 +62,8 @@ pub struct RegionStatus {
     pub revision: Option<Revision>,
     /// The time since its owner was heard, in milliseconds.
     pub owner_heard_ms_ago: Option<u64>,
+    /// Messages about its table that were heard and that none of the region's keys signed; edges refuse them.
+    pub unsigned: u64,
     /// Whether the fleet does not have it.
     pub is_unknown: bool,
     /// What runs in it, such as `health-prober prober-1`, and as which processes: one, unless several were given the same name
@@ -151,6 +154,8 @@ struct Table {
 /// Listens on the bus.
 pub struct Gatherer {
     _tables: Replicas,
+    /// The keys that the fleet names, by region.
+    trusts: BTreeMap<RegionName, Trust>,
     updates: mpsc::Receiver<TableUpdate<RouteKey, RouteEntry>>,
     applied: Reports<Applied>,
     loads: Reports<Load>,
@@ -168,9 +173,18 @@ impl Gatherer {
         let applied = bus.subscribe_reports(subjects::ALL_APPLIED).await?;
         let loads = bus.subscribe_reports(subjects::ALL_LOAD).await?;
         let bearers = bus.subscribe_reports(subjects::ALL_BEARERS).await?;
-        let (tables, updates) = Replicas::start(bus.clone(), subjects::ALL_ROUTES, SILENCE).await?;
+        // That it cannot be read is told with the status; tables are then shown whoever signed them.
+        let text = FleetStore::new(bus).get().await.ok().flatten();
+        let fleet = text.and_then(|text| Fleet::parse(&text.text, "fleet").ok());
+        let regions = fleet.map(|fleet| fleet.regions).unwrap_or_default();
+        let trusts: BTreeMap<RegionName, Trust> = regions.into_iter().map(trust).collect();
+        let by_subject =
+            trusts.iter().map(|(region, trust)| (subjects::routes(region), trust.clone())).collect();
+        let (tables, updates) =
+            Replicas::start_with_trust(bus.clone(), subjects::ALL_ROUTES, SILENCE, by_subject).await?;
         Ok(Gatherer {
             _tables: tables,
+            trusts,
             updates,
             applied,
             loads,
@@ -285,6 +299,9 @@ impl Gatherer {
                 running.entry(format!("{kind} {name}")).or_default().push(bearer.to_string());
             }
         }
+        for (name, trust) in self.trusts.iter().filter(|(_, trust)| trust.refused() > 0) {
+            regions.entry(name.clone()).or_default().unsigned = trust.refused();
+        }
         let mut problems = Vec::new();
         let text = FleetStore::new(bus).get().await.unwrap_or_else(|error| {
             problems.push(format!("the fleet cannot be read: {error}"));
@@ -292,6 +309,12 @@ impl Gatherer {
         });
         let expected = text.as_ref().and_then(|text| Fleet::parse(&text.text, "fleet").ok());
         if let Some(expected) = &expected {
+            for (name, trust) in &self.trusts {
+                let keys = expected.regions.get(name).map(|region| region.signing_keys.as_slice());
+                if keys.is_some_and(|keys| keys != trust.keys()) {
+                    trust.set(keys.unwrap_or_default());
+                }
+            }
             note_expected(expected, &mut regions);
         }
         let fleet = text.map(|fleet| FleetStatus {
@@ -308,6 +331,13 @@ impl Gatherer {
         let overrides = overrides.values().map(|item| override_text(item, now)).collect();
         Status { fleet, problems, regions, overrides }
     }
+}
+
+/// Believes what the region's keys signed; anything where it has none.
+fn trust((name, region): (RegionName, Region)) -> (RegionName, Trust) {
+    let trust = Trust::new();
+    trust.set(&region.signing_keys);
+    (name, trust)
 }
 
 fn override_text(item: &Override, now: Timestamp) -> String {

@@ -42,6 +42,13 @@ pub fn text(status: &Status) -> String {
             _ if was_applied => text.push_str("nobody publishes its table; edges serve the last one\n"),
             _ => text.push_str("nobody publishes its table\n"),
         }
+        if region.unsigned > 0 {
+            _ = writeln!(
+                text,
+                "  {} messages about its table are signed by no key of the fleet: edges refuse them, and they are not shown",
+                region.unsigned
+            );
+        }
         if region.is_unknown {
             text.push_str("  the fleet has no such region\n");
         }
@@ -210,6 +217,14 @@ mod tests {
         region(&mut status).edges.insert("edge-1".parse().unwrap(), edge);
         let told = text(&status);
         assert!(told.contains("waiting    no table yet\n") && !told.contains("served for"), "{told}");
+    }
+
+    #[test]
+    fn a_table_that_no_key_signed_is_marked() {
+        let mut status = status();
+        assert!(!text(&status).contains("signed by no key"));
+        region(&mut status).unsigned = 3;
+        assert!(text(&status).contains("3 messages about its table are signed by no key of the fleet"));
     }
 
     #[test]

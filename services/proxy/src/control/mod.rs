@@ -1,6 +1,7 @@
 //! The control side of a proxy: follows the bus, tells the workers, reports. On a thread of its own, never on the data
 //! path.
 
+mod behind;
 mod disk;
 mod expose;
 mod listeners;
@@ -63,10 +64,14 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     };
     let edge = Arc::new(EdgeIdentity { name, region: learned.region });
     let mut saved = saved.filter(|saved| saved.region == edge.region);
-    let trust = Trust::new();
-    let known = learned.signing_keys.or_else(|| saved.as_ref().map(|saved| saved.signing_keys.clone()));
+    // Without keys from disk it may be that the fleet names some by now: nothing is believed until it was read.
+    let trust = Trust::undecided();
+    let kept = saved.as_ref().map(|saved| &saved.signing_keys).filter(|keys| !keys.is_empty());
+    let known = learned.signing_keys.as_ref().or(kept);
     let pinned = &settings.edge.signing_keys;
-    trust.set(if pinned.is_empty() { known.as_deref().unwrap_or_default() } else { pinned });
+    if let Some(keys) = Some(pinned).filter(|keys| !keys.is_empty()).or(known) {
+        trust.set(keys);
+    }
     if let Some(saved) = &mut saved {
         saved.doubt_epoch(&trust);
     }

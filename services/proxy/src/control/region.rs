@@ -21,17 +21,18 @@ pub struct Learned {
     pub signing_keys: Option<Vec<SigningPublicKey>>,
 }
 
-/// The keys with which `region`'s route-computers sign, as the fleet on the bus names them.
+/// The keys with which `region`'s route-computers sign, as the fleet on the bus names them; nothing when no fleet was
+/// applied yet.
 ///
 /// # Errors
 /// Why it cannot be read.
-pub async fn signing_keys(bus: &Bus, region: &RegionName) -> Result<Vec<SigningPublicKey>, String> {
+pub async fn signing_keys(bus: &Bus, region: &RegionName) -> Result<Option<Vec<SigningPublicKey>>, String> {
     let text = FleetStore::new(bus).get().await.map_err(|error| error.to_string())?;
-    let text = text.ok_or_else(|| "no fleet was applied yet".to_owned())?;
+    let Some(text) = text else { return Ok(None) };
     let fleet =
         Fleet::parse(&text.text, "fleet").map_err(|_| "the fleet on the bus cannot be read".to_owned())?;
     let region = fleet.regions.get(region).ok_or_else(|| format!("the fleet has no region {region}"))?;
-    Ok(region.signing_keys.clone())
+    Ok(Some(region.signing_keys.clone()))
 }
 
 /// What the fleet on the bus says.

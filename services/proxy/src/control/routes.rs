@@ -20,6 +20,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tracing::Instrument as _;
 
 use super::{
+    behind::Behind,
     disk::{Disk, Saved},
     listeners::Listeners,
     page::Shown,
@@ -34,10 +35,6 @@ use crate::{
 /// How often the edge says what it serves, and looks after its listeners and its disk.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// After this time without the latest table, while messages about it arrive, the edge reports that it is behind.
-const BEHIND_AFTER: Duration = Duration::from_secs(5);
-/// How recent such a message is at most.
-const SPEAKS: Duration = Duration::from_secs(3);
 /// The least time between two log messages about refused messages.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -58,12 +55,9 @@ pub struct Follower {
     entries: BTreeMap<RouteKey, Arc<RouteEntry>>,
     applied: Applied,
     source: Source,
-    /// When it last had what the table's owner has.
-    current_at: Timestamp,
+    behind: Behind,
     /// When it was last logged that a message was refused.
     refusal_logged_at: Option<Instant>,
-    /// How many had been refused at the last tick.
-    refused_before: u64,
     /// From a verdict to serving by it.
     converged: Histogram,
     /// Whether an operator drains it.
@@ -137,9 +131,8 @@ impl Follower {
             entries: BTreeMap::new(),
             applied,
             source,
-            current_at: clock::now(),
+            behind: Behind::new(clock::now()),
             refusal_logged_at: None,
-            refused_before: 0,
             converged,
             drained: false,
             phase: Phase::Serving,
@@ -222,7 +215,8 @@ impl Follower {
         match update {
             Update::Snapshot { epoch, revision, entries, received_at } => {
                 self.replace(entries).await;
-                self.note(epoch, revision, received_at);
+                self.record_position(epoch, revision, received_at);
+                self.record_current(received_at);
                 tracing::info!(%epoch, %revision, "serving by a new table");
                 self.report(None).await;
             }
@@ -240,7 +234,8 @@ impl Follower {
                     telemetry::set_parent(&span, trace);
                 }
                 self.change(changes).instrument(span.clone()).await;
-                self.note(epoch, revision, received_at);
+                self.record_position(epoch, revision, received_at);
+                self.record_current(received_at);
                 let trace = telemetry::span_context(&span).or(trace);
                 drop(span);
                 self.report(trace.as_ref()).await;
@@ -252,12 +247,13 @@ impl Follower {
                 }
             }
             Update::Heartbeat { epoch, revision, current, received_at } => {
-                self.shown.heard(received_at, current);
                 if current {
-                    self.current_at = received_at;
+                    self.record_current(received_at);
+                } else {
+                    self.shown.heard(received_at, false);
                 }
                 if (epoch, revision) != (self.applied.epoch, self.applied.revision) {
-                    self.note(epoch, revision, received_at);
+                    self.record_position(epoch, revision, received_at);
                     self.report(None).await;
                 }
             }
@@ -331,15 +327,19 @@ impl Follower {
         }
     }
 
-    fn note(&mut self, epoch: Epoch, revision: Revision, received_at: Timestamp) {
+    fn record_position(&mut self, epoch: Epoch, revision: Revision, received_at: Timestamp) {
         self.applied.epoch = epoch;
         self.applied.revision = revision;
         self.applied.received_at = received_at;
         self.applied.applied_at = clock::now();
-        self.current_at = received_at;
         self.unsaved = true;
-        self.shown.heard(received_at, true);
         self.show();
+    }
+
+    /// Notes that it has what the table's owner has.
+    fn record_current(&mut self, received_at: Timestamp) {
+        self.behind.record_current(received_at);
+        self.shown.heard(received_at, true);
     }
 
     fn show(&self) {
@@ -360,14 +360,9 @@ impl Follower {
 
     /// Updates whether messages arrive about a table that it does not have.
     fn watch_source(&mut self) {
-        let now = clock::now();
         self.applied.refused_unsigned = self.source.trust.refused();
         let heard_at = self.source.trust.refused_at().max(self.shown.heard_at());
-        let speaks = heard_at.is_some_and(|at| now.since(at) < SPEAKS)
-            || self.applied.refused_old_epochs > self.refused_before;
-        self.refused_before = self.applied.refused_old_epochs;
-        let is_behind = now.since(self.current_at) >= BEHIND_AFTER && speaks;
-        self.applied.behind_since = is_behind.then(|| self.applied.behind_since.unwrap_or(self.current_at));
+        self.applied.behind_since = self.behind.look(clock::now(), heard_at, self.applied.refused_old_epochs);
     }
 
     async fn tick(&mut self) {

@@ -5,6 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use rand::RngExt as _;
 use tidegate_bus::{Bus, seal::Trust};
 use tidegate_model::RegionName;
+use tokio::time::Instant;
 
 use super::region::signing_keys;
 
@@ -16,18 +17,30 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
 /// All edges of a region fail to verify the same message at the same time; their reads are spread over this.
 const SPREAD: Duration = Duration::from_millis(500);
 
+/// How long a bus that is there may fail to tell an edge of its region's keys, before the edge believes what nobody signed.
+const DECIDE_WITHIN: Duration = Duration::from_secs(5);
+/// The time between two reads meanwhile.
+const UNDECIDED_INTERVAL: Duration = Duration::from_millis(200);
+
 /// Reads the region's keys from the fleet whenever something that was received is not believed, or is signed although no
 /// keys are known, and every few minutes: so neither new keys nor those that were taken out need a restart.
+///
+/// An edge that does not know yet whether there are keys believes nothing until it has read the fleet: there is no table
+/// before there is a fleet. Where the bus is there and the fleet cannot be read, it believes what nobody signed after
+/// [`DECIDE_WITHIN`].
+///
 /// With `is_pinned` the keys are those of the settings, and stay.
 pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: bool) -> Infallible {
     if is_pinned {
         return std::future::pending().await;
     }
     let mut pause = MIN_INTERVAL;
-    let mut said = String::new();
-    // An edge that was told its region has not read the fleet yet. Until it has, it believes what nobody signed, so it
-    // asks on without ever longer pauses.
+    let mut failure = LoggedFailure::default();
+    // An edge that was told its region has not read the fleet yet, so it asks on without ever longer pauses.
     let mut has_read = false;
+    let mut undecided_since = None;
+    // A connection that is only being made is nothing to wait an interval for.
+    bus.ready(DECIDE_WITHIN).await;
     loop {
         let known = trust.keys();
         let is_first_read = !has_read && known.is_empty();
@@ -40,27 +53,60 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
             }
         }
         match signing_keys(&bus, &region).await {
-            Ok(keys) if keys != known => {
-                has_read = true;
+            Ok(Some(keys)) if keys != known => {
+                (has_read, pause) = (true, MIN_INTERVAL);
+                failure.ended();
                 tracing::info!(?keys, "the fleet names other signing keys for the region");
                 trust.set(&keys);
-                pause = MIN_INTERVAL;
             }
-            Ok(_) => {
-                has_read = true;
-                pause = (pause * 2).min(MAX_INTERVAL);
+            Ok(Some(_)) => {
+                (has_read, pause) = (true, (pause * 2).min(MAX_INTERVAL));
+                failure.ended();
+                trust.decide();
+            }
+            Ok(None) => {
+                if failure.is_new("no fleet was applied yet") {
+                    tracing::warn!("no fleet was applied yet, so the region's signing keys are not known");
+                }
+                undecided_since = None;
             }
             Err(why) => {
-                if why != said {
+                if failure.is_new(&why) {
                     tracing::warn!("the region's signing keys cannot be read: {why}");
-                    said = why;
                 }
                 if !is_first_read {
                     pause = (pause * 2).min(MAX_INTERVAL);
                 }
+                let since = bus.state().connected().then(|| undecided_since.unwrap_or_else(Instant::now));
+                undecided_since = since;
+                if trust.is_undecided() && since.is_some_and(|since| since.elapsed() >= DECIDE_WITHIN) {
+                    tracing::warn!("tables that nobody signed are believed until the fleet can be read");
+                    trust.decide();
+                }
             }
         }
-        tokio::time::sleep(spread(pause)).await;
+        let interval = if trust.is_undecided() { UNDECIDED_INTERVAL } else { pause };
+        tokio::time::sleep(spread(interval)).await;
+    }
+}
+
+/// Which failure was logged since the last success.
+#[derive(Debug, Default)]
+struct LoggedFailure(Option<String>);
+
+impl LoggedFailure {
+    /// Whether this failure is another than the last; from then on it is the last.
+    fn is_new(&mut self, why: &str) -> bool {
+        let is_new = self.0.as_deref() != Some(why);
+        if is_new {
+            self.0 = Some(why.to_owned());
+        }
+        is_new
+    }
+
+    /// Reading succeeds again.
+    fn ended(&mut self) {
+        self.0 = None;
     }
 }
 
@@ -87,14 +133,15 @@ mod tests {
     }
 
     async fn apply(bus: &Bus, keys: &[SigningPublicKey]) {
-        let keys: Vec<String> = keys.iter().map(|key| format!("\"{key}\"")).collect();
+        let named: Vec<String> = keys.iter().map(|key| format!("\"{key}\"")).collect();
+        let keys =
+            if keys.is_empty() { String::new() } else { format!("signing_keys: [{}]", named.join(", ")) };
         let fleet = format!(
-            "regions: {{ {REGION}: {{ signing_keys: [{}] }} }}\n\
+            "regions: {{ {REGION}: {{ {keys} }} }}\n\
              clusters: {{ a: {{ region: here, endpoints: [\"127.0.0.1:1\"] }} }}\n\
              edges: {{ edge-1: {{ region: here, listeners: [web] }} }}\n\
              listeners: {{ web: {{ bind: \"127.0.0.1:0\", protocol: http }} }}\n\
-             services: {{ s: {{ hosts: [\"s.test\"], clusters: [a] }} }}\n",
-            keys.join(", ")
+             services: {{ s: {{ hosts: [\"s.test\"], clusters: [a] }} }}\n"
         );
         FleetStore::new(bus).put(&fleet, "a test").await.unwrap();
     }
@@ -124,5 +171,39 @@ mod tests {
         })
         .await;
         assert_eq!(trust.keys(), [new]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn until_it_has_read_the_fleet_an_edge_believes_nothing() {
+        let (bus, trust) = (Bus::in_process(), Trust::undecided());
+        following(&bus, &trust, async {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            assert!(trust.is_undecided(), "no fleet, no table");
+            apply(&bus, &[]).await;
+            tokio::time::sleep(2 * MIN_INTERVAL).await;
+        })
+        .await;
+        assert!(!trust.is_undecided() && trust.keys().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_the_fleet_cannot_be_read_an_edge_waits_for_seconds_only() {
+        let (bus, trust) = (Bus::in_process(), Trust::undecided());
+        FleetStore::new(&bus).put("unreadable", "a test").await.unwrap();
+        following(&bus, &trust, async {
+            tokio::time::sleep(DECIDE_WITHIN / 2).await;
+            assert!(trust.is_undecided());
+            tokio::time::sleep(DECIDE_WITHIN).await;
+        })
+        .await;
+        assert!(!trust.is_undecided());
+    }
+
+    #[test]
+    fn a_failure_is_logged_again_after_a_success() {
+        let mut failure = LoggedFailure::default();
+        assert!(failure.is_new("away") && !failure.is_new("away") && failure.is_new("unreadable"));
+        failure.ended();
+        assert!(failure.is_new("unreadable"));
     }
 }

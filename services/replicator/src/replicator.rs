@@ -1,0 +1,94 @@
+//! Runs what keeps a region's data: buckets, history, restoring what the bus lost, replication between regions.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tidegate_bus::{
+    Bus, BusError, bucket::Bucket, carry::Carrier, fleet::FleetFollower, history::HistoryKeeper,
+    overrides::OverrideFollower, subjects::BUCKETS,
+};
+use tidegate_model::fleet::Fleet;
+use tidegate_service::Context;
+use tokio::time::MissedTickBehavior;
+
+use crate::settings::ReplicatorSettings;
+
+/// How often buckets, the fleet and the overrides are looked at when nothing says that they changed.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Runs a replicator until it is asked to stop.
+///
+/// # Errors
+/// When the region is missing or the bus is closed. That the bus is away is no error.
+pub async fn run(settings: ReplicatorSettings, bus: Bus, context: Context) -> anyhow::Result<()> {
+    let region = settings.replicator.region.context("the region is missing (replicator.region)")?;
+    tidegate_service::bus::observe(&context.registry, &bus);
+    context.admin.check("bus", tidegate_service::bus::check(&bus));
+    let made = Arc::new(AtomicBool::new(false));
+    let shown = made.clone();
+    context.admin.check("buckets", move || match shown.load(Ordering::Relaxed) {
+        true => Ok(()),
+        false => Err("the buckets were not made yet".to_owned()),
+    });
+    let history = HistoryKeeper::start(&bus);
+    let fleet = FleetFollower::start(&bus, POLL, true).await?;
+    let overrides = OverrideFollower::start(&bus, POLL, true).await?;
+    let carrier = Carrier::start(&bus, &region, is_fleet).await?;
+    tracing::info!(%region, "keeps the region's buckets, and replicates");
+    context.admin.started();
+    tokio::select! {
+        () = context.shutdown.cancelled() => {}
+        never = keep_buckets(&bus, &made) => match never {},
+    }
+    carrier.stop().await;
+    overrides.stop().await;
+    fleet.stop().await;
+    history.stop().await;
+    Ok(())
+}
+
+/// Makes the buckets where they are missing, also after the bus lost its data: no other service may.
+async fn keep_buckets(bus: &Bus, made: &AtomicBool) -> Infallible {
+    let buckets = BUCKETS.map(|name| bus.bucket(name));
+    let mut state = bus.watch_state();
+    let mut ticks = tokio::time::interval(POLL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut logged = None;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            changed = state.changed() => if changed.is_err() { std::future::pending().await },
+        }
+        if !state.borrow_and_update().connected() {
+            continue;
+        }
+        let reason = ensure(&buckets).await.err().map(|error| {
+            let reason = error.reason();
+            if logged != Some(reason) {
+                tracing::warn!(%error, "a bucket cannot be made");
+            }
+            reason
+        });
+        logged = reason;
+        made.fetch_or(logged.is_none(), Ordering::Relaxed);
+    }
+}
+
+async fn ensure(buckets: &[Bucket]) -> Result<(), BusError> {
+    for bucket in buckets {
+        bucket.ensure().await?;
+    }
+    Ok(())
+}
+
+/// Whether a fleet file can be read by this version.
+fn is_fleet(text: &str) -> bool {
+    Fleet::parse(text, "fleet").is_ok()
+}

@@ -1,0 +1,59 @@
+//! The replicator's settings.
+
+use documented::DocumentedFields;
+use serde::{Deserialize, Serialize};
+use tidegate_model::RegionName;
+use tidegate_service::{
+    CommonSettings, Settings,
+    settings::{AdminSection, LogSection, NatsSection, TelemetrySection, docs_of},
+};
+
+/// The replicator's settings.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplicatorSettings {
+    /// For which region it works.
+    pub replicator: ReplicatorSection,
+    /// How to reach the bus.
+    pub nats: NatsSection,
+    /// The admin listener.
+    pub admin: AdminSection,
+    /// The log.
+    pub log: LogSection,
+    /// Traces and metrics by OTLP.
+    pub telemetry: TelemetrySection,
+}
+
+/// For which region a replicator works.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplicatorSection {
+    /// The region whose bus it is on.
+    pub region: Option<RegionName>,
+}
+
+impl Settings for ReplicatorSettings {
+    fn common(&self) -> CommonSettings {
+        CommonSettings {
+            nats: self.nats.clone(),
+            admin: self.admin.clone(),
+            log: self.log.clone(),
+            telemetry: self.telemetry.clone(),
+        }
+    }
+
+    fn instance(&self) -> String {
+        self.replicator.region.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
+    fn docs(key: &str) -> Option<&'static str> {
+        docs_of::<ReplicatorSection>("replicator", key)
+    }
+
+    fn check(&self) -> Result<(), (String, String)> {
+        if self.replicator.region.is_none() {
+            return Err(("replicator.region".into(), "the region whose bus it is on is needed".into()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,249 @@
+//! Reports of edges, as far as they count: of an edge that the fleet has, about itself, and not too many.
+
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
+
+use tidegate_bus::{
+    Subscription,
+    codec::{self, Wire},
+    limit::SenderLimit,
+    subjects,
+};
+use tidegate_model::{
+    EdgeName, RegionName,
+    fleet::Fleet,
+    report::{Applied, Load},
+};
+use tidegate_service::{Registry, metrics::Counter};
+use tokio::time::Instant;
+
+/// An edge reports once a second, and what it applied at each change besides.
+const PER_SECOND: u32 = 20;
+const BURST: u32 = 60;
+/// Reports that do not count, after which others have their turn.
+const IGNORED_PER_TURN: u32 = 32;
+
+/// A report that names who sends it.
+pub trait FromEdge: Wire {
+    /// The sender.
+    fn sender(&self) -> (&RegionName, &EdgeName);
+}
+
+impl FromEdge for Applied {
+    fn sender(&self) -> (&RegionName, &EdgeName) {
+        (&self.region, &self.edge)
+    }
+}
+
+impl FromEdge for Load {
+    fn sender(&self) -> (&RegionName, &EdgeName) {
+        (&self.region, &self.edge)
+    }
+}
+
+/// Why a report does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// The fleet does not have this edge in this region.
+    UnknownEdge,
+    /// The edge sends too many.
+    Rate,
+    /// It is published for another edge than it is about.
+    Subject,
+    /// It cannot be read.
+    Unreadable,
+}
+
+impl Refusal {
+    const ALL: [Refusal; 4] = [Refusal::UnknownEdge, Refusal::Rate, Refusal::Subject, Refusal::Unreadable];
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::UnknownEdge => "unknown_edge",
+            Refusal::Rate => "rate",
+            Refusal::Subject => "subject",
+            Refusal::Unreadable => "unreadable",
+        })
+    }
+}
+
+/// Counts refused reports by reason. Clones share the counters.
+#[derive(Debug, Clone)]
+pub struct Refusals(BTreeMap<Refusal, Counter>);
+
+impl Refusals {
+    /// Counters in this registry.
+    pub fn new(registry: &Registry) -> Refusals {
+        let counter = |reason: Refusal| {
+            let help = "Reports of edges that were refused: of edges that the fleet does not have in that region, too many of one \
+                        edge, published for another edge, or unreadable.";
+            let reason_text = reason.to_string();
+            (reason, registry.counter("tidegate_reports_refused_total", help, &[("reason", &reason_text)]))
+        };
+        Refusals(Refusal::ALL.map(counter).into())
+    }
+
+    /// Counts one.
+    pub fn count(&self, refusal: Refusal) {
+        if let Some(counter) = self.0.get(&refusal) {
+            counter.increment();
+        }
+    }
+}
+
+/// The reports of edges on one pattern.
+pub struct EdgeReports<T> {
+    subscription: Subscription,
+    admission: Admission,
+    refusals: Refusals,
+    ignored: u32,
+    body: PhantomData<fn() -> T>,
+}
+
+impl<T: FromEdge> EdgeReports<T> {
+    /// Reports of this subscription.
+    pub fn new(subscription: Subscription, refusals: &Refusals) -> EdgeReports<T> {
+        let refusals = refusals.clone();
+        EdgeReports { subscription, admission: Admission::new(), refusals, ignored: 0, body: PhantomData }
+    }
+
+    /// The next report that counts; nothing when the bus is closed. Before there is a fleet nobody can be told from an
+    /// inventor: reports are left out, and not counted. Safe to cancel.
+    pub async fn next(&mut self, fleet: Option<&Fleet>) -> Option<T> {
+        loop {
+            let message = self.subscription.next().await?;
+            let admitted = fleet
+                .map(|fleet| self.admission.admit(&message.subject, &message.body, fleet, Instant::now()));
+            match admitted {
+                Some(Ok(report)) => return Some(report),
+                Some(Err(refusal)) => self.refusals.count(refusal),
+                None => {}
+            }
+            self.ignored += 1;
+            if self.ignored >= IGNORED_PER_TURN {
+                self.ignored = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Forgets edges that another fleet no longer has.
+    pub fn forget_unknown(&mut self, fleet: &Fleet) {
+        self.admission.limit.retain(|edge| fleet.edges.contains_key(edge));
+    }
+}
+
+/// What may count, without I/O.
+struct Admission {
+    limit: SenderLimit<EdgeName>,
+}
+
+impl Admission {
+    fn new() -> Admission {
+        Admission { limit: SenderLimit::new(PER_SECOND, BURST) }
+    }
+
+    /// A report, decoded only after its subject and how many came before allow it.
+    fn admit<T: FromEdge>(
+        &mut self,
+        subject: &str,
+        body: &[u8],
+        fleet: &Fleet,
+        now: Instant,
+    ) -> Result<T, Refusal> {
+        let (region, edge) = subjects::parse_report(subject).ok_or(Refusal::Subject)?;
+        if !fleet.has_edge(&edge, &region) {
+            return Err(Refusal::UnknownEdge);
+        }
+        if !self.limit.admit(&edge, now) {
+            return Err(Refusal::Rate);
+        }
+        let report: T = codec::decode(body).map_err(|_| Refusal::Unreadable)?;
+        if report.sender() != (&region, &edge) {
+            return Err(Refusal::Subject);
+        }
+        Ok(report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const FLEET: &str = "
+regions: { us: {}, eu: {} }
+clusters: { a: { region: us, endpoints: [\"127.0.0.1:1\"] } }
+edges: { e-1: { region: us, listeners: [web] }, e-2: { region: us, listeners: [web] } }
+listeners: { web: { bind: \"127.0.0.1:0\", protocol: http } }
+services: { site: { hosts: [\"*\"], clusters: [a] } }
+";
+
+    fn load(region: &str, edge: &str) -> Load {
+        Load {
+            edge: edge.parse().unwrap(),
+            region: region.parse().unwrap(),
+            interval_ms: 1000,
+            demand: BTreeMap::new(),
+            clusters: BTreeMap::new(),
+        }
+    }
+
+    fn fleet() -> Fleet {
+        Fleet::parse(FLEET, "fleet.yaml").unwrap()
+    }
+
+    #[test]
+    fn an_edge_that_floods_takes_nothing_from_another() {
+        let (fleet, mut admission, now) = (fleet(), Admission::new(), Instant::now());
+        let mut send = |edge: &str, at: u64| {
+            let report = load("us", edge);
+            let subject = subjects::load(&report.region, &report.edge);
+            admission.admit::<Load>(
+                &subject,
+                &codec::encode(&report),
+                &fleet,
+                now + Duration::from_millis(at),
+            )
+        };
+        let flood: Vec<_> = (0..1000).map(|at| send("e-1", at)).collect();
+        let admitted = flood.iter().filter(|sent| sent.is_ok()).count();
+        assert!(admitted <= (PER_SECOND + BURST) as usize, "{admitted}");
+        assert_eq!(flood.last(), Some(&Err(Refusal::Rate)));
+        assert_eq!(send("e-2", 1000), Ok(load("us", "e-2")));
+        assert_eq!(send("e-1", 1000 + 1000 / u64::from(PER_SECOND)), Ok(load("us", "e-1")));
+    }
+
+    #[test]
+    fn only_what_an_edge_of_the_fleet_says_of_itself_counts() {
+        let (fleet, mut admission, now) = (fleet(), Admission::new(), Instant::now());
+        let mut send = |subject: &str, body: &[u8]| admission.admit::<Load>(subject, body, &fleet, now);
+        let report = codec::encode(&load("us", "e-1"));
+        assert_eq!(send("tidegate.v1.load.us.e-2", &report), Err(Refusal::Subject));
+        assert_eq!(send("tidegate.v1.load.eu.e-1", &report), Err(Refusal::UnknownEdge));
+        assert_eq!(send("tidegate.v1.load.us.nobody", &report), Err(Refusal::UnknownEdge));
+        assert_eq!(send("tidegate.v1.load.us.e-1", b"?"), Err(Refusal::Unreadable));
+        assert_eq!(send("tidegate.v1.load.us.e-1", &report), Ok(load("us", "e-1")));
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_the_first_fleet_is_not_counted_as_refused() {
+        let (bus, registry) = (tidegate_bus::Bus::in_process(), Registry::default());
+        let subscription = bus.subscribe(subjects::ALL_LOAD).await.unwrap();
+        let mut reports = EdgeReports::<Load>::new(subscription, &Refusals::new(&registry));
+        let report = load("us", "e-1");
+        let subject = subjects::load(&report.region, &report.edge);
+        bus.publish_report(&subject, None, &report).await.unwrap();
+        let waited = tokio::time::timeout(Duration::from_millis(50), reports.next(None)).await;
+        assert!(waited.is_err());
+
+        bus.publish_report(&subject, None, &report).await.unwrap();
+        assert_eq!(reports.next(Some(&fleet())).await, Some(report));
+        let text = registry.to_text();
+        let counted: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("tidegate_reports_refused_total{")).collect();
+        assert!(counted.len() == 4 && counted.iter().all(|line| line.ends_with(" 0")), "{counted:?}");
+    }
+}
