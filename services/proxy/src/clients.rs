@@ -3,15 +3,14 @@
 //! One client that opens many connections, or makes the edge hold much for it, must cost itself its connections, not
 //! others theirs. So a worker has a limit on open connections below the process's limit on files, and a budget for what is
 //! held for clients; over the first, connections without a request end, the longest idle first, then those that do nothing
-//! but wait for slow clients, then those of a network that has most of them; over the second, the connection for which most is
-//! held.
+//! but wait for slow clients; over the second, the connection for which most is held. No network of clients may take all of
+//! anything.
 
+mod counts;
 mod pace;
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    cmp::Reverse,
-    collections::HashMap,
     future::poll_fn,
     rc::Rc,
     sync::Arc,
@@ -23,6 +22,7 @@ use slab::Slab;
 use tidegate_tls::ServerTls;
 use tokio::{sync::Notify, time::Instant};
 
+pub use counts::NetworkCounts;
 pub use pace::{Direction, Network, Pace};
 
 /// How many connections end at once, as a part of all and at most: to look for them costs as much as there are connections.
@@ -30,17 +30,18 @@ const PART_ENDED: usize = 32;
 const MOST_ENDED: usize = 64;
 /// For how long it rests for each of the connections that were looked through in vain: ten times what that takes.
 const LOOK_COST: Duration = Duration::from_nanos(500);
-/// For how long a connection has no request before it counts as idle: the first of a new one may be about to be read.
+/// For how long a connection has no request before it counts as idle, and a new one before its first.
 const LEAST_IDLE: Duration = Duration::from_millis(10);
+const LEAST_NEW: Duration = Duration::from_millis(500);
 /// The part of the limit that is kept free for connections that come while idle ones end.
 const PART_FREE: usize = 16;
 
 /// The streams that clients of one network may reset before less is allowed to its next connections. Each second half of
-/// them are forgotten; a connection that was cut for flooding counts for so many that it takes ten.
+/// them are forgotten; a connection that was cut for flooding counts for so many that it takes five.
 const MOST_RESETS: u32 = 500;
-const FLOOD: u32 = MOST_RESETS << 10;
-/// How many networks can be told apart in that.
-const FLOOD_PLACES: usize = 64;
+const FLOOD: u32 = MOST_RESETS << 5;
+/// How many networks can be told apart.
+const NETWORK_PLACES: usize = 1024;
 
 /// Why a client's connection ends although the client did nothing wrong on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +50,6 @@ pub enum Eviction {
     Idle,
     /// It only waited for its slow client when connections ran short.
     Slow,
-    /// Its client's network had more than half of all connections when they ran short for another's.
-    Share,
     /// Most was held for it when memory ran short.
     Memory,
 }
@@ -65,8 +64,12 @@ pub struct Clients {
     ended: Notify,
     /// When it is worth the time to look for connections to end again, after none was found.
     look_at: Cell<Option<Instant>>,
-    /// Streams that clients of a network have reset.
-    resets: [Cell<u32>; FLOOD_PLACES],
+    /// Connections that are open.
+    connections: NetworkCounts,
+    /// Connections to endpoints that have requests of clients.
+    upstream: NetworkCounts,
+    /// Streams that clients have reset.
+    resets: NetworkCounts,
     held: Cell<usize>,
     /// Of what is held, what is about to be given back by connections that were told to end.
     ending: Cell<usize>,
@@ -79,6 +82,10 @@ struct State {
     /// Since when it has no request; nothing while it has one.
     idle_since: Cell<Option<Instant>>,
     eviction: Cell<Option<Eviction>>,
+    /// Whether any request came on it.
+    had_request: Cell<bool>,
+    /// Connections to endpoints that its requests have.
+    upstream: Cell<usize>,
     /// How many requests it can have under way now.
     requests: Cell<usize>,
     /// The paces of those that have waited for the client.
@@ -111,6 +118,13 @@ pub struct Account {
     pace: Option<Rc<Pace>>,
 }
 
+/// A client's part of the connections to endpoints.
+#[derive(Clone)]
+pub struct ClientShare {
+    clients: Rc<Clients>,
+    state: Rc<State>,
+}
+
 /// What memory is held for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
@@ -131,7 +145,9 @@ impl Clients {
             limit,
             ended: Notify::new(),
             look_at: Cell::new(None),
-            resets: [const { Cell::new(0) }; FLOOD_PLACES],
+            connections: NetworkCounts::new(NETWORK_PLACES),
+            upstream: NetworkCounts::new(NETWORK_PLACES),
+            resets: NetworkCounts::new(NETWORK_PLACES),
             held: Cell::new(0),
             ending: Cell::new(0),
             budget,
@@ -145,11 +161,14 @@ impl Clients {
             held: Cell::new(0),
             idle_since: Cell::new(Some(now)),
             eviction: Cell::new(None),
+            had_request: Cell::new(false),
             requests: Cell::new(0),
+            upstream: Cell::new(0),
             paces: RefCell::default(),
             tls: OnceCell::new(),
             waker: RefCell::default(),
         });
+        self.connections.add(network);
         let key = self.states.borrow_mut().insert(state.clone());
         ClientConnection { clients: self.clone(), state, key, unread: Cell::new(0) }
     }
@@ -161,7 +180,7 @@ impl Clients {
 
     /// To be called each second: forgets half of what was counted of networks.
     pub fn tick(&self) {
-        self.resets.iter().for_each(|count| count.set(count.get() / 2));
+        self.resets.halve();
     }
 
     /// Waits until a connection has ended.
@@ -169,36 +188,52 @@ impl Clients {
         self.ended.notified().await;
     }
 
+    /// Whether there is room for another connection of a client in `network`.
+    pub fn has_room(&self, network: Network) -> bool {
+        let free = self.limit.saturating_sub(self.states.borrow().len());
+        free > 0 && self.connections.may_add(network, free)
+    }
+
+    /// Whether clients in `network` have as many connections as they may, though others may have more.
+    pub fn is_over_share(&self, network: Network) -> bool {
+        let staying = self.states.borrow().len() - self.evicted.get();
+        !self.connections.may_add(network, self.limit.saturating_sub(staying).max(1))
+    }
+
     /// Where little headroom is left for a client of the network `newcomer`, ends the connections that have been idle the
-    /// longest, when none is idle, those whose clients are the slowest, and when none is slow, those of another network that
-    /// has more than half of all. Returns how many were told to end, and why.
+    /// longest, and when none is idle, those whose clients are the slowest; of its own network where that has its share.
+    /// Returns how many were told to end, and why.
     pub fn make_room(&self, newcomer: Network, now: Instant) -> Option<(usize, Eviction)> {
         let states = self.states.borrow();
         let staying = states.len() - self.evicted.get();
-        if staying < self.limit - self.limit / PART_FREE || self.look_at.get().is_some_and(|at| now < at) {
+        let is_over_share = self.is_over_share(newcomer);
+        let has_headroom = staying < self.limit - self.limit / PART_FREE && !is_over_share;
+        if has_headroom || self.look_at.get().is_some_and(|at| now < at) {
             return None;
         }
-        let count = (staying / PART_ENDED).clamp(1, MOST_ENDED);
-        let staying_states = || states.iter().map(|(_, state)| state).filter(|s| s.eviction.get().is_none());
-        let idle = staying_states()
-            .filter_map(|state| Some((state.idle_since.get()?, state)))
-            .filter(|(since, _)| now >= *since + LEAST_IDLE);
-        let is_full = self.is_full();
-        let slow = staying_states().filter_map(|state| Some((state.credit_if_slow(now, is_full)?, state)));
-        let ended = evict_first(idle, count, Eviction::Idle)
-            .or_else(|| evict_first(slow, count, Eviction::Slow))
-            .or_else(|| {
-                let greedy =
-                    greedy_network(staying_states()).filter(|greedy| is_full && *greedy != newcomer)?;
-                let of_greedy = staying_states().filter(|state| state.network == greedy);
-                evict_first(of_greedy.map(|state| (Reverse(state.held.get()), state)), count, Eviction::Share)
-            });
-        let Some(ended) = ended else {
-            self.look_at.set(Some(now + LOOK_COST * u32::try_from(states.len()).unwrap_or(u32::MAX)));
-            return None;
+        let count = if is_over_share { 1 } else { (staying / PART_ENDED).clamp(1, MOST_ENDED) };
+        let candidates = || {
+            let states = states.iter().map(|(_, state)| state).filter(|state| state.eviction.get().is_none());
+            states.filter(|state| !is_over_share || state.network == newcomer)
         };
-        self.evicted.set(self.evicted.get() + ended.0);
-        Some(ended)
+        let idle = candidates().filter_map(|state| {
+            let (since, is_new) = (state.idle_since.get()?, !state.had_request.get());
+            // The first request of a new one may be on its way, or about to be read.
+            let least = if is_new && !is_over_share { LEAST_NEW } else { LEAST_IDLE };
+            (now >= since + least).then_some(((is_new, since), state))
+        });
+        let is_urgent = is_over_share || self.is_full();
+        let slow = candidates().filter_map(|state| Some((state.credit_if_slow(now, is_urgent)?, state)));
+        let ended =
+            evict_first(idle, count, Eviction::Idle).or_else(|| evict_first(slow, count, Eviction::Slow));
+        match ended {
+            Some((count, _)) => self.evicted.set(self.evicted.get() + count),
+            None => {
+                let rest = LOOK_COST * u32::try_from(states.len()).unwrap_or(u32::MAX);
+                self.look_at.set(Some(now + rest));
+            }
+        }
+        ended
     }
 
     /// Wakes the tasks of all connections.
@@ -232,14 +267,6 @@ impl Clients {
         largest.evict(Eviction::Memory);
         true
     }
-}
-
-/// The network that has more than half of all connections.
-fn greedy_network<'a>(states: impl Iterator<Item = &'a Rc<State>>) -> Option<Network> {
-    let mut counts: HashMap<Network, usize> = HashMap::new();
-    states.for_each(|state| *counts.entry(state.network).or_default() += 1);
-    let all: usize = counts.values().sum();
-    counts.into_iter().find(|(_, count)| count * 2 > all).map(|(network, _)| network)
 }
 
 /// Evicts the `count` first of `states` by their keys, or all that there are. Returns how many, if any, and why.
@@ -306,14 +333,14 @@ impl ClientConnection {
 
     /// The client has reset so many streams on the connection, or `is_flooding` it with whatever it may be.
     pub fn note_resets(&self, count: u32, is_flooding: bool) {
-        let resets = &self.clients.resets[self.state.network.place(FLOOD_PLACES)];
+        let resets = self.clients.resets.of(self.state.network);
         let count = resets.get().saturating_add(count);
         resets.set(if is_flooding { count.max(FLOOD) } else { count });
     }
 
     /// Whether clients of this network have flooded other connections a moment ago.
     pub fn is_of_flooding_network(&self) -> bool {
-        self.clients.resets[self.state.network.place(FLOOD_PLACES)].get() > MOST_RESETS
+        self.clients.resets.of(self.state.network).get() > MOST_RESETS
     }
 
     /// Sets what is held of the connection that no request has taken yet.
@@ -338,6 +365,7 @@ impl ClientConnection {
     /// A request has come. A connection that was told to end for being idle is not idle any more, and stays.
     pub fn end_idle(&self) {
         self.state.idle_since.set(None);
+        self.state.had_request.set(true);
         if self.state.eviction.get() == Some(Eviction::Idle) {
             self.state.eviction.set(None);
             self.clients.evicted.set(self.clients.evicted.get() - 1);
@@ -355,7 +383,8 @@ impl Drop for ClientConnection {
     fn drop(&mut self) {
         self.hold_unread(0);
         self.clients.states.borrow_mut().remove(self.key);
-        if matches!(self.state.eviction.get(), Some(Eviction::Idle | Eviction::Slow | Eviction::Share)) {
+        self.clients.connections.remove(self.state.network);
+        if matches!(self.state.eviction.get(), Some(Eviction::Idle | Eviction::Slow)) {
             self.clients.evicted.set(self.clients.evicted.get() - 1);
         }
         self.clients.ended.notify_one();
@@ -385,6 +414,11 @@ impl Account {
         certificates.serves_alike(sni.as_deref(), host)
     }
 
+    /// The client's part of the connections to endpoints.
+    pub fn share(&self) -> ClientShare {
+        ClientShare { clients: self.clients.clone(), state: self.state.clone() }
+    }
+
     /// The client's pace, once it was waited for.
     pub fn pace(&self) -> Option<&Rc<Pace>> {
         self.pace.as_ref()
@@ -410,7 +444,32 @@ impl Account {
 
     /// Whether the connection is to end although its request is under way at an endpoint.
     pub fn is_evicted(&self) -> bool {
-        matches!(self.state.eviction.get(), Some(Eviction::Memory | Eviction::Share))
+        self.state.eviction.get() == Some(Eviction::Memory)
+    }
+}
+
+impl ClientShare {
+    /// The client's network.
+    pub fn network(&self) -> Network {
+        self.state.network
+    }
+
+    /// Whether a request on this connection may have one of the `free` connections to endpoints: none of a client's has more
+    /// than what it leaves for the next.
+    pub fn may_take(&self, free: usize) -> bool {
+        self.state.upstream.get() < free && self.clients.upstream.may_add(self.state.network, free)
+    }
+
+    /// A request has a connection.
+    pub fn take(&self) {
+        self.state.upstream.set(self.state.upstream.get() + 1);
+        self.clients.upstream.add(self.state.network);
+    }
+
+    /// It has it no more.
+    pub fn give_back(&self) {
+        self.state.upstream.set(self.state.upstream.get() - 1);
+        self.clients.upstream.remove(self.state.network);
     }
 }
 
@@ -478,18 +537,34 @@ mod tests {
     }
 
     #[test]
-    fn a_network_with_most_connections_makes_room_for_others_alone() {
-        let clients = Clients::new(4, usize::MAX);
+    fn a_network_that_has_its_share_makes_room_for_itself_and_others_find_some() {
+        let clients = Clients::new(16, usize::MAX);
         let there = Network::of([192, 0, 2, 1].into());
         let now = Instant::now();
-        let connections = [HERE, there, HERE, HERE].map(|network| clients.open(network, now));
-        connections.iter().for_each(|connection| connection.end_idle());
-        let mut account = connections[2].account();
-        account.hold(Held::Response, 1000);
+        let mut connections = Vec::new();
+        while clients.has_room(HERE) {
+            connections.push(clients.open(HERE, now));
+        }
+        assert_eq!(connections.len(), 14);
+        connections[1..].iter().for_each(|connection| connection.end_idle());
+        assert_eq!(clients.make_room(HERE, now + LEAST_IDLE), Some((1, Eviction::Idle)));
+        assert!(connections[0].eviction().is_some());
+        drop(connections.remove(0));
+        assert!(clients.has_room(HERE));
+        assert!(clients.has_room(there) || there.place(NETWORK_PLACES) == HERE.place(NETWORK_PLACES));
+    }
 
-        assert_eq!(clients.make_room(HERE, now), None);
-        assert_eq!(clients.make_room(there, now + Duration::from_secs(1)), Some((1, Eviction::Share)));
-        assert!(account.is_evicted());
+    #[test]
+    fn a_connection_without_a_request_yet_ends_after_those_that_had_one() {
+        let clients = Clients::new(4, usize::MAX);
+        let start = Instant::now();
+        let connections = [(); 4].map(|()| clients.open(HERE, start));
+        connections[3].end_idle();
+        connections[3].begin_idle(start + Duration::from_secs(1));
+
+        clients.make_room(HERE, start + Duration::from_secs(2));
+
+        assert_eq!(connections.each_ref().map(|c| c.eviction().is_some()), [false, false, false, true]);
     }
 
     #[test]

@@ -160,8 +160,6 @@ pub struct WorkerCounters {
     pub evicted_idle: Counter,
     /// Connections of slow clients ended near the limit on files, where none was idle.
     pub evicted_slow: Counter,
-    /// Connections ended near the limit on files because their network had more than half of all.
-    pub evicted_share: Counter,
     /// Connections ended because most was held for them when memory ran short.
     pub evicted_memory: Counter,
     /// HTTP/2 connections ended because of too many control frames.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{Ejection, Tally, Waiting, WakeSet};
 use crate::{
-    clients::{Network, Pace},
+    clients::{ClientShare, Network, NetworkCounts, Pace},
     forward::Pool,
     metrics::ClusterCounters,
     tls::UpstreamTlsConfig,
@@ -36,6 +36,8 @@ pub struct Cluster {
     pub active: Cell<u32>,
     /// Requests that wait for their clients.
     pub waiting: Waiting,
+    /// The other ones under way.
+    pub networks: NetworkCounts,
     /// This worker's part of the most requests that may be under way from the whole edge.
     pub max_requests: u32,
     /// Counters of this worker.
@@ -43,20 +45,28 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Whether another request may be sent without going over the cluster's limit. Requests that wait for their clients are
-    /// not the cluster's work, up to as many as the limit.
-    pub fn has_room(&self) -> bool {
-        let active = self.active.get();
-        active < self.max_requests || {
-            let waiting = u32::try_from(self.waiting.count()).unwrap_or(u32::MAX);
-            active - waiting.min(self.max_requests).min(active) < self.max_requests
-        }
+    /// Whether another request of a client in `network` may be sent without going over the cluster's limit, or over what one
+    /// network may have of it. Requests that wait for their clients are not the cluster's work, up to as many as the limit.
+    pub fn has_room(&self, network: Network) -> bool {
+        self.networks.may_add(network, self.free())
     }
 
     /// Gives a slow client up where a request of a client in this network would go over the limit otherwise. Returns whether
     /// it may be sent.
     pub fn make_headroom_for(&self, network: Network, now: Instant) -> bool {
-        self.has_room() || self.waiting.give_one_up(network, now)
+        self.has_room(network) || self.free() == 0 && self.waiting.give_one_up(network, now)
+    }
+
+    /// How many more requests may be sent.
+    fn free(&self) -> usize {
+        let active = self.active.get();
+        let at_work = if active < self.max_requests {
+            active
+        } else {
+            let waiting = u32::try_from(self.waiting.count()).unwrap_or(u32::MAX);
+            active - waiting.min(self.max_requests).min(active)
+        };
+        self.max_requests.saturating_sub(at_work) as usize
     }
 }
 
@@ -164,17 +174,46 @@ pub struct InFlight {
     pub cluster: Rc<Cluster>,
     /// How the action fares at the endpoint.
     pub tally: Rc<Tally>,
+    client: ClientShare,
+    /// Whether it has a connection of its own.
+    has_connection: Cell<bool>,
     waker: Cell<Option<usize>>,
     /// Its key among those that wait for their clients, while it does.
     waiting_key: Cell<Option<usize>>,
 }
 
 impl InFlight {
-    /// Counts a request to `endpoint`.
-    pub fn new(endpoint: Rc<Endpoint>, cluster: Rc<Cluster>, tally: Rc<Tally>) -> InFlight {
+    /// Counts a request of a client to `endpoint`.
+    pub fn new(
+        endpoint: Rc<Endpoint>,
+        cluster: Rc<Cluster>,
+        tally: Rc<Tally>,
+        client: ClientShare,
+    ) -> InFlight {
         endpoint.outstanding.set(endpoint.outstanding.get() + 1);
         cluster.active.set(cluster.active.get() + 1);
-        InFlight { endpoint, cluster, tally, waker: Cell::new(None), waiting_key: Cell::new(None) }
+        cluster.networks.add(client.network());
+        InFlight {
+            endpoint,
+            cluster,
+            tally,
+            client,
+            has_connection: Cell::new(false),
+            waker: Cell::new(None),
+            waiting_key: Cell::new(None),
+        }
+    }
+
+    /// The client's part of the connections to endpoints.
+    pub fn client(&self) -> &ClientShare {
+        &self.client
+    }
+
+    /// Counts a connection to the endpoint as the request's own.
+    pub fn take_connection(&self) {
+        if !self.has_connection.replace(true) {
+            self.client.take();
+        }
     }
 
     /// Has the task woken when the endpoint falls silent. A task's waker is registered once.
@@ -188,9 +227,13 @@ impl InFlight {
     pub fn update_client_wait(&self, pace: Option<&Rc<Pace>>) {
         let pace = pace.filter(|pace| pace.is_waiting());
         match (pace, self.waiting_key.get()) {
-            (Some(pace), None) => self.waiting_key.set(Some(self.cluster.waiting.enter(pace))),
+            (Some(pace), None) => {
+                self.waiting_key.set(Some(self.cluster.waiting.enter(pace)));
+                self.cluster.networks.remove(self.client.network());
+            }
             (None, Some(key)) => {
                 self.cluster.waiting.leave(key);
+                self.cluster.networks.add(self.client.network());
                 self.waiting_key.set(None);
             }
             (Some(_), Some(_)) | (None, None) => {}
@@ -209,8 +252,12 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.stop_waiting();
         self.update_client_wait(None);
+        if self.has_connection.get() {
+            self.client.give_back();
+        }
         self.endpoint.outstanding.set(self.endpoint.outstanding.get() - 1);
         self.cluster.active.set(self.cluster.active.get() - 1);
+        self.cluster.networks.remove(self.client.network());
     }
 }
 

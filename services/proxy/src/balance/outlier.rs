@@ -327,7 +327,7 @@ mod tests {
         (0..3).for_each(|_| alone.contrasted());
         assert!(alone.judge(&[], false, true, now), "the limit does not keep a cluster that serves nothing");
 
-        let beside = tally(&[(1, 1, 20), (2, 1, 20)], now);
+        let beside = tally(&(1..=8).map(|network| (network, 1, 20)).collect::<Vec<_>>(), now);
         assert!(!beside.judge(&[tally(&[(1, 20, 0)], now).fare(now)], false, true, now), "the limit");
         assert!(beside.judge(&[tally(&[(1, 20, 0)], now).fare(now)], true, true, now));
     }
@@ -336,19 +336,18 @@ mod tests {
     fn an_endpoint_that_fails_half_is_ejected_where_several_networks_see_it_and_others_do_well() {
         let now = Instant::now();
         let well = [tally(&[(1, 30, 1)], now).fare(now), tally(&[(2, 30, 0)], now).fare(now)];
-        assert!(tally(&[(1, 5, 6), (2, 5, 6), (3, 5, 6)], now).judge(&well, true, true, now));
+        // So many that they cannot all be taken for fewer than three.
+        let several = (1..=20).map(|network| (network, 5, 6)).collect::<Vec<_>>();
+        assert!(tally(&several, now).judge(&well, true, true, now));
         assert!(!tally(&[(1, 15, 18)], now).judge(&well, true, true, now), "one network");
-        assert!(
-            !tally(&[(1, 5, 6), (2, 5, 6), (3, 5, 6)], now).judge(&well[..1], true, true, now),
-            "one other"
-        );
+        assert!(!tally(&several, now).judge(&well[..1], true, true, now), "one other");
     }
 
     #[test]
     fn passing_probes_keep_ejections_short_and_those_for_one_network_shorter() {
         let mut now = Instant::now();
         for (is_up, networks, longest) in
-            [(true, 1, FIRST), (true, 2, LONGEST_WHILE_UP), (false, 1, LONGEST), (false, 2, LONGEST)]
+            [(true, 1, FIRST), (true, 10, LONGEST_WHILE_UP), (false, 1, LONGEST), (false, 10, LONGEST)]
         {
             let tally = Tally::default();
             let mut eject = || {

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     net::IpAddr,
+    sync::LazyLock,
     task::{Context, Waker},
     time::Duration,
 };
@@ -55,10 +56,12 @@ impl Network {
         }
     }
 
-    /// One of `count` places, so that networks can be told apart without a list of them.
+    /// One of `count` places, so that networks can be told apart without a list of them. Which of them meet in one place,
+    /// nobody can know (Dietzfelbinger et al., "A Reliable Randomized Algorithm for the Closest-Pair Problem", 1997).
     pub fn place(self, count: usize) -> usize {
-        // Fibonacci hashing (Knuth, "The Art of Computer Programming", volume 3, section 6.4).
-        (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % count
+        static RANDOM: LazyLock<(u64, u64)> = LazyLock::new(rand::random);
+        let (factor, offset) = *RANDOM;
+        (self.0.wrapping_mul(factor | 1).wrapping_add(offset) >> 32) as usize % count
     }
 }
 

@@ -23,7 +23,7 @@ type Read<C> = fn(&C) -> u64;
 /// Statuses by their first digit.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-const WORKERS: [(&str, &str, Read<WorkerCounters>); 15] = [
+const WORKERS: [(&str, &str, Read<WorkerCounters>); 14] = [
     ("tidegate_proxy_connections_accepted_total", "Connections accepted.", |w| w.accepted.get()),
     ("tidegate_proxy_connections_over_limit_total", "Connections refused because a listener is full.", |w| {
         w.over_limit.get()
@@ -37,11 +37,6 @@ const WORKERS: [(&str, &str, Read<WorkerCounters>); 15] = [
         "tidegate_proxy_connections_evicted_slow_total",
         "Connections of slow clients ended near the limit on files, where none was idle.",
         |w| w.evicted_slow.get(),
-    ),
-    (
-        "tidegate_proxy_connections_evicted_share_total",
-        "Connections ended near the limit on files because their client's network had more than half of all.",
-        |w| w.evicted_share.get(),
     ),
     (
         "tidegate_proxy_connections_evicted_memory_total",

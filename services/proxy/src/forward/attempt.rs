@@ -225,8 +225,10 @@ async fn open(
     let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
     let unsent = |Unconnected { failure, fault }| TryError::Endpoint { failure, sent: Sent::Nothing, fault };
     if !fresh {
-        if let Some(conn) = endpoint.pool.take(began, !x.repeatable) {
-            return Ok(start_http1(x, *origin, conn, true, upload));
+        if x.worker.may_take_upstream(flight.client())
+            && let Some(conn) = endpoint.pool.take(began, !x.repeatable)
+        {
+            return Ok(start_http1(x, *origin, (conn, true), flight, upload));
         }
         if cluster.upstream.protocol != UpstreamProtocol::Http1
             && origin.upgrade.is_none()
@@ -260,7 +262,7 @@ async fn open(
         connected => connected,
     };
     match connected.map_err(unsent)? {
-        Connected::Http1(conn) => Ok(start_http1(x, *origin, conn, false, upload)),
+        Connected::Http1(conn) => Ok(start_http1(x, *origin, (conn, false), flight, upload)),
         Connected::Http2(conn) => start_http2(x, *origin, conn, flight, upload).await,
     }
 }
@@ -309,7 +311,7 @@ async fn connect_unless_silent(
     maker: Option<Maker>,
 ) -> Result<Connected, Unconnected> {
     // Boxed, because it is large and seldom needed: every request's future would be that much larger.
-    let connecting = Box::pin(connect(x.worker, &flight.cluster, &flight.endpoint, http1_only, maker));
+    let connecting = Box::pin(connect(x.worker, flight, http1_only, maker));
     unless_silent(x, flight, connecting).await?
 }
 
@@ -334,10 +336,11 @@ async fn unless_silent<T>(
 fn start_http1(
     x: &Exchange<'_>,
     origin: Origin<'_>,
-    mut conn: Conn,
-    reused: bool,
+    (mut conn, reused): (Conn, bool),
+    flight: &InFlight,
     upload: &RefCell<Upload<'_>>,
 ) -> Upstream {
+    flight.take_connection();
     let expects_continue = upload.borrow().expects_continue();
     let before = conn.total_written();
     let writer = heads::write_http1_request(conn.out(), x.request, origin, x.framing, expects_continue);

@@ -17,7 +17,7 @@ use super::{
     sharing::Maker,
 };
 use crate::{
-    balance::{Cluster, Endpoint},
+    balance::InFlight,
     wire::{Coalesced, Conn, Counted, Flusher, Io, Peer, UNACKNOWLEDGED, coalesce, end_when_gone},
     worker::Worker,
 };
@@ -51,18 +51,18 @@ impl From<Failure> for Unconnected {
     }
 }
 
-/// Connects to `endpoint`, TLS and HTTP/2 preface included, within the cluster's connect timeout.
+/// Connects to the endpoint of `flight`, TLS and HTTP/2 preface included, within the cluster's connect timeout.
 ///
 /// With `http1_only`, HTTP/2 is not offered: for upgrades. Those who wait for what `maker` makes go on when an HTTP/2
 /// connection can take them, or when it has failed.
 pub async fn connect(
     worker: &Rc<Worker>,
-    cluster: &Cluster,
-    endpoint: &Endpoint,
+    flight: &InFlight,
     http1_only: bool,
     maker: Option<Maker>,
 ) -> Result<Connected, Unconnected> {
-    let connecting = handshake(worker, cluster, endpoint, http1_only);
+    let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
+    let connecting = handshake(worker, flight, http1_only);
     let made = match tokio::time::timeout(cluster.upstream.connect_timeout, connecting).await {
         Ok(made) => made,
         Err(_) => Err(Failure::ConnectTimeout.into()),
@@ -96,15 +96,11 @@ enum Made {
     Http2(Counted, h2::client::SendRequest<Bytes>, Box<h2::client::Connection<Coalesced, Bytes>>, Flusher),
 }
 
-async fn handshake(
-    worker: &Worker,
-    cluster: &Cluster,
-    endpoint: &Endpoint,
-    http1_only: bool,
-) -> Result<Made, Unconnected> {
-    let Some(counted) = worker.count_upstream() else {
+async fn handshake(worker: &Worker, flight: &InFlight, http1_only: bool) -> Result<Made, Unconnected> {
+    let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
+    let Some(counted) = worker.claim_upstream(flight).await else {
         worker.cannot_connect(&io::Error::other(
-            "as many connections to endpoints as the limit on files allows",
+            "as many connections to endpoints as the limit on files allows, or as many as one client may have of them",
         ));
         return Err(Unconnected { failure: Failure::ConnectError, fault: Fault::Ours });
     };

@@ -340,6 +340,9 @@ impl Exchange<'_> {
                 self.service.counters.no_endpoint.add(1);
                 LocalReply::new(503, "no cluster can take this request now").with("retry-after", "1")
             }
+            Refusal::NoConnection => {
+                LocalReply::new(503, "this edge has no connection left for it").with("retry-after", "1")
+            }
             Refusal::Failed(Failure::NoAnswer | Failure::ConnectTimeout) => {
                 LocalReply::new(504, "no answer from the cluster")
             }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     balance::{Candidates, Cluster, Endpoint, InFlight, Tally, is_of_endpoint, pick},
+    clients::ClientShare,
     observe::{Ending, TraceParentText, TryNote, Why},
     wire::{BodyError, Timer},
 };
@@ -29,6 +30,8 @@ const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 pub enum Refusal {
     /// There is no endpoint that could take it.
     NoEndpoint,
+    /// This machine has no connection to an endpoint left for it.
+    NoConnection,
     /// The last try failed so.
     Failed(Failure),
     /// The client sent nothing more of its body within the service's timeout.
@@ -75,6 +78,7 @@ enum Event {
 /// What was tried and what may still be.
 struct Tries<'a> {
     x: &'a Exchange<'a>,
+    client: ClientShare,
     tried: Vec<Rc<Endpoint>>,
     clusters: Vec<Rc<Cluster>>,
     /// Where it failed so that it may have been to blame itself.
@@ -97,7 +101,7 @@ pub async fn first_answer(
     upload: &RefCell<Upload<'_>>,
     timer: &mut Timer,
 ) -> Result<Answer, Refusal> {
-    let mut tries = Tries::new(x);
+    let mut tries = Tries::new(x, upload.borrow().down.account().share());
     let first = tries.next_try(0, Why::First, false, false).ok_or(Refusal::NoEndpoint)?;
     let usual = pin!(Some(attempt(x, first, upload)));
     let mut slots = Slots::new(usual);
@@ -166,7 +170,7 @@ enum Step {
 }
 
 impl<'a> Tries<'a> {
-    fn new(x: &'a Exchange<'a>) -> Tries<'a> {
+    fn new(x: &'a Exchange<'a>, client: ClientShare) -> Tries<'a> {
         let hedge_after = match x.policy.hedge {
             Hedge::Off => None,
             Hedge::After(delay) => Some(delay),
@@ -176,6 +180,7 @@ impl<'a> Tries<'a> {
         };
         Tries {
             x,
+            client,
             tried: Vec::new(),
             clusters: Vec::new(),
             failed_at: Vec::new(),
@@ -222,7 +227,14 @@ impl<'a> Tries<'a> {
             why,
             note,
         });
-        Some(Try { flight: InFlight::new(endpoint, cluster, tally), tier, began, fresh, note, traceparent })
+        Some(Try {
+            flight: InFlight::new(endpoint, cluster, tally, self.client.clone()),
+            tier,
+            began,
+            fresh,
+            note,
+            traceparent,
+        })
     }
 
     /// When something is due if no try ends before.
@@ -300,7 +312,7 @@ impl<'a> Tries<'a> {
         tiers
             .iter()
             .flat_map(|tier| &tier.choices)
-            .filter(|choice| choice.cluster.has_room())
+            .filter(|choice| choice.cluster.has_room(self.client.network()))
             .flat_map(|choice| &choice.endpoints)
             .any(|candidate| !self.tried.iter().any(|tried| Rc::ptr_eq(tried, &candidate.endpoint)))
     }
@@ -380,7 +392,7 @@ impl<'a> Tries<'a> {
         }
         self.tried.push(running.endpoint);
         self.clusters.push(running.cluster);
-        self.last = Refusal::Failed(failure);
+        self.last = if fault == Fault::Ours { Refusal::NoConnection } else { Refusal::Failed(failure) };
         self.retry(slot, may_repeat, upload)
     }
 

@@ -156,6 +156,11 @@ impl Table {
         Some((service.clone(), route.map_or(0, |place| place + 1)))
     }
 
+    /// Every cluster.
+    pub fn clusters(&self) -> impl Iterator<Item = &Rc<Cluster>> {
+        self.clusters.values().map(|state| &state.cluster)
+    }
+
     /// Every endpoint.
     pub fn endpoints(&self) -> impl Iterator<Item = &Rc<Endpoint>> {
         self.clusters.values().flat_map(|state| &state.endpoints)

@@ -19,6 +19,11 @@ impl ConnectionCount {
         ConnectionCount { open: Rc::default(), limit }
     }
 
+    /// How many more there may be.
+    pub fn free(&self) -> usize {
+        self.limit - self.open.get()
+    }
+
     /// Counts another one; nothing where there are as many as there may be.
     pub fn count(&self) -> Option<Counted> {
         (self.open.get() < self.limit).then(|| {

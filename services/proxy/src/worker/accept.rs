@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Listen, Open, Worker, http1, http2};
+use super::{Listen, MOST_WAITING, Open, Worker, http1, http2};
 use crate::{clients::Network, forward::Client, wire::Io};
 
 /// How long accepting rests when the process has no file descriptors left.
@@ -109,16 +109,20 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, sto
                 worker.counters.accepted.add(1);
                 let network = Network::of(address.ip());
                 worker.make_room(network);
-                if listener.open.get() >= listener.limits.max_connections
-                    || !worker.has_room_in_time(network).await
-                {
+                if listener.open.get() >= listener.limits.max_connections {
                     worker.counters.over_limit.add(1);
                     continue;
                 }
-                let open = Open::new(worker.clone(), network, listener.open.clone());
-                let listener = listener.clone();
-                let connection = connection(worker.clone(), listener, stream, address.ip(), open);
-                worker.tasks.spawn_local(Box::pin(connection));
+                if worker.clients.has_room(network) {
+                    let open = Open::new(worker.clone(), network, listener.open.clone());
+                    let connection = connection(worker.clone(), listener.clone(), stream, address.ip(), open);
+                    worker.tasks.spawn_local(Box::pin(connection));
+                } else if worker.waiting.get() < MOST_WAITING {
+                    let waiting = wait_for_room(worker.clone(), listener.clone(), stream, address.ip());
+                    worker.tasks.spawn_local(Box::pin(waiting));
+                } else {
+                    worker.counters.over_limit.add(1);
+                }
             }
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
@@ -129,6 +133,20 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, sto
                 tokio::time::sleep(REST).await;
             }
         }
+    }
+}
+
+/// Serves a connection once there is room for it, if there is soon.
+async fn wait_for_room(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream, address: IpAddr) {
+    let network = Network::of(address);
+    worker.waiting.set(worker.waiting.get() + 1);
+    let has_room = worker.has_room_in_time(network).await;
+    worker.waiting.set(worker.waiting.get() - 1);
+    if has_room {
+        let open = Open::new(worker.clone(), network, listener.open.clone());
+        connection(worker, listener, stream, address, open).await;
+    } else {
+        worker.counters.over_limit.add(1);
     }
 }
 

@@ -78,12 +78,12 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
             Waited::TooSlow(since) => {
                 worker.counters.too_slow.add(1);
                 let reply = LocalReply::new(408, "the request took too long");
-                return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer)).await;
+                return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer, open)).await;
             }
             Waited::Refused(error, since) => {
                 worker.counters.refused.count(error);
                 let reply = LocalReply::new(error.status(), error.to_string());
-                return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer)).await;
+                return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer, open)).await;
             }
         };
         worker.counters.dropped_fields.add_if_any(request.dropped_fields);
@@ -105,7 +105,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
             return;
         }
         if !http1.keep_alive || !http1.reader.is_done() {
-            return close(down, &mut timer).await;
+            return close(down, &mut timer, open).await;
         }
     }
 }
@@ -125,13 +125,14 @@ async fn refuse(
     reply: &LocalReply,
     since: Instant,
     timer: &mut Timer,
+    open: &Open,
 ) {
     let Downstream::Http1(http1) = &mut down else { return };
     http1.keep_alive = false;
     let unread = Unread::of_http1(&http1.conn.read);
     answer_ourselves(&mut down, reply, b"-", client.stall, timer).await;
     worker.observer.refused(client, &unread, reply, since.elapsed());
-    close(down, timer).await;
+    close(down, timer, open).await;
 }
 
 /// What a listener accepts as a request head.
@@ -235,13 +236,14 @@ fn skip_blank_lines(conn: &mut Conn) {
     }
 }
 
-/// Closes a connection so that the client gets all that was sent to it.
-async fn close(down: Downstream, timer: &mut Timer) {
+/// Closes a connection so that the client gets all that was sent to it, unless its file is needed now.
+async fn close(down: Downstream, timer: &mut Timer, open: &Open) {
     let Downstream::Http1(mut http1) = down else { return };
     let conn = &mut http1.conn;
     let deadline = Instant::now() + LINGER;
     let mut left = LINGER_BYTES;
     let mut is_shut = false;
+    open.begin_idle(Instant::now());
     poll_fn(|cx| {
         if !is_shut {
             match conn.poll_shutdown(cx) {
@@ -259,6 +261,9 @@ async fn close(down: Downstream, timer: &mut Timer) {
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
+        }
+        if open.eviction().is_some() {
+            return Poll::Ready(());
         }
         timer.poll_until(deadline, cx)
     })

@@ -30,9 +30,10 @@ const _: () = assert!(STREAMS as usize * (LIBRARY_BUFFER + 64 * 1024) <= 12 * 10
 /// (RFC 9113, section 8.7), and pays for in control frames.
 const HEADS: usize = 1024 * 1024;
 const REFUSAL_COST: i64 = 20;
-/// What a connection pays at once, of the thousand that others may spend, and the streams that it may have open, where its
-/// client's network has just flooded another.
+/// What a connection pays at once, of the thousand that others may spend, what it pays more for a reset, and the streams that
+/// it may have open, where its client's network has just flooded others.
 const FLOODED_BEFORE: i64 = 900;
+const RESET_AFTER_FLOOD: i64 = 50;
 const STREAMS_AFTER_FLOOD: u32 = 16;
 /// What a field takes beside its name and value (RFC 9113, section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
@@ -87,6 +88,7 @@ pub async fn serve(
     let mut is_cut = false;
     // How much had been received when it was last looked at what is unread, and how much that was.
     let (mut looked_at, mut unread) = (0, 0);
+    let mut resets = 0;
     let mut idle_from = Instant::now();
     loop {
         let event = poll_fn(|cx| {
@@ -121,6 +123,14 @@ pub async fn serve(
             if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
                 return Poll::Ready(Event::Ended);
             }
+            if flusher.resets() > resets {
+                let new = flusher.resets() - resets;
+                resets += new;
+                open.note_resets(new, false);
+                if open.is_of_flooding_network() {
+                    flusher.charge(RESET_AFTER_FLOOD * i64::from(new));
+                }
+            }
             if unread > 0 || flusher.received() >= looked_at + LOOK_EACH {
                 looked_at = flusher.received();
                 unread = streams.unread();
@@ -148,7 +158,7 @@ pub async fn serve(
         .await;
         match event {
             Event::Ended => {
-                open.note_resets(flusher.resets(), flusher.is_flooded());
+                open.note_resets(flusher.resets() - resets, flusher.is_flooded());
                 return;
             }
             Event::Stream(mut request, mut respond) => {
@@ -189,7 +199,7 @@ fn cut_reason(worker: &Worker, flusher: &Flusher, open: &Open, streams: u32) -> 
             worker.counters.evicted_memory.add(1);
             Some(h2::Reason::ENHANCE_YOUR_CALM)
         }
-        Eviction::Slow | Eviction::Share => Some(h2::Reason::ENHANCE_YOUR_CALM),
+        Eviction::Slow => Some(h2::Reason::ENHANCE_YOUR_CALM),
         Eviction::Idle => (streams == 0).then_some(h2::Reason::NO_ERROR),
     }
 }

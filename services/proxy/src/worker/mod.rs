@@ -26,8 +26,8 @@ pub use http2_request::request_of;
 pub use limits::{WorkerLimits, memory_limit};
 
 use crate::{
-    balance::{Endpoint, is_of_endpoint},
-    clients::{ClientConnection, Clients, Eviction, Network},
+    balance::{Endpoint, InFlight, is_of_endpoint},
+    clients::{ClientConnection, ClientShare, Clients, Eviction, Network},
     metrics::{Metrics, WorkerCounters},
     observe::{Observer, Observing},
     table::{Table, WorkerPlace},
@@ -37,10 +37,14 @@ use crate::{
 
 /// How long the last words to endpoints may take.
 const GOODBYE: Duration = Duration::from_millis(500);
-/// How long a connection that was accepted waits for room, others behind it in the kernel's queue, and how often slow
-/// clients are looked for meanwhile.
+/// How long a connection that was accepted waits for room, and where its network has its share; how many may wait; and how
+/// often idle and slow clients are looked for meanwhile.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
+const WAIT_OVER_SHARE: Duration = Duration::from_millis(200);
+const MOST_WAITING: usize = 16;
 const LOOK_FOR_SLOW: Duration = Duration::from_millis(5);
+/// How long a request waits for a connection to an endpoint to become free, where this machine lacks them.
+const WAIT_FOR_UPSTREAM: Duration = Duration::from_millis(500);
 /// Timers kept for streams to come.
 const MOST_TIMERS: usize = 1024;
 
@@ -94,6 +98,8 @@ pub struct Worker {
     timers: RefCell<Vec<Timer>>,
     /// Connections of clients.
     pub clients: Rc<Clients>,
+    /// Connections that were accepted and wait for room.
+    waiting: Cell<usize>,
     tasks: TaskTracker,
     /// Connections to endpoints; those of clients end first.
     pub upstreams: TaskTracker,
@@ -161,6 +167,7 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         draining_since: Cell::new(None),
         timers: RefCell::default(),
         clients: Clients::new(parts.limits.client_connections, parts.limits.client_memory),
+        waiting: Cell::new(0),
         tasks: TaskTracker::new(),
         upstreams: TaskTracker::new(),
         upstream_count: ConnectionCount::new(parts.limits.upstream_connections),
@@ -258,7 +265,6 @@ impl Worker {
         let Some((ended, why)) = self.clients.make_room(newcomer, now) else { return };
         let counter = match why {
             Eviction::Slow => &self.counters.evicted_slow,
-            Eviction::Share => &self.counters.evicted_share,
             Eviction::Idle | Eviction::Memory => &self.counters.evicted_idle,
         };
         counter.add(ended as u64);
@@ -267,15 +273,16 @@ impl Worker {
             tracing::warn!(
                 open = self.counters.open.get(),
                 limit = self.clients.limit(),
-                "connections of clients are near the limit on files: the longest idle ones are closed, or slow ones, or those of a network that has most"
+                "connections of clients are near the limit on files, or those of one network near their share: the longest idle ones, or slow ones, are closed"
             );
         }
     }
 
     /// Whether there is room for another connection of a client, now or soon: those that were told to end take a moment.
     async fn has_room_in_time(&self, newcomer: Network) -> bool {
-        let deadline = Instant::now() + WAIT_FOR_ROOM;
-        while self.clients.is_full() {
+        let wait = if self.clients.is_over_share(newcomer) { WAIT_OVER_SHARE } else { WAIT_FOR_ROOM };
+        let deadline = Instant::now() + wait;
+        while !self.clients.has_room(newcomer) {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -307,9 +314,42 @@ impl Worker {
         _ = self.suspects.try_send(suspect);
     }
 
-    /// Counts another connection to an endpoint; where there is none, an idle one to any endpoint makes way. Nothing
-    /// when all have work.
-    pub fn count_upstream(&self) -> Option<Counted> {
+    /// Another connection to an endpoint for a request, where its client may have one. When few are left, idle ones
+    /// make way, slow clients are given up, and the request waits for a moment. Nothing when that does not help.
+    pub async fn claim_upstream(&self, flight: &InFlight) -> Option<Counted> {
+        let client = flight.client();
+        let deadline = Instant::now() + WAIT_FOR_UPSTREAM;
+        loop {
+            let now = Instant::now();
+            if let Some(counted) = self.count_upstream(client) {
+                flight.take_connection();
+                return Some(counted);
+            }
+            if now >= deadline {
+                return None;
+            }
+            if self.upstream_count.free() == 0 {
+                let table = self.table.borrow();
+                table.clusters().any(|cluster| cluster.waiting.give_one_up(client.network(), now));
+            }
+            tokio::time::sleep(LOOK_FOR_SLOW).await;
+        }
+    }
+
+    /// Whether a client's request may have one of the connections to endpoints that no request has.
+    pub fn may_take_upstream(&self, client: &ClientShare) -> bool {
+        let free = self.upstream_count.free();
+        client.may_take(free) || {
+            let table = self.table.borrow();
+            let idle: usize = table.endpoints().map(|endpoint| endpoint.pool.sizes().0).sum();
+            client.may_take(free + idle)
+        }
+    }
+
+    fn count_upstream(&self, client: &ClientShare) -> Option<Counted> {
+        if !self.may_take_upstream(client) {
+            return None;
+        }
         self.upstream_count.count().or_else(|| {
             self.table.borrow().endpoints().any(|endpoint| endpoint.pool.close_oldest());
             self.upstream_count.count()

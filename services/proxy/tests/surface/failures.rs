@@ -79,7 +79,7 @@ fn having_no_more_files_is_not_held_against_endpoints() {
     let refused = client.ask(GET);
     rlimit::setrlimit(rlimit::Resource::NOFILE, soft, hard).unwrap();
 
-    assert_eq!(refused.status(), 502);
+    assert_eq!(refused.status(), 503);
     assert_eq!(client.ask(GET).text(), "a", "it is not ejected");
     assert_eq!(edge.metric("tidegate_cluster_ejections_total"), 0.0);
     assert!(edge.metric("tidegate_proxy_connects_impossible_total") >= 1.0);

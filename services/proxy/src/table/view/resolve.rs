@@ -16,6 +16,7 @@ use tidegate_model::{
 use super::{ActionView, ClusterState, ServiceView, Table};
 use crate::{
     balance::{Budget, Candidate, Choice, Cluster, Endpoint, Latency, TierView, Waiting},
+    clients::NetworkCounts,
     metrics::ClusterGauges,
 };
 
@@ -74,6 +75,7 @@ impl Table {
             upstream: entry.upstream.clone(),
             active: std::cell::Cell::new(0),
             waiting: Waiting::default(),
+            networks: NetworkCounts::new(CLIENT_NETWORKS),
             max_requests: self.worker.part_of(entry.upstream.max_requests),
             counters: self.metrics.cluster(self.worker.id, name),
         }
@@ -216,6 +218,9 @@ impl Table {
         }
     }
 }
+
+/// How many networks of clients are told apart at each cluster.
+const CLIENT_NETWORKS: usize = 64;
 
 /// What a route asks of a path, if it asks for one.
 fn path_of(route: &RouteMatch) -> Option<String> {

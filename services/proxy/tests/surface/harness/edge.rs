@@ -14,7 +14,9 @@ use std::{
 };
 
 use tidegate_bus::{
-    Bus, clock, subjects,
+    Bus, clock,
+    fleet::FleetStore,
+    subjects,
     table::{Owner, OwnerOptions},
 };
 use tidegate_model::{
@@ -106,6 +108,11 @@ impl Edge {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let bus = Bus::in_process();
+        // An edge believes no table before it has read which keys the fleet names.
+        run_on(&runtime, {
+            let (bus, text) = (bus.clone(), text.clone());
+            async move { FleetStore::new(&bus).put(&text, "a test").await.unwrap() }
+        });
         let owner = start.has_owner.then(|| {
             let (bus, table) = (bus.clone(), table.clone());
             run_on(&runtime, async move {
