@@ -57,7 +57,11 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
     }));
     let rules = request_rules(limits, client.is_tls);
     // Also for a request that is here before anything was waited for.
-    poll_fn(|cx| Poll::Ready(open.wake_on_change(cx))).await;
+    poll_fn(|cx| {
+        open.wake_on_change(cx);
+        Poll::Ready(())
+    })
+    .await;
     let mut is_first = true;
     loop {
         let Downstream::Http1(http1) = &mut down else { return };
