@@ -107,7 +107,7 @@ pub struct ClientConnection {
 pub struct Account {
     clients: Rc<Clients>,
     state: Rc<State>,
-    parts: [usize; 3],
+    parts: [usize; 4],
     pace: Option<Rc<Pace>>,
 }
 
@@ -118,8 +118,11 @@ pub enum Held {
     Head,
     /// What is kept of the request's body, to send it again.
     Body,
-    /// What waits of the response for a client that does not take it.
-    Response,
+    /// What is kept for its client: of the response that it does not take, and of what it has sent ahead. Of a tunnel, for
+    /// both of its ends.
+    Downstream,
+    /// What is kept for its endpoint: of the body that it does not take, and of the response.
+    Upstream,
 }
 
 impl Clients {
@@ -347,7 +350,7 @@ impl ClientConnection {
     /// The account of a request, or of one after another, with nothing held yet.
     pub fn account(&self) -> Account {
         self.state.requests.set(self.state.requests.get() + 1);
-        Account { clients: self.clients.clone(), state: self.state.clone(), parts: [0; 3], pace: None }
+        Account { clients: self.clients.clone(), state: self.state.clone(), parts: [0; 4], pace: None }
     }
 }
 
@@ -373,7 +376,9 @@ impl Account {
 
     /// Gives everything back, at the end of a request.
     pub fn clear(&mut self) {
-        [Held::Head, Held::Body, Held::Response].into_iter().for_each(|what| self.hold(what, 0));
+        [Held::Head, Held::Body, Held::Downstream, Held::Upstream]
+            .into_iter()
+            .for_each(|what| self.hold(what, 0));
         if let Some(pace) = self.pace.take() {
             self.state.paces.borrow_mut().retain(|other| !Rc::ptr_eq(other, &pace));
         }
@@ -485,7 +490,7 @@ mod tests {
         let connections = [HERE, there, HERE, HERE].map(|network| clients.open(network, now));
         connections.iter().for_each(|connection| connection.end_idle());
         let mut account = connections[2].account();
-        account.hold(Held::Response, 1000);
+        account.hold(Held::Downstream, 1000);
 
         assert_eq!(clients.make_room(HERE, now), None);
         assert_eq!(clients.make_room(there, now + Duration::from_secs(1)), Some((1, Eviction::Share)));
