@@ -114,7 +114,7 @@ pub struct ClientConnection {
 pub struct Account {
     clients: Rc<Clients>,
     state: Rc<State>,
-    parts: [usize; 3],
+    parts: [usize; 4],
     pace: Option<Rc<Pace>>,
 }
 
@@ -132,8 +132,11 @@ pub enum Held {
     Head,
     /// What is kept of the request's body, to send it again.
     Body,
-    /// What waits of the response for a client that does not take it.
-    Response,
+    /// What is kept for its client: of the response that it does not take, and of what it has sent ahead. Of a tunnel, for
+    /// both of its ends.
+    Downstream,
+    /// What is kept for its endpoint: of the body that it does not take, and of the response.
+    Upstream,
 }
 
 impl Clients {
@@ -375,7 +378,7 @@ impl ClientConnection {
     /// The account of a request, or of one after another, with nothing held yet.
     pub fn account(&self) -> Account {
         self.state.requests.set(self.state.requests.get() + 1);
-        Account { clients: self.clients.clone(), state: self.state.clone(), parts: [0; 3], pace: None }
+        Account { clients: self.clients.clone(), state: self.state.clone(), parts: [0; 4], pace: None }
     }
 }
 
@@ -402,7 +405,9 @@ impl Account {
 
     /// Gives everything back, at the end of a request.
     pub fn clear(&mut self) {
-        [Held::Head, Held::Body, Held::Response].into_iter().for_each(|what| self.hold(what, 0));
+        [Held::Head, Held::Body, Held::Downstream, Held::Upstream]
+            .into_iter()
+            .for_each(|what| self.hold(what, 0));
         if let Some(pace) = self.pace.take() {
             self.state.paces.borrow_mut().retain(|other| !Rc::ptr_eq(other, &pace));
         }
@@ -546,7 +551,9 @@ mod tests {
             connections.push(clients.open(HERE, now));
         }
         assert_eq!(connections.len(), 14);
-        connections[1..].iter().for_each(|connection| connection.end_idle());
+        for connection in &connections[1..] {
+            connection.end_idle();
+        }
         assert_eq!(clients.make_room(HERE, now + LEAST_IDLE), Some((1, Eviction::Idle)));
         assert!(connections[0].eviction().is_some());
         drop(connections.remove(0));

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     balance::InFlight,
     observe::TraceParentText,
-    wire::{BodyError, Conn, Http2Writer},
+    wire::{BodyError, Conn, Http2Writer, Turn as BodyTurn},
 };
 
 /// The most interim answers to one request, so that an endpoint cannot fill memory with them.
@@ -144,6 +144,7 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
             return Poll::Ready(Err(endpoint_error(&up, Failure::NoAnswer, up.sent())));
         }
         flight.wake_when_silent(cx);
+        upload.borrow_mut().down.hold_buffers(up.held());
         Poll::Pending
     })
     .await;
@@ -189,11 +190,12 @@ pub fn poll_upload(
     broken: &mut bool,
     cx: &mut std::task::Context<'_>,
 ) -> Poll<Result<(), BodyError>> {
-    while !cursor.ended && !*broken {
+    let mut turn = BodyTurn::new();
+    while !cursor.ended && !*broken && turn.goes_on(cx) {
         match up.poll_room(cx) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => *broken = true,
-            Poll::Pending => return Poll::Pending,
+            Poll::Pending => break,
         }
         match upload.borrow_mut().poll_next(cursor, cx) {
             Poll::Ready(Ok(chunk)) => *broken |= up.push(chunk).is_err(),
@@ -204,7 +206,10 @@ pub fn poll_upload(
     flight.update_client_wait(upload.borrow().down.account().pace());
     if !*broken {
         match up.poll_flush(cx) {
-            Poll::Ready(Ok(())) if cursor.ended => return Poll::Ready(Ok(())),
+            Poll::Ready(Ok(())) if cursor.ended => {
+                up.release_buffers();
+                return Poll::Ready(Ok(()));
+            }
             Poll::Ready(Ok(())) | Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(_)) => *broken = true,
         }

@@ -26,7 +26,7 @@ use crate::{
 const STREAM_WINDOW: u32 = 256 * 1024;
 
 /// What is kept of a request's body for an endpoint that does not read.
-const SEND_BUFFER: usize = 64 * 1024;
+pub const SEND_BUFFER: usize = 64 * 1024;
 
 /// A new connection.
 pub enum Connected {

@@ -8,7 +8,7 @@ use tidegate_http1::{Fields, Framing, Response, write_field, write_status_line};
 use super::heads::{self, Answered};
 use crate::{
     clients::{Account, Held},
-    wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer},
+    wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, LIBRARY_BUFFER},
 };
 
 /// A request's client: its body is read from here, the answer is written here.
@@ -100,13 +100,16 @@ impl Downstream {
         }
     }
 
-    /// Takes what waits for a client that does not take it into account.
-    pub fn hold_response(&mut self) {
+    /// Takes into account what the buffers of both sides hold while the request waits; at the endpoint's, `upstream`. Of two
+    /// tries at once it is the one that was looked at last: the body of such a request is short.
+    pub fn hold_buffers(&mut self, upstream: usize) {
         let bytes = match self {
-            Downstream::Http1(down) => down.conn.waiting(),
-            Downstream::Http2(down) => down.writer.as_ref().map_or(0, Http2Writer::waiting),
+            Downstream::Http1(down) => down.conn.held(),
+            Downstream::Http2(down) => down.writer.as_ref().map_or(0, |writer| writer.held(LIBRARY_BUFFER)),
         };
-        self.account_mut().hold(Held::Response, bytes);
+        let account = self.account_mut();
+        account.hold(Held::Downstream, bytes);
+        account.hold(Held::Upstream, upstream);
     }
 
     /// Whether the request has no body.

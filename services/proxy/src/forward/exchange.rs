@@ -96,6 +96,7 @@ pub async fn handle(
     timer: &mut Timer,
 ) -> Outcome {
     let started = Instant::now();
+    down.hold_buffers(0);
     let mut id = [0; 32];
     let request_id = request_id(request, &mut id, worker);
     if let Some(reply) = wellknown::reply(worker, client.health_endpoints, &request.target) {
@@ -327,7 +328,7 @@ impl Exchange<'_> {
         out.extend_from_slice(b"\r\n");
         self.worker.counters.tunnels.add(1);
         let idle = self.worker.idle_limits;
-        if let Err(error) = tunnel(&mut down.conn, &mut up.conn, &down.account, idle, timer).await {
+        if let Err(error) = tunnel(&mut down.conn, &mut up.conn, &mut down.account, idle, timer).await {
             tracing::debug!(%error, "tunnel broken off");
         }
         Outcome::Broken

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     balance::InFlight,
-    clients::{Direction, Held},
-    wire::{BodyError, Chunk, Timer},
+    clients::Direction,
+    wire::{BodyError, Chunk, Timer, Turn},
 };
 
 /// How a relay ended.
@@ -65,6 +65,10 @@ pub async fn relay(
     let Answer { mut up, flight, mut cursor, sent_whole, .. } = answer;
     // An endpoint that answers without `100 Continue` does not want the body, and would take it for another request.
     let (mut broken, mut answered) = (upload.borrow_mut().forget_continue(), false);
+    if broken {
+        // Nor does it wait for the client any more.
+        flight.update_client_wait(upload.borrow().down.account().pace());
+    }
     let mut sent = 0;
     // Since when the client has taken nothing, and how much it had taken then.
     let mut waiting: Option<(Instant, u64)> = None;
@@ -83,7 +87,8 @@ pub async fn relay(
             broken = matches!(up.poll_flush(cx), Poll::Ready(Err(_)));
         }
         let mut upload = upload.borrow_mut();
-        while !answered {
+        let mut turn = Turn::new();
+        while !answered && turn.goes_on(cx) {
             match upload.down.poll_room(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientFailed),
@@ -115,13 +120,11 @@ pub async fn relay(
             Poll::Ready(Ok(())) if answered => return Poll::Ready(Ended::Whole),
             Poll::Ready(Ok(())) => {
                 if waiting.take().is_some() {
-                    upload.down.account_mut().hold(Held::Response, 0);
                     took.end_wait(upload.down, &flight);
                 }
             }
             Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientFailed),
             Poll::Pending => {
-                upload.down.hold_response();
                 took.begin_wait(upload.down, &flight, cx);
                 let taken = upload.down.taken();
                 let (since, _) = match waiting {
@@ -142,6 +145,7 @@ pub async fn relay(
             }
             None => {}
         }
+        upload.down.hold_buffers(up.held());
         if upload.is_given_up() {
             return Poll::Ready(Ended::GivenUp);
         }

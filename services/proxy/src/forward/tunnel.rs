@@ -8,7 +8,7 @@ use std::{
 
 use super::relay::Silence;
 use crate::{
-    clients::Account,
+    clients::{Account, Held},
     wire::{Conn, Timer},
     worker::IdleLimits,
 };
@@ -18,20 +18,21 @@ use crate::{
 pub async fn tunnel(
     a: &mut Conn,
     b: &mut Conn,
-    account: &Account,
+    account: &mut Account,
     idle: IdleLimits,
     timer: &mut Timer,
 ) -> io::Result<()> {
     let (mut a_done, mut b_done) = (false, false);
     let mut silence = Silence::default();
     poll_fn(|cx| {
-        if account.is_evicted() {
-            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
-        }
         let forth = if a_done { Poll::Ready(Ok(())) } else { poll_copy(a, b, cx) };
         a_done |= matches!(forth, Poll::Ready(Ok(())));
         let back = if b_done { Poll::Ready(Ok(())) } else { poll_copy(b, a, cx) };
         b_done |= matches!(back, Poll::Ready(Ok(())));
+        account.hold(Held::Downstream, a.held() + b.held());
+        if account.is_evicted() {
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        }
         match (forth, back) {
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
             _ if a_done && b_done => Poll::Ready(Ok(())),
@@ -60,6 +61,9 @@ fn poll_copy(from: &mut Conn, to: &mut Conn, cx: &mut Context<'_>) -> Poll<io::R
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => {
                 ready!(to.poll_flush(cx))?;
+                // A tunnel may be silent for long: meanwhile it holds nothing.
+                from.release_buffers();
+                to.release_buffers();
                 return Poll::Pending;
             }
         }

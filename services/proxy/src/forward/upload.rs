@@ -16,6 +16,9 @@ use crate::{
 pub const REPLAY_LIMIT: usize = 64 * 1024;
 /// What a chunk that is kept counts for beside its data: a body of tiny chunks takes more room than what is in it.
 const CHUNK_OVERHEAD: usize = 64;
+/// Smaller chunks are copied to be kept: they would keep the whole buffer in which they came, with the heads of other chunks,
+/// which may be much longer.
+const KEPT_AS_IT_IS: usize = 4096;
 
 /// The body of a request: what came so far, while it is little enough to be sent again, and where the rest comes from.
 pub struct Upload<'a> {
@@ -106,7 +109,11 @@ impl<'a> Upload<'a> {
 
     /// The client is not told to send its body any more, since its response begins. Returns whether it still waited for that.
     pub fn forget_continue(&mut self) -> bool {
-        std::mem::take(&mut self.expects_continue)
+        let expected = std::mem::take(&mut self.expects_continue);
+        if expected {
+            self.down.account().record_progress(Direction::Upload, 0);
+        }
+        expected
     }
 
     /// The next piece for the try at `cursor`.
@@ -120,7 +127,9 @@ impl<'a> Upload<'a> {
             return Poll::Ready(Ok(Chunk::End(trailers.clone())));
         }
         if self.expects_continue {
-            // The interim answer, or its deadline, wakes the task.
+            // The interim answer, or its deadline, wakes the task. A client that has sent nothing yet is waited for, whoever
+            // has to speak first: the request is no work for the cluster before there is more of it.
+            self.down.account_mut().record_wait(Direction::Upload, cx);
             return Poll::Pending;
         }
         let polled = self.down.poll_body(cx);
@@ -156,7 +165,8 @@ impl<'a> Upload<'a> {
             self.dropped += self.kept.len() + 1;
             self.kept = Vec::new();
         } else {
-            self.kept.push(data.clone());
+            let is_small = data.len() < KEPT_AS_IT_IS;
+            self.kept.push(if is_small { Bytes::copy_from_slice(data) } else { data.clone() });
         }
         let held = if self.dropped > 0 { 0 } else { self.kept_bytes };
         self.down.account_mut().hold(Held::Body, held);

@@ -12,7 +12,10 @@ use tidegate_http1::{
 };
 use tidegate_model::observation::Failure;
 
-use super::http2_conn::{Http2Conn, Http2Stream};
+use super::{
+    connect::SEND_BUFFER,
+    http2_conn::{Http2Conn, Http2Stream},
+};
 use crate::{
     balance::InFlight,
     wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, fields_of, is_padded},
@@ -182,6 +185,25 @@ impl Upstream {
         match self {
             Upstream::Http1(up) => up.conn.poll_flush(cx).map_err(BodyError::from),
             Upstream::Http2(_) => self.poll_room(cx),
+        }
+    }
+
+    /// What its buffers take, of both directions.
+    pub fn held(&mut self) -> usize {
+        match self {
+            Upstream::Http1(up) => up.conn.held(),
+            Upstream::Http2(up) => {
+                let writer = up.writer.as_ref().map_or(0, |writer| writer.held(SEND_BUFFER));
+                writer + up.reader.as_mut().map_or(0, Http2Reader::held)
+            }
+        }
+    }
+
+    /// Gives back the buffers that are empty, when the request was sent whole and its response may take long.
+    pub fn release_buffers(&mut self) {
+        match self {
+            Upstream::Http1(up) => up.conn.release_buffers(),
+            Upstream::Http2(_) => {}
         }
     }
 

@@ -39,6 +39,32 @@ pub enum BodyError {
     TooLarge,
 }
 
+/// How many pieces of bodies one task moves before others have their turn: tiny ones cost as much time as large ones, of which
+/// the runtime's limit on reads comes first.
+const PIECES: u32 = 256;
+
+/// The turn of a task that moves a body.
+#[derive(Debug)]
+pub struct Turn(u32);
+
+impl Turn {
+    /// A new turn.
+    pub fn new() -> Turn {
+        Turn(PIECES)
+    }
+
+    /// Whether another piece may be moved in this turn. If not, the task is woken for the next.
+    pub fn goes_on(&mut self, cx: &Context<'_>) -> bool {
+        let goes_on = self.0 > 0;
+        if goes_on {
+            self.0 -= 1;
+        } else {
+            cx.waker().wake_by_ref();
+        }
+        goes_on
+    }
+}
+
 /// Reads a body from an HTTP/1.1 connection.
 #[derive(Debug)]
 pub struct BodyReader(State);

@@ -18,6 +18,8 @@ const SCRATCH: usize = 64 * 1024;
 /// back although more waits behind them. With one more piece of [`SCRATCH`] bytes pushed while there was room, three times
 /// this is the bound on memory per direction.
 const WRITE_ROOM: usize = 64 * 1024;
+/// What TLS keeps of what was written to it, while the peer does not take it.
+const TLS_BUFFER: usize = 64 * 1024;
 
 /// How a response begins that says that an idle connection has timed out.
 const TIMED_OUT: &[u8; 13] = b"HTTP/1.1 408 ";
@@ -130,9 +132,11 @@ impl Conn {
         &mut self.write
     }
 
-    /// How many bytes wait to be written.
-    pub fn waiting(&self) -> usize {
-        self.write.len() - self.written
+    /// What its buffers take.
+    pub fn held(&self) -> usize {
+        let is_waiting = !self.write.is_empty() || self.unflushed;
+        let tls = if is_waiting && !matches!(self.io, Io::Plain(_)) { TLS_BUFFER } else { 0 };
+        self.read.capacity() + self.write.capacity() + tls
     }
 
     /// Whether everything is written.

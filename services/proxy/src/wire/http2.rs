@@ -37,6 +37,11 @@ impl Http2Reader {
         self.stream.is_end_stream()
     }
 
+    /// What came and was not taken.
+    pub fn held(&mut self) -> usize {
+        self.stream.flow_control().used_capacity()
+    }
+
     /// The next piece of the body.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         let polled = ready!(self.poll_stream(cx));
@@ -102,9 +107,9 @@ impl Http2Writer {
         self.given
     }
 
-    /// How many bytes wait for the peer's windows, with what the library keeps.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len() + LIBRARY_BUFFER
+    /// What is held for a peer that takes nothing, with the `library_buffer` that the library fills before.
+    pub fn held(&self, library_buffer: usize) -> usize {
+        if self.waiting.is_empty() { 0 } else { self.waiting.len() + library_buffer }
     }
 
     /// Adds the last data of a body without trailers, which ends the stream with it. Only while

@@ -11,7 +11,7 @@ mod meter;
 mod spare;
 mod timer;
 
-pub use body::{BodyError, BodyReader, BodyWriter, Chunk};
+pub use body::{BodyError, BodyReader, BodyWriter, Chunk, Turn};
 pub use coalesce::{Coalesced, Flusher, Peer, coalesce};
 pub use conn::{Conn, IdleState};
 pub use count::{ConnectionCount, Counted};

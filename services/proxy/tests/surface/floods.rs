@@ -1,6 +1,13 @@
 //! Clients that send much that costs them little: each loses its own connection, and nobody else notices.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
 
 use crate::harness::{
     edge::{Edge, Start},
@@ -448,4 +455,193 @@ fn clients_that_take_their_responses_slowly_take_no_place_of_others() {
     for _ in 0..20 {
         assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
     }
+}
+
+#[test]
+fn bodies_in_tiny_chunks_leave_others_their_turn() {
+    let body = "1\r\ny\r\n".repeat(10_000);
+    let origin = Origin::scripted({
+        let body = body.clone();
+        move |mut peer, _, _| {
+            while let Some(request) = peer.head_or_end() {
+                if request.line.starts_with("POST ") {
+                    peer.rest();
+                    return;
+                }
+                if request.target() == "/tiny" {
+                    peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                    while peer.try_send(&body).is_ok() {}
+                    return;
+                }
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+            }
+        }
+    });
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let usual = median_time(&edge);
+    for is_upload in [true, false] {
+        let stop = Arc::new(AtomicBool::new(false));
+        let busy: Vec<_> = (0..20)
+            .map(|_| {
+                let (stop, body, mut client) = (stop.clone(), body.clone(), Peer::connect(edge.address()));
+                std::thread::spawn(move || {
+                    if is_upload {
+                        client
+                            .send("POST / HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\n\r\n");
+                        while !stop.load(Ordering::Relaxed) && client.try_send(&body).is_ok() {}
+                    } else {
+                        client.send("GET /tiny HTTP/1.1\r\nHost: site.test\r\n\r\n");
+                        while !stop.load(Ordering::Relaxed)
+                            && client.exactly_or_end(50_000).is_some_and(|part| !part.is_empty())
+                        {
+                        }
+                    }
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_secs(1));
+        let busily = median_time(&edge);
+        stop.store(true, Ordering::Relaxed);
+        busy.into_iter().for_each(|client| client.join().unwrap());
+        eprintln!("XX {is_upload} {busily:?} {usual:?}");
+        assert!(busily < Duration::from_millis(40), "{busily:?} instead of {usual:?}, upload: {is_upload}");
+    }
+}
+
+/// How long requests take on a connection of its own.
+fn median_time(edge: &Edge) -> Duration {
+    let mut client = Peer::connect(edge.address());
+    let mut times: Vec<Duration> = (0..31)
+        .map(|_| {
+            let from = Instant::now();
+            assert_eq!(client.ask(GET).text(), "a");
+            from.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// An edge that holds 1 MiB for clients, before an origin that takes nothing of bodies and tunnels, and answers with `/large`.
+fn with_little_memory(more: &str) -> (Origin, Edge) {
+    let origin = Origin::scripted(|mut peer, _, _| {
+        while let Some(request) = peer.head_or_end() {
+            match request.target() {
+                "/" => peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na"),
+                "/tunnel" => {
+                    peer.send(
+                        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+                    );
+                    std::thread::sleep(Duration::from_secs(60));
+                }
+                _ => std::thread::sleep(Duration::from_secs(60)),
+            }
+        }
+    });
+    let edge = Edge::start_with(
+        &FleetFile::new().cluster("a", &[origin.address()], more).service("timeout: 60s"),
+        Start { client_memory_mib: 1, ..Start::default() },
+    );
+    (origin, edge)
+}
+
+#[test]
+fn what_waits_for_an_endpoint_that_takes_nothing_counts_as_memory() {
+    let large = vec![b'x'; 12 * 1024 * 1024];
+    let post = "POST /silent HTTP/1.1\r\nHost: site.test\r\nContent-Length: 100000000\r\n\r\n";
+    let tunnel = "GET /tunnel HTTP/1.1\r\nHost: site.test\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    // The next request's head, of which the end does not come.
+    let ahead =
+        format!("GET /silent HTTP/1.1\r\nHost: site.test\r\n\r\nGET / HTTP/1.1\r\nX: {}", "a".repeat(60_000));
+    for (name, head, body) in
+        [("upload", post, &large[..]), ("tunnel", tunnel, &large[..]), ("ahead", &ahead, b"")]
+    {
+        let (_origin, edge) = with_little_memory("");
+        let clients: Vec<Peer> = (0..20)
+            .map(|_| {
+                let mut client = Peer::connect(edge.address());
+                client.send(head);
+                if name == "tunnel" {
+                    client.head();
+                }
+                client.stream().set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+                // As much as is taken.
+                _ = client.try_send(body);
+                client
+            })
+            .collect();
+        eventually(name, || edge.metric("tidegate_proxy_connections_evicted_memory_total") >= 2.0);
+        assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+        drop(clients);
+    }
+}
+
+#[test]
+fn a_body_in_small_chunks_with_long_heads_counts_as_memory() {
+    let (_origin, edge) = with_little_memory("");
+    // What is kept to be sent again must not keep all that came with it.
+    let chunk = format!("1;{}\r\ny\r\n", "a".repeat(4000));
+    let head = "POST /silent HTTP/1.1\r\nHost: site.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let _clients: Vec<Peer> = (0..4)
+        .map(|_| {
+            let mut client = Peer::connect(edge.address());
+            client.send(head);
+            client.send(chunk.repeat(900));
+            client
+        })
+        .collect();
+    assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+}
+
+const EXPECTING: &str =
+    "POST / HTTP/1.1\r\nHost: site.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+
+#[test]
+fn clients_that_await_100_continue_take_no_place_of_others() {
+    // Leaves it to the edge to ask for the body.
+    let origin = Origin::named("a");
+    let edge = Edge::start(&FleetFile::new().cluster("a", &[origin.address()], "max_requests: 5"));
+    let begin = Instant::now();
+    let mut clients: Vec<Peer> = (0..5)
+        .map(|number| {
+            let mut client = Peer::connect(edge.address());
+            client.send(EXPECTING);
+            eventually("it waits", || {
+                edge.metric("tidegate_cluster_requests_waiting") >= f64::from(number + 1)
+            });
+            client
+        })
+        .collect();
+    assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+    assert!(begin.elapsed() < Duration::from_millis(900), "before the edge asks for the bodies");
+    for client in &mut clients {
+        assert_eq!(client.head().unwrap().status(), 100);
+        client.send("hello");
+        assert_eq!(client.answer().text(), "a");
+    }
+    eventually("none waits", || edge.metric("tidegate_cluster_requests_waiting") == 0.0);
+}
+
+#[test]
+fn a_response_without_the_expected_body_waits_for_the_client_no_more() {
+    let (end, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let origin = Origin::scripted(move |mut peer, _, _| {
+        if peer.head_or_end().is_some() {
+            peer.send("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 3\r\n\r\n");
+            _ = wait.lock().unwrap().recv();
+            peer.send("end");
+        }
+    });
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let mut client = Peer::connect(edge.address());
+    client.send(EXPECTING);
+    let mut head = client.head().unwrap();
+    assert_eq!(head.status(), 417);
+    eventually("it is the endpoint that is waited for", || {
+        edge.metric("tidegate_cluster_requests_waiting") == 0.0
+    });
+    end.send(()).unwrap();
+    client.body(&mut head, false);
+    assert_eq!(head.text(), "end");
 }
