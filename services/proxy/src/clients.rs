@@ -460,9 +460,10 @@ impl ClientShare {
     }
 
     /// Whether a request on this connection may have one of the `free` connections to endpoints: none of a client's has more
-    /// than what it leaves for the next.
+    /// than what it leaves for the next, and each gets its first while another is left for other networks.
     pub fn may_take(&self, free: usize) -> bool {
-        self.state.upstream.get() < free && self.clients.upstream.may_add(self.state.network, free)
+        let held = self.state.upstream.get();
+        held < free && (self.clients.upstream.may_add(self.state.network, free) || held == 0 && free > 1)
     }
 
     /// A request has a connection.
