@@ -101,18 +101,19 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
     prometheus.until_all(&["TidegateConnectionsRefused in us-east"], LIMIT).await?;
     drop((load, more));
 
-    // When an attacker forges ever larger epochs of a region's table, then the alert for its edge fires.
+    // When a region's table is spoken of by an attacker alone, who forges epochs, then the alert for its edge fires.
     let forger = world.bus(ALL).await?;
     anyhow::ensure!(forger.ready(LIMIT).await);
+    let owners = || world.computers.values().filter(|process| process.name().contains(HOME.name));
+    owners().for_each(Process::freeze);
     let forging = tokio::spawn(async move {
-        for epoch in (1_u64..).map(|step| 1000 * step) {
-            forge_heartbeat(&forger, epoch).await?;
+        while forge_heartbeat(&forger, 1 << 41).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        anyhow::Ok(())
     });
     prometheus.until_all(&["TidegateEdgeBehind in us-east"], LIMIT).await?;
     forging.abort();
+    owners().for_each(Process::thaw);
 
     // When a region's route-computer ends, and the bus is gone, then nobody leads and tables grow old.
     let computers = world.computers.values_mut();
