@@ -15,6 +15,8 @@ pub struct ChunkDecoder {
     policy: TrailerPolicy,
     /// What follows the last chunk.
     trailers: Fields,
+    /// How many fields of it the policy does not let pass.
+    dropped_trailers: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -73,6 +75,11 @@ impl ChunkDecoder {
     /// The trailer fields that the policy lets pass, once the body has ended.
     pub fn take_trailers(&mut self) -> Fields {
         std::mem::take(&mut self.trailers)
+    }
+
+    /// How many trailer fields the policy did not let pass, once the body has ended.
+    pub fn dropped_trailers(&self) -> u32 {
+        self.dropped_trailers
     }
 
     /// Whether the body has ended.
@@ -135,7 +142,7 @@ impl ChunkDecoder {
                 for field in fields {
                     match self.policy.judge(field.name.to_ascii_lowercase().as_bytes()) {
                         FieldVerdict::Keep => self.trailers.push(field.name.as_bytes(), field.value),
-                        FieldVerdict::Drop => {}
+                        FieldVerdict::Drop => self.dropped_trailers += 1,
                         FieldVerdict::Refuse => return Err(ChunkError::Underscore),
                     }
                 }

@@ -7,26 +7,43 @@ pub const MAX_HOST_NAME: usize = 255;
 
 /// Whether `text` is a host, with or without a port, that every reader understands alike.
 ///
-/// A name consists of letters, digits and `-._~`; an IPv6 address stands in brackets. RFC 3986 allows more, which is
-/// refused here because no name in DNS needs it and readers disagree about it: percent-encoding (some decode it),
-/// delimiters such as `,` (a list in `x-forwarded-host`), zone identifiers, later address formats, and a colon
-/// without a port behind it. A port is a number up to 65535. An empty text is no host.
+/// A name consists of labels of letters, digits and `-_~`, separated by dots; an IPv6 address stands in brackets. RFC
+/// 3986 allows more, which is refused here because no name in DNS needs it and readers disagree about it:
+/// percent-encoding (some decode it), delimiters such as `,` (a list in `x-forwarded-host`), empty labels other than
+/// the root's at the end, zone identifiers, later address formats, and a colon without a port behind it. A port is a
+/// number up to 65535 without leading zeros. An empty text is no host.
 pub fn is_host(text: &[u8]) -> bool {
     if text.first() == Some(&b'[') {
         return is_bracketed(&text[1..]);
     }
-    let end = text.iter().position(|byte| !IN_NAME[usize::from(*byte)]).unwrap_or(text.len());
-    let (name, port) = text.split_at(end);
-    (1..=MAX_HOST_NAME).contains(&name.len()) && is_port_or_absent(port)
+    let mut length = 0;
+    // The start counts as a dot: nothing but a label may follow.
+    let mut last = DOT;
+    for byte in text {
+        let class = CLASSES[usize::from(*byte)];
+        // Zero where either is no part of a name, or both are dots.
+        if class & ((last ^ DOT) | IN_LABEL) == 0 {
+            break;
+        }
+        last = class;
+        length += 1;
+    }
+    let is_cut_at_dot = text.get(length) == Some(&b'.');
+    (1..=MAX_HOST_NAME).contains(&length) && !is_cut_at_dot && is_port_or_absent(&text[length..])
 }
 
-/// The bytes of a host name.
-const IN_NAME: [bool; 256] = {
-    let mut table = [false; 256];
+/// What the bytes of a host name are; 0 for all others.
+const IN_LABEL: u8 = 1;
+const DOT: u8 = 2;
+const CLASSES: [u8; 256] = {
+    let mut table = [0; 256];
+    table[b'.' as usize] = DOT;
     let mut byte = 0;
     while byte < 128 {
         let b = byte as u8;
-        table[byte] = b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'~') {
+            table[byte] = IN_LABEL;
+        }
         byte += 1;
     }
     table
@@ -39,11 +56,24 @@ fn is_bracketed(rest: &[u8]) -> bool {
     matches!(address, Some(Ok(_))) && is_port_or_absent(&rest[end + 1..])
 }
 
+/// The name of a host that may have a port.
+pub fn without_port(host: &str) -> &str {
+    if let Some(rest) = host.strip_prefix('[') {
+        return rest.split(']').next().unwrap_or(rest);
+    }
+    // By bytes, since it is asked of every request and hosts are short.
+    let host = host.bytes().position(|byte| byte == b':').map_or(host, |end| &host[..end]);
+    // A fully qualified name may end in a dot.
+    host.strip_suffix('.').unwrap_or(host)
+}
+
 fn is_port_or_absent(rest: &[u8]) -> bool {
     match rest {
         [] => true,
+        [b':', b'0'] => true,
         [b':', digits @ ..] => {
             (1..=5).contains(&digits.len())
+                && digits[0] != b'0'
                 && digits.iter().all(u8::is_ascii_digit)
                 && digits.iter().fold(0_u32, |port, digit| port * 10 + u32::from(digit - b'0')) <= 65535
         }
@@ -87,6 +117,14 @@ mod tests {
             "shop.test:80:90",
             "shop.test:65536",
             "shop.test:000080",
+            "shop.test:080",
+            "shop.test:00",
+            "[::1]:080",
+            ".",
+            "..",
+            ".shop.test",
+            "shop..test",
+            "shop.test..",
             "shop.test:+80",
             "shop.test:80 ",
             "shop.test:80/x",

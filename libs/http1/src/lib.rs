@@ -21,7 +21,7 @@ mod write;
 pub use chunked::{ChunkDecoder, ChunkError, Decoded};
 pub use fields::{Fields, list_contains};
 pub use framing::{Framing, MAX_LENGTH, content_length};
-pub use host::{MAX_HOST_NAME, is_host};
+pub use host::{MAX_HOST_NAME, is_host, without_port};
 pub use request::{Method, ParseError, Request, RequestRules, Version, parse_request, valid_target};
 pub use response::{Response, ResponseError, parse_response};
 pub use trailers::TrailerPolicy;

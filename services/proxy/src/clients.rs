@@ -19,6 +19,7 @@ use std::{
 };
 
 use slab::Slab;
+use tidegate_http1::without_port;
 use tidegate_tls::ServerTls;
 use tokio::{sync::Notify, time::Instant};
 
@@ -36,8 +37,8 @@ const LEAST_NEW: Duration = Duration::from_millis(500);
 /// The part of the limit that is kept free for connections that come while idle ones end.
 const PART_FREE: usize = 16;
 
-/// The streams that clients of one network may reset before less is allowed to its next connections. Each second half of
-/// them are forgotten; a connection that was cut for flooding counts for so many that it takes five.
+/// The streams that clients of one network may reset before less is allowed to its next connections. The count is halved
+/// each second. A connection that was cut for flooding adds `FLOOD`, which takes five halvings to fall to the limit.
 const MOST_RESETS: u32 = 500;
 const FLOOD: u32 = MOST_RESETS << 5;
 /// How many networks can be told apart.
@@ -217,7 +218,9 @@ impl Clients {
         let count = if is_over_share { 1 } else { (staying / PART_ENDED).clamp(1, MOST_ENDED) };
         let candidates = || {
             let states = states.iter().map(|(_, state)| state).filter(|state| state.eviction.get().is_none());
-            states.filter(|state| !is_over_share || state.network == newcomer)
+            // Of all networks that are counted as one with it.
+            let counted_as = newcomer.place(NETWORK_PLACES);
+            states.filter(move |state| !is_over_share || state.network.place(NETWORK_PLACES) == counted_as)
         };
         let idle = candidates().filter_map(|state| {
             let (since, is_new) = (state.idle_since.get()?, !state.had_request.get());
@@ -272,26 +275,26 @@ impl Clients {
     }
 }
 
-/// Evicts the `count` first of `states` by their keys, or all that there are. Returns how many, if any, and why.
+/// Evicts the `count` first of `states` by their keys, or all that there are. Returns how many, if any, with the reason.
 fn evict_first<'a, K: Ord>(
     states: impl Iterator<Item = (K, &'a Rc<State>)>,
     count: usize,
-    why: Eviction,
+    reason: Eviction,
 ) -> Option<(usize, Eviction)> {
     let mut states: Vec<(K, &Rc<State>)> = states.collect();
     let count = count.min(states.len());
     if count > 0 {
         states.select_nth_unstable_by(count - 1, |(a, _), (b, _)| a.cmp(b));
-        states[..count].iter().for_each(|(_, state)| state.evict(why));
+        states[..count].iter().for_each(|(_, state)| state.evict(reason));
     }
-    (count > 0).then_some((count, why))
+    (count > 0).then_some((count, reason))
 }
 
 impl State {
-    fn evict(&self, why: Eviction) {
-        self.eviction.set(Some(why));
+    fn evict(&self, reason: Eviction) {
+        self.eviction.set(Some(reason));
         self.wake();
-        if why == Eviction::Slow {
+        if reason == Eviction::Slow {
             self.paces.borrow().iter().for_each(|pace| pace.give_up());
         }
     }
@@ -413,10 +416,11 @@ impl Account {
         }
     }
 
-    /// Whether the certificate that the client has verified speaks for this host (RFC 9110, section 15.5.20).
+    /// Whether the certificate that the client has verified speaks for this host, which may have a port (RFC 9110, section
+    /// 15.5.20).
     pub fn speaks_for(&self, host: &str) -> bool {
         let Some(AgreedTls { certificates, sni }) = self.state.tls.get() else { return true };
-        certificates.serves_alike(sni.as_deref(), host)
+        certificates.serves_alike(sni.as_deref(), without_port(host))
     }
 
     /// The client's part of the connections to endpoints.
@@ -459,8 +463,8 @@ impl ClientShare {
         self.state.network
     }
 
-    /// Whether a request on this connection may have one of the `free` connections to endpoints: none of a client's has more
-    /// than what it leaves for the next, and each gets its first while another is left for other networks.
+    /// Whether a request on this connection may have one of the `free` connections to endpoints. A client's connection may
+    /// hold at most as many as it leaves free, and its network its share; its first needs only one further free one.
     pub fn may_take(&self, free: usize) -> bool {
         let held = self.state.upstream.get();
         held < free && (self.clients.upstream.may_add(self.state.network, free) || held == 0 && free > 1)

@@ -33,7 +33,7 @@ impl Counter {
     }
 
     /// Adds to it, if there is something to add. Only its own worker may.
-    pub fn add_if_any(&self, count: u16) {
+    pub fn add_if_any(&self, count: u32) {
         if count > 0 {
             self.add(u64::from(count));
         }

@@ -75,7 +75,9 @@ pub fn is_host(text: &str) -> bool {
         !port.is_empty()
             && port.len() <= 5
             && port.chars().all(|c| c.is_ascii_digit())
+            && (port == "0" || !port.starts_with('0'))
             && port.parse::<u16>().is_ok()
     });
-    !host.is_empty() && host.len() <= 255 && host.chars().all(allowed) && port_ok
+    let labels_ok = host.strip_suffix('.').unwrap_or(host).split('.').all(|label| !label.is_empty());
+    labels_ok && host.len() <= 255 && host.chars().all(allowed) && port_ok
 }

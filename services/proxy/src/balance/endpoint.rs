@@ -45,28 +45,26 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Whether another request of a client in `network` may be sent without going over the cluster's limit, or over what one
-    /// network may have of it. Requests that wait for their clients are not the cluster's work, up to as many as the limit.
+    /// Whether another request of a client in `network` may be sent: the cluster has fewer than its limit under way, and the
+    /// network fewer than its part of what is left. Requests that wait for their clients are not the cluster's work, up to as
+    /// many as the limit.
     pub fn has_room(&self, network: Network) -> bool {
         self.networks.may_add(network, self.free())
     }
 
-    /// Gives a slow client up where a request of a client in this network would go over the limit otherwise. Returns whether
-    /// it may be sent.
+    /// Whether another request of a client in `network` may be sent, if need be instead of one that waits for a slow client,
+    /// which is given up.
     pub fn make_headroom_for(&self, network: Network, now: Instant) -> bool {
-        self.has_room(network) || self.free() == 0 && self.waiting.give_one_up(network, now)
+        self.has_room(network)
+            || self.waiting.count() > self.max_requests as usize
+                && self.free() == 0
+                && self.waiting.give_one_up(network, now)
     }
 
     /// How many more requests may be sent.
     fn free(&self) -> usize {
-        let active = self.active.get();
-        let at_work = if active < self.max_requests {
-            active
-        } else {
-            let waiting = u32::try_from(self.waiting.count()).unwrap_or(u32::MAX);
-            active - waiting.min(self.max_requests).min(active)
-        };
-        self.max_requests.saturating_sub(at_work) as usize
+        let waiting = self.waiting.count().min(self.max_requests as usize);
+        (self.max_requests as usize + waiting).saturating_sub(self.active.get() as usize)
     }
 }
 
@@ -114,13 +112,13 @@ impl Endpoint {
     }
 
     /// It responded to a request.
-    pub fn connected(&self) {
-        self.ejection.connected();
+    pub fn record_response(&self) {
+        self.ejection.record_response();
     }
 
     /// A connection to it could not be made. Returns whether it is ejected by this.
-    pub fn connect_failed(&self, now: Instant) -> bool {
-        self.ejection.connect_failed(now)
+    pub fn record_connect_failure(&self, now: Instant) -> bool {
+        self.ejection.record_connect_failure(now)
     }
 
     /// How an action fares here.
@@ -228,7 +226,7 @@ impl InFlight {
         let pace = pace.filter(|pace| pace.is_waiting());
         match (pace, self.waiting_key.get()) {
             (Some(pace), None) => {
-                self.waiting_key.set(Some(self.cluster.waiting.enter(pace)));
+                self.waiting_key.set(Some(self.cluster.waiting.enter(pace, self.has_connection.get())));
                 self.cluster.networks.remove(self.client.network());
             }
             (None, Some(key)) => {
@@ -271,7 +269,7 @@ mod tests {
     fn ejected() -> (Rc<Endpoint>, Instant) {
         let endpoint = Endpoint::new("127.0.0.1:1".parse().unwrap(), "a".parse().unwrap());
         let now = Instant::now();
-        assert!(endpoint.connect_failed(now));
+        assert!(endpoint.record_connect_failure(now));
         (endpoint, now)
     }
 

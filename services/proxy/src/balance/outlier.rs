@@ -56,6 +56,22 @@ impl Ejection {
         self.until.get().is_some_and(|until| now < until)
     }
 
+    /// A connection could not be made at `now`. Returns whether the endpoint is ejected by this.
+    pub fn record_connect_failure(&self, now: Instant) -> bool {
+        self.begin(now, LONGEST)
+    }
+
+    /// A request was answered.
+    pub fn record_response(&self) {
+        if self.count.get() > 0 {
+            self.successes_in_row.set(self.successes_in_row.get() + 1);
+            if self.successes_in_row.get() >= FORGIVEN_AFTER {
+                self.count.set(0);
+                self.successes_in_row.set(0);
+            }
+        }
+    }
+
     /// Begins, unless it is in force; `longest` bounds it. Returns whether it began.
     fn begin(&self, now: Instant, longest: Duration) -> bool {
         self.successes_in_row.set(0);
@@ -66,17 +82,6 @@ impl Ejection {
         self.until.set(Some(now + length));
         self.count.set(self.count.get() + 1);
         true
-    }
-
-    /// A request was answered.
-    fn forgive(&self) {
-        if self.count.get() > 0 {
-            self.successes_in_row.set(self.successes_in_row.get() + 1);
-            if self.successes_in_row.get() >= FORGIVEN_AFTER {
-                self.count.set(0);
-                self.successes_in_row.set(0);
-            }
-        }
     }
 
     /// Ends, and is forgotten.
@@ -92,18 +97,6 @@ pub fn is_of_endpoint(failure: &Failure) -> bool {
     match failure {
         Failure::ConnectRefused | Failure::ConnectTimeout | Failure::ConnectError | Failure::Tls => true,
         Failure::Reset | Failure::NoAnswer | Failure::Status(_) | Failure::BadAnswer => false,
-    }
-}
-
-impl Ejection {
-    /// A connection could not be made at `now`. Returns whether the endpoint is ejected by this.
-    pub fn connect_failed(&self, now: Instant) -> bool {
-        self.begin(now, LONGEST)
-    }
-
-    /// A connection was made, or a request answered.
-    pub fn connected(&self) {
-        self.forgive();
     }
 }
 
@@ -149,7 +142,7 @@ impl Tally {
         self.rotate(now);
         bump(&self.now.requests[network.place(PLACES)]);
         self.answered_at.set(Some(now));
-        self.ejection.forgive();
+        self.ejection.record_response();
     }
 
     /// A request of a client in this network failed.
@@ -299,10 +292,10 @@ mod tests {
     #[test]
     fn a_refused_connection_ejects_at_once_and_longer_each_time() {
         let (ejection, start) = (Ejection::default(), Instant::now());
-        assert!(ejection.connect_failed(start));
+        assert!(ejection.record_connect_failure(start));
         assert!(ejection.is_in_force(start + Duration::from_millis(999)));
         assert!(!ejection.is_in_force(start + Duration::from_secs(1)));
-        assert!(ejection.connect_failed(start + Duration::from_secs(2)));
+        assert!(ejection.record_connect_failure(start + Duration::from_secs(2)));
         assert!(ejection.is_in_force(start + Duration::from_millis(3999)));
     }
 

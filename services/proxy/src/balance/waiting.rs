@@ -13,12 +13,19 @@ use crate::clients::{Network, Pace};
 
 /// The requests of one cluster that wait for their clients; of one worker.
 #[derive(Default)]
-pub struct Waiting(RefCell<Slab<Rc<Pace>>>);
+pub struct Waiting(RefCell<Slab<WaitingRequest>>);
+
+/// A request that waits for its client.
+struct WaitingRequest {
+    pace: Rc<Pace>,
+    /// Whether it has a connection to its endpoint that no other request uses.
+    has_connection: bool,
+}
 
 impl Waiting {
     /// Counts a request that waits for its client, until it [leaves](Waiting::leave) by the key that is returned.
-    pub fn enter(&self, pace: &Rc<Pace>) -> usize {
-        self.0.borrow_mut().insert(pace.clone())
+    pub fn enter(&self, pace: &Rc<Pace>, has_connection: bool) -> usize {
+        self.0.borrow_mut().insert(WaitingRequest { pace: pace.clone(), has_connection })
     }
 
     /// Counts it no more.
@@ -34,8 +41,21 @@ impl Waiting {
     /// Gives the slowest client of the network with most requests up, so that one of `newcomer` has room. One that is not
     /// slow is only given up if its network has more than half of all, and for another network's. Returns whether one was.
     pub fn give_one_up(&self, newcomer: Network, now: Instant) -> bool {
-        let paces = self.0.borrow();
-        let waiting = || paces.iter().map(|(_, pace)| pace).filter(|pace| !pace.is_given_up());
+        self.give_up(newcomer, now, |_| true)
+    }
+
+    /// The same among those whose connections to endpoints become free by it.
+    pub fn give_one_with_connection_up(&self, newcomer: Network, now: Instant) -> bool {
+        self.give_up(newcomer, now, |request| request.has_connection)
+    }
+
+    fn give_up(&self, newcomer: Network, now: Instant, is_candidate: fn(&WaitingRequest) -> bool) -> bool {
+        let requests = self.0.borrow();
+        let waiting = || {
+            let requests =
+                requests.iter().map(|(_, request)| request).filter(|request| is_candidate(request));
+            requests.map(|request| &request.pace).filter(|pace| !pace.is_given_up())
+        };
         let mut counts: HashMap<Network, usize> = HashMap::new();
         waiting().for_each(|pace| *counts.entry(pace.network()).or_default() += 1);
         let all: usize = counts.values().sum();
@@ -77,7 +97,7 @@ mod tests {
             pace.wait(Upload, start, &cx);
             pace.moved(Upload, bytes, start + Duration::from_secs(9));
             pace.wait(Upload, start + Duration::from_secs(9), &cx);
-            waiting.enter(&pace);
+            waiting.enter(&pace, number == 2);
             pace
         });
         (waiting, paces, start + Duration::from_secs(10))
@@ -100,6 +120,14 @@ mod tests {
         assert!(!waiting.give_one_up(network(2), now), "its own network has most");
         assert!(waiting.give_one_up(network(4), now));
         assert_eq!(given_up(&paces), [false, false, false, true]);
+    }
+
+    #[test]
+    fn where_connections_lack_only_requests_that_have_one_are_given_up() {
+        let (waiting, paces, now) = waiting([(1, 0), (1, 40), (2, 20), (1, 10)]);
+        assert!(waiting.give_one_with_connection_up(network(4), now));
+        assert_eq!(given_up(&paces), [false, false, true, false]);
+        assert!(!waiting.give_one_with_connection_up(network(4), now));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub enum Direction {
 #[derive(Debug)]
 pub struct Pace {
     network: Network,
-    /// Microseconds; as of `since` where the request waits. Below zero it says for how long the client has been slow.
+    /// Credit in microseconds, as of `since` while the request waits. Negative: for how long the client has been slow.
     credit: Cell<i64>,
     since: Cell<Option<Instant>>,
     waits: [Cell<bool>; 2],

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use tidegate_bus::{
     Bus, Message, Subscription, TraceContext, clock, codec,
+    limit::LogLimit,
     seal::Trust,
     subjects,
     table::{Replica, Update},
@@ -56,8 +57,8 @@ pub struct Follower {
     applied: Applied,
     source: Source,
     behind: Behind,
-    /// When it was last logged that a message was refused.
-    refusal_logged_at: Option<Instant>,
+    /// Logs that a message was refused.
+    refusal_log: LogLimit,
     /// From a verdict to serving by it.
     converged: Histogram,
     /// Whether an operator drains it.
@@ -132,7 +133,7 @@ impl Follower {
             applied,
             source,
             behind: Behind::new(clock::now()),
-            refusal_logged_at: None,
+            refusal_log: LogLimit::new(LOG_INTERVAL),
             converged,
             drained: false,
             phase: Phase::Serving,
@@ -259,8 +260,7 @@ impl Follower {
             }
             Update::Refused { epoch } => {
                 self.applied.refused_old_epochs += 1;
-                if self.refusal_logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
-                    self.refusal_logged_at = Some(Instant::now());
+                if self.refusal_log.admit(Instant::now()) {
                     tracing::warn!(
                         %epoch, serving = %self.applied.epoch, refused = self.applied.refused_old_epochs,
                         "a table of an older or implausible epoch was refused"

@@ -13,23 +13,26 @@ use super::{
     http2_conn::Http2Conn,
     sharing::{Maker, Turn},
     upload::{Cursor, Upload},
-    upstream::{Sent, Upstream, failure_of},
+    upstream::{Sent, Upstream, failure_of, failure_within_body},
 };
 use crate::{
     balance::InFlight,
     observe::TraceParentText,
-    wire::{BodyError, Conn, Http2Writer, Turn as BodyTurn},
+    wire::{BodyError, Chunk, Conn, Http2Writer, Turn as BodyTurn},
+    worker::WAIT_FOR_UPSTREAM,
 };
 
 /// The most interim answers to one request, so that an endpoint cannot fill memory with them.
 const MOST_INTERIM: u8 = 32;
 
-/// An endpoint's answer, of which the head is here.
+/// An endpoint's answer, of which the head is here. It is large: whoever moves it on boxes it.
 pub struct Answer {
     /// The request at the endpoint.
     pub up: Upstream,
     /// The head.
     pub head: Response,
+    /// The first piece of the body, where it came with the head.
+    pub first: Option<Chunk>,
     /// Counts the request as under way.
     pub flight: InFlight,
     /// How far the request's body was sent.
@@ -94,7 +97,11 @@ pub struct Try {
 }
 
 /// Sends the request to the try's endpoint and waits for the head of the answer.
-pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) -> Result<Answer, TryError> {
+pub async fn attempt(
+    x: &Exchange<'_>,
+    this: Try,
+    upload: &RefCell<Upload<'_>>,
+) -> Result<Box<Answer>, TryError> {
     let Try { flight, tier, began, fresh, note, traceparent } = this;
     // HTTP/2 has no upgrade: such a cluster is asked without, which any upgrade allows (RFC 9110, section 7.8).
     let upgrade = x.origin.upgrade.filter(|_| flight.cluster.upstream.protocol != UpstreamProtocol::Http2);
@@ -104,6 +111,7 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
     flight.cluster.counters.attempts.add(1);
     let mut up = open(x, &mut origin, &flight, began, fresh, upload).await?;
     let mut head = Response::default();
+    let mut first = None;
     let mut cursor = Cursor::default();
     let mut broken = false;
     let mut interim = 0_u8;
@@ -132,7 +140,21 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
                         // What is not taken at once goes out with what follows; a client that is gone is noticed there.
                         _ = upload.down.poll_flush(cx);
                     }
-                    _ => return Poll::Ready(Ok(())),
+                    // A body that fails at once is found while the client knows nothing yet, so that it can be asked elsewhere.
+                    _ => match up.poll_body(cx) {
+                        Poll::Ready(Ok(chunk)) => {
+                            first = Some(chunk);
+                            return Poll::Ready(Ok(()));
+                        }
+                        Poll::Ready(Err(error)) => {
+                            return Poll::Ready(Err(endpoint_error(
+                                &up,
+                                failure_within_body(&error),
+                                Sent::Maybe,
+                            )));
+                        }
+                        Poll::Pending => return Poll::Ready(Ok(())),
+                    },
                 },
                 Poll::Ready(Err((failure, sent))) => {
                     return Poll::Ready(Err(endpoint_error(&up, failure, sent)));
@@ -152,7 +174,7 @@ pub async fn attempt(x: &Exchange<'_>, this: Try, upload: &RefCell<Upload<'_>>) 
     match ended {
         Ok(()) => {
             let sent_whole = cursor.ended && !broken && up.is_flushed();
-            Ok(Answer { up, head, flight, cursor, sent_whole, tier, began, note })
+            Ok(Box::new(Answer { up, head, first, flight, cursor, sent_whole, tier, began, note }))
         }
         Err(error) => {
             // What failed this request and all others will not serve the next one.
@@ -203,17 +225,21 @@ pub fn poll_upload(
             Poll::Pending => break,
         }
     }
-    flight.update_client_wait(upload.borrow().down.account().pace());
-    if !*broken {
-        match up.poll_flush(cx) {
-            Poll::Ready(Ok(())) if cursor.ended => {
-                up.release_buffers();
-                return Poll::Ready(Ok(()));
-            }
-            Poll::Ready(Ok(())) | Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(_)) => *broken = true,
-        }
+    let flushed = if *broken { Poll::Ready(Ok(())) } else { up.poll_flush(cx) };
+    *broken |= matches!(flushed, Poll::Ready(Err(_)));
+    let upload = upload.borrow();
+    if *broken {
+        // Whatever the client still sends is not waited for.
+        upload.end_client_wait();
     }
+    flight.update_client_wait(upload.down.account().pace());
+    if *broken {
+        return Poll::Ready(Ok(()));
+    }
+    if flushed.is_pending() || !cursor.ended {
+        return Poll::Pending;
+    }
+    up.release_buffers();
     Poll::Ready(Ok(()))
 }
 
@@ -298,7 +324,8 @@ async fn turn(x: &Exchange<'_>, alone: bool, flight: &InFlight) -> Result<Taken,
             Some(Turn::Mine(maker)) => return Ok(Taken::Turn(Some(maker))),
             Some(Turn::Theirs(waiter)) => waiter,
         };
-        let waiting = tokio::time::timeout(upstream.connect_timeout, waiter.wait());
+        // As long as it may take whoever makes it.
+        let waiting = tokio::time::timeout(upstream.connect_timeout + WAIT_FOR_UPSTREAM, waiter.wait());
         unless_silent(x, flight, Box::pin(waiting))
             .await?
             .unwrap_or_else(|_| Err(Failure::ConnectTimeout.into()))?;

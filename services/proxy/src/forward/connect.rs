@@ -62,10 +62,20 @@ pub async fn connect(
     maker: Option<Maker>,
 ) -> Result<Connected, Unconnected> {
     let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
-    let connecting = handshake(worker, flight, http1_only);
-    let made = match tokio::time::timeout(cluster.upstream.connect_timeout, connecting).await {
-        Ok(made) => made,
-        Err(_) => Err(Failure::ConnectTimeout.into()),
+    // Outside of the timeout: that this machine has none left says nothing of the endpoint.
+    let made = match worker.claim_upstream(flight).await {
+        Some(counted) => {
+            let connecting = handshake(worker, flight, http1_only, counted);
+            tokio::time::timeout(cluster.upstream.connect_timeout, connecting)
+                .await
+                .unwrap_or_else(|_| Err(Failure::ConnectTimeout.into()))
+        }
+        None => {
+            worker.cannot_connect(&io::Error::other(
+                "as many connections to endpoints as the limit on files allows, or as many as one client may have of them",
+            ));
+            Err(Unconnected { failure: Failure::ConnectError, fault: Fault::Ours })
+        }
     };
     match made {
         Ok(Made::Http1(conn)) => {
@@ -96,14 +106,13 @@ enum Made {
     Http2(Counted, h2::client::SendRequest<Bytes>, Box<h2::client::Connection<Coalesced, Bytes>>, Flusher),
 }
 
-async fn handshake(worker: &Worker, flight: &InFlight, http1_only: bool) -> Result<Made, Unconnected> {
+async fn handshake(
+    worker: &Worker,
+    flight: &InFlight,
+    http1_only: bool,
+    counted: Counted,
+) -> Result<Made, Unconnected> {
     let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
-    let Some(counted) = worker.claim_upstream(flight).await else {
-        worker.cannot_connect(&io::Error::other(
-            "as many connections to endpoints as the limit on files allows, or as many as one client may have of them",
-        ));
-        return Err(Unconnected { failure: Failure::ConnectError, fault: Fault::Ours });
-    };
     let stream = match &endpoint.address {
         Address::Ip(address) => TcpStream::connect(address).await,
         Address::Name { host, port } => TcpStream::connect((host.as_str(), *port)).await,

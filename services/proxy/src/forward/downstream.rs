@@ -129,6 +129,14 @@ impl Downstream {
         }
     }
 
+    /// How many trailer fields of the request were not let pass.
+    pub fn dropped_trailers(&self) -> u32 {
+        match self {
+            Downstream::Http1(down) => down.reader.dropped_trailers(),
+            Downstream::Http2(down) => down.reader.as_ref().map_or(0, Http2Reader::dropped_trailers),
+        }
+    }
+
     /// The next piece of the request's body.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         match self {

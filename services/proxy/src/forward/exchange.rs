@@ -19,14 +19,14 @@ use super::{
     tries::{Refusal, first_answer},
     tunnel::tunnel,
     upload::Upload,
-    upstream::Upstream,
+    upstream::{Upstream, failure_within_body},
 };
 use crate::{
     balance::{Cluster, Endpoint, Tally},
     clients::Network,
     metrics::RefusalReason,
     observe::{RequestTrace, Trail},
-    table::{ActionView, ServiceView, without_port},
+    table::{ActionView, ServiceView},
     wellknown,
     wire::{BodyError, Timer},
     worker::Worker,
@@ -102,7 +102,7 @@ pub async fn handle(
     if let Some(reply) = wellknown::reply(worker, client.health_endpoints, &request.target) {
         return answer_ourselves(down, &reply, request_id, client.stall, timer).await;
     }
-    if !down.account().speaks_for(without_port(&request.host)) {
+    if !down.account().speaks_for(&request.host) {
         worker.counters.misdirected.add(1);
         let reply = LocalReply::new(421, "this connection's certificate is not for this host");
         let outcome = answer_ourselves(down, &reply, request_id, client.stall, timer).await;
@@ -145,6 +145,7 @@ pub async fn handle(
         trail: RefCell::default(),
     };
     let outcome = x.serve(down, timer).await;
+    worker.counters.dropped_fields.add_if_any(down.dropped_trailers());
     worker.observer.finished(&x, Instant::now());
     outcome
 }
@@ -225,7 +226,7 @@ impl Exchange<'_> {
         if matches!(self.request.method, Method::Connect) {
             return Some(LocalReply::new(405, "CONNECT is not served").with("allow", max_forwards::ALLOWED));
         }
-        match max_forwards::reply(self.request) {
+        match max_forwards::local_reply(self.request) {
             Ok(None) => {}
             Ok(Some(reply)) => return Some(reply),
             Err(error) => {
@@ -246,7 +247,7 @@ impl Exchange<'_> {
         None
     }
 
-    async fn relay(&self, answer: Answer, upload: RefCell<Upload<'_>>, timer: &mut Timer) -> Outcome {
+    async fn relay(&self, answer: Box<Answer>, upload: RefCell<Upload<'_>>, timer: &mut Timer) -> Outcome {
         let head = &answer.head;
         self.answered_with(head.status);
         self.trail.borrow_mut().relayed = Some(answer.note);
@@ -279,7 +280,7 @@ impl Exchange<'_> {
             Ended::Whole => Outcome::Answered,
             Ended::EndpointFailed(error) => {
                 tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.address, %error, "answer broken off");
-                self.endpoint_failed(&cluster, &endpoint, &tally, &Failure::Reset);
+                self.endpoint_failed(&cluster, &endpoint, &tally, &failure_within_body(&error));
                 self.service.counters.broken_off.add(1);
                 trail.broken = Some("broken_off");
                 upload.down.abort();
@@ -313,8 +314,8 @@ impl Exchange<'_> {
         }
     }
 
-    async fn tunnel(&self, answer: Answer, down: &mut Downstream, timer: &mut Timer) -> Outcome {
-        let Answer { up: Upstream::Http1(mut up), head, .. } = answer else { return Outcome::Broken };
+    async fn tunnel(&self, answer: Box<Answer>, down: &mut Downstream, timer: &mut Timer) -> Outcome {
+        let Answer { up: Upstream::Http1(mut up), head, .. } = *answer else { return Outcome::Broken };
         let Downstream::Http1(down) = down else { return Outcome::Broken };
         let out = down.conn.out();
         write_status_line(out, 101);

@@ -6,8 +6,8 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version as HttpVersion, header, uri::PathAndQuery,
 };
 use tidegate_http1::{
-    Fields, Framing, Method, Request, Response, list_contains, write_decimal, write_field,
-    write_request_line, write_status_line,
+    FieldVerdict, Fields, Framing, Method, Request, Response, TrailerPolicy, Underscores, list_contains,
+    write_decimal, write_field, write_request_line, write_status_line,
 };
 
 use super::max_forwards;
@@ -109,17 +109,23 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
             }
             // The edge is where the outside begins: a client's own word for these is not passed on. What it says of whom
             // it speaks for (x-forwarded-for) is: the edge's word is the last of the list.
-            b"forwarded" | b"x-real-ip" | b"x-forwarded-proto" | b"x-forwarded-host"
-            | b"x-forwarded-port" => {}
+            b"forwarded" | b"x-real-ip" => {}
+            _ if name.starts_with(b"x-forwarded-") => {}
+            // CGI turns it into HTTP_PROXY, by which programs find the proxy that they send through (CVE-2016-5385).
+            b"proxy" => {}
             // Written below, if it is a usable one.
             b"x-request-id" => {}
             b"max-forwards" if max_forwards::applies_to(&request.method) => {
                 // Zero and what is no number were answered before.
-                if let Some(left) = max_forwards::parse(value) {
+                if let Some(left) = max_forwards::parse_value(value) {
                     let mut text = Vec::new();
                     write_decimal(&mut text, left.saturating_sub(1));
                     write(name, &text);
                 }
+            }
+            b"trailer" => {
+                let policy = TrailerPolicy::Request(Underscores::Drop);
+                write_announced_trailers(value, policy, |value| write(name, value));
             }
             b"traceparent" if origin.traceparent.is_some() => {}
             b"tracestate" if origin.begins_trace => {}
@@ -141,6 +147,17 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
     write(b"via", VIA.as_bytes());
     if let Some(traceparent) = &origin.traceparent {
         write(b"traceparent", traceparent.as_bytes());
+    }
+}
+
+/// Calls `write` with those names in the value of a `trailer` field that the policy lets pass, where there are any.
+fn write_announced_trailers(value: &[u8], policy: TrailerPolicy, write: impl FnOnce(&[u8])) {
+    let is_passed =
+        |name: &&[u8]| !name.is_empty() && policy.judge(&name.to_ascii_lowercase()) == FieldVerdict::Keep;
+    let passed: Vec<_> =
+        value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(is_passed).collect();
+    if !passed.is_empty() {
+        write(&passed.join(&b", "[..]));
     }
 }
 
@@ -235,7 +252,7 @@ pub fn http2_request(
 ) -> Option<http::Request<()>> {
     let uri = Uri::builder()
         .scheme(if upstream_is_tls { "https" } else { "http" })
-        .authority(if request.host.is_empty() { "localhost" } else { request.host.as_str() })
+        .authority(request.host.as_str())
         .path_and_query(path_and_query(&request.target)?)
         .build()
         .ok()?;
@@ -296,7 +313,7 @@ pub fn write_http1_response(
         if is_end_to_end(name) && !nominated.holds(name) {
             has_date |= name == b"date";
             has_id |= name == b"x-request-id";
-            write_field(out, name, value);
+            write_response_field(name, value, |value| write_field(out, name, value));
         }
     }
     if !has_id {
@@ -341,6 +358,15 @@ pub fn write_http1_response(
     Told { writer, keep_alive }
 }
 
+/// Calls `write` with what is passed on of a field of a response.
+fn write_response_field(name: &[u8], value: &[u8], write: impl FnOnce(&[u8])) {
+    if name == b"trailer" {
+        write_announced_trailers(value, TrailerPolicy::Response, write);
+    } else {
+        write(value);
+    }
+}
+
 /// The head of an answer for HTTP/2.
 pub fn http2_response(status: u16, fields: &Fields) -> Result<http::Response<()>, BodyError> {
     let mut head = http::Response::new(());
@@ -351,7 +377,7 @@ pub fn http2_response(status: u16, fields: &Fields) -> Result<http::Response<()>
     map.reserve(fields.len() + OWN_FIELDS);
     for (name, value) in fields.iter() {
         if is_end_to_end(name) && !nominated.holds(name) {
-            append(map, name, value);
+            write_response_field(name, value, |value| append(map, name, value));
         }
     }
     // One that was checked as framing, or the length that a GET would have: said on, not made up.

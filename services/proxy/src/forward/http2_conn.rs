@@ -80,6 +80,11 @@ impl Http2Conn {
         !self.state.ended.get() && self.state.streams.get() < most
     }
 
+    /// Whether no request is on it.
+    pub fn is_unused(&self) -> bool {
+        self.state.streams.get() == 0
+    }
+
     /// Counts a stream.
     pub fn begin(&self) -> Http2Stream {
         self.state.streams.set(self.state.streams.get() + 1);

@@ -14,7 +14,7 @@ pub const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 ///
 /// # Errors
 /// When the field is repeated or no number.
-pub fn reply(request: &Request) -> Result<Option<LocalReply>, ParseError> {
+pub fn local_reply(request: &Request) -> Result<Option<LocalReply>, ParseError> {
     if !applies_to(&request.method) || remaining(&request.fields)? != Some(0) {
         return Ok(None);
     }
@@ -36,11 +36,11 @@ fn remaining(fields: &Fields) -> Result<Option<u64>, ParseError> {
     if values.next().is_some() {
         return Err(ParseError::MaxForwards);
     }
-    parse(value).map(Some).ok_or(ParseError::MaxForwards)
+    parse_value(value).map(Some).ok_or(ParseError::MaxForwards)
 }
 
 /// The number in the field, as it is: one below it is written for the next hop.
-pub fn parse(value: &[u8]) -> Option<u64> {
+pub fn parse_value(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -57,7 +57,7 @@ mod tests {
         for value in values {
             request.fields.push(b"max-forwards", value.as_bytes());
         }
-        reply(&request).map(|reply| reply.map(|reply| reply.status))
+        local_reply(&request).map(|reply| reply.map(|reply| reply.status))
     }
 
     #[test]

@@ -124,14 +124,26 @@ impl Pool {
         (self.idle.borrow().len() + self.resting.borrow().len(), self.http2.borrow().len())
     }
 
-    /// Closes the HTTP/1.1 connection that was used least recently. Returns whether there was one.
+    /// How many connections no request uses.
+    pub fn unused(&self) -> usize {
+        let http2 = self.http2.borrow().iter().filter(|conn| conn.is_unused()).count();
+        self.idle.borrow().len() + self.resting.borrow().len() + http2
+    }
+
+    /// Closes the HTTP/1.1 connection that was used least recently, or else an HTTP/2 connection that no request uses.
+    /// Returns whether there was one. One of HTTP/2 takes a moment to end.
     pub fn close_oldest(&self) -> bool {
         let mut idle = self.idle.borrow_mut();
-        if idle.is_empty() {
-            return self.resting.borrow_mut().pop_front().is_some();
+        if !idle.is_empty() {
+            idle.remove(0);
+            return true;
         }
-        idle.remove(0);
-        true
+        if self.resting.borrow_mut().pop_front().is_some() {
+            return true;
+        }
+        let mut http2 = self.http2.borrow_mut();
+        let unused = http2.iter().position(Http2Conn::is_unused);
+        unused.map(|index| http2.swap_remove(index)).is_some()
     }
 
     /// Closes all idle connections.

@@ -57,12 +57,12 @@ pub struct Relayed {
 ///
 /// The connection to the endpoint is given back when both directions have ended.
 pub async fn relay(
-    answer: Answer,
+    mut answer: Box<Answer>,
     upload: &RefCell<Upload<'_>>,
     patience: Patience,
     timer: &mut Timer,
 ) -> Relayed {
-    let Answer { mut up, flight, mut cursor, sent_whole, .. } = answer;
+    let Answer { up, first, flight, cursor, .. } = &mut *answer;
     // An endpoint that answers without `100 Continue` does not want the body, and would take it for another request.
     let (mut broken, mut answered) = (upload.borrow_mut().forget_continue(), false);
     if broken {
@@ -77,9 +77,7 @@ pub async fn relay(
     let ended = poll_fn(|cx| {
         let mut request_failed = None;
         if !cursor.ended && !broken {
-            if let Poll::Ready(Err(error)) =
-                poll_upload(&mut up, &flight, upload, &mut cursor, &mut broken, cx)
-            {
+            if let Poll::Ready(Err(error)) = poll_upload(up, flight, upload, cursor, &mut broken, cx) {
                 request_failed = Some(error);
             }
         } else if !broken {
@@ -94,7 +92,7 @@ pub async fn relay(
                 Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientFailed),
                 Poll::Pending => break,
             }
-            match up.poll_body(cx) {
+            match first.take().map_or_else(|| up.poll_body(cx), |chunk| Poll::Ready(Ok(chunk))) {
                 Poll::Ready(Ok(chunk)) => {
                     match &chunk {
                         Chunk::Data(data) => sent += data.len() as u64,
@@ -112,7 +110,11 @@ pub async fn relay(
                         return Poll::Ready(Ended::ClientFailed);
                     }
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Ended::EndpointFailed(error)),
+                Poll::Ready(Err(error)) => {
+                    // The client is given what came before.
+                    _ = upload.down.poll_flush(cx);
+                    return Poll::Ready(Ended::EndpointFailed(error));
+                }
                 Poll::Pending => break,
             }
         }
@@ -120,12 +122,12 @@ pub async fn relay(
             Poll::Ready(Ok(())) if answered => return Poll::Ready(Ended::Whole),
             Poll::Ready(Ok(())) => {
                 if waiting.take().is_some() {
-                    took.end_wait(upload.down, &flight);
+                    took.end_wait(upload.down, flight);
                 }
             }
             Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientFailed),
             Poll::Pending => {
-                took.begin_wait(upload.down, &flight, cx);
+                took.begin_wait(upload.down, flight, cx);
                 let taken = upload.down.taken();
                 let (since, _) = match waiting {
                     Some((_, known)) if known != taken => *waiting.insert((Instant::now(), taken)),
@@ -161,6 +163,7 @@ pub async fn relay(
     })
     .await;
     if matches!(ended, Ended::Whole) {
+        let Answer { up, flight, sent_whole, .. } = *answer;
         up.finish(&flight, sent_whole);
     }
     Relayed { ended, sent }

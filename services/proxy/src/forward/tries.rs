@@ -66,7 +66,7 @@ impl Running {
 /// What happened next.
 enum Event {
     /// The try in this slot ended.
-    Ended(usize, Box<Result<Answer, TryError>>),
+    Ended(usize, Result<Box<Answer>, TryError>),
     /// The next deadline has passed.
     Time,
     /// The client has given the request up.
@@ -90,7 +90,7 @@ struct Tries<'a> {
     hedge_after: Option<Duration>,
     running: [Option<Running>; 2],
     /// An answer that only counts when no better one comes.
-    fallback: Option<Answer>,
+    fallback: Option<Box<Answer>>,
     last: Refusal,
 }
 
@@ -100,7 +100,7 @@ pub async fn first_answer(
     x: &Exchange<'_>,
     upload: &RefCell<Upload<'_>>,
     timer: &mut Timer,
-) -> Result<Answer, Refusal> {
+) -> Result<Box<Answer>, Refusal> {
     let mut tries = Tries::new(x, upload.borrow().down.account().share());
     let first = tries.next_try(0, Why::First, false, false).ok_or(Refusal::NoEndpoint)?;
     let usual = pin!(Some(attempt(x, first, upload)));
@@ -108,7 +108,7 @@ pub async fn first_answer(
     loop {
         let event = poll_fn(|cx| {
             if let Poll::Ready((slot, ended)) = slots.poll(cx) {
-                return Poll::Ready(Event::Ended(slot, Box::new(ended)));
+                return Poll::Ready(Event::Ended(slot, ended));
             }
             let mut upload = upload.borrow_mut();
             if upload.down.poll_reset(cx).is_ready() {
@@ -123,7 +123,7 @@ pub async fn first_answer(
         match event {
             Event::Ended(slot, ended) => {
                 slots.clear(slot);
-                let step = match *ended {
+                let step = match ended {
                     Ok(answer) => tries.answered(slot, answer, upload),
                     Err(TryError::Client(error)) => return Err(Refusal::Client(error)),
                     Err(TryError::Unsayable) => return Err(Refusal::Unsayable),
@@ -134,7 +134,7 @@ pub async fn first_answer(
                 match step {
                     Step::Wait => {}
                     Step::Try(next) => slots.set(slot, attempt(x, next, upload)),
-                    Step::Done(result) => return *result,
+                    Step::Done(result) => return result,
                 }
             }
             Event::GivenUp => {
@@ -149,7 +149,7 @@ pub async fn first_answer(
                     match tries.failed(slot, Failure::NoAnswer, Sent::Maybe, Fault::Endpoint, upload) {
                         Step::Wait => {}
                         Step::Try(next) => slots.set(slot, attempt(x, next, upload)),
-                        Step::Done(result) => return *result,
+                        Step::Done(result) => return result,
                     }
                 }
                 match tries.passed(upload) {
@@ -166,7 +166,7 @@ pub async fn first_answer(
 enum Step {
     Wait,
     Try(Try),
-    Done(Box<Result<Answer, Refusal>>),
+    Done(Result<Box<Answer>, Refusal>),
 }
 
 impl<'a> Tries<'a> {
@@ -318,7 +318,7 @@ impl<'a> Tries<'a> {
     }
 
     /// A try was answered.
-    fn answered(&mut self, slot: usize, answer: Answer, upload: &RefCell<Upload<'_>>) -> Step {
+    fn answered(&mut self, slot: usize, answer: Box<Answer>, upload: &RefCell<Upload<'_>>) -> Step {
         let running = self.running[slot].take();
         let status = answer.head.status;
         let now = Instant::now();
@@ -327,7 +327,7 @@ impl<'a> Tries<'a> {
         answer.flight.cluster.counters.first_byte.record(took.into());
         if !matches!(status, 502..=504) {
             self.x.service.latency.record(took);
-            answer.flight.endpoint.connected();
+            answer.flight.endpoint.record_response();
             answer.flight.tally.succeeded(self.x.network(), now);
             for (cluster, endpoint, tally) in self.failed_at.drain(..) {
                 self.x.contrasted(&cluster, &endpoint, &tally, now);
@@ -340,7 +340,7 @@ impl<'a> Tries<'a> {
                 self.x.endpoint_failed(&slower.cluster, &slower.endpoint, &slower.tally, &Failure::NoAnswer);
                 self.x.contrasted(&slower.cluster, &slower.endpoint, &slower.tally, now);
             }
-            return Step::Done(Box::new(Ok(answer)));
+            return Step::Done(Ok(answer));
         }
         let failure = Failure::Status(status);
         let (endpoint, cluster) = (answer.flight.endpoint.clone(), answer.flight.cluster.clone());
@@ -420,6 +420,6 @@ impl<'a> Tries<'a> {
             return Step::Wait;
         }
         let last = std::mem::replace(&mut self.last, Refusal::NoEndpoint);
-        Step::Done(Box::new(self.fallback.take().ok_or(last)))
+        Step::Done(self.fallback.take().ok_or(last))
     }
 }

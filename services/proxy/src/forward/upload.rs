@@ -33,7 +33,7 @@ pub struct Upload<'a> {
     most: u64,
     /// Whether the client waits for `100 Continue` before it sends.
     expects_continue: bool,
-    /// Whether the last that was asked for is still to come from the client.
+    /// Whether the last [`Upload::poll_next`] found no data from the client.
     awaits_client: bool,
     /// When data last came from the client.
     pub progress_at: Instant,
@@ -111,9 +111,14 @@ impl<'a> Upload<'a> {
     pub fn forget_continue(&mut self) -> bool {
         let expected = std::mem::take(&mut self.expects_continue);
         if expected {
-            self.down.account().record_progress(Direction::Upload, 0);
+            self.end_client_wait();
         }
         expected
+    }
+
+    /// Nothing more is wanted of the client's body.
+    pub fn end_client_wait(&self) {
+        self.down.account().record_progress(Direction::Upload, 0);
     }
 
     /// The next piece for the try at `cursor`.

@@ -370,6 +370,14 @@ pub fn failure_of(error: &h2::Error) -> (Failure, Sent) {
     (Failure::Reset, sent)
 }
 
+/// What it says of an endpoint that the body of its response cannot be read.
+pub fn failure_within_body(error: &BodyError) -> Failure {
+    match error {
+        BodyError::Malformed(_) => Failure::BadAnswer,
+        BodyError::Io(_) | BodyError::Http2(_) | BodyError::TooLarge => Failure::Reset,
+    }
+}
+
 /// The seconds of `Keep-Alive: timeout=N`.
 fn keep_alive_timeout(value: &[u8]) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?;

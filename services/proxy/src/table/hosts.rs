@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
+use tidegate_http1::without_port;
 use tidegate_model::{ServiceName, fleet::HostPattern};
 
 /// Hosts and their services: exact names stand above wildcards, longer wildcards above shorter.
@@ -53,16 +54,6 @@ impl Hosts {
         }
         self.any.as_ref()
     }
-}
-
-/// The name of a host that may have a port.
-pub fn without_port(host: &str) -> &str {
-    if let Some(rest) = host.strip_prefix('[') {
-        return rest.split(']').next().unwrap_or(rest);
-    }
-    let host = host.split(':').next().unwrap_or(host);
-    // A fully qualified name may end in a dot.
-    host.strip_suffix('.').unwrap_or(host)
 }
 
 #[cfg(test)]

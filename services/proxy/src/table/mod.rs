@@ -4,5 +4,4 @@ mod hosts;
 mod matching;
 mod view;
 
-pub use hosts::without_port;
 pub use view::{ActionView, RouteChange, ServiceView, Table, WorkerPlace};

@@ -67,7 +67,10 @@ impl Turn {
 
 /// Reads a body from an HTTP/1.1 connection.
 #[derive(Debug)]
-pub struct BodyReader(State);
+pub struct BodyReader {
+    state: State,
+    dropped_trailers: u32,
+}
 
 #[derive(Debug)]
 enum State {
@@ -80,30 +83,36 @@ enum State {
 impl BodyReader {
     /// A reader at the start of a body whose trailers are subject to `trailers`.
     pub fn new(framing: Framing, trailers: TrailerPolicy) -> BodyReader {
-        BodyReader(match framing {
+        let state = match framing {
             Framing::Empty => State::Done,
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::Chunked(Box::new(ChunkDecoder::new(trailers))),
             Framing::UntilClose => State::UntilClose,
-        })
+        };
+        BodyReader { state, dropped_trailers: 0 }
     }
 
     /// Whether the whole body was read.
     pub fn is_done(&self) -> bool {
-        matches!(self.0, State::Done)
+        matches!(self.state, State::Done)
+    }
+
+    /// How many trailer fields were not let pass, once the whole body was read.
+    pub fn dropped_trailers(&self) -> u32 {
+        self.dropped_trailers
     }
 
     /// The next piece of the body. After its end: the end again.
     pub fn poll_chunk(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         loop {
-            match &mut self.0 {
+            match &mut self.state {
                 State::Done => return Poll::Ready(Ok(Chunk::End(Fields::new()))),
                 State::Length(left) => {
                     if !conn.read.is_empty() {
                         let take = usize::try_from(*left).unwrap_or(usize::MAX).min(conn.read.len());
                         *left -= take as u64;
                         if *left == 0 {
-                            self.0 = State::Done;
+                            self.state = State::Done;
                         }
                         return Poll::Ready(Ok(Chunk::Data(conn.read.split_to(take).freeze())));
                     }
@@ -113,7 +122,7 @@ impl BodyReader {
                         return Poll::Ready(Ok(Chunk::Data(conn.read.split().freeze())));
                     }
                     if ready!(conn.poll_fill(cx))? == 0 {
-                        self.0 = State::Done;
+                        self.state = State::Done;
                     }
                     continue;
                 }
@@ -126,7 +135,8 @@ impl BodyReader {
                     Decoded::End { consumed } => {
                         conn.advance(consumed);
                         let trailers = decoder.take_trailers();
-                        self.0 = State::Done;
+                        self.dropped_trailers = decoder.dropped_trailers();
+                        self.state = State::Done;
                         return Poll::Ready(Ok(Chunk::End(trailers)));
                     }
                     Decoded::NeedMore { consumed } => conn.advance(consumed),

@@ -54,8 +54,8 @@ const PREFACE: usize = 24;
 /// `io`, of which `prefix` was read already, as a stream and the means to write out what it gathers.
 pub fn coalesce(io: Io, prefix: Bytes, peer: Peer) -> (Coalesced, Flusher) {
     let meter = match peer {
-        Peer::Client => FrameMeter::new(PREFACE),
-        Peer::Server => FrameMeter::of_responses(),
+        Peer::Client => FrameMeter::of_client(PREFACE),
+        Peer::Server => FrameMeter::of_endpoint(),
     };
     let inner = Inner { io, prefix, out: Vec::new(), written: 0, unflushed: false, received: 0, meter };
     let inner = Rc::new(RefCell::new(inner));
@@ -116,7 +116,7 @@ impl Inner {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += count;
-            self.meter.wrote(count);
+            self.meter.record_written(count);
             self.unflushed = true;
         }
         if self.written > 0 {

@@ -15,6 +15,7 @@ pub const LIBRARY_BUFFER: usize = 32 * 1024;
 pub struct Http2Reader {
     stream: h2::RecvStream,
     trailers: TrailerPolicy,
+    dropped_trailers: u32,
     data_ended: bool,
     /// Whether the message has no body, so that data would be excess.
     is_bodiless: bool,
@@ -23,7 +24,7 @@ pub struct Http2Reader {
 impl Http2Reader {
     /// A reader of `stream`, whose trailers are subject to `trailers`.
     pub fn new(stream: h2::RecvStream, trailers: TrailerPolicy) -> Http2Reader {
-        Http2Reader { stream, trailers, data_ended: false, is_bodiless: false }
+        Http2Reader { stream, trailers, dropped_trailers: 0, data_ended: false, is_bodiless: false }
     }
 
     /// The same, of a response that may have no body, because of its status or its request's method: it is whole with its head,
@@ -35,6 +36,11 @@ impl Http2Reader {
     /// Whether the peer has ended the stream and all data of it was taken.
     pub fn is_done(&self) -> bool {
         self.stream.is_end_stream()
+    }
+
+    /// How many trailer fields were not let pass, once the whole body was read.
+    pub fn dropped_trailers(&self) -> u32 {
+        self.dropped_trailers
     }
 
     /// What came and was not taken.
@@ -65,9 +71,12 @@ impl Http2Reader {
                 None => self.data_ended = true,
             }
         }
-        let trailers = ready!(self.stream.poll_trailers(cx))?;
-        let trailers = trailers.map_or_else(|| Ok(Fields::new()), |map| trailers_of(&map, self.trailers));
-        Poll::Ready(Ok(Chunk::End(trailers?)))
+        let Some(map) = ready!(self.stream.poll_trailers(cx))? else {
+            return Poll::Ready(Ok(Chunk::End(Fields::new())));
+        };
+        let (trailers, dropped) = trailers_of(&map, self.trailers)?;
+        self.dropped_trailers += dropped;
+        Poll::Ready(Ok(Chunk::End(trailers)))
     }
 }
 
@@ -158,20 +167,21 @@ pub fn size_of(map: &HeaderMap) -> usize {
     map.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
-/// The fields of trailers that the policy lets pass.
-fn trailers_of(map: &HeaderMap, policy: TrailerPolicy) -> Result<Fields, ChunkError> {
+/// The fields of trailers that the policy lets pass, and how many it does not.
+fn trailers_of(map: &HeaderMap, policy: TrailerPolicy) -> Result<(Fields, u32), ChunkError> {
     let mut fields = Fields::new();
+    let mut dropped = 0;
     for (name, value) in map {
         if is_padded(value.as_bytes()) {
             return Err(ChunkError::Trailers);
         }
         match policy.judge(name.as_str().as_bytes()) {
             FieldVerdict::Keep => fields.push(name.as_str().as_bytes(), value.as_bytes()),
-            FieldVerdict::Drop => {}
+            FieldVerdict::Drop => dropped += 1,
             FieldVerdict::Refuse => return Err(ChunkError::Underscore),
         }
     }
-    Ok(fields)
+    Ok((fields, dropped))
 }
 
 /// Whether white space surrounds a value: HTTP/1.1 would lose it (RFC 9113, section 8.2.1).

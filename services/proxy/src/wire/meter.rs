@@ -70,12 +70,12 @@ struct Expected {
 
 impl FrameMeter {
     /// A meter of a connection to an endpoint.
-    pub fn of_responses() -> FrameMeter {
-        FrameMeter { expected: Some(Expected::default()), ..FrameMeter::new(0) }
+    pub fn of_endpoint() -> FrameMeter {
+        FrameMeter { expected: Some(Expected::default()), ..FrameMeter::of_client(0) }
     }
 
     /// A meter of a client's connection, which begins with `preface` bytes that are no frame.
-    pub fn new(preface: usize) -> FrameMeter {
+    pub fn of_client(preface: usize) -> FrameMeter {
         FrameMeter {
             skip: preface,
             header: [0; FRAME_HEADER],
@@ -119,13 +119,8 @@ impl FrameMeter {
     }
 
     /// Takes what was written to the peer into account.
-    pub fn wrote(&mut self, bytes: usize) {
+    pub fn record_written(&mut self, bytes: usize) {
         self.written += bytes as u64;
-    }
-
-    /// Makes the peer pay for what was refused.
-    pub fn charge(&mut self, cost: i64, now: Instant) {
-        self.spend(cost, now);
     }
 
     /// Reads along `bytes`. Returns how many of them pass; the others are given again later.
@@ -164,13 +159,13 @@ impl FrameMeter {
                 let cost = expected.excess / EXCESS_EACH;
                 expected.excess %= EXCESS_EACH;
                 if cost > 0 {
-                    self.spend(i64::try_from(cost).unwrap_or(BURST), now());
+                    self.charge(i64::try_from(cost).unwrap_or(BURST), now());
                 }
             }
             HEADERS | PUSH_PROMISE => {
                 self.blocks += 1;
                 match &mut self.expected {
-                    Some(Expected { due: 0, .. }) => return self.spend(1, now()),
+                    Some(Expected { due: 0, .. }) => return self.charge(1, now()),
                     Some(expected) => expected.due -= 1,
                     None => {}
                 }
@@ -180,13 +175,14 @@ impl FrameMeter {
             CONTINUATION => {}
             RST_STREAM => {
                 self.resets += 1;
-                self.spend(RESET, now());
+                self.charge(RESET, now());
             }
-            _ => self.spend(1, now()),
+            _ => self.charge(1, now()),
         }
     }
 
-    fn spend(&mut self, cost: i64, now: Instant) {
+    /// Takes what something costs from what the peer may spend; without enough left, the connection counts as flooded.
+    pub fn charge(&mut self, cost: i64, now: Instant) {
         self.refilled_at.get_or_insert(now);
         self.allowance -= cost;
         if self.allowance >= 0 {
@@ -222,12 +218,12 @@ mod tests {
     #[test]
     fn a_flood_of_control_frames_is_noticed_and_a_steady_few_are_not() {
         let start = Instant::now();
-        let mut meter = FrameMeter::new(0);
+        let mut meter = FrameMeter::of_client(0);
         let passed = (0..100_000).take_while(|_| read(&mut meter, &frame(PING, 8), start) > 0).count();
         assert!((1000..=1001).contains(&passed), "{passed}");
         assert!(meter.is_flooded());
 
-        let mut meter = FrameMeter::new(0);
+        let mut meter = FrameMeter::of_client(0);
         for ping in 0..100_000 {
             let now = start + Duration::from_millis(ping * 10);
             assert_eq!(read(&mut meter, &frame(PING, 8), now), 17, "{ping}");
@@ -237,12 +233,12 @@ mod tests {
     #[test]
     fn window_updates_are_paid_for_by_what_was_sent_and_by_messages() {
         let now = Instant::now();
-        let mut meter = FrameMeter::new(0);
+        let mut meter = FrameMeter::of_client(0);
         for _ in 0..100_000 {
-            meter.wrote(4096);
+            meter.record_written(4096);
             assert_eq!(read(&mut meter, &[frame(8, 4), frame(8, 4)].concat(), now), 26);
         }
-        let mut meter = FrameMeter::new(0);
+        let mut meter = FrameMeter::of_client(0);
         for _ in 0..100_000 {
             let message = [frame(HEADERS, 20), frame(8, 4), frame(8, 4)].concat();
             assert_eq!(read(&mut meter, &message, now), message.len());
@@ -253,7 +249,7 @@ mod tests {
     #[test]
     fn streams_that_are_opened_and_reset_on_and_on_are_a_flood() {
         let now = Instant::now();
-        let mut meter = FrameMeter::new(0);
+        let mut meter = FrameMeter::of_client(0);
         let pair = [frame(HEADERS, 20), frame(RST_STREAM, 4)].concat();
         let passed = (0..100_000)
             .take_while(|_| {
@@ -271,7 +267,7 @@ mod tests {
             meter.take_blocks();
             read(meter, frame, now) == frame.len() && !meter.is_flooded()
         };
-        let mut meter = FrameMeter::of_responses();
+        let mut meter = FrameMeter::of_endpoint();
         for _ in 0..10_000 {
             meter.expect(1, false);
             assert!((0..34).all(|_| passes(&mut meter, &frame(HEADERS, 20))));
@@ -279,7 +275,7 @@ mod tests {
         let passed = (0..100_000).take_while(|_| passes(&mut meter, &frame(HEADERS, 20))).count();
         assert!((1000..=1001).contains(&passed), "{passed}");
 
-        let mut meter = FrameMeter::of_responses();
+        let mut meter = FrameMeter::of_endpoint();
         meter.expect(1, false);
         assert!((0..100_000).all(|_| passes(&mut meter, &frame(DATA, 100))));
         meter.expect(0, true);
@@ -297,7 +293,7 @@ mod tests {
             let preface = 24;
             let mut wire = vec![0; preface];
             lengths.iter().for_each(|length| wire.extend(frame(HEADERS, *length)));
-            let mut meter = FrameMeter::new(preface);
+            let mut meter = FrameMeter::of_client(preface);
             let (mut passed, mut rounds) = (0, 0);
             while passed < wire.len() {
                 let end = (passed + step).min(wire.len());

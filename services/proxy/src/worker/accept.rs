@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use tidegate_bus::limit::LogLimit;
 use tidegate_model::{ListenerName, fleet::ListenerLimits};
 use tidegate_tls::ServerTls;
 use tokio::{
@@ -18,14 +19,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Listen, MOST_WAITING, Open, Worker, http1, http2};
+use super::{LOG_INTERVAL, Listen, MOST_WAITING, Open, Worker, http1, http2};
 use crate::{clients::Network, forward::Client, wire::Io};
 
 /// How long accepting rests when the process has no file descriptors left.
 const REST: Duration = Duration::from_millis(50);
-
-/// How often at most it is logged that this machine lacks files.
-pub(super) const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// The listeners of a worker.
 pub struct Accepting {
@@ -46,6 +44,13 @@ struct Listener {
     tls: Option<(tokio_rustls::TlsAcceptor, Arc<ServerTls>)>,
     limits: Arc<ListenerLimits>,
     open: Rc<Cell<u32>>,
+}
+
+impl Listener {
+    /// Whether it may have another connection.
+    fn has_room(&self) -> bool {
+        self.open.get() < self.limits.max_connections
+    }
 }
 
 impl Accepting {
@@ -97,7 +102,7 @@ impl Accepting {
 
 async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, stop: CancellationToken) {
     let listener = Rc::new(listener);
-    let mut said: Option<Instant> = None;
+    let mut failure_log = LogLimit::new(LOG_INTERVAL);
     loop {
         let stream = tokio::select! {
             biased;
@@ -109,7 +114,7 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, sto
                 worker.counters.accepted.add(1);
                 let network = Network::of(address.ip());
                 worker.make_room(network);
-                if listener.open.get() >= listener.limits.max_connections {
+                if !listener.has_room() {
                     worker.counters.over_limit.add(1);
                     continue;
                 }
@@ -126,9 +131,8 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, sto
             }
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
-                if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+                if failure_log.admit(Instant::now()) {
                     tracing::error!(%error, "cannot accept connections");
-                    said = Some(Instant::now());
                 }
                 tokio::time::sleep(REST).await;
             }
@@ -142,7 +146,7 @@ async fn wait_for_room(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpSt
     worker.waiting.set(worker.waiting.get() + 1);
     let has_room = worker.has_room_in_time(network).await;
     worker.waiting.set(worker.waiting.get() - 1);
-    if has_room {
+    if has_room && listener.has_room() {
         let open = Open::new(worker.clone(), network, listener.open.clone());
         connection(worker, listener, stream, address, open).await;
     } else {

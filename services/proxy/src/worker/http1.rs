@@ -90,7 +90,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
                 return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer, open)).await;
             }
         };
-        worker.counters.dropped_fields.add_if_any(request.dropped_fields);
+        worker.counters.dropped_fields.add_if_any(request.dropped_fields.into());
         http1.reader = BodyReader::new(framing, TrailerPolicy::Request(rules.underscores));
         http1.is_http10 = request.version == Version::Http10;
         http1.is_head = request.method == Method::Head;

@@ -271,7 +271,7 @@ async fn stream(
             return;
         }
     };
-    worker.counters.dropped_fields.add_if_any(request.dropped_fields);
+    worker.counters.dropped_fields.add_if_any(request.dropped_fields.into());
     // A stream that was reset as soon as it was opened costs no endpoint anything (CVE-2023-44487).
     if poll_fn(|cx| Poll::Ready(down.poll_reset(cx).is_pending())).await {
         handle(&worker, client, &request, framing, &mut down, &mut timer).await;

@@ -16,6 +16,7 @@ use std::{
 };
 
 use rand::{SeedableRng as _, rngs::SmallRng};
+use tidegate_bus::limit::LogLimit;
 use tidegate_model::{ClusterName, EdgeName, RegionName, Timestamp, fleet::Address, observation::Failure};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::TaskTracker;
@@ -37,6 +38,8 @@ use crate::{
 
 /// How long the last words to endpoints may take.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// How often at most it is logged that this machine lacks files.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a connection that was accepted waits for room, and where its network has its share; how many may wait; and how
 /// often idle and slow clients are looked for meanwhile.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
@@ -44,7 +47,7 @@ const WAIT_OVER_SHARE: Duration = Duration::from_millis(200);
 const MOST_WAITING: usize = 16;
 const LOOK_FOR_SLOW: Duration = Duration::from_millis(5);
 /// How long a request waits for a connection to an endpoint to become free, where this machine lacks them.
-const WAIT_FOR_UPSTREAM: Duration = Duration::from_millis(500);
+pub const WAIT_FOR_UPSTREAM: Duration = Duration::from_millis(500);
 /// Timers kept for streams to come.
 const MOST_TIMERS: usize = 1024;
 
@@ -106,10 +109,14 @@ pub struct Worker {
     /// How many connections to endpoints there are, and may be.
     upstream_count: ConnectionCount,
     suspects: mpsc::Sender<Suspect>,
-    /// When it was last logged that connections of clients are too many.
-    crowding_logged_at: Cell<Option<Instant>>,
-    /// When it was last logged that no connection to an endpoint can be made.
-    said_cannot_connect: Cell<Option<Instant>>,
+    /// How many of those no request used, and when they were counted.
+    unused_upstreams: Cell<Option<(Instant, usize)>>,
+    /// When a slow client was last given up for another's connection to an endpoint.
+    gave_up_at: Cell<Option<Instant>>,
+    /// Logs that connections of clients are too many.
+    crowding_log: RefCell<LogLimit>,
+    /// Logs that no connection to an endpoint can be made.
+    cannot_connect_log: RefCell<LogLimit>,
 }
 
 /// What a worker is made of.
@@ -172,8 +179,10 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         upstreams: TaskTracker::new(),
         upstream_count: ConnectionCount::new(parts.limits.upstream_connections),
         suspects: parts.suspects,
-        crowding_logged_at: Cell::new(None),
-        said_cannot_connect: Cell::new(None),
+        unused_upstreams: Cell::new(None),
+        gave_up_at: Cell::new(None),
+        crowding_log: RefCell::new(LogLimit::new(LOG_INTERVAL)),
+        cannot_connect_log: RefCell::new(LogLimit::new(LOG_INTERVAL)),
     });
     let mut accepting = accept::Accepting::new(worker.clone());
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
@@ -245,7 +254,8 @@ impl Worker {
         judged: impl FnOnce(Instant) -> bool,
     ) {
         let now = Instant::now();
-        let ejected = if is_of_endpoint(failure) { endpoint.connect_failed(now) } else { judged(now) };
+        let ejected =
+            if is_of_endpoint(failure) { endpoint.record_connect_failure(now) } else { judged(now) };
         self.table.borrow().count_failure(&endpoint.cluster);
         if ejected {
             self.ejected(endpoint, &failure.to_string());
@@ -268,8 +278,7 @@ impl Worker {
             Eviction::Idle | Eviction::Memory => &self.counters.evicted_idle,
         };
         counter.add(ended as u64);
-        if self.crowding_logged_at.get().is_none_or(|at| now >= at + accept::SAY_EVERY) {
-            self.crowding_logged_at.set(Some(now));
+        if self.crowding_log.borrow_mut().admit(now) {
             tracing::warn!(
                 open = self.counters.open.get(),
                 limit = self.clients.limit(),
@@ -295,9 +304,7 @@ impl Worker {
     /// This machine lacks what a connection to an endpoint takes.
     pub fn cannot_connect(&self, error: &std::io::Error) {
         self.counters.cannot_connect.add(1);
-        let now = Instant::now();
-        if self.said_cannot_connect.get().is_none_or(|at| now >= at + accept::SAY_EVERY) {
-            self.said_cannot_connect.set(Some(now));
+        if self.cannot_connect_log.borrow_mut().admit(Instant::now()) {
             tracing::error!(%error, "cannot connect to endpoints: this machine lacks files or ports");
         }
     }
@@ -328,9 +335,11 @@ impl Worker {
             if now >= deadline {
                 return None;
             }
-            if self.upstream_count.free() == 0 {
+            if self.upstream_count.free() == 0 && has_passed(&self.gave_up_at, LOOK_FOR_SLOW, now) {
                 let table = self.table.borrow();
-                table.clusters().any(|cluster| cluster.waiting.give_one_up(client.network(), now));
+                table
+                    .clusters()
+                    .any(|cluster| cluster.waiting.give_one_with_connection_up(client.network(), now));
             }
             tokio::time::sleep(LOOK_FOR_SLOW).await;
         }
@@ -339,10 +348,20 @@ impl Worker {
     /// Whether a client's request may have one of the connections to endpoints that no request has.
     pub fn may_take_upstream(&self, client: &ClientShare) -> bool {
         let free = self.upstream_count.free();
-        client.may_take(free) || {
-            let table = self.table.borrow();
-            let idle: usize = table.endpoints().map(|endpoint| endpoint.pool.sizes().0).sum();
-            client.may_take(free + idle)
+        client.may_take(free) || client.may_take(free + self.unused_upstreams())
+    }
+
+    /// How many connections to endpoints no request uses, as of a moment ago: many may ask at once.
+    fn unused_upstreams(&self) -> usize {
+        let now = Instant::now();
+        match self.unused_upstreams.get() {
+            Some((at, unused)) if now < at + LOOK_FOR_SLOW => unused,
+            Some(_) | None => {
+                let table = self.table.borrow();
+                let unused = table.endpoints().map(|endpoint| endpoint.pool.unused()).sum();
+                self.unused_upstreams.set(Some((now, unused)));
+                unused
+            }
         }
     }
 
@@ -396,6 +415,15 @@ impl Worker {
         self.clients.tick();
         self.observer.flush();
     }
+}
+
+/// Whether `interval` has passed since the time in `last`, which becomes `now` then.
+fn has_passed(last: &Cell<Option<Instant>>, interval: Duration, now: Instant) -> bool {
+    let has_passed = last.get().is_none_or(|at| now >= at + interval);
+    if has_passed {
+        last.set(Some(now));
+    }
+    has_passed
 }
 
 /// A connection counted on its listener and among all that are open, until dropped.

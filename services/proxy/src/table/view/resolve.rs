@@ -220,7 +220,7 @@ impl Table {
 }
 
 /// How many networks of clients are told apart at each cluster.
-const CLIENT_NETWORKS: usize = 64;
+const CLIENT_NETWORKS: usize = 512;
 
 /// What a route asks of a path, if it asks for one.
 fn path_of(route: &RouteMatch) -> Option<String> {
