@@ -17,6 +17,7 @@ use crate::harness::{
         DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS,
         UNKNOWN, WINDOW_UPDATE, frame, next_frame,
     },
+    http2::{Http2Origin, Serving},
     origin::Origin,
     peer::Peer,
 };
@@ -168,11 +169,16 @@ fn heads_that_decode_to_much_are_bounded_for_a_connection() {
     assert!(origin.seen().count() <= 18, "{}", origin.seen().count());
 }
 
-/// An edge that plans for 256 files. The test itself has more, for both ends of its connections.
+/// An edge that plans for 256 files.
 fn with_few_files(origin: &Origin) -> Edge {
+    with_files(256, &FleetFile::of(&[origin.address()]))
+}
+
+/// An edge that plans for `count` files. The test itself has more, for both ends of its connections.
+fn with_files(count: u64, fleet: &FleetFile) -> Edge {
     let (soft, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
-    rlimit::setrlimit(rlimit::Resource::NOFILE, 256, hard).unwrap();
-    let edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    rlimit::setrlimit(rlimit::Resource::NOFILE, count, hard).unwrap();
+    let edge = Edge::start(fleet);
     rlimit::setrlimit(rlimit::Resource::NOFILE, soft.max(2048).min(hard), hard).unwrap();
     edge
 }
@@ -246,7 +252,9 @@ fn streams_of_one_client_leave_connections_to_endpoints_for_others() {
             peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
         }
     });
-    let edge = with_few_files(&origin);
+    // Less than what it takes to find that there is no connection left.
+    let fleet = FleetFile::new().cluster("a", &[origin.address()], "connect_timeout: 50ms");
+    let edge = with_files(256, &fleet);
     let post = [&[0x83, 0x84, 0x86, 0x01, 9][..], b"site.test"].concat();
     let hostile: Vec<Peer> = (0..3)
         .map(|_| {
@@ -266,6 +274,22 @@ fn streams_of_one_client_leave_connections_to_endpoints_for_others() {
         let frame = std::iter::from_fn(|| next_frame(&mut client)).find(|frame| frame.kind == HEADERS);
         assert!(frame.is_some());
     }
+    // That this machine has no connection left says nothing of the endpoint.
+    assert_eq!(edge.metric("tidegate_cluster_ejections_total"), 0.0);
+}
+
+#[test]
+fn unused_http2_connections_to_endpoints_make_room_for_others() {
+    let origins: [_; 6] = std::array::from_fn(|_| Http2Origin::named("a", Serving::default()));
+    let addresses = origins.each_ref().map(Http2Origin::address);
+    let fleet = FleetFile::new().cluster("a", &addresses, "protocol: http2");
+    // For four connections to endpoints.
+    let edge = with_files(112, &fleet);
+    let mut client = Peer::connect(edge.address());
+    eventually("all are asked", || {
+        assert_eq!(client.ask(GET).text(), "a");
+        origins.iter().all(|origin| origin.seen().count() > 0)
+    });
 }
 
 #[test]
@@ -423,6 +447,41 @@ fn slow_clients_are_given_up_for_others_when_they_take_all_places() {
     eventually("a slow client is told", || clients.iter_mut().any(|client| client.has_arrived()));
     let given_up = clients.iter_mut().filter_map(Peer::arrived).collect::<Vec<_>>();
     assert!(given_up.iter().all(|answer| answer.status() == 408), "{given_up:?}");
+}
+
+#[test]
+fn slow_uploads_of_one_network_leave_others_their_part_of_the_limit() {
+    let (end, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let origin = Origin::scripted(move |mut peer, _, _| {
+        let Some(request) = peer.head_or_end() else { return };
+        if request.line.starts_with("GET ") {
+            _ = wait.lock().unwrap().recv();
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+        }
+        peer.rest();
+    });
+    let edge = Edge::start(&FleetFile::new().cluster("a", &[origin.address()], "max_requests: 40"));
+    let _slow: Vec<Peer> = (0..30)
+        .map(|_| {
+            let mut client = Peer::connect_from(1, edge.address());
+            client.send("POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 100\r\n\r\nx");
+            client
+        })
+        .collect();
+    eventually("they wait", || edge.metric("tidegate_cluster_requests_waiting") >= 30.0);
+    let mut clients: Vec<Peer> = (0..30)
+        .map(|_| {
+            let mut client = Peer::connect(edge.address());
+            client.send(GET);
+            client
+        })
+        .collect();
+    eventually("all are under way", || origin.seen().connections() == 60);
+    drop(end);
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "a");
+    }
 }
 
 #[test]

@@ -182,6 +182,7 @@ async fn trailers_carry_nothing_that_identifies_routes_or_frames() {
         body.send_data(Bytes::from_static(b"a"), false).unwrap();
         body.send_trailers(forged_trailers()).unwrap();
         let (_, trailers) = soon(read(soon(response).await.unwrap().body_mut())).await.unwrap();
+        assert_eq!(edge.metric("tidegate_proxy_fields_dropped_total"), 2.0 * 13.0);
         let mut names: Vec<&str> = trailers.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         assert_eq!(names, ["grpc-status", "my-metadata", "x_real_ip"]);

@@ -87,6 +87,14 @@ fn an_http1_client_reaches_an_http2_origin_on_one_connection() {
 }
 
 #[test]
+fn a_request_without_a_host_cannot_be_said_over_http2() {
+    let origin = Http2Origin::named("two", Serving::default());
+    let edge = Edge::start(&to_http2(&[&origin]).hosts("\"*\""));
+    let response = Peer::connect(edge.address()).ask("GET / HTTP/1.1\r\nHost:\r\n\r\n");
+    assert_eq!((response.status(), origin.seen().count()), (400, 0));
+}
+
+#[test]
 fn a_target_that_http2_cannot_say_is_encoded() {
     let origin = Http2Origin::named("two", Serving::default());
     let edge = Edge::start(&to_http2(&[&origin]).prefer("[a]"));

@@ -72,7 +72,7 @@ fn connection_fields_stay_on_their_connection_and_ours_are_added() {
     let answer = Peer::connect(edge.address()).ask(
         "GET /p?q=1 HTTP/1.1\r\nHost: site.test\r\nConnection: X-Secret, Keep-Alive, Content-Length\r\nX-Secret: 1\r\nTE: trailers\r\n\
          Upgrade: h2c\r\nProxy-Connection: keep-alive\r\nX-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\n\
-         X-Forwarded-Host: evil.test\r\nX-Forwarded-Port: 1\r\nX-Real-Ip: 198.51.100.7\r\nForwarded: for=198.51.100.7\r\nVia: 1.0 before\r\nX-Request-Id: abc-1\r\nCookie: a=1\r\n\r\n",
+         X-Forwarded-Host: evil.test\r\nX-Forwarded-Port: 1\r\nX-Real-Ip: 198.51.100.7\r\nForwarded: for=198.51.100.7\r\nVia: 1.0 before\r\nX-Forwarded-Prefix: /evil\r\nProxy: evil.test:1\r\nTrailer: X-Sum, Grpc-Status\r\nX-Request-Id: abc-1\r\nCookie: a=1\r\n\r\n",
     );
     for gone in ["x-inner", "keep-alive", "proxy-connection", "connection"] {
         assert_eq!(answer.field(gone), None);
@@ -93,6 +93,8 @@ fn connection_fields_stay_on_their_connection_and_ours_are_added() {
         "keep-alive",
         "connection",
         "x-forwarded-port",
+        "x-forwarded-prefix",
+        "proxy",
         "x-real-ip",
         "forwarded",
     ] {
@@ -103,6 +105,7 @@ fn connection_fields_stay_on_their_connection_and_ours_are_added() {
     assert_eq!(request.field("x-forwarded-host"), Some("site.test"));
     assert_eq!(request.field("x-request-id"), Some("abc-1"));
     assert_eq!(request.field("cookie"), Some("a=1"));
+    assert_eq!(request.field("trailer"), Some("Grpc-Status"));
     let via: Vec<_> =
         request.fields.iter().filter(|(name, _)| name == "via").map(|(_, v)| v.as_str()).collect();
     assert_eq!(via, ["1.0 before", "1.1 tidegate"]);
@@ -219,6 +222,29 @@ fn an_answer_that_is_broken_off_is_never_whole_for_the_client() {
         // Depending on what the kernel still gave of it, the answer was never begun or was broken off.
         assert!(rest.starts_with("HTTP/1.1 502 ") || !rest.ends_with("0\r\n\r\n"), "{rest}");
         assert!(!rest.contains("content-length: 3"), "{rest}");
+    }
+}
+
+#[test]
+fn a_response_whose_body_fails_at_once_is_asked_elsewhere_or_502() {
+    for rest in ["nonsense\r\n", "0\r\nno field\r\n\r\n"] {
+        let broken = Origin::scripted(move |mut peer, _, _| {
+            peer.request();
+            peer.send(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{rest}"));
+        });
+        let whole = Origin::named("whole");
+        let fleet = FleetFile::new().cluster("a", &[broken.address()], "");
+        let fleet = fleet.cluster("b", &[whole.address()], "").prefer("[a, b]");
+        let edge = Edge::start(&fleet);
+        let mut client = Peer::connect(edge.address());
+        eventually("it came with its head", || {
+            assert_eq!(client.ask(GET).text(), "whole", "{rest:?}");
+            broken.seen().connections() > 0
+        });
+        let edge = self::edge(&broken);
+        let response = Peer::connect(edge.address())
+            .ask("POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(response.status(), 502, "{rest:?}");
     }
 }
 

@@ -29,8 +29,8 @@ fn as_it_comes(fleet: FleetFile) -> FleetFile {
     fleet.listener(listener).hosts("\"*\"").service("retry: { attempts: 1, hedge_after: off }")
 }
 
-/// A request in the one form in which all say the same: HTTP/2 has no empty authority, for which the edge says `localhost`,
-/// HAProxy leaves the scheme's port out, and a target is encoded whole where a part of it has to be.
+/// A request in the one form in which all say the same: HAProxy leaves the scheme's port out, and a target is encoded whole
+/// where a part of it has to be.
 fn normalized(mut request: Message) -> Message {
     let encode = |character: char| match character {
         '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}' => format!("%{:02X}", u32::from(character)),
@@ -38,8 +38,7 @@ fn normalized(mut request: Message) -> Message {
     };
     request.line = request.line.chars().map(encode).collect();
     for (_, host) in request.fields.iter_mut().filter(|(name, _)| name == "host") {
-        let name = host.strip_suffix(":80").unwrap_or(host);
-        *host = if name.is_empty() { "localhost".to_owned() } else { name.to_owned() };
+        *host = host.strip_suffix(":80").unwrap_or(host).to_owned();
     }
     request
 }
