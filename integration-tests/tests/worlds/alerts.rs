@@ -115,6 +115,10 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
     forging.abort();
     owners().for_each(Process::thaw);
 
+    // When a region's replicator ends, then it is told.
+    world.replicators.get_mut(AWAY.name).expect("the plan has it").kill();
+    prometheus.until_all(&["TidegateNoReplicator in eu-west"], LIMIT).await?;
+
     // When a region's route-computer ends, and the bus is gone, then nobody leads and tables grow old.
     let computers = world.computers.values_mut();
     computers.filter(|process| process.name().contains(AWAY.name)).for_each(Process::kill);

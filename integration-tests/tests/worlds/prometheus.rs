@@ -195,6 +195,7 @@ async fn jobs(world: &mut World) -> anyhow::Result<Jobs> {
     for (job, processes) in [
         ("tidegate-health-prober", &mut world.probers),
         ("tidegate-route-computer", &mut world.computers),
+        ("tidegate-replicator", &mut world.replicators),
         ("tidegate-proxy", &mut world.edges),
     ] {
         for process in processes.values_mut() {
