@@ -1,8 +1,11 @@
 //! The lease of a region: which route-computer publishes, and its epoch.
 //!
-//! An entry in the bucket `tidegate-lease`, renewed by compare-and-swap while its holder lives. Whoever sees it
-//! unchanged for its duration, by its own clock, takes it over. So there may be a short time in which an old holder
+//! An entry in the bucket `tidegate-lease`, renewed by compare-and-swap while its holder lives. Whoever sees no new
+//! renewal for its duration, by its own clock, takes it over. So there may be a short time in which an old holder
 //! still believes in its lease; the epoch makes that harmless: what comes from the older one is refused.
+//!
+//! A renewal is new when its beat is larger, not when the entry's revision is: a signed entry can be written again by
+//! whoever may write the bucket. One of an earlier term is replaced at once.
 //!
 //! # Why the entry's revision is not the epoch
 //! A server that lost its data counts revisions from 1 again, and every replica would refuse the new holder's tables as

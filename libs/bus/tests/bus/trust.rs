@@ -32,6 +32,7 @@ on_both! {
     a_replica_that_was_reset_follows_an_owner_of_an_older_epoch
     a_lease_that_nobody_signed_is_nobodys
     somebody_who_writes_the_lease_without_a_key_keeps_no_region_without_a_leader
+    an_earlier_holders_entry_that_is_written_again_keeps_no_region_without_a_leader
     an_epoch_from_the_future_stops_no_table_whose_epochs_are_times
     an_owner_whose_epoch_is_a_time_learns_of_a_later_owner_but_not_of_one_from_the_future
     a_request_for_a_snapshot_leads_no_owner_to_an_epoch_that_replicas_refuse
@@ -251,6 +252,48 @@ async fn somebody_who_writes_the_lease_without_a_key_keeps_no_region_without_a_l
     }
     assert!(led * 10 > looks * 9, "it led {led} times of {looks}");
     forger.abort();
+}
+
+async fn an_earlier_holders_entry_that_is_written_again_keeps_no_region_without_a_leader(bus: Bus) {
+    // Given a holder that has gone, whose signed entry somebody kept, and two candidates after it.
+    let bucket = bus.bucket(subjects::LEASE_BUCKET);
+    let signer = Arc::new(Signer::ephemeral());
+    let trust = Trust::new();
+    trust.set(&[signer.public_key()]);
+    let seal = LeaseSeal { signer: Some(signer), trust };
+    let seek = |name: &str| {
+        let (bucket, holder) = (bucket.clone(), name.parse().unwrap());
+        Lease::start(bucket, "eu", holder, Duration::from_millis(800), seal.clone())
+    };
+    let earlier = seek("a");
+    let mut state = earlier.state();
+    let led = state.wait_for(|state| state.epoch().is_some());
+    tokio::time::timeout(LONG, led).await.unwrap().unwrap();
+    let kept = bucket.get("eu").await.unwrap().unwrap().value;
+    earlier.stop().await;
+    let leases = [seek("b"), seek("c")];
+    let states = leases.each_ref().map(Lease::state);
+    let somebody_leads = || states.iter().any(|state| state.borrow().epoch().is_some());
+    let led = async {
+        while !somebody_leads() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, led).await.unwrap();
+
+    // When that entry is written more often than a lease ends, then one of them leads on.
+    let began = tokio::time::Instant::now();
+    let (mut led, mut looks, mut written) = (0_u32, 0_u32, 0);
+    while began.elapsed() < Duration::from_secs(4) {
+        if began.elapsed() >= written * Duration::from_millis(400) {
+            written += 1;
+            bucket.put("eu", kept.clone()).await.unwrap();
+        }
+        led += u32::from(somebody_leads());
+        looks += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(led * 10 > looks * 9, "somebody led {led} times of {looks}");
 }
 
 async fn a_replica_that_does_not_know_whether_there_are_keys_believes_nothing_until_it_does(bus: Bus) {
