@@ -25,11 +25,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::Span;
 
 use crate::{
-    chronicle::Chronicle,
-    explain,
-    expose::Exposed,
-    leadership::Leadership,
-    reports::{EdgeReports, Refusal},
+    chronicle::Chronicle, explain, expose::Exposed, leadership::Leadership, reports::EdgeReports,
     settings::RouteComputerSettings,
 };
 
@@ -115,7 +111,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
                 None => anyhow::bail!("the bus has closed"),
             },
             Some(report) = applied.next(computer.parsed.as_deref()) => computer.hear(&report),
-            Some(report) = loads.next(computer.parsed.as_deref()) => computer.take_load(report).await,
+            Some(report) = loads.next(computer.parsed.as_deref()) => computer.step(Event::Load(report), None).await,
             Some(question) = questions.next() => explain::answer(&bus, &computer.engine, &question).await,
             () = due => computer.step(Event::Tick, None).await,
             _ = ticks.tick() => computer.tick(),
@@ -179,14 +175,6 @@ impl Computer {
                 signer.public_key()
             )),
             Some(_) => None,
-        }
-    }
-
-    async fn take_load(&mut self, report: Load) {
-        let before = self.engine.refused_reports();
-        self.step(Event::Load(report), None).await;
-        if self.engine.refused_reports() > before {
-            self.exposed.refused_reports.count(Refusal::UnknownEdge);
         }
     }
 
