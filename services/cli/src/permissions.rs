@@ -1,7 +1,7 @@
 //! `tidegate bus-permissions`: who may publish and subscribe to what on the bus, with a user for each edge of a fleet and, for
 //! each region, one for each kind of service whose instances have no fixed names.
 
-use std::{fmt::Write as _, fs, io, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, fs, io, path::Path};
 
 use anyhow::Context as _;
 use tidegate_model::{EdgeName, RegionName, fleet::Fleet};
@@ -29,6 +29,9 @@ pub fn print(file: &Path, region: Option<&RegionName>, passwords: Option<&Path>)
     let (_, fleet) = check::read(file)?;
     if let Some(region) = region.filter(|region| !fleet.regions.contains_key(*region)) {
         return Err(WrongArgument(format!("the fleet has no region {region} (--region)")).into());
+    }
+    if passwords.is_none() {
+        check_variables(&users(&fleet, region))?;
     }
     say(text(&fleet, region, |user| match passwords {
         None => Ok(variable(user)),
@@ -230,6 +233,21 @@ fn operator() -> User {
     user("operator".to_owned(), [], &reads, subscribe.map(str::to_owned), None)
 }
 
+/// Refuses users who would share a variable and so a password: names may differ by signs or capitals that it cannot hold.
+fn check_variables(users: &[User]) -> Result<(), WrongArgument> {
+    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+    for User { name, .. } in users {
+        let variable = variable(name);
+        if let Some(other) = taken.insert(variable.clone(), name) {
+            return Err(WrongArgument(format!(
+                "the users {other} and {name} would share the password {variable}: rename one of them in the fleet, or give each a \
+                 password of its own (--passwords)"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The variable of a user's password.
 fn variable(user: &str) -> String {
     format!("$NATS_{}_PASSWORD", user.replace('-', "_").to_uppercase())
@@ -333,6 +351,23 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
             rights(&text, user);
         }
         assert!(!text.contains("edge-e-1") && !text.contains("-us\""), "{text}");
+    }
+
+    #[test]
+    fn users_who_would_share_a_variable_are_refused() {
+        let checked = |first: &str, second: &str| {
+            let text = FLEET.replace("e-1:", &format!("{first}:")).replace("e-2:", &format!("{second}:"));
+            check_variables(&users(&Fleet::parse(&text, "fleet.yaml").unwrap(), None))
+        };
+        assert!(checked("a-b", "a-c").is_ok());
+        for (first, second) in [("a-b", "a_b"), ("A-b", "a-b")] {
+            let refused = checked(first, second).unwrap_err().to_string();
+            for part in
+                [format!("edge-{first}"), format!("edge-{second}"), "$NATS_EDGE_A_B_PASSWORD".to_owned()]
+            {
+                assert!(refused.contains(&part), "{refused}");
+            }
+        }
     }
 
     #[test]
