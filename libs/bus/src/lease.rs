@@ -10,7 +10,8 @@
 //! # Why the entry's revision is not the epoch
 //! A server that lost its data counts revisions from 1 again, and every replica would refuse the new holder's tables as
 //! those of an older epoch. So the epoch is one more than the largest of: that of the lease before, and any that was
-//! [heard](Lease::hear) of in use (edges report the epoch that they serve). It grows as long as one edge lives.
+//! [heard](Lease::hear) of in use. Edges report the epoch that they serve; the route-computer believes what two of them
+//! report, or the only one that is left. So it grows past a loss of data as long as one edge lives.
 
 mod core;
 mod record;
