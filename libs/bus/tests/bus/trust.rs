@@ -40,6 +40,7 @@ on_both! {
     invented_tables_keep_out_no_real_one
     a_signed_epoch_is_followed_however_far_it_is_from_the_last_one
     an_epoch_that_was_believed_before_there_were_keys_refuses_no_signed_table
+    the_first_keys_of_one_of_many_tables_clear_its_fence
 }
 
 const SUBJECT: &str = "tidegate.v1.routes.eu";
@@ -415,6 +416,36 @@ async fn an_epoch_that_was_believed_before_there_were_keys_refuses_no_signed_tab
 
     // Then it follows the signed table, whatever it refuses.
     until(&mut updates, "second").await;
+}
+
+async fn the_first_keys_of_one_of_many_tables_clear_its_fence(bus: Bus) {
+    // Given replicas of many tables, one of which has a trust of its own, without keys yet, and an epoch that somebody invented.
+    let trust = Trust::new();
+    let trusts = [(SUBJECT.to_owned(), trust.clone())].into();
+    let (_replicas, mut updates) =
+        Replicas::start_with_trust::<String, String>(bus.clone(), subjects::ALL_ROUTES, LONG, trusts)
+            .await
+            .unwrap();
+    let mut is_followed = async |wanted: &str| {
+        let followed = async {
+            while let Some(update) = updates.recv().await {
+                let TableUpdate::Update(_, Update::Snapshot { entries, .. }) = update else { continue };
+                if entries.iter().any(|(_, value)| value == wanted) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(LONG, followed).await.unwrap_or_else(|_| panic!("{wanted} is not heard"));
+    };
+    let forger = own(&bus, 1 << 40, "forged", None).await;
+    is_followed("forged").await;
+    forger.stop().await;
+
+    // When that one gets keys, then the signed table is followed, whatever its epoch is.
+    let signer = Arc::new(Signer::ephemeral());
+    trust.set(&[signer.public_key()]);
+    let _owner = own(&bus, 7, "signed", Some(&signer)).await;
+    is_followed("signed").await;
 }
 
 const PROBES: &str = "tidegate.v1.probe.eu.p";
