@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     BusError,
     bucket::Bucket,
-    complaint::Complaint,
+    failure_log::FailureLog,
     seal::{self, Purpose, Signer, Trust},
 };
 
@@ -76,7 +76,7 @@ impl Lease {
             core,
             state: sender,
             seal,
-            complaint: Complaint::default(),
+            failures: FailureLog::default(),
         };
         let task = tokio::spawn(keeper.run(duration, epochs, stop.clone()));
         Lease { state, heard, stop, task: Some(task) }
@@ -148,7 +148,7 @@ struct Keeper {
     core: LeaseCore,
     state: watch::Sender<LeaseState>,
     seal: LeaseSeal,
-    complaint: Complaint,
+    failures: FailureLog,
 }
 
 impl Keeper {
@@ -204,7 +204,7 @@ impl Keeper {
                     self.core.seen(seen, Instant::now());
                 }
                 Ok(Err(error)) => {
-                    self.complaint.note(Err(error), NO_LEASE);
+                    self.failures.record(Err(error), NO_LEASE);
                     return Attempt::Ended;
                 }
                 Err(()) => return Attempt::Ended,
@@ -226,7 +226,7 @@ impl Keeper {
         };
         match written {
             Ok(Ok(revision)) => {
-                self.complaint.note(Ok(()), NO_LEASE);
+                self.failures.record(Ok(()), NO_LEASE);
                 self.core.written(revision, sent_at);
             }
             Ok(Err(error)) if error.is_conflict() => {
@@ -236,7 +236,7 @@ impl Keeper {
             // It may have been written or not: the next round finds out.
             Ok(Err(error)) => {
                 self.core.unanswered();
-                self.complaint.note(Err(error), NO_LEASE);
+                self.failures.record(Err(error), NO_LEASE);
             }
             Err(()) => self.core.unanswered(),
         }
