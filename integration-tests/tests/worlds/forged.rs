@@ -83,6 +83,35 @@ async fn an_impossible_epoch_wedges_no_edge() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_that_asks_for_a_larger_epoch_changes_no_leader() -> anyhow::Result<()> {
+    #[derive(Serialize, Deserialize)]
+    struct Request(Epoch);
+    impl Wire for Request {}
+
+    // Given a system that runs, and somebody with an edge's credential.
+    let mut world = World::start(&Plan::default()).await?;
+    let forger = world.bus(&HOME.edge_user()).await?;
+    anyhow::ensure!(forger.ready(LIMIT).await);
+    let served = |world: &World| world.watch.ledger().edge(HOME.edge).map(|edge| edge.epoch);
+    let before = served(&world).context("the edge has reported")?;
+
+    // When they claim to know of a larger epoch, for longer than a leader needs to take one.
+    let subject = subjects::snapshot(&subjects::routes(&HOME.name.parse()?));
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        let request = codec::encode(&Request(Epoch(before.0 + Epoch::MAX_STEP / 2)));
+        let asked = forger.request(&subject, request, Duration::from_millis(100)).await;
+        anyhow::ensure!(asked.is_err(), "no owner of that epoch is there to answer");
+    }
+    is_followed(&mut world).await?;
+
+    // Then the edge still serves by the same one.
+    assert_eq!(served(&world), Some(before));
+    world.succeeded();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reports_of_edges_that_are_not_there_shed_nothing() -> anyhow::Result<()> {
     // Given a system whose clusters have a capacity.
     let mut world = World::start(&Plan::default()).await?;

@@ -19,7 +19,7 @@ use crate::{
     bucket::{BlobHead, Bucket, Place},
     clock,
     codec::{self, Wire},
-    complaint::Complaint,
+    failure_log::FailureLog,
     subjects,
 };
 
@@ -222,9 +222,9 @@ impl Follower {
         // Followers that started together don't look together.
         let mut tick = tokio::time::interval_at(Instant::now() + backoff::jitter(poll), poll);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut complaint = Complaint::default();
+        let mut failures = FailureLog::default();
         loop {
-            complaint.note(self.look().await, "the fleet file could not be looked at");
+            failures.record(self.look().await, "the fleet file could not be looked at");
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}

@@ -15,7 +15,7 @@ use crate::{
     backoff,
     bus::Link,
     codec,
-    complaint::Complaint,
+    failure_log::FailureLog,
     nats::history::{NatsReader, make},
     subjects::{self, ALL_EVENTS},
 };
@@ -184,7 +184,7 @@ impl HistoryKeeper {
 
 async fn keep(bus: Bus, stop: CancellationToken) {
     let mut state = bus.watch_state();
-    let mut complaint = Complaint::default();
+    let mut failure_log = FailureLog::default();
     let mut failures = 0;
     loop {
         let made = match bus.link() {
@@ -193,7 +193,7 @@ async fn keep(bus: Bus, stop: CancellationToken) {
             Link::Nats(_) | Link::Memory(_) => Ok(()),
         };
         failures = if made.is_ok() { 0 } else { failures + 1 };
-        complaint.note(made, "events are not kept for now");
+        failure_log.record(made, "events are not kept for now");
         let pause = if failures == 0 { LOOK_EVERY } else { backoff::delay(failures, FIRST_RETRY, MAX_RETRY) };
         tokio::select! {
             () = stop.cancelled() => return,

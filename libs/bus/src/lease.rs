@@ -1,13 +1,17 @@
 //! The lease of a region: which route-computer publishes, and its epoch.
 //!
-//! An entry in the bucket `tidegate-lease`, renewed by compare-and-swap while its holder lives. Whoever sees it
-//! unchanged for its duration, by its own clock, takes it over. So there may be a short time in which an old holder
+//! An entry in the bucket `tidegate-lease`, renewed by compare-and-swap while its holder lives. Whoever sees no new
+//! renewal for its duration, by its own clock, takes it over. So there may be a short time in which an old holder
 //! still believes in its lease; the epoch makes that harmless: what comes from the older one is refused.
+//!
+//! A renewal is new when its beat is larger, not when the entry's revision is: a signed entry can be written again by
+//! whoever may write the bucket. One of an earlier term is replaced at once.
 //!
 //! # Why the entry's revision is not the epoch
 //! A server that lost its data counts revisions from 1 again, and every replica would refuse the new holder's tables as
 //! those of an older epoch. So the epoch is one more than the largest of: that of the lease before, and any that was
-//! [heard](Lease::hear) of in use (edges report the epoch that they serve). It grows as long as one edge lives.
+//! [heard](Lease::hear) of in use. Edges report the epoch that they serve; the route-computer believes what two of them
+//! report, or the only one that is left. So it grows past a loss of data as long as one edge lives.
 
 mod core;
 mod record;
@@ -28,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     BusError,
     bucket::Bucket,
-    complaint::Complaint,
+    failure_log::FailureLog,
     seal::{self, Purpose, Signer, Trust},
 };
 
@@ -72,7 +76,7 @@ impl Lease {
             core,
             state: sender,
             seal,
-            complaint: Complaint::default(),
+            failures: FailureLog::default(),
         };
         let task = tokio::spawn(keeper.run(duration, epochs, stop.clone()));
         Lease { state, heard, stop, task: Some(task) }
@@ -144,7 +148,7 @@ struct Keeper {
     core: LeaseCore,
     state: watch::Sender<LeaseState>,
     seal: LeaseSeal,
-    complaint: Complaint,
+    failures: FailureLog,
 }
 
 impl Keeper {
@@ -200,7 +204,7 @@ impl Keeper {
                     self.core.seen(seen, Instant::now());
                 }
                 Ok(Err(error)) => {
-                    self.complaint.note(Err(error), NO_LEASE);
+                    self.failures.record(Err(error), NO_LEASE);
                     return Attempt::Ended;
                 }
                 Err(()) => return Attempt::Ended,
@@ -222,7 +226,7 @@ impl Keeper {
         };
         match written {
             Ok(Ok(revision)) => {
-                self.complaint.note(Ok(()), NO_LEASE);
+                self.failures.record(Ok(()), NO_LEASE);
                 self.core.written(revision, sent_at);
             }
             Ok(Err(error)) if error.is_conflict() => {
@@ -232,7 +236,7 @@ impl Keeper {
             // It may have been written or not: the next round finds out.
             Ok(Err(error)) => {
                 self.core.unanswered();
-                self.complaint.note(Err(error), NO_LEASE);
+                self.failures.record(Err(error), NO_LEASE);
             }
             Err(()) => self.core.unanswered(),
         }

@@ -7,7 +7,7 @@ pub mod bucket;
 pub mod carry;
 pub mod clock;
 pub mod codec;
-mod complaint;
+
 pub mod error;
 pub mod fleet;
 #[doc(hidden)]
@@ -27,6 +27,7 @@ pub mod testing;
 mod background;
 mod backoff;
 mod bus;
+mod failure_log;
 #[cfg(test)]
 mod golden;
 mod lock;
@@ -40,6 +41,7 @@ mod wire;
 
 pub use bus::Bus;
 pub use error::BusError;
+pub use failure_log::FailureLog;
 pub use message::{Message, Subscription};
 pub use nats::{Credentials, NatsSettings, NatsTls};
 pub use state::BusState;

@@ -21,7 +21,7 @@ use crate::{
     backoff,
     bucket::{Bucket, Stamp},
     clock,
-    complaint::Complaint,
+    failure_log::FailureLog,
     subjects,
 };
 
@@ -202,9 +202,9 @@ impl Follower {
     async fn run(mut self, mut nudges: Subscription, poll: Duration, stop: CancellationToken) {
         let mut tick = tokio::time::interval_at(Instant::now() + backoff::jitter(poll), poll);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut complaint = Complaint::default();
+        let mut failures = FailureLog::default();
         loop {
-            complaint.note(self.look().await, "the overrides could not be looked at");
+            failures.record(self.look().await, "the overrides could not be looked at");
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}

@@ -2,9 +2,9 @@
 //!
 //! A sealed body is the body with a signature before it: [`MARK`], the first bytes of the signer's public key, the
 //! Ed25519 signature (RFC 8032), the body. What is signed is a text for its purpose, the subject (or key) that it is for,
-//! and the body as it travels: a delta is no snapshot, and nothing of one region is valid in another. Age needs no
-//! signature: an old message has an old position, which replicas refuse or ignore, and the last one said again changes
-//! nothing.
+//! and the body as it travels: a delta is no snapshot, and nothing of one region is valid in another. Age is
+//! not signed: an old message has an old position, so it changes no table. But it counts as a sign of its owner's life:
+//! whoever publishes a dead owner's last heartbeat again hides that the owner has gone.
 //!
 //! [`Trust`] is what a receiver checks by. Without keys it takes everything, sealed or not: a fleet that names no keys
 //! relies on the bus's permissions alone.

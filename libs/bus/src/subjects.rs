@@ -22,7 +22,8 @@ pub const ALL_CARRY: &str = "tidegate.v1.carry.*";
 pub const ALL_BEARERS: &str = "tidegate.v1.bearer.*.*.*";
 /// Every suspicion.
 pub const ALL_SUSPICIONS: &str = "tidegate.v1.suspect.*.*.*";
-
+/// Where every edge is asked to clear its epoch fence.
+pub const ALL_RESETS: &str = "tidegate.v1.reset.*.*";
 /// Every event: what a history keeps.
 pub const ALL_EVENTS: &str = "tidegate.v1.event.*.*";
 
@@ -43,6 +44,11 @@ pub const BUCKETS: [&str; 4] = [FLEET_BUCKET, ROUTES_BUCKET, OVERRIDES_BUCKET, L
 /// A prober's table of observations.
 pub fn probe(region: &RegionName, prober: &ProberName) -> String {
     format!("tidegate.v1.probe.{region}.{prober}")
+}
+
+/// The tables of all of a region's probers.
+pub fn probes_in(region: &RegionName) -> String {
+    format!("tidegate.v1.probe.{region}.*")
 }
 
 /// The region and the prober of a subject made by [`probe`].
@@ -92,6 +98,11 @@ pub fn load(region: &RegionName, edge: &EdgeName) -> String {
 /// A suspicion by an `edge` of `region` against an endpoint of `cluster`.
 pub fn suspect(region: &RegionName, edge: &EdgeName, cluster: &ClusterName) -> String {
     format!("tidegate.v1.suspect.{region}.{edge}.{cluster}")
+}
+
+/// All suspicions by an edge.
+pub fn suspicions_of(region: &RegionName, edge: &EdgeName) -> String {
+    format!("tidegate.v1.suspect.{region}.{edge}.*")
 }
 
 /// Where an edge is asked to clear its epoch fence. The body is empty, and so is the response.

@@ -49,17 +49,9 @@ pub(crate) struct Demand {
 
 impl Demand {
     /// Takes a report, which replaces the edge's last one. Only one of an edge that the fleet has, of the services that it
-    /// has, and of no more than one edge can carry counts. Returns whether it did.
-    pub(crate) fn report(
-        &mut self,
-        load: &Load,
-        settings: &Settings,
-        atlas: Option<&Atlas>,
-        now: Timestamp,
-    ) -> bool {
-        let Some(atlas) = atlas.filter(|atlas| atlas.has_edge(&load.edge, &load.region)) else {
-            return false;
-        };
+    /// has, and of no more than one edge can carry counts.
+    pub(crate) fn report(&mut self, load: &Load, settings: &Settings, atlas: Option<&Atlas>, now: Timestamp) {
+        let Some(atlas) = atlas.filter(|atlas| atlas.has_edge(&load.edge, &load.region)) else { return };
         let rates = believed_rates(load, settings, atlas);
         let report = Report { at: now, rates };
         let edges = self.reports.entry(load.region.clone()).or_default();
@@ -74,7 +66,6 @@ impl Demand {
             self.expiry = Some(now);
             self.advance(settings, Some(atlas), now);
         }
-        true
     }
 
     /// Counts anew by the numbers of `atlas`, carrying over what was measured and settled from `before`.

@@ -1,16 +1,16 @@
 //! `tidegate bus-permissions`: who may publish and subscribe to what on the bus, with a user for each edge of a fleet and, for
 //! each region, one for each kind of service whose instances have no fixed names.
 
-use std::{fmt::Write as _, fs, io, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, fs, io, path::Path};
 
 use anyhow::Context as _;
+use tidegate_bus::subjects::{
+    self, EVENT_STREAM, FLEET_BUCKET, LEASE_BUCKET, OVERRIDES_BUCKET, ROUTES_BUCKET,
+};
 use tidegate_model::{EdgeName, RegionName, fleet::Fleet};
 
 use crate::{arguments::WrongArgument, check, say::say};
 
-/// Reading the fleet's bucket.
-const READ_FLEET: [&str; 2] =
-    ["$JS.API.STREAM.INFO.KV_tidegate-fleet", "$JS.API.DIRECT.GET.KV_tidegate-fleet.>"];
 /// The most messages of one response: a large snapshot has many parts.
 const MANY: u32 = 4096;
 
@@ -29,6 +29,9 @@ pub fn print(file: &Path, region: Option<&RegionName>, passwords: Option<&Path>)
     let (_, fleet) = check::read(file)?;
     if let Some(region) = region.filter(|region| !fleet.regions.contains_key(*region)) {
         return Err(WrongArgument(format!("the fleet has no region {region} (--region)")).into());
+    }
+    if passwords.is_none() {
+        check_variables(&users(&fleet, region))?;
     }
     say(text(&fleet, region, |user| match passwords {
         None => Ok(variable(user)),
@@ -84,54 +87,40 @@ fn users(fleet: &Fleet, region: Option<&RegionName>) -> Vec<User> {
     users
 }
 
-fn user<const P: usize, const S: usize>(
-    name: String,
-    publish: [String; P],
-    reads: &[&str],
-    subscribe: [String; S],
-    responses: Option<u32>,
-) -> User {
+/// A user that reads the responses to its own requests, beside what it subscribes to.
+fn user(name: String, publish: Vec<String>, subscribe: Vec<String>, responses: Option<u32>) -> User {
     let inbox = format!("_INBOX.tidegate.{name}.>");
-    let publish = publish.into_iter().chain(reads.iter().copied().map(str::to_owned)).collect();
     User { name, publish, subscribe: subscribe.into_iter().chain([inbox]).collect(), responses }
 }
 
 fn edge(name: &EdgeName, region: &RegionName) -> User {
-    let own = |kind: &str| format!("tidegate.v1.{kind}.{region}.{name}");
-    let reads = [
-        READ_FLEET[0],
-        READ_FLEET[1],
-        "$JS.API.STREAM.INFO.KV_tidegate-routes",
-        "$JS.API.DIRECT.GET.KV_tidegate-routes.>",
+    let (routes, bearer) = (subjects::routes(region), subjects::bearer("edge", region, name.as_str()));
+    let mut publish = vec![
+        subjects::suspicions_of(region, name),
+        subjects::applied(region, name),
+        subjects::load(region, name),
+        subjects::event(region, name.as_str()),
+        bearer.clone(),
+        // The whole table, when a part was missed.
+        subjects::snapshot(&routes),
     ];
-    user(
-        format!("edge-{name}"),
-        [
-            format!("{}.*", own("suspect")),
-            own("applied"),
-            own("load"),
-            own("event"),
-            own("bearer.edge"),
-            // The whole table, when a part was missed.
-            format!("tidegate.v1.routes.{region}.snapshot"),
-        ],
-        &reads,
-        [format!("tidegate.v1.routes.{region}"), own("bearer.edge"), own("reset")],
-        Some(1),
-    )
+    publish.extend(read_bucket(FLEET_BUCKET));
+    publish.extend(read_bucket(ROUTES_BUCKET));
+    user(format!("edge-{name}"), publish, vec![routes, bearer, subjects::reset(region, name)], Some(1))
 }
 
 fn prober(region: &RegionName) -> User {
-    let own = |kind: &str| format!("tidegate.v1.{kind}.{region}.*");
+    let (probes, bearers) = (subjects::probes_in(region), subjects::bearer("health-prober", region, "*"));
+    let mut publish = vec![probes.clone(), bearers.clone()];
+    publish.extend(read_bucket(FLEET_BUCKET));
     user(
         format!("prober-{region}"),
-        [own("probe"), own("bearer.health-prober")],
-        &READ_FLEET,
-        [
-            "tidegate.v1.fleet".to_owned(),
-            "tidegate.v1.suspect.*.*.*".to_owned(),
-            format!("{}.snapshot", own("probe")),
-            own("bearer.health-prober"),
+        publish,
+        vec![
+            subjects::FLEET.to_owned(),
+            subjects::ALL_SUSPICIONS.to_owned(),
+            subjects::snapshot(&probes),
+            bearers,
         ],
         Some(MANY),
     )
@@ -139,95 +128,110 @@ fn prober(region: &RegionName) -> User {
 
 /// Makes and changes no stream: whoever may can have its server publish anything.
 fn computer(region: &RegionName) -> User {
-    let reads = [
-        "tidegate.v1.probe.*.*.snapshot",
-        "$JS.API.STREAM.INFO.*",
-        "$JS.API.STREAM.PURGE.KV_tidegate-routes",
-        "$JS.API.DIRECT.GET.*.>",
-    ];
+    let (routes, bearers) = (subjects::routes(region), subjects::bearer("route-computer", region, "*"));
+    let key = subjects::routes_key(region);
     user(
         format!("computer-{region}"),
-        [
-            format!("tidegate.v1.routes.{region}"),
-            format!("tidegate.v1.event.{region}.*"),
-            format!("tidegate.v1.bearer.route-computer.{region}.*"),
-            format!("$KV.tidegate-routes.{region}"),
-            format!("$KV.tidegate-routes.{region}.>"),
-            format!("$KV.tidegate-lease.{region}"),
+        vec![
+            routes.clone(),
+            subjects::events_in(region),
+            bearers.clone(),
+            format!("$KV.{ROUTES_BUCKET}.{key}"),
+            format!("$KV.{ROUTES_BUCKET}.{key}.>"),
+            format!("$KV.{LEASE_BUCKET}.{region}"),
+            subjects::snapshot(subjects::ALL_PROBES),
+            "$JS.API.STREAM.INFO.*".to_owned(),
+            format!("$JS.API.STREAM.PURGE.KV_{ROUTES_BUCKET}"),
+            "$JS.API.DIRECT.GET.*.>".to_owned(),
         ],
-        &reads,
-        [
-            "tidegate.v1.fleet".to_owned(),
-            "tidegate.v1.overrides".to_owned(),
-            "tidegate.v1.probe.*.*".to_owned(),
-            "tidegate.v1.load.*.*".to_owned(),
-            format!("tidegate.v1.applied.{region}.*"),
-            format!("tidegate.v1.routes.{region}.snapshot"),
-            format!("tidegate.v1.explain.{region}"),
-            format!("tidegate.v1.bearer.route-computer.{region}.*"),
+        vec![
+            subjects::FLEET.to_owned(),
+            subjects::OVERRIDES.to_owned(),
+            subjects::ALL_PROBES.to_owned(),
+            subjects::ALL_LOAD.to_owned(),
+            subjects::applied_in(region),
+            subjects::snapshot(&routes),
+            subjects::explain(region),
+            bearers,
         ],
         Some(MANY),
     )
 }
 
 fn replicator(region: &RegionName) -> User {
-    let reads = [
-        "tidegate.v1.carry.*.request",
-        "tidegate.v1.fleet",
-        "tidegate.v1.overrides",
-        "$KV.tidegate-fleet.>",
-        "$KV.tidegate-overrides.>",
-        "$JS.API.INFO",
-        "$JS.API.STREAM.INFO.*",
-        "$JS.API.STREAM.CREATE.*",
-        "$JS.API.STREAM.UPDATE.*",
-        "$JS.API.STREAM.PURGE.KV_tidegate-fleet",
-        "$JS.API.STREAM.PURGE.KV_tidegate-overrides",
-        "$JS.API.DIRECT.GET.*.>",
-    ];
+    let mut publish = vec![subjects::carry(region), format!("{}.request", subjects::ALL_CARRY)];
+    publish.extend(write_decisions());
     user(
         format!("replicator-{region}"),
-        [format!("tidegate.v1.carry.{region}")],
-        &reads,
-        [
-            "tidegate.v1.fleet".to_owned(),
-            "tidegate.v1.overrides".to_owned(),
-            "tidegate.v1.carry.*".to_owned(),
-            format!("tidegate.v1.carry.{region}.request"),
+        publish,
+        vec![
+            subjects::FLEET.to_owned(),
+            subjects::OVERRIDES.to_owned(),
+            subjects::ALL_CARRY.to_owned(),
+            subjects::carry_request(region),
         ],
         Some(MANY),
     )
 }
 
 fn operator() -> User {
-    let reads = [
-        "tidegate.v1.fleet",
-        "tidegate.v1.overrides",
-        "tidegate.v1.routes.*.snapshot",
-        "tidegate.v1.explain.*",
-        "tidegate.v1.reset.*.*",
-        "$KV.tidegate-fleet.>",
-        "$KV.tidegate-overrides.>",
-        "$JS.API.INFO",
-        "$JS.API.STREAM.INFO.*",
-        "$JS.API.STREAM.CREATE.*",
-        "$JS.API.STREAM.UPDATE.*",
-        "$JS.API.STREAM.PURGE.KV_tidegate-fleet",
-        "$JS.API.STREAM.PURGE.KV_tidegate-overrides",
-        "$JS.API.DIRECT.GET.*.>",
-        // The history.
-        "$JS.API.CONSUMER.CREATE.tidegate-events",
-        "$JS.API.CONSUMER.*.tidegate-events.>",
-        "$JS.API.CONSUMER.MSG.NEXT.tidegate-events.>",
+    let mut publish = vec![
+        subjects::snapshot(subjects::ALL_ROUTES),
+        format!("{}.*", subjects::EXPLAIN),
+        subjects::ALL_RESETS.to_owned(),
     ];
+    publish.extend(write_decisions());
+    // The history.
+    publish.extend([
+        format!("$JS.API.CONSUMER.CREATE.{EVENT_STREAM}"),
+        format!("$JS.API.CONSUMER.*.{EVENT_STREAM}.>"),
+        format!("$JS.API.CONSUMER.MSG.NEXT.{EVENT_STREAM}.>"),
+    ]);
     let subscribe = [
-        "tidegate.v1.applied.*.*",
-        "tidegate.v1.load.*.*",
-        "tidegate.v1.bearer.*.*.*",
-        "tidegate.v1.routes.*",
-        "tidegate.v1.fleet",
+        subjects::ALL_APPLIED,
+        subjects::ALL_LOAD,
+        subjects::ALL_BEARERS,
+        subjects::ALL_ROUTES,
+        subjects::FLEET,
     ];
-    user("operator".to_owned(), [], &reads, subscribe.map(str::to_owned), None)
+    user("operator".to_owned(), publish, subscribe.map(str::to_owned).into(), None)
+}
+
+/// Reading a bucket.
+fn read_bucket(bucket: &str) -> [String; 2] {
+    [format!("$JS.API.STREAM.INFO.KV_{bucket}"), format!("$JS.API.DIRECT.GET.KV_{bucket}.>")]
+}
+
+/// Writing what operators decide, and making streams.
+fn write_decisions() -> Vec<String> {
+    vec![
+        subjects::FLEET.to_owned(),
+        subjects::OVERRIDES.to_owned(),
+        format!("$KV.{FLEET_BUCKET}.>"),
+        format!("$KV.{OVERRIDES_BUCKET}.>"),
+        "$JS.API.INFO".to_owned(),
+        "$JS.API.STREAM.INFO.*".to_owned(),
+        "$JS.API.STREAM.CREATE.*".to_owned(),
+        "$JS.API.STREAM.UPDATE.*".to_owned(),
+        format!("$JS.API.STREAM.PURGE.KV_{FLEET_BUCKET}"),
+        format!("$JS.API.STREAM.PURGE.KV_{OVERRIDES_BUCKET}"),
+        "$JS.API.DIRECT.GET.*.>".to_owned(),
+    ]
+}
+
+/// Refuses users who would share a variable and so a password: names may differ by signs or capitals that it cannot hold.
+fn check_variables(users: &[User]) -> Result<(), WrongArgument> {
+    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+    for User { name, .. } in users {
+        let variable = variable(name);
+        if let Some(other) = taken.insert(variable.clone(), name) {
+            return Err(WrongArgument(format!(
+                "the users {other} and {name} would share the password {variable}: rename one of them in the fleet, or give each a \
+                 password of its own (--passwords)"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The variable of a user's password.
@@ -333,6 +337,23 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
             rights(&text, user);
         }
         assert!(!text.contains("edge-e-1") && !text.contains("-us\""), "{text}");
+    }
+
+    #[test]
+    fn users_who_would_share_a_variable_are_refused() {
+        let checked = |first: &str, second: &str| {
+            let text = FLEET.replace("e-1:", &format!("{first}:")).replace("e-2:", &format!("{second}:"));
+            check_variables(&users(&Fleet::parse(&text, "fleet.yaml").unwrap(), None))
+        };
+        assert!(checked("a-b", "a-c").is_ok());
+        for (first, second) in [("a-b", "a_b"), ("A-b", "a-b")] {
+            let refused = checked(first, second).unwrap_err().to_string();
+            for part in
+                [format!("edge-{first}"), format!("edge-{second}"), "$NATS_EDGE_A_B_PASSWORD".to_owned()]
+            {
+                assert!(refused.contains(&part), "{refused}");
+            }
+        }
     }
 
     #[test]

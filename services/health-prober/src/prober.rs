@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tidegate_bus::{
     Bus, clock,
     fleet::{FleetFollower, FleetText},
-    limit::SenderLimit,
+    limit::{LogLimit, SenderLimit},
     presence::Presence,
     subjects,
     table::{Epochs, Owner, OwnerOptions},
@@ -38,7 +38,7 @@ const FLEET_POLL: Duration = Duration::from_secs(1);
 /// How often certificates are looked at, and what could not be set up is tried again.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// How often it is said that probes can't be made: it may concern thousands a second.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
+const LOG_EVERY: Duration = Duration::from_secs(10);
 /// Frozen for this long, a prober looks at everything anew: before route-computers take it for silent, 3 s after a heartbeat that
 /// may have been a second before.
 const STALLED_AFTER: Duration = Duration::from_millis(1900);
@@ -95,7 +95,7 @@ pub async fn run_with(
         shares_name: false,
         metrics: Metrics::new(registry),
         suspecting: SenderLimit::new(SUSPICIONS_PER_SECOND, SUSPICION_BURST),
-        reported: None,
+        impossible_log: LogLimit::new(LOG_EVERY),
     };
     let mut renew = tokio::time::interval(RENEW_EVERY);
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -188,8 +188,8 @@ struct Prober {
     metrics: Metrics,
     /// How many suspicions of each edge are taken.
     suspecting: SenderLimit<EdgeName>,
-    /// When it was last said that probes can't be made.
-    reported: Option<Instant>,
+    /// How often it is logged that probes can't be made.
+    impossible_log: LogLimit,
 }
 
 /// A probe that has ended.
@@ -253,8 +253,7 @@ impl Prober {
             Ok(outcome) => outcome,
             Err(error) => {
                 self.metrics.impossible.increment();
-                if self.reported.is_none_or(|at| at.elapsed() > REPORT_EVERY) {
-                    self.reported = Some(Instant::now());
+                if self.impossible_log.admit(Instant::now()) {
                     tracing::error!(%error, "probes can't be made from here, for now");
                 }
                 self.schedule.abandoned();

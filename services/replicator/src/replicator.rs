@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use tidegate_bus::{
-    Bus, BusError, bucket::Bucket, carry::Carrier, fleet::FleetFollower, history::HistoryKeeper,
+    Bus, BusError, FailureLog, bucket::Bucket, carry::Carrier, fleet::FleetFollower, history::HistoryKeeper,
     overrides::OverrideFollower, subjects::BUCKETS,
 };
 use tidegate_model::fleet::Fleet;
@@ -60,7 +60,7 @@ async fn keep_buckets(bus: &Bus, made: &AtomicBool) -> Infallible {
     let mut state = bus.watch_state();
     let mut ticks = tokio::time::interval(POLL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut logged = None;
+    let mut failures = FailureLog::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -69,15 +69,9 @@ async fn keep_buckets(bus: &Bus, made: &AtomicBool) -> Infallible {
         if !state.borrow_and_update().connected() {
             continue;
         }
-        let reason = ensure(&buckets).await.err().map(|error| {
-            let reason = error.reason();
-            if logged != Some(reason) {
-                tracing::warn!(%error, "a bucket cannot be made");
-            }
-            reason
-        });
-        logged = reason;
-        made.fetch_or(logged.is_none(), Ordering::Relaxed);
+        let ensured = ensure(&buckets).await;
+        made.fetch_or(ensured.is_ok(), Ordering::Relaxed);
+        failures.record(ensured, "a bucket cannot be made");
     }
 }
 

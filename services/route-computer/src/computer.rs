@@ -13,7 +13,7 @@ use tidegate_bus::{
     table::{Replicas, TableUpdate, Update},
 };
 use tidegate_model::{
-    EdgeName, Epoch, ProberName, RegionName, Timestamp,
+    Epoch, ProberName, RegionName, Timestamp,
     fleet::Fleet,
     observation::{Observation, ObservationCause, Target},
     report::{Applied, Load},
@@ -25,12 +25,8 @@ use tokio::{sync::watch, time::Instant};
 use tracing::Span;
 
 use crate::{
-    chronicle::Chronicle,
-    explain,
-    expose::Exposed,
-    leadership::Leadership,
-    reports::{EdgeReports, Refusal},
-    settings::RouteComputerSettings,
+    chronicle::Chronicle, explain, expose::Exposed, leadership::Leadership, reports::EdgeReports,
+    serving::Serving, settings::RouteComputerSettings,
 };
 
 /// How often the fleet and the overrides are looked at when nothing was heard of them.
@@ -76,7 +72,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
         knows_overrides: false,
         epochs: BTreeMap::new(),
         leadership: None,
-        serving: BTreeMap::new(),
+        serving: Serving::default(),
         parsed: None,
         seal,
     };
@@ -114,8 +110,8 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
                 Some(update) => computer.observe(update).await,
                 None => anyhow::bail!("the bus has closed"),
             },
-            Some(report) = applied.next(computer.parsed.as_deref()) => computer.hear(&report),
-            Some(report) = loads.next(computer.parsed.as_deref()) => computer.take_load(report).await,
+            Some(report) = applied.next(computer.parsed.as_deref()) => computer.record_applied(&report),
+            Some(report) = loads.next(computer.parsed.as_deref()) => computer.step(Event::Load(report), None).await,
             Some(question) = questions.next() => explain::answer(&bus, &computer.engine, &question).await,
             () = due => computer.step(Event::Tick, None).await,
             _ = ticks.tick() => computer.tick(),
@@ -142,7 +138,7 @@ struct Computer {
     epochs: BTreeMap<(RegionName, ProberName), Epoch>,
     leadership: Option<Leadership>,
     /// The epochs that the region's edges say they serve.
-    serving: BTreeMap<EdgeName, Epoch>,
+    serving: Serving,
     /// The fleet that the engine has.
     parsed: Option<Arc<Fleet>>,
     seal: LeaseSeal,
@@ -179,14 +175,6 @@ impl Computer {
                 signer.public_key()
             )),
             Some(_) => None,
-        }
-    }
-
-    async fn take_load(&mut self, report: Load) {
-        let before = self.engine.refused_reports();
-        self.step(Event::Load(report), None).await;
-        if self.engine.refused_reports() > before {
-            self.exposed.refused_reports.count(Refusal::UnknownEdge);
         }
     }
 
@@ -297,7 +285,7 @@ impl Computer {
                 }
                 let parsed = Arc::new(parsed);
                 self.parsed = Some(parsed.clone());
-                self.serving.retain(|edge, _| parsed.has_edge(edge, &self.region));
+                self.serving.retain(|edge| parsed.has_edge(edge, &self.region));
                 let keys = parsed.regions.get(&self.region).map(|region| region.signing_keys.as_slice());
                 self.seal.trust.set(keys.unwrap_or_default());
                 let problem = self.key_problem();
@@ -348,18 +336,15 @@ impl Computer {
         self.leadership.as_ref().is_some_and(|leadership| leadership.position().is_some())
     }
 
-    /// Notes which epoch an edge serves. A larger one than its own is outdone when two edges serve it, or the region has but
-    /// one: a single edge's credential cannot make leaders change.
-    fn hear(&mut self, report: &Applied) {
+    /// Records which epoch an edge serves. One that is larger than the lease's is outdone when [`Serving`] says that it counts:
+    /// a single edge's credential cannot make leaders change while others of the region report.
+    fn record_applied(&mut self, report: &Applied) {
         let Applied { edge, epoch, .. } = report;
         let Some(fleet) = &self.parsed else { return };
-        self.serving.insert(edge.clone(), *epoch);
         let edges = fleet.edges.values().filter(|edge| edge.region == self.region).count();
-        let mut epochs: Vec<Epoch> = self.serving.values().copied().collect();
-        epochs.sort_unstable();
-        let agreed = if edges == 1 { epochs.last() } else { epochs.iter().rev().nth(1) };
+        let agreed = self.serving.record(edge, *epoch, edges == 1, Instant::now());
         if let (Some(leadership), Some(agreed)) = (&self.leadership, agreed) {
-            leadership.hear(*agreed);
+            leadership.hear(agreed);
         }
     }
 

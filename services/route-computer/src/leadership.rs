@@ -94,7 +94,7 @@ impl Leadership {
         self.lease.hear(epoch);
     }
 
-    /// An epoch above its own that the owner was told of.
+    /// An epoch above its own that the owner met in its bucket.
     pub fn hear_superseded(&self) {
         if let Some(epoch) = self.owner.as_ref().and_then(|(_, owner)| owner.superseded_by()) {
             self.lease.hear(epoch);

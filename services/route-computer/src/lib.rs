@@ -9,6 +9,7 @@ mod explain;
 mod expose;
 mod leadership;
 mod reports;
+mod serving;
 mod settings;
 
 pub use computer::run;

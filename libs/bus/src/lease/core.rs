@@ -19,7 +19,7 @@ const CLAIMED_STEP: u64 = 1 << 10;
 /// Whether a candidate holds the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseState {
-    /// It does, and nobody else can (but in the moment after the bus lost its data).
+    /// It does, and nobody else can (but in the moment after the bus lost its data, or somebody overwrote the entry).
     Leader {
         /// Its epoch.
         epoch: Epoch,
@@ -56,15 +56,6 @@ pub enum LeaseContent {
     Untrusted(Option<Epoch>),
 }
 
-impl LeaseContent {
-    fn record(&self) -> Option<&LeaseRecord> {
-        match self {
-            LeaseContent::Record(record) => Some(record),
-            LeaseContent::Unreadable | LeaseContent::Untrusted(_) => None,
-        }
-    }
-}
-
 /// What to do with the lease's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseAction {
@@ -83,8 +74,8 @@ pub struct LeaseCore {
     instance: u64,
     duration: Duration,
     role: Role,
-    /// The largest epoch of a lease, its own or another's.
-    leased: Epoch,
+    /// The newest entry that it has seen or made: of its own lease or another's.
+    newest: Option<Newest>,
     /// The largest epoch that others were heard to use since it took its own last.
     heard: Epoch,
     beat: u64,
@@ -118,6 +109,34 @@ struct Seen {
     since: Instant,
 }
 
+/// The newest entry of a lease. An epoch is one instance's alone, and the beat grows with each of its renewals. So an entry that
+/// does not come after this one is an earlier one that somebody wrote again, which takes no key, and no sign of a holder's
+/// life.
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    epoch: Epoch,
+    instance: u64,
+    beat: u64,
+    /// When it was first seen, or when it was sent.
+    at: Instant,
+}
+
+impl Newest {
+    fn new(record: &LeaseRecord, at: Instant) -> Newest {
+        Newest { epoch: record.epoch, instance: record.instance, beat: record.beat, at }
+    }
+
+    /// Whether `record` was made later.
+    fn is_before(&self, record: &LeaseRecord) -> bool {
+        record.epoch > self.epoch || (self.has_term_of(record) && record.beat > self.beat)
+    }
+
+    /// Whether `record` is of the same holder and epoch.
+    fn has_term_of(&self, record: &LeaseRecord) -> bool {
+        (record.epoch, record.instance) == (self.epoch, self.instance)
+    }
+}
+
 impl LeaseCore {
     /// A candidate of this name that holds nothing.
     pub fn new(holder: HolderName, duration: Duration) -> LeaseCore {
@@ -127,7 +146,7 @@ impl LeaseCore {
             instance,
             duration,
             role,
-            leased: Epoch(0),
+            newest: None,
             heard: Epoch(0),
             beat: 0,
             pending: None,
@@ -183,9 +202,9 @@ impl LeaseCore {
     /// Notes what the bucket holds now: a revision and what the entry holds; or no entry.
     pub fn seen(&mut self, entry: Option<(u64, LeaseContent)>, now: Instant) {
         match &entry {
-            Some((_, LeaseContent::Record(record))) => self.leased = self.leased.max(record.epoch),
+            Some((_, LeaseContent::Record(record))) => self.record_entry(record, now),
             Some((_, LeaseContent::Untrusted(Some(claimed))))
-                if claimed.0 <= self.leased.max(self.heard).0 + CLAIMED_STEP =>
+                if claimed.0 <= self.leased().max(self.heard).0 + CLAIMED_STEP =>
             {
                 self.heard = self.heard.max(*claimed);
             }
@@ -197,9 +216,11 @@ impl LeaseCore {
         self.reclaims = entry.is_none() && (self.reclaims || certain);
         match &mut self.role {
             Role::Holder { epoch, revision, doubtful, .. } => match &entry {
-                // The renewal that got no answer was written after all.
+                // The renewal that got no answer was written after all, or somebody has written an earlier one again.
                 Some((there, LeaseContent::Record(record)))
-                    if record.instance == self.instance && record.holder.is_some() =>
+                    if record.instance == self.instance
+                        && record.holder.is_some()
+                        && record.epoch >= *epoch =>
                 {
                     *epoch = record.epoch;
                     *revision = *there;
@@ -216,7 +237,7 @@ impl LeaseCore {
     pub fn next(&mut self, now: Instant) -> LeaseAction {
         let action = match &self.role {
             Role::Holder { epoch, revision, .. } => {
-                let epoch = if self.leased.max(self.heard) > *epoch { self.next_epoch() } else { *epoch };
+                let epoch = if self.leased().max(self.heard) > *epoch { self.next_epoch() } else { *epoch };
                 LeaseAction::Replace(self.record(epoch), *revision)
             }
             Role::Standby(None) => LeaseAction::Wait,
@@ -229,12 +250,13 @@ impl LeaseCore {
                 }
             }
             Role::Standby(Some(Seen { entry: Some((revision, content)), since })) => {
-                let given_back = content.record().is_some_and(|record| record.holder.is_none());
-                // One's own, from a write that got no answer.
-                let own = content.record().is_some_and(|record| record.instance == self.instance);
-                // How often is bounded by how often it is looked.
-                let forged = matches!(content, LeaseContent::Untrusted(_));
-                if given_back || own || forged || now.duration_since(*since) >= self.duration {
+                let free = match content {
+                    LeaseContent::Record(record) => self.is_free(record, now),
+                    LeaseContent::Unreadable => now.duration_since(*since) >= self.duration,
+                    // How often is bounded by how often it is looked.
+                    LeaseContent::Untrusted(_) => true,
+                };
+                if free {
                     LeaseAction::Replace(self.record(self.next_epoch()), *revision)
                 } else {
                     LeaseAction::Wait
@@ -253,7 +275,7 @@ impl LeaseCore {
     pub fn written(&mut self, revision: u64, sent_at: Instant) {
         if let Some(record) = self.pending.take() {
             self.knows_of_entry = true;
-            self.leased = self.leased.max(record.epoch);
+            self.newest = Some(Newest::new(&record, sent_at));
             self.heard = Epoch(0);
             self.role = Role::Holder { epoch: record.epoch, revision, renewed_at: sent_at, doubtful: false };
         }
@@ -284,10 +306,36 @@ impl LeaseCore {
         Some((LeaseRecord { holder: None, ..self.record(epoch) }, revision))
     }
 
+    /// Whether the lease may be taken at once from the entry `record`.
+    fn is_free(&self, record: &LeaseRecord, now: Instant) -> bool {
+        let given_back = record.holder.is_none();
+        // From a write that got no answer.
+        let own = record.instance == self.instance;
+        given_back
+            || own
+            // An earlier term's entry, written again, is nobody's. An earlier one of the newest term leaves the holder its time,
+            // but adds none.
+            || self
+                .newest
+                .is_none_or(|newest| !newest.has_term_of(record) || now.duration_since(newest.at) >= self.duration)
+    }
+
+    fn record_entry(&mut self, record: &LeaseRecord, now: Instant) {
+        if self.newest.is_none_or(|newest| newest.is_before(record)) {
+            self.newest = Some(Newest::new(record, now));
+        }
+    }
+
+    /// The largest epoch of a lease, its own or another's.
+    fn leased(&self) -> Epoch {
+        self.newest.map_or(Epoch(0), |newest| newest.epoch)
+    }
+
     /// One more than the last lease's, or than what was heard of, as far as that is believed at once.
     fn next_epoch(&self) -> Epoch {
-        let heard = self.heard.0.min(self.leased.0 + HEARD_STEP - 1);
-        Epoch(self.leased.0.max(heard) + 1)
+        let leased = self.leased();
+        let heard = self.heard.0.min(leased.0 + HEARD_STEP - 1);
+        Epoch(leased.0.max(heard) + 1)
     }
 
     fn record(&self, epoch: Epoch) -> LeaseRecord {

@@ -27,13 +27,15 @@ pub(crate) struct Feed<K, V> {
     pub fetching: bool,
     /// When to ask for a snapshot; absent: none is wanted, or one is on its way.
     pub fetch_at: Option<Instant>,
+    /// Whether there were keys to check by when it was last looked.
+    pub has_keys: bool,
     failures: u32,
     entries: PhantomData<fn() -> (K, V)>,
 }
 
 impl<K: Wire, V: Wire> Feed<K, V> {
     /// A table of which nothing is known but, perhaps, `seed`. It wants a snapshot: at once when it has nothing.
-    pub fn new(epochs: Epochs, seed: Option<&Snapshot>) -> Feed<K, V> {
+    pub fn new(epochs: Epochs, seed: Option<&Snapshot>, has_keys: bool) -> Feed<K, V> {
         let now = Instant::now();
         let wait = if seed.is_some() { backoff::jitter(JITTER) } else { Duration::ZERO };
         Feed {
@@ -41,6 +43,7 @@ impl<K: Wire, V: Wire> Feed<K, V> {
             heard_at: now,
             fetching: false,
             fetch_at: Some(now + wait),
+            has_keys,
             failures: 0,
             entries: PhantomData,
         }

@@ -56,7 +56,9 @@ pub struct OwnerOptions {
     pub stalled_after: Option<Duration>,
     /// Who signs what is said; absent: nobody.
     pub signer: Option<Arc<Signer>>,
-    /// How the table's epochs come about. It bounds which later owners are believed to exist, since nobody signs a request.
+    /// How the table's epochs come about. It bounds which later owners are believed to exist. Nobody signs a request for a
+    /// snapshot, so only an owner whose epoch is a time learns of a later one by it: whoever may ask could drive counted epochs
+    /// up.
     pub epochs: Epochs,
 }
 
@@ -172,7 +174,7 @@ impl<K: Wire, V: Wire> Owner<K, V> {
         lock(&self.shared.core).position()
     }
 
-    /// A later epoch that this owner met in its bucket or by a replica's request: its reign is over.
+    /// A later epoch that this owner met in its bucket, or by a replica's request where epochs are times: its reign is over.
     pub fn superseded_by(&self) -> Option<Epoch> {
         match self.shared.superseded_by.load(Ordering::Relaxed) {
             0 => None,
@@ -235,11 +237,24 @@ impl Shared {
         encoded
     }
 
-    /// Notes that `epoch` was met. Says whether it is later than this owner's.
-    fn meet(&self, epoch: Epoch) -> bool {
+    /// Whether `epoch` can be a later owner's.
+    fn can_be_later(&self, epoch: Epoch) -> bool {
         let own = lock(&self.core).position().epoch;
         // What cannot be is somebody's invention: to outdo it would only help them.
-        let later = epoch > own && self.options.epochs.can_follow(epoch, own, clock::now());
+        epoch > own && self.options.epochs.can_follow(epoch, own, clock::now())
+    }
+
+    /// Whether a request is for another owner to answer: who asks knows of a later epoch.
+    fn is_for_later(&self, request: SnapshotRequest) -> bool {
+        match self.options.epochs {
+            Epochs::Timed => self.meet(request.at_least),
+            Epochs::Counted | Epochs::Signed => self.can_be_later(request.at_least),
+        }
+    }
+
+    /// Notes that `epoch` was met. Says whether it is later than this owner's.
+    fn meet(&self, epoch: Epoch) -> bool {
+        let later = self.can_be_later(epoch);
         if later && self.superseded_by.fetch_max(epoch.0, Ordering::Relaxed) == 0 {
             tracing::warn!(table = %self.subject, %epoch, "a later owner was met");
         }
@@ -265,7 +280,7 @@ async fn speak(shared: Arc<Shared>, mut requests: Subscription, stop: Cancellati
             request = requests.next() => {
                 let Some(message) = request else { return };
                 match codec::decode::<SnapshotRequest>(&message.body) {
-                    Ok(request) if shared.meet(request.at_least) || shared.has_stalled() => {}
+                    Ok(request) if shared.is_for_later(request) || shared.has_stalled() => {}
                     Ok(_) => {
                         let (_, body) = shared.encoded_snapshot();
                         if let Err(error) = shared.bus.reply(&message, body).await {

@@ -114,15 +114,16 @@ impl Replica {
         options: ReplicaOptions<K, V>,
     ) -> Result<(Replica, mpsc::Receiver<Update<K, V>>), BusError> {
         let (sender, receiver) = mpsc::channel(CAPACITY);
-        let mut follower = Follower::new(bus, subject, Sink::One(sender), None).await?;
-        (follower.store, follower.trust, follower.epochs) = (options.store, options.trust, options.epochs);
-        follower.has_keys = follower.trust.has_keys();
+        let trusts = Trusts { default: options.trust, by_subject: HashMap::new(), epochs: options.epochs };
+        let mut follower = Follower::new(bus, subject, Sink::One(sender), trusts, None).await?;
+        follower.store = options.store;
         let seed = options.seed.map(|seed| Snapshot {
             position: Position { epoch: seed.epoch, revision: seed.revision },
             entries: seed.entries.iter().map(|(k, v)| (encode_part(k), encode_part(v))).collect(),
             origin: Origin { schema: codec::SCHEMA_VERSION, ..Origin::default() },
         });
-        follower.feeds.insert(subject.to_owned(), Feed::new(options.epochs, seed.as_ref()));
+        let has_keys = follower.trusts.has_keys(subject);
+        follower.feeds.insert(subject.to_owned(), Feed::new(options.epochs, seed.as_ref(), has_keys));
         Ok((Replica(follower.spawn()), receiver))
     }
 
@@ -154,9 +155,7 @@ impl Replicas {
         pattern: &str,
         silence: Duration,
     ) -> Result<(Replicas, mpsc::Receiver<TableUpdate<K, V>>), BusError> {
-        let (sender, receiver) = mpsc::channel(CAPACITY);
-        let follower = Follower::new(bus, pattern, Sink::Many(sender), Some(silence)).await?;
-        Ok((Replicas(follower.spawn()), receiver))
+        Replicas::start_with_trust(bus, pattern, silence, HashMap::new()).await
     }
 
     /// What they did so far.
@@ -175,8 +174,8 @@ impl Replicas {
         trusts: HashMap<String, Trust>,
     ) -> Result<(Replicas, mpsc::Receiver<TableUpdate<K, V>>), BusError> {
         let (sender, receiver) = mpsc::channel(CAPACITY);
-        let mut follower = Follower::new(bus, pattern, Sink::Many(sender), Some(silence)).await?;
-        follower.trusts = trusts;
+        let trusts = Trusts { default: Trust::new(), by_subject: trusts, epochs: Epochs::Timed };
+        let follower = Follower::new(bus, pattern, Sink::Many(sender), trusts, Some(silence)).await?;
         Ok((Replicas(follower.spawn()), receiver))
     }
 
@@ -202,15 +201,32 @@ struct Follower<K, V> {
     fetches: FuturesUnordered<BoxFuture<'static, Fetched>>,
     sink: Sink<K, V>,
     store: Option<SnapshotStore>,
-    trust: Trust,
-    /// By subject, for those that are believed by other keys.
-    trusts: HashMap<String, Trust>,
-    /// Whether there were keys to check by when it was last looked.
-    has_keys: bool,
-    epochs: Epochs,
+    trusts: Trusts,
     /// After how long a table counts as gone; absent: never, and there is one.
     silence: Option<Duration>,
     stats: Arc<ReplicaStats>,
+}
+
+/// By which keys tables are believed, and which of their epochs.
+struct Trusts {
+    default: Trust,
+    by_subject: HashMap<String, Trust>,
+    /// How epochs come about where there are no keys.
+    epochs: Epochs,
+}
+
+impl Trusts {
+    fn trust(&self, subject: &str) -> &Trust {
+        self.by_subject.get(subject).unwrap_or(&self.default)
+    }
+
+    fn has_keys(&self, subject: &str) -> bool {
+        self.trust(subject).has_keys()
+    }
+
+    fn epochs(&self, subject: &str) -> Epochs {
+        if self.has_keys(subject) { Epochs::Signed } else { self.epochs }
+    }
 }
 
 /// Nobody takes the updates any more.
@@ -221,6 +237,7 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         bus: Bus,
         pattern: &str,
         sink: Sink<K, V>,
+        trusts: Trusts,
         silence: Option<Duration>,
     ) -> Result<Self, BusError> {
         Ok(Follower {
@@ -231,10 +248,7 @@ impl<K: Wire, V: Wire> Follower<K, V> {
             fetches: FuturesUnordered::new(),
             sink,
             store: None,
-            trust: Trust::new(),
-            trusts: HashMap::new(),
-            has_keys: false,
-            epochs: Epochs::Timed,
+            trusts,
             silence,
             stats: Arc::default(),
         })
@@ -252,12 +266,8 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         Handle { stats, resets, task }
     }
 
-    fn trust_for(&self, subject: &str) -> &Trust {
-        self.trusts.get(subject).unwrap_or(&self.trust)
-    }
-
     async fn run(mut self, mut resets: mpsc::Receiver<()>) -> Result<(), Unheard> {
-        let mut undecided = self.trust.watch_undecided();
+        let mut undecided = self.trusts.default.watch_undecided();
         loop {
             let due = self.next_due();
             let timer = async {
@@ -295,30 +305,29 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         fetches.chain(silences).min()
     }
 
-    /// The bound for epochs by the keys that are known now. With the first keys the fence is cleared, since messages that no
-    /// key verified have set it.
-    async fn look_at_trust(&mut self) -> Result<Epochs, Unheard> {
-        let had_keys = std::mem::replace(&mut self.has_keys, self.trust.has_keys());
-        if self.has_keys && !had_keys {
-            self.feeds.values_mut().for_each(Feed::reset);
-            let begun = self.feeds.iter().filter(|(_, feed)| feed.core.position().is_some());
-            for subject in begun.map(|(subject, _)| subject.clone()).collect::<Vec<_>>() {
+    /// The bound for a table's epochs by the keys that are known now. With its first keys its fence is cleared, since messages
+    /// that no key verified have set it.
+    async fn look_at_trust(&mut self, subject: &str) -> Result<Epochs, Unheard> {
+        let has_keys = self.trusts.has_keys(subject);
+        if let Some(feed) = self.feeds.get_mut(subject)
+            && !std::mem::replace(&mut feed.has_keys, has_keys)
+            && has_keys
+        {
+            feed.reset();
+            if feed.core.position().is_some() {
                 let (epoch, revision) = (Epoch(0), Revision(0));
                 let update = Update::Heartbeat { epoch, revision, current: false, received_at: clock::now() };
-                self.give(&subject, vec![update]).await?;
+                self.give(subject, vec![update]).await?;
             }
         }
-        Ok(if self.has_keys { Epochs::Signed } else { self.epochs })
+        Ok(self.trusts.epochs(subject))
     }
 
     async fn message(&mut self, message: Message) -> Result<(), Unheard> {
         let subject = message.subject.clone();
         // Before it is opened: keys that come in between make it stricter than the bound supposes, never laxer.
-        let mut epochs = self.look_at_trust().await?;
-        if self.trusts.get(&subject).is_some_and(Trust::has_keys) {
-            epochs = Epochs::Signed;
-        }
-        let body = match self.trust_for(&subject).open(Purpose::Message, &subject, &message.body) {
+        let epochs = self.look_at_trust(&subject).await?;
+        let body = match self.trusts.trust(&subject).open(Purpose::Message, &subject, &message.body) {
             Ok(body) => body,
             Err(why) => {
                 self.stats.untrusted.fetch_add(1, Ordering::Relaxed);
@@ -326,12 +335,13 @@ impl<K: Wire, V: Wire> Follower<K, V> {
                 return Ok(());
             }
         };
+        let has_keys = self.trusts.has_keys(&subject);
         if !self.feeds.contains_key(&subject) && !self.make_room_for(&subject).await? {
             self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(table = %subject, "more tables than there can be: another one is not followed");
             return Ok(());
         }
-        let feed = self.feeds.entry(subject.clone()).or_insert_with(|| Feed::new(epochs, None));
+        let feed = self.feeds.entry(subject.clone()).or_insert_with(|| Feed::new(epochs, None, has_keys));
         feed.core.bound_epochs(epochs, clock::now());
         match feed.message(message, &body) {
             Ok(updates) => self.give(&subject, updates).await,
@@ -367,13 +377,10 @@ impl<K: Wire, V: Wire> Follower<K, V> {
     }
 
     async fn fetched(&mut self, (subject, had_keys, fetched): Fetched) -> Result<(), Unheard> {
-        let mut epochs = self.look_at_trust().await?;
-        if self.trusts.get(&subject).is_some_and(Trust::has_keys) {
-            epochs = Epochs::Signed;
-        }
+        let epochs = self.look_at_trust(&subject).await?;
         let Some(feed) = self.feeds.get_mut(&subject) else { return Ok(()) };
         feed.core.bound_epochs(epochs, clock::now());
-        let fetched = if self.has_keys && !had_keys {
+        let fetched = if self.trusts.has_keys(&subject) && !had_keys {
             // It was checked by no key; the next one is.
             fetched.and(Err(BusError::Untrusted { subject: subject.clone(), why: SealError::Unsigned }))
         } else {
@@ -401,8 +408,8 @@ impl<K: Wire, V: Wire> Follower<K, V> {
                 feed.fetch_at = None;
                 feed.fetching = true;
                 let (bus, subject, store) = (self.bus.clone(), subject.clone(), self.store.clone());
-                let trust = self.trusts.get(&subject).unwrap_or(&self.trust).clone();
-                let has_keys = self.trust.has_keys();
+                let trust = self.trusts.trust(&subject).clone();
+                let has_keys = trust.has_keys();
                 let at_least = feed.core.fence();
                 self.fetches.push(Box::pin(async move {
                     let fetched = fetch(&bus, &subject, at_least, store.as_ref(), &trust).await;

@@ -32,13 +32,15 @@ on_both! {
     a_replica_that_was_reset_follows_an_owner_of_an_older_epoch
     a_lease_that_nobody_signed_is_nobodys
     somebody_who_writes_the_lease_without_a_key_keeps_no_region_without_a_leader
+    an_earlier_holders_entry_that_is_written_again_keeps_no_region_without_a_leader
     an_epoch_from_the_future_stops_no_table_whose_epochs_are_times
     an_owner_whose_epoch_is_a_time_learns_of_a_later_owner_but_not_of_one_from_the_future
-    a_request_for_a_snapshot_leads_no_owner_to_an_epoch_that_replicas_refuse
+    a_request_for_a_snapshot_leads_no_owner_to_a_larger_epoch
     a_replica_that_does_not_know_whether_there_are_keys_believes_nothing_until_it_does
     invented_tables_keep_out_no_real_one
     a_signed_epoch_is_followed_however_far_it_is_from_the_last_one
     an_epoch_that_was_believed_before_there_were_keys_refuses_no_signed_table
+    the_first_keys_of_one_of_many_tables_clear_its_fence
 }
 
 const SUBJECT: &str = "tidegate.v1.routes.eu";
@@ -253,6 +255,48 @@ async fn somebody_who_writes_the_lease_without_a_key_keeps_no_region_without_a_l
     forger.abort();
 }
 
+async fn an_earlier_holders_entry_that_is_written_again_keeps_no_region_without_a_leader(bus: Bus) {
+    // Given a holder that has gone, whose signed entry somebody kept, and two candidates after it.
+    let bucket = bus.bucket(subjects::LEASE_BUCKET);
+    let signer = Arc::new(Signer::ephemeral());
+    let trust = Trust::new();
+    trust.set(&[signer.public_key()]);
+    let seal = LeaseSeal { signer: Some(signer), trust };
+    let seek = |name: &str| {
+        let (bucket, holder) = (bucket.clone(), name.parse().unwrap());
+        Lease::start(bucket, "eu", holder, Duration::from_millis(800), seal.clone())
+    };
+    let earlier = seek("a");
+    let mut state = earlier.state();
+    let led = state.wait_for(|state| state.epoch().is_some());
+    tokio::time::timeout(LONG, led).await.unwrap().unwrap();
+    let kept = bucket.get("eu").await.unwrap().unwrap().value;
+    earlier.stop().await;
+    let leases = [seek("b"), seek("c")];
+    let states = leases.each_ref().map(Lease::state);
+    let somebody_leads = || states.iter().any(|state| state.borrow().epoch().is_some());
+    let led = async {
+        while !somebody_leads() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, led).await.unwrap();
+
+    // When that entry is written more often than a lease ends, then one of them leads on.
+    let began = tokio::time::Instant::now();
+    let (mut led, mut looks, mut written) = (0_u32, 0_u32, 0);
+    while began.elapsed() < Duration::from_secs(4) {
+        if began.elapsed() >= written * Duration::from_millis(400) {
+            written += 1;
+            bucket.put("eu", kept.clone()).await.unwrap();
+        }
+        led += u32::from(somebody_leads());
+        looks += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(led * 10 > looks * 9, "somebody led {led} times of {looks}");
+}
+
 async fn a_replica_that_does_not_know_whether_there_are_keys_believes_nothing_until_it_does(bus: Bus) {
     // Given an owner that signs, a forger, and a replica that does not know yet whom to believe.
     let signer = Arc::new(Signer::ephemeral());
@@ -321,42 +365,24 @@ async fn invented_tables_keep_out_no_real_one(bus: Bus) {
     forger.abort();
 }
 
-async fn a_request_for_a_snapshot_leads_no_owner_to_an_epoch_that_replicas_refuse(bus: Bus) {
+async fn a_request_for_a_snapshot_leads_no_owner_to_a_larger_epoch(bus: Bus) {
     #[derive(Serialize, Deserialize)]
     struct Request(Epoch);
     impl Wire for Request {}
-    // Given a leader, its table, and a replica that follows it.
-    let lease = Lease::start(
-        bus.bucket(subjects::LEASE_BUCKET),
-        "eu",
-        "a".parse().unwrap(),
-        Duration::from_millis(400),
-        LeaseSeal::default(),
-    );
-    let mut state = lease.state();
-    let led = state.wait_for(|state| state.epoch().is_some());
-    let first = tokio::time::timeout(LONG, led).await.unwrap().unwrap().epoch().unwrap();
-    let owner = own(&bus, first.0, "first", None).await;
-    let (_replica, mut updates) = follow(&bus, &Trust::new()).await;
-    until(&mut updates, "first").await;
-
-    // When somebody asks for a snapshot of the largest epoch that is believed.
-    let request = codec::encode(&Request(Epoch(first.0 + Epoch::MAX_STEP)));
-    _ = bus.request(&subjects::snapshot(SUBJECT), request, Duration::from_millis(100)).await;
-    let heard = async {
-        while owner.superseded_by().is_none() {
-            tokio::task::yield_now().await;
-        }
+    // Given an owner, and somebody who may ask for its table.
+    let owner = own(&bus, 7, "first", None).await;
+    let ask = async |epoch: u64, limit| {
+        bus.request(&subjects::snapshot(SUBJECT), codec::encode(&Request(Epoch(epoch))), limit).await
     };
-    tokio::time::timeout(LONG, heard).await.unwrap();
-    lease.hear(owner.superseded_by().unwrap());
-    let raised = state.wait_for(|state| state.epoch().is_some_and(|epoch| epoch > first));
-    let epoch = tokio::time::timeout(LONG, raised).await.unwrap().unwrap().epoch().unwrap();
-    owner.stop().await;
-    let _owner = own(&bus, epoch.0, "second", None).await;
 
-    // Then the replica follows the epoch that the leader has taken.
-    until(&mut updates, "second").await;
+    // When they claim to know of later epochs that can be, then it leaves the answer to a later owner.
+    for epoch in [8, 7 + Epoch::MAX_STEP / 2, 7 + Epoch::MAX_STEP] {
+        assert!(ask(epoch, Duration::from_millis(100)).await.is_err());
+    }
+
+    // And that is all: it takes none of them for an owner's, and answers others.
+    ask(7, LONG).await.unwrap();
+    assert_eq!(owner.superseded_by(), None);
 }
 
 async fn a_signed_epoch_is_followed_however_far_it_is_from_the_last_one(bus: Bus) {
@@ -390,6 +416,36 @@ async fn an_epoch_that_was_believed_before_there_were_keys_refuses_no_signed_tab
 
     // Then it follows the signed table, whatever it refuses.
     until(&mut updates, "second").await;
+}
+
+async fn the_first_keys_of_one_of_many_tables_clear_its_fence(bus: Bus) {
+    // Given replicas of many tables, one of which has a trust of its own, without keys yet, and an epoch that somebody invented.
+    let trust = Trust::new();
+    let trusts = [(SUBJECT.to_owned(), trust.clone())].into();
+    let (_replicas, mut updates) =
+        Replicas::start_with_trust::<String, String>(bus.clone(), subjects::ALL_ROUTES, LONG, trusts)
+            .await
+            .unwrap();
+    let mut is_followed = async |wanted: &str| {
+        let followed = async {
+            while let Some(update) = updates.recv().await {
+                let TableUpdate::Update(_, Update::Snapshot { entries, .. }) = update else { continue };
+                if entries.iter().any(|(_, value)| value == wanted) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(LONG, followed).await.unwrap_or_else(|_| panic!("{wanted} is not heard"));
+    };
+    let forger = own(&bus, 1 << 40, "forged", None).await;
+    is_followed("forged").await;
+    forger.stop().await;
+
+    // When that one gets keys, then the signed table is followed, whatever its epoch is.
+    let signer = Arc::new(Signer::ephemeral());
+    trust.set(&[signer.public_key()]);
+    let _owner = own(&bus, 7, "signed", Some(&signer)).await;
+    is_followed("signed").await;
 }
 
 const PROBES: &str = "tidegate.v1.probe.eu.p";

@@ -60,11 +60,7 @@ impl Engine {
                 self.evidence.forget(&ProberKey { region, name: prober });
                 self.touch_pairs(None, work);
             }
-            Event::Load(load) => {
-                if !self.demand.report(&load, &self.settings, self.atlas.as_ref(), now) {
-                    self.refused_reports += 1;
-                }
-            }
+            Event::Load(load) => self.demand.report(&load, &self.settings, self.atlas.as_ref(), now),
             Event::Overrides(all) => self.take_overrides(all, work),
             Event::Tick => {}
         }

@@ -69,8 +69,6 @@ pub struct Engine {
     /// Of each lane in this region.
     placements: Vec<Placement>,
     table: BTreeMap<RouteKey, RouteEntry>,
-    /// Reports of load that do not count, since they are of no edge of the fleet.
-    refused_reports: u64,
 }
 
 /// What is to be looked at again.
@@ -110,7 +108,6 @@ impl Engine {
             ledger: Ledger::default(),
             placements: Vec::new(),
             table: BTreeMap::new(),
-            refused_reports: 0,
         }
     }
 
@@ -140,11 +137,6 @@ impl Engine {
     /// The whole table.
     pub fn table(&self) -> &BTreeMap<RouteKey, RouteEntry> {
         &self.table
-    }
-
-    /// How many reports of load did not count, since the fleet has no such edge in such a region.
-    pub fn refused_reports(&self) -> u64 {
-        self.refused_reports
     }
 
     /// How many probers are heard: not those that are silent.
