@@ -240,6 +240,7 @@ fn golden_reports() {
             edge: edge.clone(),
             region: region.clone(),
             epoch: Epoch(5),
+            fence: Epoch(6),
             revision: Revision(300),
             received_at: Timestamp(1),
             applied_at: Timestamp(2),

@@ -18,6 +18,8 @@ pub struct Applied {
     pub region: RegionName,
     /// The epoch of the table it serves.
     pub epoch: Epoch,
+    /// The latest epoch that it has heard of: its region's leader has to have this one or a later one to be believed.
+    pub fence: Epoch,
     /// The revision of the table it serves.
     pub revision: Revision,
     /// When the message that brought this revision was received; zero when the table came from disk.

@@ -336,13 +336,13 @@ impl Computer {
         self.leadership.as_ref().is_some_and(|leadership| leadership.position().is_some())
     }
 
-    /// Records which epoch an edge serves. One that is larger than the lease's is outdone when [`Serving`] says that it counts:
+    /// Records which epoch an edge needs: it serves by it, or has heard of it and believes no older one. One that is larger than the lease's is outdone when [`Serving`] says that it counts:
     /// a single edge's credential cannot make leaders change while others of the region report.
     fn record_applied(&mut self, report: &Applied) {
-        let Applied { edge, epoch, .. } = report;
+        let Applied { edge, epoch, fence, .. } = report;
         let Some(fleet) = &self.parsed else { return };
         let edges = fleet.edges.values().filter(|edge| edge.region == self.region).count();
-        let agreed = self.serving.record(edge, *epoch, edges == 1, Instant::now());
+        let agreed = self.serving.record(edge, *epoch.max(fence), edges == 1, Instant::now());
         if let (Some(leadership), Some(agreed)) = (&self.leadership, agreed) {
             leadership.hear(agreed);
         }

@@ -19,7 +19,8 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Records the epoch that an edge serves. Returns the largest that two edges serve. What one edge alone reports counts
+    /// Records the epoch that an edge serves, or the later one that it has heard of. Returns the largest that two edges need.
+    /// What one edge alone reports counts
     /// where the region has no other (`is_only`), or where no other has reported for [`LIVE`] while it did.
     pub fn record(&mut self, edge: &EdgeName, epoch: Epoch, is_only: bool, now: Instant) -> Option<Epoch> {
         self.edges.retain(|_, (_, at)| now.saturating_duration_since(*at) < LIVE);

@@ -86,6 +86,8 @@ pub struct ReplicaStats {
     pub unreadable: AtomicU64,
     /// Messages that were not signed by a key that is trusted.
     pub untrusted: AtomicU64,
+    /// Of a single table: the latest epoch that was heard of. Older ones are refused.
+    pub fence: AtomicU64,
 }
 
 /// The replica of one table. Dropping it ends it.
@@ -269,6 +271,9 @@ impl<K: Wire, V: Wire> Follower<K, V> {
     async fn run(mut self, mut resets: mpsc::Receiver<()>) -> Result<(), Unheard> {
         let mut undecided = self.trusts.default.watch_undecided();
         loop {
+            if let (Sink::One(_), Some(feed)) = (&self.sink, self.feeds.values().next()) {
+                self.stats.fence.store(feed.core.fence().0, Ordering::Relaxed);
+            }
             let due = self.next_due();
             let timer = async {
                 match due {

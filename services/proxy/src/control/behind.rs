@@ -31,9 +31,18 @@ impl Behind {
     }
 
     /// Since when it is behind, as of `now`; nothing when it is not. `heard_at` is when the last message about its table was
-    /// received, believed or not; `refused` how many of older or implausible epochs were refused so far.
-    pub fn look(&mut self, now: Timestamp, heard_at: Option<Timestamp>, refused: u64) -> Option<Timestamp> {
-        let speaks = heard_at.is_some_and(|at| now.since(at) < SPEAKS) || refused > self.refused_before;
+    /// received, believed or not; `refused` how many of older or implausible epochs were refused so far; `knows_of_later`
+    /// says whether it has heard of a later epoch than that of its table.
+    pub fn update(
+        &mut self,
+        now: Timestamp,
+        heard_at: Option<Timestamp>,
+        refused: u64,
+        knows_of_later: bool,
+    ) -> Option<Timestamp> {
+        let speaks = heard_at.is_some_and(|at| now.since(at) < SPEAKS)
+            || refused > self.refused_before
+            || knows_of_later;
         self.refused_before = refused;
         let is_behind = now.since(self.current_at) >= BEHIND_AFTER && speaks;
         self.since = is_behind.then(|| self.since.unwrap_or(self.current_at));
@@ -51,12 +60,13 @@ mod tests {
         let mut behind = Behind::new(at(0));
         behind.record_current(at(1));
         for second in 2..6 {
-            assert_eq!(behind.look(at(second), Some(at(second)), 0), None);
+            assert_eq!(behind.update(at(second), Some(at(second)), 0, false), None);
         }
-        assert_eq!(behind.look(at(6), Some(at(6)), 0), Some(at(1)));
-        assert_eq!(behind.look(at(20), Some(at(6)), 0), None, "nobody speaks");
-        assert_eq!(behind.look(at(21), Some(at(6)), 3), Some(at(1)), "somebody is refused");
+        assert_eq!(behind.update(at(6), Some(at(6)), 0, false), Some(at(1)));
+        assert_eq!(behind.update(at(20), Some(at(6)), 0, false), None, "nobody speaks");
+        assert_eq!(behind.update(at(21), Some(at(6)), 3, false), Some(at(1)), "somebody is refused");
+        assert_eq!(behind.update(at(22), Some(at(6)), 3, true), Some(at(1)), "there is a later epoch");
         behind.record_current(at(22));
-        assert_eq!(behind.look(at(22), Some(at(22)), 3), None);
+        assert_eq!(behind.update(at(22), Some(at(22)), 3, false), None);
     }
 }

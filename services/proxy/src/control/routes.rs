@@ -1,6 +1,10 @@
 //! Follows the region's route table: workers serve by it, the disk keeps it, the bus hears of it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tidegate_bus::{
@@ -104,6 +108,7 @@ impl Follower {
             edge: edge.name.clone(),
             region: edge.region.clone(),
             epoch: Epoch::default(),
+            fence: Epoch::default(),
             revision: Revision::default(),
             received_at: Timestamp::default(),
             applied_at: Timestamp::default(),
@@ -346,6 +351,11 @@ impl Follower {
         self.shown.set(&self.applied, &self.entries, self.listeners.problems());
     }
 
+    /// The latest epoch that was heard of.
+    fn fence(&self) -> Epoch {
+        Epoch(self.source.replica.stats().fence.load(Ordering::Relaxed))
+    }
+
     /// Clears the epoch fence, in memory and on disk. It goes on to serve by its last table until it hears the owner.
     async fn reset(&mut self, request: &Message) {
         tracing::warn!(epoch = %self.applied.epoch, "an operator clears the epoch fence");
@@ -362,7 +372,9 @@ impl Follower {
     fn watch_source(&mut self) {
         self.applied.refused_unsigned = self.source.trust.refused();
         let heard_at = self.source.trust.refused_at().max(self.shown.heard_at());
-        self.applied.behind_since = self.behind.look(clock::now(), heard_at, self.applied.refused_old_epochs);
+        let knows_of_later = self.fence() > self.applied.epoch;
+        let refused = self.applied.refused_old_epochs;
+        self.applied.behind_since = self.behind.update(clock::now(), heard_at, refused, knows_of_later);
     }
 
     async fn tick(&mut self) {
@@ -377,6 +389,7 @@ impl Follower {
 
     async fn report(&mut self, trace: Option<&TraceContext>) {
         self.applied.reported_at = clock::now();
+        self.applied.fence = self.fence();
         let subject = subjects::applied(&self.edge.region, &self.edge.name);
         // It is repeated once a second.
         _ = self.bus.publish_report(&subject, trace, &self.applied).await;
