@@ -44,12 +44,18 @@ impl fmt::Display for FleetError {
     }
 }
 
-/// All that is wrong with a fleet file, in the order of the file. `Display` is a report with the lines in question.
+/// The most errors that are kept of one file.
+const MOST_ERRORS: usize = 200;
+
+/// All that is wrong with a fleet file, in the order of the file, up to a number that nobody reads. `Display` is a report with
+/// the lines in question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetErrors {
     file_name: String,
-    /// Each error with the text of its line.
-    errors: Vec<(FleetError, String)>,
+    /// Each error with the part of its line around it.
+    errors: Vec<(FleetError, Excerpt)>,
+    /// How many more there are.
+    more: usize,
 }
 
 impl FleetErrors {
@@ -57,12 +63,19 @@ impl FleetErrors {
         errors.sort();
         // What an alias repeats is said once for each place that has another path, and once only for the same one.
         errors.dedup();
+        let more = errors.len().saturating_sub(MOST_ERRORS);
+        errors.truncate(MOST_ERRORS);
         let lines: Vec<&str> = text.lines().collect();
-        let line_of = |error: &FleetError| {
-            lines.get(error.line.saturating_sub(1) as usize).map_or_else(String::new, |l| (*l).to_owned())
+        let with_excerpt = |error: FleetError| {
+            let line = lines.get(error.line.saturating_sub(1) as usize).copied().unwrap_or_default();
+            let excerpt = Excerpt::new(line, error.column, error.width);
+            (error, excerpt)
         };
-        let errors = errors.into_iter().map(|error| (error.clone(), line_of(&error))).collect();
-        FleetErrors { file_name: file_name.to_owned(), errors }
+        FleetErrors {
+            file_name: file_name.to_owned(),
+            errors: errors.into_iter().map(with_excerpt).collect(),
+            more,
+        }
     }
 
     /// The errors, in the order of the file.
@@ -80,7 +93,7 @@ impl fmt::Display for FleetErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let last_line = self.iter().map(|error| error.line).max().unwrap_or(0);
         let gutter = last_line.to_string().len();
-        for (error, source) in &self.errors {
+        for (error, excerpt) in &self.errors {
             writeln!(f, "error: {}", error.problem)?;
             write!(f, "{:gutter$}--> {}:{}:{}", "", self.file_name, error.line, error.column)?;
             if error.path.is_empty() {
@@ -88,37 +101,51 @@ impl fmt::Display for FleetErrors {
             } else {
                 writeln!(f, " ({})", error.path)?;
             }
-            let (before, marked) = window(source, error.column, error.width);
             writeln!(f, "{:gutter$} |", "")?;
-            writeln!(f, "{:gutter$} | {}", error.line, marked.text)?;
-            writeln!(f, "{:gutter$} | {:before$}{}", "", "", "^".repeat(marked.carets))?;
+            writeln!(f, "{:gutter$} | {}", error.line, excerpt.text)?;
+            writeln!(
+                f,
+                "{:gutter$} | {:before$}{}",
+                "",
+                "",
+                "^".repeat(excerpt.carets),
+                before = excerpt.before
+            )?;
             if let Some(help) = &error.help {
                 writeln!(f, "{:gutter$} = help: {help}", "")?;
             }
             writeln!(f)?;
         }
-        let count = self.errors.len();
+        let count = self.errors.len() + self.more;
+        if self.more > 0 {
+            writeln!(f, "and {} more", self.more)?;
+        }
         write!(f, "{count} error{} in {}", if count == 1 { "" } else { "s" }, self.file_name)
     }
 }
 
 impl Error for FleetErrors {}
 
-struct Marked {
+/// The part of a line around a column that fits a screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Excerpt {
     text: String,
+    /// How many characters of it stand before the column.
+    before: usize,
     carets: usize,
 }
 
-/// The part of a line around `column` that fits a screen, and how many characters of it stand before `column`.
-fn window(line: &str, column: u32, width: u32) -> (usize, Marked) {
-    const MOST: usize = 100;
-    const CONTEXT: usize = 40;
-    let at = column.saturating_sub(1) as usize;
-    let start = if at + width as usize > MOST { at.saturating_sub(CONTEXT) } else { 0 };
-    // Tabs become blanks, so that the caret stands where it should.
-    let shown: String =
-        line.chars().skip(start).take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let before = at - start;
-    let room = shown.chars().count().saturating_sub(before).max(1);
-    (before, Marked { text: shown, carets: (width as usize).clamp(1, room) })
+impl Excerpt {
+    fn new(line: &str, column: u32, width: u32) -> Excerpt {
+        const MOST: usize = 100;
+        const CONTEXT: usize = 40;
+        let at = column.saturating_sub(1) as usize;
+        let start = if at + width as usize > MOST { at.saturating_sub(CONTEXT) } else { 0 };
+        // Tabs become blanks, so that the caret stands where it should.
+        let shown: String =
+            line.chars().skip(start).take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let before = at - start;
+        let room = shown.chars().count().saturating_sub(before).max(1);
+        Excerpt { text: shown, before, carets: (width as usize).clamp(1, room) }
+    }
 }

@@ -1,5 +1,30 @@
 //! Every field of the fleet file, once: the walk refuses what is not here, and the schema is made from it.
 
+/// The largest fleet file, in bytes: a fleet of 10,000 clusters takes about two million.
+pub(super) const MOST_BYTES: usize = 8 * 1024 * 1024;
+/// How many of something a file may have. Far more than what is known of any fleet; what a route-computer keeps grows with
+/// regions times regions, and with services times the clusters that each may choose.
+const MOST_REGIONS: usize = 256;
+const MOST_CLUSTERS: usize = 20_000;
+const MOST_EDGES: usize = 20_000;
+const MOST_LISTENERS: usize = 1_000;
+const MOST_SERVICES: usize = 10_000;
+/// Of one cluster, and of all.
+const MOST_ENDPOINTS: usize = 1_000;
+pub(super) const MOST_ENDPOINTS_IN_ALL: usize = 200_000;
+/// Of one service, and of all.
+const MOST_ROUTES: usize = 1_000;
+/// Clusters that one action chooses from, and all actions together.
+const MOST_CHOICES: usize = 1_000;
+pub(super) const MOST_CHOICES_IN_ALL: usize = 500_000;
+const MOST_HOSTS: usize = 10_000;
+const MOST_CERTIFICATES: usize = 10_000;
+const MOST_KEYS: usize = 16;
+const MOST_NETWORKS: usize = 64;
+const MOST_STATUSES: usize = 500;
+const MOST_METHODS: usize = 64;
+const MOST_HEADERS: usize = 64;
+
 /// A map with fixed fields.
 pub(super) struct Record {
     /// What it is, with its article.
@@ -34,16 +59,29 @@ pub(super) enum Kind {
     Size,
     Percent,
     Word(&'static [&'static str]),
-    List(&'static Kind),
-    /// A list with at least one item, each once.
-    Set(&'static Kind),
-    /// A map from names.
-    Names(&'static Kind),
-    /// A map from any text to text.
+    /// A list with at most so many items.
+    List(&'static Kind, usize),
+    /// The same with at least one item, each once.
+    Set(&'static Kind, usize),
+    /// A map from names, with at most so many.
+    Names(&'static Kind, usize),
+    /// A map from any text to text, with at most [`MOST_HEADERS`].
     Texts,
     Record(&'static Record),
     /// One of these.
     Any(&'static [Kind]),
+}
+
+impl Kind {
+    /// The most items or entries that it may have, where there is a limit.
+    pub fn most(&self) -> Option<usize> {
+        match self {
+            Kind::List(_, most) | Kind::Set(_, most) | Kind::Names(_, most) => Some(*most),
+            Kind::Texts => Some(MOST_HEADERS),
+            Kind::Any(kinds) => kinds.iter().find_map(Kind::most),
+            _ => None,
+        }
+    }
 }
 
 const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Field {
@@ -57,11 +95,15 @@ const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Field {
 pub(super) static FLEET: Record = Record {
     name: "the fleet",
     fields: &[
-        required("regions", Kind::Names(&Kind::Record(&REGION)), "Failure domains, at least one."),
-        optional("clusters", Kind::Names(&Kind::Record(&CLUSTER)), "Workload clusters."),
-        optional("edges", Kind::Names(&Kind::Record(&EDGE)), "Edge proxies."),
-        optional("listeners", Kind::Names(&Kind::Record(&LISTENER)), "What edges listen on."),
-        optional("services", Kind::Names(&Kind::Record(&SERVICE)), "What edges forward."),
+        required(
+            "regions",
+            Kind::Names(&Kind::Record(&REGION), MOST_REGIONS),
+            "Failure domains, at least one.",
+        ),
+        optional("clusters", Kind::Names(&Kind::Record(&CLUSTER), MOST_CLUSTERS), "Workload clusters."),
+        optional("edges", Kind::Names(&Kind::Record(&EDGE), MOST_EDGES), "Edge proxies."),
+        optional("listeners", Kind::Names(&Kind::Record(&LISTENER), MOST_LISTENERS), "What edges listen on."),
+        optional("services", Kind::Names(&Kind::Record(&SERVICE), MOST_SERVICES), "What edges forward."),
     ],
 };
 
@@ -71,12 +113,12 @@ pub(super) static REGION: Record = Record {
         optional("location", Kind::Location, "Latitude and longitude in degrees, for what is nearest."),
         optional(
             "latency",
-            Kind::Names(&Kind::Duration),
+            Kind::Names(&Kind::Duration, MOST_REGIONS),
             "One-way latencies to other regions; where there is one, it stands before distance.",
         ),
         optional(
             "signing_keys",
-            Kind::Set(&Kind::SigningKey),
+            Kind::Set(&Kind::SigningKey, MOST_KEYS),
             "Public keys of its route-computers, as `tidegate signing-key` prints them: tables that none of them signed are refused.",
         ),
     ],
@@ -88,7 +130,7 @@ pub(super) static CLUSTER: Record = Record {
         required("region", Kind::Name, "The region it runs in."),
         required(
             "endpoints",
-            Kind::Set(&Kind::Any(&[Kind::Address, Kind::Record(&ENDPOINT)])),
+            Kind::Set(&Kind::Any(&[Kind::Address, Kind::Record(&ENDPOINT)]), MOST_ENDPOINTS),
             "The addresses of its ingress gateway.",
         ),
         optional("protocol", Kind::Word(&["auto", "http1", "http2"]), "The HTTP version spoken to it; auto."),
@@ -151,8 +193,8 @@ pub(super) static EDGE: Record = Record {
     fields: &[
         required("region", Kind::Name, "The region it runs in."),
         optional("address", Kind::Text, "The IP address that users reach it by, for DNS and status."),
-        required("listeners", Kind::Set(&Kind::Name), "What it listens on."),
-        optional("networks", Kind::Set(&Kind::Name), "All the networks it is on; internet."),
+        required("listeners", Kind::Set(&Kind::Name, MOST_LISTENERS), "What it listens on."),
+        optional("networks", Kind::Set(&Kind::Name, MOST_NETWORKS), "All the networks it is on; internet."),
     ],
 };
 
@@ -163,7 +205,7 @@ pub(super) static LISTENER: Record = Record {
         required("protocol", Kind::Word(&["http", "https"]), "What is spoken."),
         optional(
             "certificates",
-            Kind::List(&Kind::Record(&CERTIFICATE)),
+            Kind::List(&Kind::Record(&CERTIFICATE), MOST_CERTIFICATES),
             "For https: chosen by SNI, the first one is the default.",
         ),
         optional("limits", Kind::Record(&LIMITS), "What a client may ask of it."),
@@ -204,7 +246,7 @@ pub(super) static SERVICE: Record = Record {
     fields: &[
         required(
             "hosts",
-            Kind::Set(&Kind::Text),
+            Kind::Set(&Kind::Text, MOST_HOSTS),
             "Hosts it answers for: shop.example.com, *.example.com or *.",
         ),
         required("clusters", CLUSTERS, "Where its requests go."),
@@ -217,22 +259,31 @@ pub(super) static SERVICE: Record = Record {
             "Who is shed last when nobody has room: 0, the default, is the most important.",
         ),
         optional("max_request_body", Kind::Size, "The largest request body; no limit."),
-        optional("routes", Kind::List(&Kind::Record(&ROUTE)), "Exceptions to all this, tried in order."),
+        optional(
+            "routes",
+            Kind::List(&Kind::Record(&ROUTE), MOST_ROUTES),
+            "Exceptions to all this, tried in order.",
+        ),
     ],
 };
 
-const CLUSTERS: Kind = Kind::Any(&[Kind::Set(&Kind::Name), Kind::Record(&NEAREST), Kind::Record(&WEIGHTS)]);
+const CLUSTERS: Kind =
+    Kind::Any(&[Kind::Set(&Kind::Name, MOST_CHOICES), Kind::Record(&NEAREST), Kind::Record(&WEIGHTS)]);
 
 pub(super) static NEAREST: Record = Record {
     name: "a choice by nearness",
-    fields: &[required("nearest", Kind::Set(&Kind::Name), "These, the nearest to the edge's region first.")],
+    fields: &[required(
+        "nearest",
+        Kind::Set(&Kind::Name, MOST_CHOICES),
+        "These, the nearest to the edge's region first.",
+    )],
 };
 
 pub(super) static WEIGHTS: Record = Record {
     name: "a choice by weight",
     fields: &[required(
         "weights",
-        Kind::Names(&Kind::Integer(0, 1000)),
+        Kind::Names(&Kind::Integer(0, 1000), MOST_CHOICES),
         "Shares of the requests; what has 0 is a fallback.",
     )],
 };
@@ -244,7 +295,7 @@ pub(super) static HEALTH: Record = Record {
         optional("host", Kind::Text, "The host header for `path`; the endpoint's address."),
         optional(
             "expect_status",
-            Kind::Set(&Kind::Any(&[Kind::Integer(100, 599), Kind::Text])),
+            Kind::Set(&Kind::Any(&[Kind::Integer(100, 599), Kind::Text]), MOST_STATUSES),
             "For `path`: statuses that pass, such as 200 or 200-299; 200-299.",
         ),
         optional("expect_body", Kind::Text, "For `path`: text that the first 64 KiB of the body hold."),
@@ -284,7 +335,7 @@ pub(super) static ROUTE: Record = Record {
     fields: &[
         optional("path_prefix", Kind::Text, "Requests for this path or below it, by whole segments."),
         optional("path", Kind::Text, "Requests for exactly this path."),
-        optional("methods", Kind::Set(&Kind::Text), "Requests with one of these methods."),
+        optional("methods", Kind::Set(&Kind::Text, MOST_METHODS), "Requests with one of these methods."),
         optional("headers", Kind::Texts, "Requests that have each of these headers with this value."),
         optional("clusters", CLUSTERS, "Where they go; as the service's."),
         optional("timeout", Kind::Duration, "As the service's, for this route."),

@@ -23,7 +23,7 @@ pub use self::{
     scalar::duration as parse_duration,
     schema::schema,
 };
-use super::Fleet;
+use super::{Fleet, Service};
 
 /// A commented fleet file to start from: two origins on 127.0.0.1:9001 and 127.0.0.1:9002 behind an edge that listens
 /// on 127.0.0.1:8080.
@@ -47,6 +47,12 @@ impl Fleet {
     /// assert_eq!(places, [(2, 13, "clusters.a"), (2, 18, "clusters.a.regoin"), (2, 41, "clusters.a.endpoints")]);
     /// ```
     pub fn parse(text: &str, file_name: &str) -> Result<Fleet, FleetErrors> {
+        if text.len() > fields::MOST_BYTES {
+            let start = tree::Span { line: 1, column: 1, width: 1 };
+            let problem =
+                format!("a fleet file has at most {} bytes, this one has {}", fields::MOST_BYTES, text.len());
+            return Err(FleetErrors::new(file_name, "", vec![FleetError::new(start, "", problem, None)]));
+        }
         let (fleet, errors) = match tree::parse(text) {
             Ok(root) => {
                 let mut walk = Walk::new(Names::declared(&root));
@@ -84,6 +90,17 @@ fn read(walk: &mut Walk, root: &tree::Node) -> Option<Fleet> {
         })
         .or_default();
     fields.finish();
+    let endpoints: usize = clusters.values().map(|cluster| cluster.endpoints.len()).sum();
+    let choices =
+        services.values().flat_map(Service::actions).map(|action| action.clusters.clusters().len()).sum();
+    for (what, count, most) in [
+        ("endpoints", endpoints, fields::MOST_ENDPOINTS_IN_ALL),
+        ("mentions of clusters in services and routes", choices, fields::MOST_CHOICES_IN_ALL),
+    ] {
+        if count > most {
+            walk.error(root.span, format!("there are {count} {what}, more than {most}"), None);
+        }
+    }
     Some(Fleet { regions: regions?, clusters, edges, listeners, services })
 }
 

@@ -53,17 +53,22 @@ fn kind(of: &Kind) -> Value {
         Kind::Size => json!({ "type": ["string", "integer"], "pattern": scalar::SIZE_PATTERN, "minimum": 0 }),
         Kind::Percent => json!({ "type": "string", "pattern": scalar::PERCENT_PATTERN }),
         Kind::Word(words) => json!({ "enum": words }),
-        Kind::List(item) => json!({ "type": "array", "items": kind(item) }),
-        Kind::Set(item) => {
-            json!({ "type": "array", "items": kind(item), "minItems": 1, "uniqueItems": true })
+        Kind::List(item, most) => json!({ "type": "array", "items": kind(item), "maxItems": most }),
+        Kind::Set(item, most) => {
+            json!({ "type": "array", "items": kind(item), "minItems": 1, "maxItems": most, "uniqueItems": true })
         }
-        Kind::Names(value) => json!({
+        Kind::Names(value, most) => json!({
+            "maxProperties": most,
             "type": ["object", "null"],
             "propertyNames": { "pattern": name },
             "additionalProperties": kind(value),
         }),
         Kind::Texts => {
-            json!({ "type": ["object", "null"], "additionalProperties": { "type": ["string", "number", "boolean"] } })
+            json!({
+                "type": ["object", "null"],
+                "maxProperties": of.most(),
+                "additionalProperties": { "type": ["string", "number", "boolean"] },
+            })
         }
         Kind::Record(of) => record(of),
         Kind::Any(kinds) => json!({ "anyOf": kinds.iter().map(kind).collect::<Vec<_>>() }),

@@ -37,6 +37,40 @@ fn only_service_error(service: &str) -> String {
 }
 
 #[test]
+fn a_file_that_is_absurdly_large_is_refused_in_few_words() {
+    let regions: String = (0..300_000).map(|number| format!("r{number}: {{}}, ")).collect();
+    let text = format!("regions: {{ {regions} }}\n");
+    let found = errors(&text);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].2, "regions");
+    assert_eq!(found[0].3, "300000 of them are more than 256, which is the most");
+
+    let clusters: String = (0..300)
+        .map(|number| {
+            let endpoints: Vec<String> = (1..900).map(|port| format!("\"10.0.0.1:{port}\"")).collect();
+            format!("  c{number}: {{ region: eu, endpoints: [{}] }}\n", endpoints.join(", "))
+        })
+        .collect();
+    assert!(
+        only_error(&format!("clusters:\n{clusters}"))
+            .contains("there are 269700 endpoints, more than 200000")
+    );
+
+    let long = format!("regions: {{ eu: {{}} }}\n# {}", "x".repeat(9_000_000));
+    assert!(errors(&long)[0].3.starts_with("a fleet file has at most 8388608 bytes"), "{:?}", errors(&long));
+
+    // Many mistakes on one long line are told in as many words as somebody reads.
+    let wrong: String = (0..50_000).map(|number| format!("x{number}: 1, ")).collect();
+    let told = Fleet::parse(&format!("{{ {wrong} }}"), "fleet.yaml").unwrap_err().to_string();
+    assert!(
+        told.len() < 100_000 && told.contains("and 49801 more"),
+        "{} {}",
+        told.len(),
+        &told[told.len() - 200..]
+    );
+}
+
+#[test]
 fn the_full_example_becomes_the_fleet_that_it_describes() {
     let fleet = Fleet::parse(FULL, "full.yaml").unwrap_or_else(|errors| panic!("{errors}"));
 

@@ -58,6 +58,15 @@ impl Node {
             Value::Map(_) => "a map",
         }
     }
+
+    /// How many items or entries it has.
+    pub fn len(&self) -> usize {
+        match &self.value {
+            Value::Null | Value::Scalar { .. } => 0,
+            Value::List(items) => items.len(),
+            Value::Map(entries) => entries.len(),
+        }
+    }
 }
 
 /// A container that is still open.

@@ -196,6 +196,15 @@ impl Walk {
         fields.asked.push(name);
         let entries = fields.entries;
         let Some(entry) = entries.iter().find(|entry| entry.key == name) else { return Field::Absent };
+        let most =
+            fields.record.fields.iter().find(|field| field.name == name).and_then(|field| field.kind.most());
+        let count = entry.value.len();
+        if let Some(most) = most.filter(|most| count > *most) {
+            // Not read, so that what is in it brings no thousands of errors.
+            let problem = format!("{count} of them are more than {most}, which is the most");
+            self.inside(name, |w| w.error(entry.key_span, problem, None));
+            return Field::Wrong;
+        }
         let value = self.inside(name, |w| read(w, &entry.value, entry.key_span));
         value.map_or(Field::Wrong, |value| Field::Given(value, entry.value.span))
     }

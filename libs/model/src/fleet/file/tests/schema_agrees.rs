@@ -54,6 +54,9 @@ fn valid(schema: &Value, value: &Value) -> bool {
         "items" => value.as_array().is_none_or(|items| items.iter().all(|item| valid(rule, item))),
         "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= rule.as_u64().unwrap_or(0)),
         "maxItems" => value.as_array().is_none_or(|items| items.len() as u64 <= rule.as_u64().unwrap_or(0)),
+        "maxProperties" => {
+            value.as_object().is_none_or(|fields| fields.len() as u64 <= rule.as_u64().unwrap_or(0))
+        }
         "minLength" => value.as_str().is_none_or(|text| text.len() as u64 >= rule.as_u64().unwrap_or(0)),
         "minimum" => value.as_f64().is_none_or(|n| n >= rule.as_f64().unwrap_or(0.0)),
         "maximum" => value.as_f64().is_none_or(|n| n <= rule.as_f64().unwrap_or(0.0)),
@@ -127,11 +130,11 @@ fn every_field_is_in_the_full_example() {
                 let maps: Vec<&Value> = nodes.iter().copied().filter(|node| node.is_object()).collect();
                 missing(record, &maps, path, absent);
             }
-            Kind::List(item) | Kind::Set(item) => {
+            Kind::List(item, _) | Kind::Set(item, _) => {
                 let items: Vec<&Value> = nodes.iter().filter_map(|n| n.as_array()).flatten().collect();
                 missing_in(item, &items, path, absent);
             }
-            Kind::Names(item) => {
+            Kind::Names(item, _) => {
                 let items: Vec<&Value> =
                     nodes.iter().filter_map(|n| n.as_object()).flat_map(|o| o.values()).collect();
                 missing_in(item, &items, path, absent);
