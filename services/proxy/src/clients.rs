@@ -339,14 +339,13 @@ impl ClientConnection {
 
     /// The client has reset so many streams on the connection, or `is_flooding` it with whatever it may be.
     pub fn note_resets(&self, count: u32, is_flooding: bool) {
-        let resets = self.clients.resets.of(self.state.network);
-        let count = resets.get().saturating_add(count);
-        resets.set(if is_flooding { count.max(FLOOD) } else { count });
+        let count = self.clients.resets.of(self.state.network).saturating_add(count);
+        self.clients.resets.set(self.state.network, if is_flooding { count.max(FLOOD) } else { count });
     }
 
     /// Whether clients of this network have flooded other connections a moment ago.
     pub fn is_of_flooding_network(&self) -> bool {
-        self.clients.resets.of(self.state.network).get() > MOST_RESETS
+        self.clients.resets.of(self.state.network) > MOST_RESETS
     }
 
     /// Sets what is held of the connection that no request has taken yet.

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use documented::DocumentedFields;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use tidegate_model::{EdgeName, RegionName, SigningPublicKey};
 use tidegate_service::{
     CommonSettings, Settings,
@@ -44,8 +44,18 @@ pub struct EdgeSection {
     /// Its region; absent: what the fleet file says, or, when the bus does not tell, the last table on disk.
     pub region: Option<RegionName>,
     /// The public keys whose tables it believes, in place of those that the fleet names.
-    #[serde(deserialize_with = "comma_separated")]
+    #[serde(deserialize_with = "at_least_one_key")]
     pub signing_keys: Vec<SigningPublicKey>,
+}
+
+/// Keys that are given, but none: a flag that somebody meant to fill must not let the fleet choose. (An empty variable is as
+/// good as none, as everywhere.)
+fn at_least_one_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SigningPublicKey>, D::Error> {
+    let keys: Vec<SigningPublicKey> = comma_separated(deserializer)?;
+    if keys.is_empty() {
+        return Err(D::Error::custom("there is no key in it; without this setting the fleet names the keys"));
+    }
+    Ok(keys)
 }
 
 /// More threads than any machine has use for.
@@ -192,6 +202,13 @@ impl Settings for ProxySettings {
         if self.proxy.workers > usize::from(MOST_WORKERS) {
             return Err(("proxy.workers".to_owned(), format!("at most {MOST_WORKERS}; 0 is one per core")));
         }
+        if let Some(limit) = memory_limit().map(|limit| limit / (1024 * 1024))
+            && self.proxy.client_memory_mib > limit
+        {
+            let problem =
+                format!("more than the {limit} MiB that this process may use; 0 is a quarter of them");
+            return Err(("proxy.client_memory_mib".to_owned(), problem));
+        }
         for (key, ratio) in
             [("proxy.trace_ratio", self.proxy.trace_ratio), ("access_log.ratio", self.access_log.ratio)]
         {
@@ -216,15 +233,31 @@ mod tests {
         let text = keys.map(|key| key.to_string()).join(",");
         let file = std::env::temp_dir().join(format!("tidegate-proxy-settings-{}.toml", std::process::id()));
         std::fs::write(&file, format!("edge.signing_keys = [\"{}\", \"{}\"]", keys[0], keys[1])).unwrap();
-        let load = |flags: &[&str], variables: &[(&str, &str)]| {
+        let read = |flags: &[&str], variables: &[(&str, &str)]| {
             let flags = ["tidegate-proxy", "--edge-name", "edge-1"].iter().chain(flags).map(Into::into);
             let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            let loaded = settings::load::<ProxySettings>(&about, flags, variables);
-            loaded.unwrap().settings.edge.signing_keys
+            settings::load::<ProxySettings>(&about, flags, variables)
+        };
+        let load = |flags: &[&str], variables: &[(&str, &str)]| {
+            read(flags, variables).unwrap().settings.edge.signing_keys
         };
         assert_eq!(load(&["--edge-signing-keys", &text], &[]), keys);
         assert_eq!(load(&[], &[("TIDEGATE_EDGE__SIGNING_KEYS", &text)]), keys);
         assert_eq!(load(&["--config", file.to_str().unwrap()], &[]), keys);
         std::fs::remove_file(&file).unwrap();
+        // Nobody unpins an edge by an empty flag.
+        assert!(read(&["--edge-signing-keys", ""], &[]).is_err());
+        assert!(read(&[], &[("TIDEGATE_EDGE__SIGNING_KEYS", ",")]).is_err());
+    }
+
+    #[test]
+    fn the_memory_for_clients_is_memory_that_is_there() {
+        let budget = |client_memory_mib| ProxySettings {
+            edge: EdgeSection { name: Some("edge-1".parse().unwrap()), ..EdgeSection::default() },
+            proxy: ProxySection { client_memory_mib, ..ProxySection::default() },
+            ..ProxySettings::default()
+        };
+        assert_eq!(budget(16).check(), Ok(()));
+        assert_eq!(budget(99_999_999).check().unwrap_err().0, "proxy.client_memory_mib");
     }
 }

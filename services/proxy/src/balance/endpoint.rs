@@ -36,36 +36,80 @@ pub struct Cluster {
     pub active: Cell<u32>,
     /// Requests that wait for their clients.
     pub waiting: Waiting,
-    /// The other ones under way.
-    pub networks: NetworkCounts,
+    /// The other ones under way, where none counts for more than its share.
+    at_work: NetworkCounts,
+    /// All under way.
+    by_network: NetworkCounts,
     /// This worker's part of the most requests that may be under way from the whole edge.
-    pub max_requests: u32,
+    max_requests: u32,
     /// Counters of this worker.
     pub counters: Arc<ClusterCounters>,
 }
 
 impl Cluster {
-    /// Whether another request of a client in `network` may be sent: the cluster has fewer than its limit under way, and the
-    /// network fewer than its part of what is left. Requests that wait for their clients are not the cluster's work, up to as
-    /// many as the limit.
+    /// A cluster with nothing under way, to which `max_requests` may be from this worker.
+    pub fn new(
+        (name, region): (ClusterName, RegionName),
+        upstream: Upstream,
+        tls: Option<Arc<UpstreamTlsConfig>>,
+        max_requests: u32,
+        counters: Arc<ClusterCounters>,
+    ) -> Cluster {
+        let share = max_requests - reserve(max_requests);
+        Cluster {
+            name,
+            region,
+            upstream,
+            tls,
+            active: Cell::new(0),
+            waiting: Waiting::default(),
+            at_work: NetworkCounts::with_cap(CLIENT_NETWORKS, share),
+            by_network: NetworkCounts::new(CLIENT_NETWORKS),
+            max_requests,
+            counters,
+        }
+    }
+
+    /// Whether another request of a client in `network` may be sent.
+    ///
+    /// Requests that wait for their clients are not the cluster's work, up to as many as the limit; of its work, and of all that
+    /// is under way, the network has less than its part of what is left. Clients of one network that begin to send all at
+    /// once still count for no more than the network's share, so others find room; for them an eighth more may be under way.
     pub fn has_room(&self, network: Network) -> bool {
-        self.networks.may_add(network, self.free())
+        self.has_room_for_work(network) && self.by_network.may_add(network, self.free())
     }
 
     /// Whether another request of a client in `network` may be sent, if need be instead of one that waits for a slow client,
     /// which is given up.
     pub fn make_headroom_for(&self, network: Network, now: Instant) -> bool {
         self.has_room(network)
-            || self.waiting.count() > self.max_requests as usize
-                && self.free() == 0
+            || self.work_left() > 0
+                && self.at_work.may_add(network, self.work_left())
                 && self.waiting.give_one_up(network, now)
     }
 
-    /// How many more requests may be sent.
-    fn free(&self) -> usize {
-        let waiting = self.waiting.count().min(self.max_requests as usize);
-        (self.max_requests as usize + waiting).saturating_sub(self.active.get() as usize)
+    fn has_room_for_work(&self, network: Network) -> bool {
+        self.at_work.may_add(network, self.work_left().min(self.free()))
     }
+
+    /// How much more the cluster may be given to do.
+    fn work_left(&self) -> usize {
+        self.max_requests.saturating_sub(self.at_work.total()) as usize
+    }
+
+    /// How many more requests may be under way.
+    fn free(&self) -> usize {
+        let most = self.max_requests.saturating_mul(2).saturating_add(reserve(self.max_requests));
+        most.saturating_sub(self.active.get()) as usize
+    }
+}
+
+/// How many networks of clients are told apart at each cluster.
+const CLIENT_NETWORKS: usize = 512;
+
+/// What one network leaves of a limit for others: nothing of a small one.
+fn reserve(limit: u32) -> u32 {
+    limit / 8
 }
 
 /// An endpoint, as one worker serves it. It outlives changes of the table while its address and cluster stay.
@@ -190,7 +234,8 @@ impl InFlight {
     ) -> InFlight {
         endpoint.outstanding.set(endpoint.outstanding.get() + 1);
         cluster.active.set(cluster.active.get() + 1);
-        cluster.networks.add(client.network());
+        cluster.at_work.add(client.network());
+        cluster.by_network.add(client.network());
         InFlight {
             endpoint,
             cluster,
@@ -227,11 +272,11 @@ impl InFlight {
         match (pace, self.waiting_key.get()) {
             (Some(pace), None) => {
                 self.waiting_key.set(Some(self.cluster.waiting.enter(pace, self.has_connection.get())));
-                self.cluster.networks.remove(self.client.network());
+                self.cluster.at_work.remove(self.client.network());
             }
             (None, Some(key)) => {
                 self.cluster.waiting.leave(key);
-                self.cluster.networks.add(self.client.network());
+                self.cluster.at_work.add(self.client.network());
                 self.waiting_key.set(None);
             }
             (Some(_), Some(_)) | (None, None) => {}
@@ -255,7 +300,8 @@ impl Drop for InFlight {
         }
         self.endpoint.outstanding.set(self.endpoint.outstanding.get() - 1);
         self.cluster.active.set(self.cluster.active.get() - 1);
-        self.cluster.networks.remove(self.client.network());
+        self.cluster.at_work.remove(self.client.network());
+        self.cluster.by_network.remove(self.client.network());
     }
 }
 

@@ -11,39 +11,69 @@ const SHARE: usize = 7;
 
 /// Counts by network, as far as networks can be told apart.
 #[derive(Debug)]
-pub struct NetworkCounts(Box<[Cell<u32>]>);
+pub struct NetworkCounts {
+    counts: Box<[Cell<u32>]>,
+    /// What one network counts for at most in `total`.
+    cap: u32,
+    total: Cell<u32>,
+}
 
 impl NetworkCounts {
     /// Nothing, of networks that fall into so many places.
     pub fn new(places: usize) -> NetworkCounts {
-        NetworkCounts(vec![Cell::new(0); places].into())
+        NetworkCounts::with_cap(places, u32::MAX)
+    }
+
+    /// The same, where one network counts for `cap` at most in [`NetworkCounts::total`].
+    pub fn with_cap(places: usize, cap: u32) -> NetworkCounts {
+        NetworkCounts { counts: vec![Cell::new(0); places].into(), cap, total: Cell::new(0) }
     }
 
     /// The count of a network.
-    pub fn of(&self, network: Network) -> &Cell<u32> {
-        &self.0[network.place(self.0.len())]
+    pub fn of(&self, network: Network) -> u32 {
+        self.count(network).get()
+    }
+
+    fn count(&self, network: Network) -> &Cell<u32> {
+        &self.counts[network.place(self.counts.len())]
+    }
+
+    /// The counts of all networks, each up to the cap.
+    pub fn total(&self) -> u32 {
+        self.total.get()
     }
 
     /// Counts one more.
     pub fn add(&self, network: Network) {
-        let count = self.of(network);
-        count.set(count.get() + 1);
+        let count = self.count(network);
+        self.replace(count, count.get() + 1);
     }
 
     /// Counts one less.
     pub fn remove(&self, network: Network) {
-        let count = self.of(network);
-        count.set(count.get() - 1);
+        let count = self.count(network);
+        self.replace(count, count.get() - 1);
     }
 
-    /// Whether a network may have another one where `free` are left.
-    pub fn may_add(&self, network: Network, free: usize) -> bool {
-        (self.of(network).get() as usize) < SHARE.saturating_mul(free)
+    /// Sets the count of a network.
+    pub fn set(&self, network: Network, to: u32) {
+        self.replace(self.count(network), to);
     }
 
     /// Forgets half of each count.
     pub fn halve(&self) {
-        self.0.iter().for_each(|count| count.set(count.get() / 2));
+        self.counts.iter().for_each(|count| self.replace(count, count.get() / 2));
+    }
+
+    fn replace(&self, count: &Cell<u32>, to: u32) {
+        let from = count.replace(to);
+        let total = self.total.get().wrapping_sub(from.min(self.cap)).wrapping_add(to.min(self.cap));
+        self.total.set(total);
+    }
+
+    /// Whether a network may have another one where `free` are left.
+    pub fn may_add(&self, network: Network, free: usize) -> bool {
+        (self.of(network) as usize) < SHARE.saturating_mul(free)
     }
 }
 
@@ -73,10 +103,24 @@ mod tests {
             let free = limit - taken;
             prop_assert!(free <= limit / 8 + 1, "{free} of {limit} are free");
             prop_assert!(free > 0);
-            let least = (0..takers).map(|number| counts.of(network(number)).get()).min().unwrap();
-            let most = (0..takers).map(|number| counts.of(network(number)).get()).max().unwrap();
+            let least = (0..takers).map(|number| counts.of(network(number))).min().unwrap();
+            let most = (0..takers).map(|number| counts.of(network(number))).max().unwrap();
             prop_assert!(most - least <= 7);
         }
+    }
+
+    #[test]
+    fn a_network_counts_up_to_the_cap_in_the_total() {
+        let counts = NetworkCounts::with_cap(1 << 16, 3);
+        let other = Network::of([192, 0, 2, 1].into());
+        (0..10).for_each(|_| counts.add(Network::LOCAL));
+        counts.add(other);
+        assert_eq!((counts.total(), counts.of(Network::LOCAL)), (4, 10));
+        (0..8).for_each(|_| counts.remove(Network::LOCAL));
+        assert_eq!(counts.total(), 3);
+        (0..2).for_each(|_| counts.remove(Network::LOCAL));
+        counts.remove(other);
+        assert_eq!(counts.total(), 0);
     }
 
     #[test]

@@ -140,18 +140,25 @@ impl Listeners {
                 "the listener allows more connections than the limit on files does: the longest idle ones are closed before that"
             );
         }
-        let mut limits = listener.limits.clone();
-        limits.max_connections = limits.max_connections.div_ceil(workers.count() as u32);
+        let count = workers.count();
         let mut sockets = sockets.into_iter();
         workers
-            .tell(|_| {
+            .tell(|worker| {
                 let socket = sockets.next()?;
-                let (name, tls, limits) = (name.clone(), tls.clone(), limits.clone());
+                let (name, tls, mut limits) = (name.clone(), tls.clone(), listener.limits.clone());
+                limits.max_connections = part_of(limits.max_connections, count, worker);
                 Some(Command::Listen(Listen { name, socket, tls, limits }))
             })
             .await;
         Ok(Open { listener: listener.clone(), address, tls, refused: None })
     }
+}
+
+/// The part of `whole` that one of `count` workers has, at least 1.
+fn part_of(whole: u32, count: usize, worker: usize) -> u32 {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let has_one_more = (worker as u64) < u64::from(whole % count);
+    (whole / count + u32::from(has_one_more)).max(1)
 }
 
 /// One socket per worker on the same address: the kernel spreads connections over them (`SO_REUSEPORT`).

@@ -70,6 +70,10 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let known = learned.signing_keys.as_ref().or(kept);
     let pinned = &settings.edge.signing_keys;
     if let Some(keys) = Some(pinned).filter(|keys| !keys.is_empty()).or(known) {
+        if !keys.is_empty() {
+            let is_pinned = !pinned.is_empty();
+            tracing::info!(?keys, is_pinned, "only tables that one of these keys signed are believed");
+        }
         trust.set(keys);
     }
     if let Some(saved) = &mut saved {

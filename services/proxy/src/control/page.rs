@@ -79,13 +79,14 @@ impl Shown {
         let since = applied.behind_since?;
         Some(format!(
             "behind for {} s: it serves on by the table of epoch {}, revision {}; refused: {} messages of older or \
-             impossible epochs, {} that are not signed by a key of the fleet (tidegate edge reset {})",
+             impossible epochs (`tidegate edge reset {}` has it forget the epoch), {} that none of the keys signed which it \
+             believes (its edge.signing_keys, or those that the fleet names)",
             clock::now().since(since).as_secs(),
             applied.epoch,
             applied.revision,
             applied.refused_old_epochs,
-            applied.refused_unsigned,
             applied.edge,
+            applied.refused_unsigned,
         ))
     }
 

@@ -47,6 +47,17 @@ pub struct Answer {
     pub note: usize,
 }
 
+impl Answer {
+    /// What it holds of the body.
+    pub fn held(&mut self) -> usize {
+        let first = match &self.first {
+            Some(Chunk::Data(data)) => data.len(),
+            Some(Chunk::End(_)) | None => 0,
+        };
+        self.up.held() + first
+    }
+}
+
 /// Why a try has no answer.
 pub enum TryError {
     /// The endpoint failed.
@@ -166,7 +177,7 @@ pub async fn attempt(
             return Poll::Ready(Err(endpoint_error(&up, Failure::NoAnswer, up.sent())));
         }
         flight.wake_when_silent(cx);
-        upload.borrow_mut().down.hold_buffers(up.held());
+        upload.borrow_mut().down.hold_buffers(up.held() + x.fallback_held.get());
         Poll::Pending
     })
     .await;
@@ -319,6 +330,10 @@ async fn turn(x: &Exchange<'_>, alone: bool, flight: &InFlight) -> Result<Taken,
         return Ok(Taken::Turn(None));
     }
     loop {
+        // Who may have no connection must not make one for all: their requests would fail with it.
+        if !x.worker.may_take_upstream(flight.client()) {
+            return Ok(Taken::Turn(None));
+        }
         let waiter = match pool.sharing.turn() {
             None => return Ok(Taken::Turn(None)),
             Some(Turn::Mine(maker)) => return Ok(Taken::Turn(Some(maker))),
@@ -326,9 +341,12 @@ async fn turn(x: &Exchange<'_>, alone: bool, flight: &InFlight) -> Result<Taken,
         };
         // As long as it may take whoever makes it.
         let waiting = tokio::time::timeout(upstream.connect_timeout + WAIT_FOR_UPSTREAM, waiter.wait());
-        unless_silent(x, flight, Box::pin(waiting))
-            .await?
-            .unwrap_or_else(|_| Err(Failure::ConnectTimeout.into()))?;
+        let waited = unless_silent(x, flight, Box::pin(waiting)).await?;
+        match waited.unwrap_or_else(|_| Err(Failure::ConnectTimeout.into())) {
+            // That another client may have none says nothing of this one.
+            Ok(()) | Err(Unconnected { fault: Fault::Ours, .. }) => {}
+            Err(failed) => return Err(failed),
+        }
         if let Some(conn) = pool.http2() {
             return Ok(Taken::Conn(conn));
         }

@@ -1,6 +1,13 @@
 //! One request from its head to the end of its answer.
 
-use std::{cell::RefCell, future::poll_fn, net::IpAddr, rc::Rc, task::Poll, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    net::IpAddr,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
 
 use rand::RngExt as _;
 use tidegate_http1::{Framing, Method, Request, Version, list_contains, write_field, write_status_line};
@@ -84,6 +91,8 @@ pub struct Exchange<'a> {
     pub trace: Option<RequestTrace>,
     /// What was tried.
     pub trail: RefCell<Trail>,
+    /// What a response holds that only counts when no better one comes.
+    pub fallback_held: Cell<usize>,
 }
 
 /// Serves one request: finds its service, gets an answer and relays it.
@@ -143,6 +152,7 @@ pub async fn handle(
         started,
         trace,
         trail: RefCell::default(),
+        fallback_held: Cell::new(0),
     };
     let outcome = x.serve(down, timer).await;
     worker.counters.dropped_fields.add_if_any(down.dropped_trailers());

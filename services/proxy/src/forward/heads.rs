@@ -103,13 +103,14 @@ fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&
     let mut spoken_for = Vec::new();
     for (name, value) in request.fields.iter() {
         match name {
+            b"x-forwarded-for" if value.is_empty() => {}
             b"x-forwarded-for" => {
                 spoken_for.extend_from_slice(value);
                 spoken_for.extend_from_slice(b", ");
             }
             // The edge is where the outside begins: a client's own word for these is not passed on. What it says of whom
             // it speaks for (x-forwarded-for) is: the edge's word is the last of the list.
-            b"forwarded" | b"x-real-ip" => {}
+            b"forwarded" | b"x-forwarded" | b"x-real-ip" => {}
             _ if name.starts_with(b"x-forwarded-") => {}
             // CGI turns it into HTTP_PROXY, by which programs find the proxy that they send through (CVE-2016-5385).
             b"proxy" => {}

@@ -318,7 +318,7 @@ impl<'a> Tries<'a> {
     }
 
     /// A try was answered.
-    fn answered(&mut self, slot: usize, answer: Box<Answer>, upload: &RefCell<Upload<'_>>) -> Step {
+    fn answered(&mut self, slot: usize, mut answer: Box<Answer>, upload: &RefCell<Upload<'_>>) -> Step {
         let running = self.running[slot].take();
         let status = answer.head.status;
         let now = Instant::now();
@@ -349,6 +349,7 @@ impl<'a> Tries<'a> {
         self.failed_at.push((cluster.clone(), endpoint.clone(), tally));
         self.tried.push(endpoint);
         self.clusters.push(cluster);
+        self.x.fallback_held.set(answer.held());
         self.fallback = Some(answer);
         self.retry(slot, self.x.repeatable, upload)
     }

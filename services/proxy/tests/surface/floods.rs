@@ -279,6 +279,36 @@ fn streams_of_one_client_leave_connections_to_endpoints_for_others() {
 }
 
 #[test]
+fn who_may_have_no_connection_to_an_http2_endpoint_makes_none_for_others() {
+    // Takes one stream on each connection, and never answers a POST.
+    let serving = Serving { streams: 1, ..Serving::default() };
+    let origin = Http2Origin::start(serving, |mut exchange| async move {
+        exchange.note().await;
+        if exchange.request.method() == http::Method::POST {
+            std::future::pending::<()>().await;
+        }
+        exchange.answer(200, "a");
+    });
+    let fleet = FleetFile::new().cluster("a", &[origin.address()], "protocol: http2");
+    let edge = with_files(160, &fleet.service("retry: { attempts: 0, hedge_after: off }"));
+    let post = [&[0x83, 0x84, 0x86, 0x01, 9][..], b"site.test"].concat();
+    let _hostile: Vec<Peer> = (0..3)
+        .map(|_| {
+            let mut client = Peer::connect_from(7, edge.address());
+            client.send([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat());
+            for number in 0..100 {
+                client.send(frame(HEADERS, END_STREAM_AND_HEADERS, number * 2 + 1, &post));
+            }
+            client
+        })
+        .collect();
+    eventually("they take what they may", || origin.seen().count() >= 20);
+    for _ in 0..50 {
+        assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+    }
+}
+
+#[test]
 fn unused_http2_connections_to_endpoints_make_room_for_others() {
     let origins: [_; 6] = std::array::from_fn(|_| Http2Origin::named("a", Serving::default()));
     let addresses = origins.each_ref().map(Http2Origin::address);
@@ -482,6 +512,38 @@ fn slow_uploads_of_one_network_leave_others_their_part_of_the_limit() {
     for client in &mut clients {
         assert_eq!(client.answer().text(), "a");
     }
+}
+
+#[test]
+fn uploads_that_one_network_ends_all_at_once_leave_others_their_part_of_the_limit() {
+    let origin = Origin::scripted(|mut peer, _, _| {
+        while let Some(request) = peer.request() {
+            if request.line.starts_with("POST ") {
+                // Takes its time.
+                peer.rest();
+                return;
+            }
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
+        }
+    });
+    let edge = Edge::start(&FleetFile::new().cluster("a", &[origin.address()], "max_requests: 40"));
+    let mut clients: Vec<Peer> = (0..200)
+        .map(|_| {
+            let mut client = Peer::connect_from(1, edge.address());
+            client.send("POST / HTTP/1.1\r\nHost: site.test\r\nContent-Length: 5\r\n\r\nhell");
+            client
+        })
+        .collect();
+    eventually("most wait", || edge.metric("tidegate_cluster_requests_waiting") >= 30.0);
+    for client in &mut clients {
+        // Some were refused.
+        _ = client.try_send("o");
+    }
+    eventually("none waits", || edge.metric("tidegate_cluster_requests_waiting") == 0.0);
+    for _ in 0..50 {
+        assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+    }
+    drop(clients);
 }
 
 #[test]

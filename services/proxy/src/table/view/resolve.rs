@@ -15,8 +15,7 @@ use tidegate_model::{
 
 use super::{ActionView, ClusterState, ServiceView, Table};
 use crate::{
-    balance::{Budget, Candidate, Choice, Cluster, Endpoint, Latency, TierView, Waiting},
-    clients::NetworkCounts,
+    balance::{Budget, Candidate, Choice, Cluster, Endpoint, Latency, TierView},
     metrics::ClusterGauges,
 };
 
@@ -68,17 +67,14 @@ impl Table {
     }
 
     fn new_cluster(&self, name: &ClusterName, entry: &ClusterEntry) -> Cluster {
-        Cluster {
-            name: name.clone(),
-            region: entry.region.clone(),
-            tls: entry.upstream.tls.as_ref().map(|tls| self.tls.get(&(tls.clone(), entry.upstream.protocol))),
-            upstream: entry.upstream.clone(),
-            active: std::cell::Cell::new(0),
-            waiting: Waiting::default(),
-            networks: NetworkCounts::new(CLIENT_NETWORKS),
-            max_requests: self.worker.part_of(entry.upstream.max_requests),
-            counters: self.metrics.cluster(self.worker.id, name),
-        }
+        let tls = entry.upstream.tls.as_ref();
+        Cluster::new(
+            (name.clone(), entry.region.clone()),
+            entry.upstream.clone(),
+            tls.map(|tls| self.tls.get(&(tls.clone(), entry.upstream.protocol))),
+            self.worker.part_of(entry.upstream.max_requests),
+            self.metrics.cluster(self.worker.id, name),
+        )
     }
 
     pub(super) fn resolve_service(&mut self, name: &ServiceName) {
@@ -218,9 +214,6 @@ impl Table {
         }
     }
 }
-
-/// How many networks of clients are told apart at each cluster.
-const CLIENT_NETWORKS: usize = 512;
 
 /// What a route asks of a path, if it asks for one.
 fn path_of(route: &RouteMatch) -> Option<String> {
