@@ -469,8 +469,8 @@ fn clients_that_send_their_bodies_slowly_take_no_place_of_others() {
 #[test]
 fn slow_clients_are_given_up_for_others_when_they_take_all_places() {
     let origin = Origin::named("a");
-    // As many that are under way, and as many that wait.
-    let (edge, mut clients) = slow_clients(&origin, 10);
+    // All that one network may have of twice the limit.
+    let (edge, mut clients) = slow_clients(&origin, 9);
     eventually("a place is given back for another client", || {
         Peer::connect(edge.address()).ask(POST).status() == 200
     });
