@@ -369,10 +369,15 @@ impl Worker {
         if !self.may_take_upstream(client) {
             return None;
         }
-        self.upstream_count.count().or_else(|| {
+        let counted = self.upstream_count.count().or_else(|| {
             self.table.borrow().endpoints().any(|endpoint| endpoint.pool.close_oldest());
             self.upstream_count.count()
-        })
+        });
+        if counted.is_some() {
+            // What was counted a moment ago must not be given to many.
+            self.unused_upstreams.set(None);
+        }
+        counted
     }
 
     fn apply(&self, routes: &Routes) {
