@@ -115,7 +115,7 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
     forging.abort();
     owners().for_each(Process::thaw);
 
-    // When a region's replicator ends, then it is told.
+    // When a region's replicator ends, then its alert fires.
     world.replicators.get_mut(AWAY.name).expect("the plan has it").kill();
     prometheus.until_all(&["TidegateNoReplicator in eu-west"], LIMIT).await?;
 

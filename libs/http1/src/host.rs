@@ -21,15 +21,14 @@ pub fn is_host(text: &[u8]) -> bool {
     let mut last = DOT;
     for byte in text {
         let class = CLASSES[usize::from(*byte)];
-        // Zero where either is no part of a name, or both are dots.
+        // Zero for what is no part of a name, and for a dot behind a dot.
         if class & ((last ^ DOT) | IN_LABEL) == 0 {
             break;
         }
         last = class;
         length += 1;
     }
-    let is_cut_at_dot = text.get(length) == Some(&b'.');
-    (1..=MAX_HOST_NAME).contains(&length) && !is_cut_at_dot && is_port_or_absent(&text[length..])
+    (1..=MAX_HOST_NAME).contains(&length) && is_port_or_absent(&text[length..])
 }
 
 /// What the bytes of a host name are; 0 for all others.

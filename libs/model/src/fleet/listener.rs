@@ -29,7 +29,7 @@ pub enum ListenerProtocol {
     },
 }
 
-/// What is done with a request's header field whose name has an underscore. CGI and what is like it turn `-` into `_`, so
+/// What is done with a request's header field whose name has an underscore, or anything else than letters, digits and `-`. CGI and what is like it turn `-` into `_`, so
 /// that `x_real_ip` there is `x-real-ip` (Envoy: `headers_with_underscores_action`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum UnderscorePolicy {
@@ -67,7 +67,7 @@ pub struct ListenerLimits {
     pub idle_timeout: Duration,
     /// The most connections at once for the whole edge on this listener.
     pub max_connections: u32,
-    /// What is done with header fields whose names have underscores.
+    /// What is done with header fields whose names have underscores and the like.
     pub underscores_in_headers: UnderscorePolicy,
     /// Which health questions it answers.
     pub health_endpoints: HealthEndpoints,

@@ -32,14 +32,12 @@ pub struct Cluster {
     pub upstream: Upstream,
     /// The TLS configuration towards it, where `upstream.tls` asks for one.
     pub tls: Option<Arc<UpstreamTlsConfig>>,
-    /// Requests under way, those that wait for their clients included.
-    pub active: Cell<u32>,
     /// Requests that wait for their clients.
     pub waiting: Waiting,
-    /// The other ones under way, where none counts for more than its share.
+    /// The other ones under way, of which a network's count for no more than its share.
     at_work: NetworkCounts,
-    /// All under way.
-    by_network: NetworkCounts,
+    /// All requests under way.
+    under_way: NetworkCounts,
     /// This worker's part of the most requests that may be under way from the whole edge.
     max_requests: u32,
     /// Counters of this worker.
@@ -61,10 +59,9 @@ impl Cluster {
             region,
             upstream,
             tls,
-            active: Cell::new(0),
             waiting: Waiting::default(),
             at_work: NetworkCounts::with_cap(CLIENT_NETWORKS, share),
-            by_network: NetworkCounts::new(CLIENT_NETWORKS),
+            under_way: NetworkCounts::new(CLIENT_NETWORKS),
             max_requests,
             counters,
         }
@@ -76,20 +73,20 @@ impl Cluster {
     /// is under way, the network has less than its part of what is left. Clients of one network that begin to send all at
     /// once still count for no more than the network's share, so others find room; for them an eighth more may be under way.
     pub fn has_room(&self, network: Network) -> bool {
-        self.has_room_for_work(network) && self.by_network.may_add(network, self.free())
+        let free = self.free();
+        self.at_work.may_add(network, self.work_left().min(free)) && self.under_way.may_add(network, free)
     }
 
     /// Whether another request of a client in `network` may be sent, if need be instead of one that waits for a slow client,
     /// which is given up.
     pub fn make_headroom_for(&self, network: Network, now: Instant) -> bool {
         self.has_room(network)
-            || self.work_left() > 0
-                && self.at_work.may_add(network, self.work_left())
-                && self.waiting.give_one_up(network, now)
+            || self.at_work.may_add(network, self.work_left()) && self.waiting.give_one_up(network, now)
     }
 
-    fn has_room_for_work(&self, network: Network) -> bool {
-        self.at_work.may_add(network, self.work_left().min(self.free()))
+    /// How many requests are under way, those that wait for their clients included.
+    pub fn active(&self) -> u32 {
+        self.under_way.total()
     }
 
     /// How much more the cluster may be given to do.
@@ -100,7 +97,7 @@ impl Cluster {
     /// How many more requests may be under way.
     fn free(&self) -> usize {
         let most = self.max_requests.saturating_mul(2).saturating_add(reserve(self.max_requests));
-        most.saturating_sub(self.active.get()) as usize
+        most.saturating_sub(self.active()) as usize
     }
 }
 
@@ -233,9 +230,8 @@ impl InFlight {
         client: ClientShare,
     ) -> InFlight {
         endpoint.outstanding.set(endpoint.outstanding.get() + 1);
-        cluster.active.set(cluster.active.get() + 1);
         cluster.at_work.add(client.network());
-        cluster.by_network.add(client.network());
+        cluster.under_way.add(client.network());
         InFlight {
             endpoint,
             cluster,
@@ -299,9 +295,8 @@ impl Drop for InFlight {
             self.client.give_back();
         }
         self.endpoint.outstanding.set(self.endpoint.outstanding.get() - 1);
-        self.cluster.active.set(self.cluster.active.get() - 1);
         self.cluster.at_work.remove(self.client.network());
-        self.cluster.by_network.remove(self.client.network());
+        self.cluster.under_way.remove(self.client.network());
     }
 }
 

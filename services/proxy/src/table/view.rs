@@ -183,7 +183,7 @@ impl Table {
             let (idle, http2) = sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
             let gauges = &cluster.counters.gauges;
             let waiting = cluster.waiting.count() as u64;
-            gauges.active.set(u64::from(cluster.active.get()).saturating_sub(waiting));
+            gauges.active.set(u64::from(cluster.active()).saturating_sub(waiting));
             gauges.waiting.set(waiting);
             gauges.idle.set(idle as u64);
             gauges.http2.set(http2 as u64);

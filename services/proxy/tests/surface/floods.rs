@@ -240,18 +240,22 @@ fn silent_tunnels_of_one_network_make_room_for_others() {
     }
 }
 
-#[test]
-fn streams_of_one_client_leave_connections_to_endpoints_for_others() {
-    // Never answers a POST.
-    let origin = Origin::scripted(|mut peer, _, _| {
-        while let Some(request) = peer.head() {
+/// An origin that never answers a POST.
+fn silent_on_post() -> Origin {
+    Origin::scripted(|mut peer, _, _| {
+        while let Some(request) = peer.request() {
             if request.line.starts_with("POST ") {
                 peer.rest();
                 return;
             }
             peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
         }
-    });
+    })
+}
+
+#[test]
+fn streams_of_one_client_leave_connections_to_endpoints_for_others() {
+    let origin = silent_on_post();
     // Less than what it takes to find that there is no connection left.
     let fleet = FleetFile::new().cluster("a", &[origin.address()], "connect_timeout: 50ms");
     let edge = with_files(256, &fleet);
@@ -516,16 +520,7 @@ fn slow_uploads_of_one_network_leave_others_their_part_of_the_limit() {
 
 #[test]
 fn uploads_that_one_network_ends_all_at_once_leave_others_their_part_of_the_limit() {
-    let origin = Origin::scripted(|mut peer, _, _| {
-        while let Some(request) = peer.request() {
-            if request.line.starts_with("POST ") {
-                // Takes its time.
-                peer.rest();
-                return;
-            }
-            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na");
-        }
-    });
+    let origin = silent_on_post();
     let edge = Edge::start(&FleetFile::new().cluster("a", &[origin.address()], "max_requests: 40"));
     let mut clients: Vec<Peer> = (0..200)
         .map(|_| {

@@ -47,8 +47,8 @@ impl fmt::Display for FleetError {
 /// The most errors that are kept of one file.
 const MOST_ERRORS: usize = 200;
 
-/// All that is wrong with a fleet file, in the order of the file, up to a number that nobody reads. `Display` is a report with
-/// the lines in question.
+/// What is wrong with a fleet file, in the order of the file: [`MOST_ERRORS`] errors at most. `Display` is a report with the
+/// lines in question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetErrors {
     file_name: String,

@@ -12,7 +12,7 @@ const MOST_SERVICES: usize = 10_000;
 /// Of one cluster, and of all.
 const MOST_ENDPOINTS: usize = 1_000;
 pub(super) const MOST_ENDPOINTS_IN_ALL: usize = 200_000;
-/// Of one service, and of all.
+/// Of one service.
 const MOST_ROUTES: usize = 1_000;
 /// Clusters that one action chooses from, and all actions together.
 const MOST_CHOICES: usize = 1_000;
@@ -212,7 +212,7 @@ pub(super) static LISTENER: Record = Record {
         optional(
             "underscores_in_headers",
             Kind::Word(&["drop", "refuse", "pass"]),
-            "What is done with request header fields whose names have an underscore; drop.",
+            "What is done with request header fields whose names have an underscore, or anything else than letters, digits and -; drop.",
         ),
         optional(
             "health_endpoints",
