@@ -43,6 +43,12 @@ fn normalized(mut request: Message) -> Message {
     request
 }
 
+/// Whether the edge forwards a request over HTTP/2: one without a host has no URI there (RFC 9110, section 4.2.1), and is
+/// answered with 400.
+fn is_forwarded(request: &Message) -> bool {
+    request.fields.iter().any(|(name, value)| name == "host" && !value.is_empty())
+}
+
 /// Whether a reader does not take a request, which is as good as to refuse it.
 fn may_be_refused(reader: &str, request: &Message) -> bool {
     let listed = REFUSALS.iter().any(|one| one.reader == reader && (one.is_met)(request));
@@ -60,7 +66,8 @@ fn haproxy_and_nginx_read_a_request_that_is_forwarded_over_http2_as_the_edge_did
     let messages = hostile::requests();
     for message in &messages {
         send(&edge, message);
-        let expected: Vec<Message> = requests(&direct.take()).into_iter().map(normalized).collect();
+        let expected = requests(&direct.take()).into_iter().map(normalized).filter(is_forwarded);
+        let expected: Vec<Message> = expected.collect();
         // What other bytes there were is lost in what was recorded as text.
         if !expected.iter().all(|request| request.target().is_ascii()) {
             continue;

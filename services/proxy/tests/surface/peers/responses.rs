@@ -117,8 +117,10 @@ fn haproxy_and_nginx_read_a_response_as_the_edge_does() {
                 }
                 let nothing = Got { status: 502, body: Vec::new(), is_whole: false };
                 let by_reader = by_reader.unwrap_or(nothing);
-                // A reader that has seen the fault before it forwards the head makes a response of its own.
-                if !by_edge.is_whole && by_reader.status == 502 {
+                // What the edge cuts off tells its client so. A reader that has seen the fault before it forwards the head
+                // makes a response of its own; one that takes the fault, as a bare LF in a chunk's line, says more.
+                let is_more = by_reader.status == by_edge.status && by_reader.body.starts_with(&by_edge.body);
+                if !by_edge.is_whole && (by_reader.status == 502 || is_more) {
                     continue;
                 }
                 let is_listed =
