@@ -8,6 +8,7 @@
 
 mod counts;
 mod pace;
+mod schedule;
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -25,6 +26,7 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use counts::NetworkCounts;
 pub use pace::{Direction, Network, Pace};
+pub use schedule::Schedule;
 
 /// How many connections end at once, as a part of all and at most: to look for them costs as much as there are connections.
 const PART_ENDED: usize = 32;
@@ -341,6 +343,11 @@ impl ClientConnection {
     pub fn note_resets(&self, count: u32, is_flooding: bool) {
         let count = self.clients.resets.of(self.state.network).saturating_add(count);
         self.clients.resets.set(self.state.network, if is_flooding { count.max(FLOOD) } else { count });
+    }
+
+    /// The client's network.
+    pub fn network(&self) -> Network {
+        self.state.network
     }
 
     /// Whether clients of this network have flooded other connections a moment ago.

@@ -162,6 +162,8 @@ pub struct WorkerCounters {
     pub evicted_slow: Counter,
     /// Connections ended because most was held for them when memory ran short.
     pub evicted_memory: Counter,
+    /// How often a task of a client has waited for those of networks that used less of a busy worker's time.
+    pub queued: Counter,
     /// HTTP/2 connections ended because of too many control frames.
     pub flooded: Counter,
     /// HTTP/2 streams refused because the heads of the connection's requests took too much memory.

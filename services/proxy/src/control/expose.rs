@@ -23,7 +23,7 @@ type Read<C> = fn(&C) -> u64;
 /// Statuses by their first digit.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-const WORKERS: [(&str, &str, Read<WorkerCounters>); 14] = [
+const WORKERS: [(&str, &str, Read<WorkerCounters>); 15] = [
     ("tidegate_proxy_connections_accepted_total", "Connections accepted.", |w| w.accepted.get()),
     ("tidegate_proxy_connections_over_limit_total", "Connections refused because a listener is full.", |w| {
         w.over_limit.get()
@@ -42,6 +42,11 @@ const WORKERS: [(&str, &str, Read<WorkerCounters>); 14] = [
         "tidegate_proxy_connections_evicted_memory_total",
         "Connections of clients ended because most memory was held for them when it ran short.",
         |w| w.evicted_memory.get(),
+    ),
+    (
+        "tidegate_proxy_client_tasks_queued_total",
+        "Times that work for a client waited for clients of networks that had used less of a busy worker's time.",
+        |w| w.queued.get(),
     ),
     (
         "tidegate_proxy_http2_floods_total",

@@ -121,10 +121,10 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, sto
                 if worker.clients.has_room(network) {
                     let open = Open::new(worker.clone(), network, listener.open.clone());
                     let connection = connection(worker.clone(), listener.clone(), stream, address.ip(), open);
-                    worker.tasks.spawn_local(Box::pin(connection));
+                    worker.spawn(network, Box::pin(connection));
                 } else if worker.waiting.get() < MOST_WAITING {
                     let waiting = wait_for_room(worker.clone(), listener.clone(), stream, address.ip());
-                    worker.tasks.spawn_local(Box::pin(waiting));
+                    worker.spawn(network, Box::pin(waiting));
                 } else {
                     worker.counters.over_limit.add(1);
                 }

@@ -30,6 +30,10 @@ const _: () = assert!(STREAMS as usize * (LIBRARY_BUFFER + 64 * 1024) <= 12 * 10
 /// (RFC 9113, section 8.7), and pays for in control frames.
 const HEADS: usize = 1024 * 1024;
 const REFUSAL_COST: i64 = 20;
+/// What a head may take, decoded, at no cost, and how much more of it costs as much as a control frame: a few bytes of HPACK
+/// become heads that take long to make and to forward.
+const HEAD_FREE: usize = 8 * 1024;
+const HEAD_EACH: usize = 2 * 1024;
 /// What a connection pays at once, of the thousand that others may spend, what it pays more for a reset, and the streams that
 /// it may have open, where its client's network has just flooded others.
 const FLOODED_BEFORE: i64 = 900;
@@ -163,6 +167,7 @@ pub async fn serve(
             }
             Event::Stream(mut request, mut respond) => {
                 let head = size_of(request.headers()) + request.headers().len() * FIELD_OVERHEAD;
+                flusher.charge((head.saturating_sub(HEAD_FREE) / HEAD_EACH) as i64);
                 if streams.heads.get() + head > most_heads {
                     worker.counters.heads_over_budget.add(1);
                     respond.send_reset(h2::Reason::REFUSED_STREAM);
@@ -174,15 +179,8 @@ pub async fn serve(
                 let mut account = open.account();
                 account.hold(Held::Head, head);
                 // Boxed here, since it is moved several times on its way into a task, and it is large.
-                worker.tasks.spawn_local(Box::pin(stream(
-                    worker.clone(),
-                    client,
-                    request,
-                    respond,
-                    rules,
-                    account,
-                    count,
-                )));
+                let stream = stream(worker.clone(), client, request, respond, rules, account, count);
+                worker.spawn(open.network(), Box::pin(stream));
             }
         }
     }

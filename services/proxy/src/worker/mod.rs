@@ -10,6 +10,7 @@ mod limits;
 
 use std::{
     cell::{Cell, RefCell},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -28,7 +29,7 @@ pub use limits::{WorkerLimits, memory_limit};
 
 use crate::{
     balance::{Endpoint, InFlight, is_of_endpoint},
-    clients::{ClientConnection, ClientShare, Clients, Eviction, Network},
+    clients::{ClientConnection, ClientShare, Clients, Eviction, Network, Schedule},
     metrics::{Metrics, WorkerCounters},
     observe::{Observer, Observing},
     table::{Table, WorkerPlace},
@@ -104,6 +105,7 @@ pub struct Worker {
     /// Connections that were accepted and wait for room.
     waiting: Cell<usize>,
     tasks: TaskTracker,
+    schedule: Rc<Schedule>,
     /// Connections to endpoints; those of clients end first.
     pub upstreams: TaskTracker,
     /// How many connections to endpoints there are, and may be.
@@ -176,6 +178,7 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         clients: Clients::new(parts.limits.client_connections, parts.limits.client_memory),
         waiting: Cell::new(0),
         tasks: TaskTracker::new(),
+        schedule: Schedule::new(),
         upstreams: TaskTracker::new(),
         upstream_count: ConnectionCount::new(parts.limits.upstream_connections),
         suspects: parts.suspects,
@@ -184,6 +187,7 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         crowding_log: RefCell::new(LogLimit::new(LOG_INTERVAL)),
         cannot_connect_log: RefCell::new(LogLimit::new(LOG_INTERVAL)),
     });
+    tokio::task::spawn_local(worker.schedule.clone().run());
     let mut accepting = accept::Accepting::new(worker.clone());
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -395,6 +399,11 @@ impl Worker {
         self.clients.wake_all();
     }
 
+    /// Runs a task for a client in `network` until it is done.
+    fn spawn(&self, network: Network, task: Pin<Box<impl Future<Output = ()> + 'static>>) {
+        self.tasks.spawn_local(self.schedule.task(network, task));
+    }
+
     /// A timer for a stream.
     fn take_timer(&self) -> Timer {
         self.timers.borrow_mut().pop().unwrap_or_default()
@@ -418,6 +427,7 @@ impl Worker {
         table.set_gauges();
         table.services().flat_map(|service| service.budgets()).for_each(|budget| budget.tick());
         self.clients.tick();
+        self.counters.queued.set(self.schedule.waited());
         self.observer.flush();
     }
 }
