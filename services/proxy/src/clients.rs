@@ -6,6 +6,7 @@
 //! but wait for slow clients; over the second, the connection for which most is held. No network of clients may take all of
 //! anything.
 
+mod client;
 mod counts;
 mod pace;
 mod schedule;
@@ -24,6 +25,7 @@ use tidegate_http1::without_port;
 use tidegate_tls::ServerTls;
 use tokio::{sync::Notify, time::Instant};
 
+pub use client::Client;
 pub use counts::NetworkCounts;
 pub use pace::{Direction, Network, Pace};
 pub use schedule::Schedule;

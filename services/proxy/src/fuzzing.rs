@@ -3,8 +3,8 @@
 use tidegate_http1::{Framing, ParseError, Request, RequestRules};
 
 use crate::{
-    forward::{Origin, http2_request, write_http1_request},
-    worker::request_of,
+    downstream::request_of,
+    request::{Origin, http2_request, write_http1_request},
 };
 
 /// A request as it came over HTTP/2 and as it is forwarded.

@@ -4,16 +4,19 @@
 
 mod balance;
 mod clients;
+mod context;
 mod control;
-mod forward;
+mod downstream;
 #[doc(hidden)]
 pub mod fuzzing;
+mod limits;
 mod metrics;
 mod observe;
+mod request;
 mod settings;
 mod table;
 mod tls;
-mod wellknown;
+mod upstream;
 mod wire;
 mod worker;
 

@@ -10,10 +10,7 @@ use tidegate_service::{
     settings::{AdminSection, LogSection, NatsSection, TelemetrySection, comma_separated, docs_of, duration},
 };
 
-use crate::{
-    observe::Sampling,
-    worker::{IdleLimits, memory_limit},
-};
+use crate::{limits::memory_limit, observe::Sampling, wire::IdleLimits};
 
 /// The proxy's settings.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]

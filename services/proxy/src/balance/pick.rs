@@ -6,8 +6,11 @@ use rand::{Rng, RngExt as _};
 use tidegate_model::verdict::Verdict;
 use tokio::time::Instant;
 
-use super::{Cluster, Endpoint, Fare, Tally};
-use crate::{clients::Network, metrics::ServingCounters};
+use crate::{
+    clients::Network,
+    metrics::ServingCounters,
+    upstream::{Cluster, Endpoint, Fare, Tally},
+};
 
 /// The clusters of one failover priority.
 pub struct TierView {

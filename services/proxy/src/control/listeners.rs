@@ -18,8 +18,9 @@ use tidegate_tls::{HTTP1, HTTP2, Renewable as _, ServerTls};
 
 use super::workers::Workers;
 use crate::{
+    downstream::Listen,
     wire::{UNACKNOWLEDGED, end_when_gone},
-    worker::{Command, Listen},
+    worker::Command,
 };
 
 /// Connections that wait to be accepted, per worker (Linux takes `net.core.somaxconn` where that is less).

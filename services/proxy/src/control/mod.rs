@@ -26,11 +26,11 @@ use tidegate_service::{Context, bus::bear_name};
 use tokio::sync::mpsc;
 
 use crate::{
+    context::EdgeIdentity,
     metrics::Metrics,
     observe::{Observing, access},
     settings::ProxySettings,
     tls::UpstreamTlsConfigs,
-    worker::EdgeIdentity,
 };
 use disk::Disk;
 use page::Shown;

@@ -14,7 +14,7 @@ use tidegate_model::{
     routes::{RouteEntry, RouteKey, Tier},
 };
 
-use crate::worker::EdgeIdentity;
+use crate::context::EdgeIdentity;
 
 /// What is shown. Clones share it.
 #[derive(Clone)]

@@ -33,8 +33,9 @@ use super::{
     workers::Workers,
 };
 use crate::{
+    context::EdgeIdentity,
     table::RouteChange,
-    worker::{Command, EdgeIdentity, Routes},
+    worker::{Command, Routes},
 };
 
 /// How often the edge says what it serves, and looks after its listeners and its disk.

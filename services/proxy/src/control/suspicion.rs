@@ -21,7 +21,7 @@ use tidegate_model::{
 };
 use tokio::sync::mpsc;
 
-use crate::worker::{EdgeIdentity, Suspect};
+use crate::context::{EdgeIdentity, Suspect};
 
 /// The shortest time between two suspicions of one endpoint.
 const SHORTEST: Duration = Duration::from_millis(100);

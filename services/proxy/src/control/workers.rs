@@ -8,12 +8,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    context::{EdgeIdentity, Suspect, WorkerParts},
+    limits::WorkerLimits,
     metrics::Metrics,
     observe::Observing,
     settings::ProxySection,
     table::WorkerPlace,
     tls::{TlsKey, UpstreamTlsConfigs},
-    worker::{self, Command, EdgeIdentity, Routes, Suspect, WorkerLimits, WorkerParts},
+    worker::{self, Command, Routes},
 };
 
 /// Commands that wait for a worker; whoever sends more waits.

@@ -6,17 +6,14 @@ use serde::Serialize;
 use tidegate_http1::Request;
 
 use super::{
+    attempts::Why,
     decide::RequestTrace,
+    finished::FinishedRequest,
+    malformed::{UNKNOWN, Unread},
     spans::version_text,
     text::{OneLine, Text, escaped},
-    trail::{Trail, Why},
-    unread::{UNKNOWN, Unread},
 };
-use crate::{
-    forward::{Client, Exchange},
-    settings::AccessFormat,
-    worker::http_date,
-};
+use crate::{clients::Client, settings::AccessFormat, wire::http_date};
 
 /// What a line says. Never a query, a cookie or a credential; each text that a client sent is bounded.
 #[derive(Serialize)]
@@ -57,27 +54,26 @@ pub struct Line<'a> {
 
 impl<'a> Line<'a> {
     /// The line of a request that a service answers for.
-    pub fn of_exchange(
-        x: &'a Exchange<'_>,
-        trail: &Trail,
+    pub fn of_finished(
+        request: &FinishedRequest<'a>,
         trace: Option<RequestTrace>,
         duration: Duration,
     ) -> Line<'a> {
-        let (client, request_id) = (x.client, x.origin.request_id);
-        let status = trail.status.unwrap_or(0);
-        let served = trail.relayed.and_then(|place| trail.tries().nth(place));
+        let log = request.log;
+        let status = log.status.unwrap_or(0);
+        let served = log.relayed.and_then(|place| log.tries().nth(place));
         Line {
-            bytes_in: trail.received,
-            bytes_out: trail.sent,
-            service: Some(x.service.name.as_str()),
+            bytes_in: log.received,
+            bytes_out: log.sent,
+            service: Some(request.service.as_str()),
             cluster: served.map(|note| note.cluster.name.to_string()),
             endpoint: served.map(|note| note.endpoint.address.to_string()),
             tier: served.map(|note| note.tier),
-            attempts: trail.count(),
-            hedged: trail.tries().any(|note| note.why == Why::Hedge),
-            error: trail.broken.map(Text::from),
+            attempts: log.count(),
+            hedged: log.tries().any(|note| note.why == Why::Hedge),
+            error: log.broken.map(Text::from),
             trace_id: trace.map(|trace| format!("{:032x}", trace.trace_id)),
-            ..Line::of_request(x.request, client, request_id, status, duration)
+            ..Line::of_request(request.head, request.client, request.request_id, status, duration)
         }
     }
 

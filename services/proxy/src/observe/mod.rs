@@ -3,29 +3,30 @@
 //! A request that nobody wants to hear of costs a note of its tries and a few counters of its own worker.
 
 pub mod access;
+mod attempts;
 mod decide;
+mod finished;
 mod line;
+mod malformed;
 mod spans;
 mod text;
 mod traceparent;
-mod trail;
-mod unread;
 
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
+use rand::Rng;
 use tidegate_http1::{Method, Request};
 use tidegate_service::telemetry::SpanSink;
-use tokio::time::Instant;
 
+pub use attempts::{Ending, Trail, TryNote, Why};
 pub use decide::{RequestTrace, Sampling};
+pub use finished::FinishedRequest;
+pub use malformed::Unread;
 pub use traceparent::TraceParentText;
-pub use trail::{Ending, Trail, TryNote, Why};
-pub use unread::Unread;
 
 use crate::{
-    forward::{Client, Exchange, LocalReply},
-    metrics::{RequestKind, Timing, WorkerCounters},
-    worker::Worker,
+    clients::Client,
+    metrics::{RequestKind, WorkerCounters},
 };
 use access::AccessLog;
 use line::Line;
@@ -60,36 +61,26 @@ impl Observing {
 
 impl Observer {
     /// The trace of a request that is told of whatever becomes of it.
-    pub fn begin(&self, request: &Request, worker: &Worker) -> Option<RequestTrace> {
+    pub fn begin(&self, request: &Request, random: &mut impl Rng) -> Option<RequestTrace> {
         let (_, sampling) = self.tracing.as_ref()?;
-        sampling.begin(request, &mut *worker.random.borrow_mut())
+        sampling.begin(request, random)
     }
 
     /// A request that a service answers for has ended.
-    pub fn finished(&self, x: &Exchange<'_>, ended: Instant) {
-        let trail = x.trail.borrow();
-        let duration = ended - x.started;
-        let timing = Timing::from(duration);
-        x.service.counters.duration.record(timing);
-        let kind = RequestKind::new(&x.request.method, x.origin.is_tls, trail.status, trail.broken);
-        x.action.requests.record(kind, timing);
-        if let Some(status) = trail.status
-            && let Some((tier, cluster)) = trail.served_by()
-            && let Some(choice) = x.action.tiers.get(tier).and_then(|tier| tier.of(cluster))
-        {
-            choice.serving.count(status, timing);
-        }
-        let mut trace = x.trace;
+    pub fn finished(&self, request: &FinishedRequest<'_>, random: &mut impl Rng) {
+        let FinishedRequest { log, started, ended, .. } = *request;
+        let mut trace = request.trace;
         if let Some((sink, sampling)) = &self.tracing
-            && (trace.is_some() || trail.is_notable())
+            && (trace.is_some() || log.is_notable())
         {
-            let known = trace.unwrap_or_else(|| sampling.late(x.request, &mut *x.worker.random.borrow_mut()));
-            spans::send(sink, x, &trail, known, ended);
+            let known = trace.unwrap_or_else(|| sampling.late(request.head, random));
+            spans::send(sink, request, known, random);
             trace = Some(known);
         }
         if let Some(access) = &self.access {
-            access.borrow_mut().add(trail.is_notable(), trail.status.unwrap_or(0), duration, || {
-                Line::of_exchange(x, &trail, trace, duration)
+            let duration = ended - started;
+            access.borrow_mut().add(log.is_notable(), log.status.unwrap_or(0), duration, || {
+                Line::of_finished(request, trace, duration)
             });
         }
     }
@@ -110,12 +101,12 @@ impl Observer {
         }
     }
 
-    /// A request that could not be read was refused with `reply`.
-    pub fn refused(&self, client: Client, unread: &Unread, reply: &LocalReply, duration: Duration) {
-        self.count_own(&Method::from(unread.method.as_str()), client, reply.status, duration);
+    /// A request that could not be read was refused with a status, and `why`.
+    pub fn refused(&self, client: Client, unread: &Unread, (status, why): (u16, &str), duration: Duration) {
+        self.count_own(&Method::from(unread.method.as_str()), client, status, duration);
         if let Some(access) = &self.access {
-            let line = || Line::of_refusal(unread, &reply.body, client, reply.status, duration);
-            access.borrow_mut().add(reply.status >= 500, reply.status, duration, line);
+            let line = || Line::of_refusal(unread, why, client, status, duration);
+            access.borrow_mut().add(status >= 500, status, duration, line);
         }
     }
 

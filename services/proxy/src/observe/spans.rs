@@ -3,18 +3,19 @@
 
 use std::time::SystemTime;
 
-use rand::RngExt as _;
+use rand::{Rng, RngExt as _};
 use tidegate_http1::{Request, Version};
 use tidegate_model::fleet::Address;
 use tidegate_service::telemetry::{FinishedSpan, SpanKind, SpanSink, Value};
 use tokio::time::Instant;
 
 use super::{
+    attempts::{Ending, Trail, TryNote, Why},
     decide::RequestTrace,
-    trail::{Ending, Trail, TryNote, Why},
+    finished::FinishedRequest,
 };
 use crate::{
-    forward::{Client, Exchange},
+    clients::Client,
     metrics::{OTHER_METHOD, method_name},
 };
 
@@ -25,7 +26,8 @@ const LONGEST: usize = 256;
 const SAID_BY_STATUS: String = String::new();
 
 /// Sends the spans of a request that has ended.
-pub fn send(sink: &SpanSink, x: &Exchange<'_>, trail: &Trail, trace: RequestTrace, ended: Instant) {
+pub fn send(sink: &SpanSink, request: &FinishedRequest<'_>, trace: RequestTrace, random: &mut impl Rng) {
+    let FinishedRequest { head, log, started, ended, .. } = *request;
     let clock = Clock { now: (ended, SystemTime::now()) };
     sink.send(FinishedSpan {
         trace_id: trace.trace_id,
@@ -33,34 +35,34 @@ pub fn send(sink: &SpanSink, x: &Exchange<'_>, trail: &Trail, trace: RequestTrac
         parent: trace.parent,
         parent_is_remote: true,
         kind: SpanKind::Server,
-        name: match &x.action.route {
-            Some(route) => format!("{} {route}", name_of(x.request)).into(),
-            None => name_of(x.request).into(),
+        name: match request.route {
+            Some(route) => format!("{} {route}", name_of(head)).into(),
+            None => name_of(head).into(),
         },
-        start: clock.at(x.started),
+        start: clock.at(started),
         end: clock.at(ended),
-        attributes: server_attributes(x, trail),
-        error: error_of(trail),
+        attributes: server_attributes(request),
+        error: error_of(log),
     });
-    for (number, note) in trail.tries().enumerate() {
+    for (number, note) in log.tries().enumerate() {
         let span_id = match note.span_id {
-            0 => x.worker.random.borrow_mut().random::<u64>().max(1),
+            0 => random.random::<u64>().max(1),
             id => id,
         };
         let (end, ending) =
             note.ended.as_ref().map_or((ended, &Ending::Abandoned), |(at, ending)| (*at, ending));
         // The answer's head came earlier; what is relayed ends with the request.
-        let end = if trail.relayed == Some(number) { ended } else { end };
+        let end = if log.relayed == Some(number) { ended } else { end };
         sink.send(FinishedSpan {
             trace_id: trace.trace_id,
             span_id,
             parent: Some(trace.span_id),
             parent_is_remote: false,
             kind: SpanKind::Client,
-            name: name_of(x.request).into(),
+            name: name_of(head).into(),
             start: clock.at(note.began),
             end: clock.at(end),
-            attributes: client_attributes(x.request, note, ending, number),
+            attributes: client_attributes(head, note, ending, number),
             error: match ending {
                 Ending::Failed(failure) => Some(failure.to_string()),
                 // By the conventions what a client did wrong is an error of the call, too.
@@ -91,45 +93,45 @@ fn error_of(trail: &Trail) -> Option<String> {
     }
 }
 
-fn server_attributes(x: &Exchange<'_>, trail: &Trail) -> Vec<(&'static str, Value)> {
-    let request = x.request;
-    let (path, query) = match request.target.split_once('?') {
+fn server_attributes(request: &FinishedRequest<'_>) -> Vec<(&'static str, Value)> {
+    let FinishedRequest { head, client, log, .. } = *request;
+    let (path, query) = match head.target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
-        None => (request.target.as_str(), None),
+        None => (head.target.as_str(), None),
     };
-    let (host, port) = host_and_port(&request.host, x.origin.is_tls);
+    let (host, port) = host_and_port(&head.host, client.is_tls);
     let mut attributes: Vec<(&'static str, Value)> = vec![
-        ("http.request.method", method_name(&request.method).into()),
+        ("http.request.method", method_name(&head.method).into()),
         ("url.path", cut(path).into()),
-        ("url.scheme", scheme(x.origin.is_tls).into()),
+        ("url.scheme", scheme(client.is_tls).into()),
         ("server.address", cut(host).into()),
         ("server.port", i64::from(port).into()),
-        ("client.address", x.origin.address.to_canonical().to_string().into()),
+        ("client.address", client.address.to_canonical().to_string().into()),
         ("network.protocol.name", "http".into()),
-        ("network.protocol.version", version_text(x.client, request).into()),
-        ("tidegate.service", x.service.name.to_string().into()),
-        ("tidegate.request_id", String::from_utf8_lossy(x.origin.request_id).into_owned().into()),
-        ("tidegate.attempts", (trail.count() as i64).into()),
+        ("network.protocol.version", version_text(client, head).into()),
+        ("tidegate.service", request.service.to_string().into()),
+        ("tidegate.request_id", String::from_utf8_lossy(request.request_id).into_owned().into()),
+        ("tidegate.attempts", (log.count() as i64).into()),
     ];
-    attributes.extend(method_original(request));
+    attributes.extend(method_original(head));
     // What is in a query may be secret: only that there is one.
     if query.is_some() {
         attributes.push(("tidegate.has_query", true.into()));
     }
-    if let Some(route) = &x.action.route {
-        attributes.push(("http.route", route.clone().into()));
+    if let Some(route) = request.route {
+        attributes.push(("http.route", route.to_owned().into()));
     }
-    if let Some(agent) = request.fields.get(b"user-agent") {
+    if let Some(agent) = head.fields.get(b"user-agent") {
         attributes.push(("user_agent.original", cut(&String::from_utf8_lossy(agent)).into()));
     }
-    if let Some((tier, cluster)) = trail.served_by() {
+    if let Some((tier, cluster)) = log.served_by() {
         attributes.push(("tidegate.cluster", cluster.name.to_string().into()));
         attributes.push(("tidegate.tier", (tier as i64).into()));
     }
-    if let Some(status) = trail.status {
+    if let Some(status) = log.status {
         attributes.push(("http.response.status_code", i64::from(status).into()));
     }
-    match (trail.broken, trail.status) {
+    match (log.broken, log.status) {
         (Some(broken), _) => attributes.push(("error.type", broken.into())),
         (None, Some(status)) if status >= 500 => attributes.push(("error.type", status.to_string().into())),
         (None, _) => {}

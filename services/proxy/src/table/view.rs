@@ -18,9 +18,10 @@ use tidegate_model::{
 
 use super::{hosts::Hosts, matching::matches};
 use crate::{
-    balance::{Budget, Cluster, Endpoint, Latency, TierView},
+    balance::{Budget, Latency, TierView},
     metrics::{Counter, Metrics, RequestDurations, ServiceCounters},
     tls::UpstreamTlsConfigs,
+    upstream::{Cluster, Endpoint},
 };
 
 /// A change of one entry; nothing takes it away.

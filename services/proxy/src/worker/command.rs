@@ -1,16 +1,14 @@
 //! What the control side tells a worker.
 
-use std::{net::TcpListener, sync::Arc};
+use std::sync::Arc;
 
 use tidegate_model::{
     ListenerName,
-    fleet::ListenerLimits,
     routes::{RouteEntry, RouteKey},
 };
-use tidegate_tls::ServerTls;
 use tokio::sync::oneshot;
 
-use crate::table::RouteChange;
+use crate::{downstream::Listen, table::RouteChange};
 
 /// A command to a worker. They are carried out in order, each before anything else runs.
 pub enum Command {
@@ -40,16 +38,4 @@ pub enum Routes {
     All(Arc<[(RouteKey, Arc<RouteEntry>)]>),
     /// What changed.
     Changes(Arc<[RouteChange]>),
-}
-
-/// A socket to accept connections on.
-pub struct Listen {
-    /// The listener's name.
-    pub name: ListenerName,
-    /// The socket: this worker's own, in non-blocking mode.
-    pub socket: TcpListener,
-    /// TLS, where the listener has it.
-    pub tls: Option<Arc<ServerTls>>,
-    /// What clients may ask of it; `max_connections` is this worker's part.
-    pub limits: ListenerLimits,
 }

@@ -15,8 +15,9 @@ use tidegate_model::{
 
 use super::{ActionView, ClusterState, ServiceView, Table};
 use crate::{
-    balance::{Budget, Candidate, Choice, Cluster, Endpoint, Latency, TierView},
+    balance::{Budget, Candidate, Choice, Latency, TierView},
     metrics::ClusterGauges,
+    upstream::{Cluster, Endpoint},
 };
 
 impl Table {

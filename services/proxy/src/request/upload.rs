@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tidegate_http1::Fields;
 use tokio::time::Instant;
 
-use super::Downstream;
+use super::downstream::Downstream;
 use crate::{
     clients::{Direction, Held},
     wire::{BodyError, Chunk},

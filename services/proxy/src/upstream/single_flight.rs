@@ -8,8 +8,8 @@ use std::{
     task::Poll,
 };
 
-use super::connect::Unconnected;
-use crate::balance::WakeSet;
+use super::error::Unconnected;
+use crate::wire::WakeSet;
 
 /// What is being made for an endpoint, if anything is.
 #[derive(Default)]

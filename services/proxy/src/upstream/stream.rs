@@ -14,24 +14,16 @@ use tidegate_model::observation::Failure;
 
 use super::{
     connect::SEND_BUFFER,
+    endpoint::InFlight,
+    error::{Sent, failure_of},
     http2_conn::{Http2Conn, Http2Stream},
 };
-use crate::{
-    balance::InFlight,
-    wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, fields_of, is_padded},
+use crate::wire::{
+    BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, fields_of, is_padded,
 };
 
 /// The largest response head.
 const HEAD_BYTES: usize = 128 * 1024;
-
-/// Whether the endpoint may have acted on a request that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sent {
-    /// Nothing of it was sent, or the peer said that it did nothing with it.
-    Nothing,
-    /// It may have.
-    Maybe,
-}
 
 /// A request at an endpoint.
 pub enum Upstream {
@@ -359,23 +351,6 @@ impl Http2Up {
 /// Whether a response to `method` has no body, whatever its fields say (RFC 9112, section 6.3).
 fn is_bodiless(method: &Method, status: u16) -> bool {
     *method == Method::Head || matches!(status, 204 | 304)
-}
-
-/// What an HTTP/2 error says of a request. A peer that refuses a stream, or goes away without having processed it, did
-/// nothing with it (RFC 9113, sections 6.8 and 8.7).
-pub fn failure_of(error: &h2::Error) -> (Failure, Sent) {
-    let refused = error.is_remote()
-        && (error.is_go_away() || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)));
-    let sent = if refused { Sent::Nothing } else { Sent::Maybe };
-    (Failure::Reset, sent)
-}
-
-/// What it says of an endpoint that the body of its response cannot be read.
-pub fn failure_within_body(error: &BodyError) -> Failure {
-    match error {
-        BodyError::Malformed(_) => Failure::BadAnswer,
-        BodyError::Io(_) | BodyError::Http2(_) | BodyError::TooLarge => Failure::Reset,
-    }
 }
 
 /// The seconds of `Keep-Alive: timeout=N`.

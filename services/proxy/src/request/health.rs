@@ -2,7 +2,8 @@
 
 use tidegate_model::{fleet::HealthEndpoints, verdict::Verdict};
 
-use crate::{forward::LocalReply, worker::Worker};
+use super::local_reply::LocalReply;
+use crate::context::Worker;
 
 const PREFIX: &str = "/.well-known/tidegate/health";
 

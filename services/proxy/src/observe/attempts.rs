@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tidegate_model::observation::Failure;
 use tokio::time::Instant;
 
-use crate::balance::{Cluster, Endpoint};
+use crate::upstream::{Cluster, Endpoint};
 
 /// Why a try was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

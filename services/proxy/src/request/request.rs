@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
-    net::IpAddr,
     rc::Rc,
     task::Poll,
     time::Duration,
@@ -11,48 +10,29 @@ use std::{
 
 use rand::RngExt as _;
 use tidegate_http1::{Framing, Method, Request, Version, list_contains, write_field, write_status_line};
-use tidegate_model::{
-    fleet::{HealthEndpoints, Policy},
-    observation::Failure,
-};
+use tidegate_model::observation::Failure;
 use tokio::time::Instant;
 
 use super::{
-    Downstream, LocalReply,
     attempt::Answer,
+    attempts::{Refusal, first_answer},
+    downstream::Downstream,
+    exchange::Exchange,
     heads::{Origin, is_end_to_end},
+    health,
+    local_reply::LocalReply,
     max_forwards,
     relay::{Ended, Patience, Relayed, relay},
-    tries::{Refusal, first_answer},
     tunnel::tunnel,
     upload::Upload,
-    upstream::{Upstream, failure_within_body},
 };
 use crate::{
-    balance::{Cluster, Endpoint, Tally},
-    clients::Network,
+    clients::Client,
+    context::Worker,
     metrics::RefusalReason,
-    observe::{RequestTrace, Trail},
-    table::{ActionView, ServiceView},
-    wellknown,
+    upstream::{Upstream, failure_within_body},
     wire::{BodyError, Timer},
-    worker::Worker,
 };
-
-/// The client of a request.
-#[derive(Clone, Copy)]
-pub struct Client {
-    /// Its address.
-    pub address: IpAddr,
-    /// Whether it came over TLS.
-    pub is_tls: bool,
-    /// Whether it speaks HTTP/2.
-    pub is_http2: bool,
-    /// How long it may take nothing of what waits for it.
-    pub stall: Duration,
-    /// Which health questions its listener answers.
-    pub health_endpoints: HealthEndpoints,
-}
 
 /// What the connection is good for after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,38 +41,6 @@ pub enum Outcome {
     Answered,
     /// The answer was broken off, or the connection became a tunnel that has ended.
     Broken,
-}
-
-/// A request and what was decided for it.
-pub struct Exchange<'a> {
-    /// The worker that serves it.
-    pub worker: &'a Rc<Worker>,
-    /// Its service.
-    pub service: &'a ServiceView,
-    /// Its action.
-    pub action: &'a ActionView,
-    /// Its policy.
-    pub policy: &'a Policy,
-    /// Its head.
-    pub request: &'a Request,
-    /// Its client.
-    pub client: Client,
-    /// What is told of the client.
-    pub origin: Origin<'a>,
-    /// Its body's framing.
-    pub framing: Framing,
-    /// Whether it may be sent twice.
-    pub repeatable: bool,
-    /// Whether more than one endpoint could take it.
-    pub has_elsewhere: bool,
-    /// When its head was read.
-    pub started: Instant,
-    /// Its trace, when it is told of whatever becomes of it.
-    pub trace: Option<RequestTrace>,
-    /// What was tried.
-    pub trail: RefCell<Trail>,
-    /// What a response holds that only counts when no better one comes.
-    pub fallback_held: Cell<usize>,
 }
 
 /// Serves one request: finds its service, gets an answer and relays it.
@@ -108,7 +56,7 @@ pub async fn handle(
     down.hold_buffers(0);
     let mut id = [0; 32];
     let request_id = request_id(request, &mut id, worker);
-    if let Some(reply) = wellknown::reply(worker, client.health_endpoints, &request.target) {
+    if let Some(reply) = health::reply(worker, client.health_endpoints, &request.target) {
         return answer_ourselves(down, &reply, request_id, client.stall, timer).await;
     }
     if !down.account().speaks_for(&request.host) {
@@ -130,7 +78,7 @@ pub async fn handle(
     let action = &service.actions[place];
     action.demand.add(1);
     action.budget.deposit();
-    let trace = worker.observer.begin(request, worker);
+    let trace = worker.observer.begin(request, &mut *worker.random.borrow_mut());
     let x = Exchange {
         worker,
         service: &service,
@@ -156,7 +104,7 @@ pub async fn handle(
     };
     let outcome = x.serve(down, timer).await;
     worker.counters.dropped_fields.add_if_any(down.dropped_trailers());
-    worker.observer.finished(&x, Instant::now());
+    x.finish(Instant::now());
     outcome
 }
 
@@ -190,41 +138,6 @@ impl Exchange<'_> {
                 answer_ourselves(down, &reply, self.origin.request_id, self.client.stall, timer).await
             }
         }
-    }
-
-    /// The client's network.
-    pub fn network(&self) -> Network {
-        Network::of(self.client.address)
-    }
-
-    /// An endpoint failed the request: counted against it, for this action where it may be the request's own doing.
-    pub fn endpoint_failed(
-        &self,
-        cluster: &Rc<Cluster>,
-        endpoint: &Endpoint,
-        tally: &Rc<Tally>,
-        failure: &Failure,
-    ) {
-        self.worker.endpoint_failed(endpoint, failure, |now| {
-            tally.failed(self.network(), now);
-            self.judge(cluster, tally, now)
-        });
-    }
-
-    /// Requests that failed there were served elsewhere.
-    pub fn contrasted(&self, cluster: &Rc<Cluster>, endpoint: &Endpoint, tally: &Rc<Tally>, now: Instant) {
-        tally.contrasted();
-        if self.judge(cluster, tally, now) {
-            self.worker.ejected(endpoint, "what it fails is served elsewhere");
-        }
-    }
-
-    fn judge(&self, cluster: &Rc<Cluster>, tally: &Rc<Tally>, now: Instant) -> bool {
-        self.action
-            .tiers
-            .iter()
-            .find_map(|tier| tier.of(cluster))
-            .is_some_and(|choice| choice.judge(tally, now))
     }
 
     fn answered_with(&self, status: u16) {

@@ -5,7 +5,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tidegate_http1::{Fields, Framing, Response, write_field, write_status_line};
 
-use super::heads::{self, Answered};
+use super::{
+    heads::{self, Answered},
+    local_reply::LocalReply,
+};
 use crate::{
     clients::{Account, Held},
     wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, LIBRARY_BUFFER},
@@ -56,30 +59,6 @@ impl Http2Down {
         account: Account,
     ) -> Http2Down {
         Http2Down { reader, respond, writer: None, is_head, account }
-    }
-}
-
-/// An answer of our own.
-#[derive(Debug, Clone)]
-pub struct LocalReply {
-    /// The status.
-    pub status: u16,
-    /// Further fields.
-    pub fields: Fields,
-    /// The body: one line for people.
-    pub body: String,
-}
-
-impl LocalReply {
-    /// An answer with `status` that says `text`.
-    pub fn new(status: u16, text: impl Into<String>) -> LocalReply {
-        LocalReply { status, fields: Fields::new(), body: text.into() }
-    }
-
-    /// The same answer with another field.
-    pub fn with(mut self, name: &str, value: &str) -> LocalReply {
-        self.fields.push(name.as_bytes(), value.as_bytes());
-        self
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tidegate_http1::{Fields, Method, ParseError, Request};
 
-use super::LocalReply;
+use super::local_reply::LocalReply;
 
 /// The methods that the edge forwards.
 pub const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";

@@ -7,19 +7,18 @@ use tidegate_model::{fleet::UpstreamProtocol, observation::Failure};
 use tokio::time::Instant;
 
 use super::{
-    connect::{Connected, Unconnected, connect},
     exchange::Exchange,
     heads::{self, Origin},
-    http2_conn::Http2Conn,
-    sharing::{Maker, Turn},
     upload::{Cursor, Upload},
-    upstream::{Sent, Upstream, failure_of, failure_within_body},
 };
 use crate::{
-    balance::InFlight,
+    context::WAIT_FOR_UPSTREAM,
     observe::TraceParentText,
+    upstream::{
+        Connected, Fault, Http2Conn, InFlight, Maker, Sent, Turn, Unconnected, Upstream, failure_of,
+        failure_within_body,
+    },
     wire::{BodyError, Chunk, Conn, Http2Writer, Turn as BodyTurn},
-    worker::WAIT_FOR_UPSTREAM,
 };
 
 /// The most interim answers to one request, so that an endpoint cannot fill memory with them.
@@ -73,19 +72,6 @@ pub enum TryError {
     Client(BodyError),
     /// The request has a target or host that HTTP/2 cannot say.
     Unsayable,
-}
-
-/// Whose fault a failure is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The endpoint's.
-    Endpoint,
-    /// A connection that had served before died without a word: little evidence against the endpoint.
-    DiedIdle,
-    /// The connection was ended in good order before it took this request: none.
-    WentAway,
-    /// This machine's, which lacks files or ports: none. A connection that waits elsewhere may still serve.
-    Ours,
 }
 
 /// For how long after a piece of its body a request that cannot be sent again is left with a silent endpoint.
@@ -361,7 +347,11 @@ async fn connect_unless_silent(
     maker: Option<Maker>,
 ) -> Result<Connected, Unconnected> {
     // Boxed, because it is large and seldom needed: every request's future would be that much larger.
-    let connecting = Box::pin(connect(x.worker, flight, http1_only, maker));
+    let connecting = Box::pin(async {
+        // Outside of the timeout: that this machine has none left says nothing of the endpoint.
+        let claimed = x.worker.claim_upstream(flight).await;
+        x.worker.connector.connect(flight, claimed, http1_only, maker).await
+    });
     unless_silent(x, flight, connecting).await?
 }
 

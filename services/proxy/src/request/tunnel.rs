@@ -6,11 +6,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use super::relay::Silence;
 use crate::{
     clients::{Account, Held},
-    wire::{Conn, Timer},
-    worker::IdleLimits,
+    wire::{Conn, IdleLimits, Silence, Timer},
 };
 
 /// Relays bytes between `a` and `b` until both directions have ended, one fails, nothing passes for too long, or the client's

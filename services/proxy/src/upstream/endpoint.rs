@@ -14,12 +14,16 @@ use tidegate_model::{
 };
 use tokio::time::Instant;
 
-use super::{Ejection, Tally, Waiting, WakeSet};
+use super::{
+    outlier::{Ejection, Tally},
+    pool::Pool,
+    waiting::Waiting,
+};
 use crate::{
     clients::{ClientShare, Network, NetworkCounts, Pace},
-    forward::Pool,
     metrics::ClusterCounters,
     tls::UpstreamTlsConfig,
+    wire::WakeSet,
 };
 
 /// A cluster, as one worker serves it.

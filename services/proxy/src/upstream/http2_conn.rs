@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::sharing::Maker;
+use super::single_flight::Maker;
 use crate::wire::{Coalesced, Counted, Flusher, Timer};
 
 /// How long the answer to a PING may take.

@@ -13,9 +13,9 @@ use tidegate_http1::{
 
 use crate::{
     clients::Account,
-    forward::{Downstream, Http2Down, LocalReply},
     metrics::RefusalReason,
     observe::Unread,
+    request::{Downstream, Http2Down, LocalReply},
     wire::{Http2Reader, is_padded, size_of},
 };
 

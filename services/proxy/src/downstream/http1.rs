@@ -3,17 +3,17 @@
 use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
 use tidegate_http1::{
-    Framing, Method, ParseError, Request, RequestRules, TrailerPolicy, Underscores, Version, list_contains,
-    parse_request,
+    Framing, Method, ParseError, Request, RequestRules, TrailerPolicy, Version, list_contains, parse_request,
 };
-use tidegate_model::fleet::{ListenerLimits, UnderscorePolicy};
+use tidegate_model::fleet::ListenerLimits;
 use tokio::time::Instant;
 
-use super::{Open, Worker, http2};
+use super::{http2, open::Open, rules::request_rules};
 use crate::{
-    clients::{Eviction, Held},
-    forward::{Client, Downstream, Http1Down, LocalReply, Outcome, answer_ourselves, handle},
+    clients::{Client, Eviction, Held},
+    context::Worker,
     observe::Unread,
+    request::{Downstream, Http1Down, LocalReply, Outcome, answer_ourselves, handle},
     wire::{BodyReader, BodyWriter, Conn, Io, Timer},
 };
 
@@ -135,22 +135,8 @@ async fn refuse(
     http1.keep_alive = false;
     let unread = Unread::of_http1(&http1.conn.read);
     answer_ourselves(&mut down, reply, b"-", client.stall, timer).await;
-    worker.observer.refused(client, &unread, reply, since.elapsed());
+    worker.observer.refused(client, &unread, (reply.status, &reply.body), since.elapsed());
     close(down, timer, open).await;
-}
-
-/// What a listener accepts as a request head.
-pub fn request_rules(limits: &ListenerLimits, is_tls: bool) -> RequestRules {
-    RequestRules {
-        head_bytes: limits.head_bytes as usize,
-        fields: usize::from(limits.header_count),
-        underscores: match limits.underscores_in_headers {
-            UnderscorePolicy::Drop => Underscores::Drop,
-            UnderscorePolicy::Refuse => Underscores::Refuse,
-            UnderscorePolicy::Pass => Underscores::Pass,
-        },
-        is_tls,
-    }
 }
 
 fn keeps_alive(request: &Request) -> bool {

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{http2_conn::Http2Conn, sharing::Sharing};
+use super::{http2_conn::Http2Conn, single_flight::Sharing};
 use crate::wire::{Conn, IdleState};
 
 /// Idle time after which the kernel is asked whether anything came, even for requests that may be repeated. The runtime's

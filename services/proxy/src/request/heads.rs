@@ -13,7 +13,7 @@ use tidegate_http1::{
 use super::max_forwards;
 use crate::{
     observe::TraceParentText,
-    wire::{BodyError, BodyWriter, append},
+    wire::{BodyError, BodyWriter, append, http_date},
 };
 
 /// How we call ourselves in `via`.
@@ -321,7 +321,7 @@ pub fn write_http1_response(
         write_field(out, b"x-request-id", told.request_id);
     }
     if !has_date {
-        write_field(out, b"date", crate::worker::http_date().as_bytes());
+        write_field(out, b"date", http_date().as_bytes());
     }
     write_field(out, b"via", VIA.as_bytes());
     let mut keep_alive = told.keep_alive;
@@ -398,7 +398,7 @@ pub fn add_response_fields(map: &mut HeaderMap, request_id: &[u8]) {
         map.append(&REQUEST_ID, request_id);
     }
     if !map.contains_key(header::DATE) {
-        append(map, b"date", crate::worker::http_date().as_bytes());
+        append(map, b"date", http_date().as_bytes());
     }
     map.append(header::VIA, HeaderValue::from_static(VIA));
 }

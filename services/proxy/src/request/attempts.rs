@@ -7,16 +7,16 @@ use tidegate_model::{fleet::Hedge, observation::Failure};
 use tokio::time::Instant;
 
 use super::{
-    attempt::{Answer, Fault, Try, TryError, attempt},
+    attempt::{Answer, Try, TryError, attempt},
     exchange::Exchange,
     slots::Slots,
     upload::Upload,
-    upstream::Sent,
 };
 use crate::{
-    balance::{Candidates, Cluster, Endpoint, InFlight, Tally, is_of_endpoint, pick},
+    balance::{Candidates, pick},
     clients::ClientShare,
     observe::{Ending, TraceParentText, TryNote, Why},
+    upstream::{Cluster, Endpoint, Fault, InFlight, Sent, Tally, is_of_endpoint},
     wire::{BodyError, Timer},
 };
 

@@ -13,11 +13,12 @@ use tidegate_http1::RequestRules;
 use tidegate_model::fleet::ListenerLimits;
 use tokio::time::Instant;
 
-use super::{Open, Worker, http1::request_rules, http2_request::begin};
+use super::{http2_request::begin, open::Open, rules::request_rules};
 use crate::{
-    clients::{Account, Eviction, Held},
-    forward::{Client, answer_ourselves, handle},
+    clients::{Account, Client, Eviction, Held},
+    context::Worker,
     metrics::RefusalReason,
+    request::{answer_ourselves, handle},
     wire::{Flusher, Io, LIBRARY_BUFFER, Peer, Timer, coalesce, size_of},
 };
 
@@ -264,7 +265,7 @@ async fn stream(
             let (unread, reply, reason) = &*refusal;
             worker.counters.refused.count(*reason);
             answer_ourselves(&mut down, reply, b"-", client.stall, &mut timer).await;
-            worker.observer.refused(client, unread, reply, since.elapsed());
+            worker.observer.refused(client, unread, (reply.status, &reply.body), since.elapsed());
             worker.put_timer(timer);
             return;
         }

@@ -10,14 +10,14 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Downstream,
     attempt::{Answer, poll_upload},
+    downstream::Downstream,
     upload::Upload,
 };
 use crate::{
-    balance::InFlight,
     clients::Direction,
-    wire::{BodyError, Chunk, Timer, Turn},
+    upstream::InFlight,
+    wire::{BodyError, Chunk, Silence, Timer, Turn},
 };
 
 /// How a relay ended.
@@ -188,20 +188,5 @@ impl Taking {
         let taken = down.taken();
         let before = self.0.replace(taken).unwrap_or(taken);
         down.account().record_progress(Direction::Download, taken - before);
-    }
-}
-
-/// Since when nothing has passed, and how much had passed by then. Nothing before it is first looked at.
-#[derive(Default)]
-pub struct Silence(Option<(u64, Instant)>);
-
-impl Silence {
-    /// Ready when no more than the `moved` bytes have passed for `limit`.
-    pub fn poll(&mut self, moved: u64, limit: Duration, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
-        let since = match self.0 {
-            Some((known, since)) if known == moved => since,
-            Some(_) | None => self.0.insert((moved, Instant::now())).1,
-        };
-        timer.poll_until(since + limit, cx)
     }
 }

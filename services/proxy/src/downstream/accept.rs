@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     collections::HashMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{self, IpAddr, Ipv4Addr},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -19,11 +19,31 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LOG_INTERVAL, Listen, MOST_WAITING, Open, Worker, http1, http2};
-use crate::{clients::Network, forward::Client, wire::Io};
+use super::{http1, http2, open::Open};
+use crate::{
+    clients::{Client, Network},
+    context::Worker,
+    wire::Io,
+};
 
 /// How long accepting rests when the process has no file descriptors left.
 const REST: Duration = Duration::from_millis(50);
+/// How often at most it is logged that connections cannot be accepted.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How many connections may wait for room.
+const MOST_WAITING: usize = 16;
+
+/// A socket to accept connections on.
+pub struct Listen {
+    /// The listener's name.
+    pub name: ListenerName,
+    /// The socket: this worker's own, in non-blocking mode.
+    pub socket: net::TcpListener,
+    /// TLS, where the listener has it.
+    pub tls: Option<Arc<ServerTls>>,
+    /// What clients may ask of it; `max_connections` is this worker's part.
+    pub limits: ListenerLimits,
+}
 
 /// The listeners of a worker.
 pub struct Accepting {

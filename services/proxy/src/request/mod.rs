@@ -1,0 +1,21 @@
+//! One request's way: where it goes, how often it is tried, what is relayed.
+
+mod attempt;
+mod attempts;
+mod downstream;
+mod exchange;
+mod heads;
+mod health;
+mod local_reply;
+mod max_forwards;
+mod relay;
+#[expect(clippy::module_inception, reason = "it tells the story that the other files are parts of")]
+mod request;
+mod slots;
+mod tunnel;
+mod upload;
+
+pub use downstream::{Downstream, Http1Down, Http2Down};
+pub use heads::{Origin, http2_request, write_http1_request};
+pub use local_reply::LocalReply;
+pub use request::{Outcome, answer_ourselves, handle};

@@ -1,0 +1,19 @@
+//! Clusters and endpoints, as one worker sees them: what is under way, what is idle, what failed; and connections to them.
+
+mod connect;
+mod endpoint;
+mod error;
+mod http2_conn;
+mod outlier;
+mod pool;
+mod single_flight;
+mod stream;
+mod waiting;
+
+pub use connect::{Connected, Connector};
+pub use endpoint::{Cluster, Endpoint, InFlight};
+pub use error::{Fault, Sent, Unconnected, failure_of, failure_within_body};
+pub use http2_conn::Http2Conn;
+pub use outlier::{Fare, Tally, is_of_endpoint};
+pub use single_flight::{Maker, Turn};
+pub use stream::Upstream;
