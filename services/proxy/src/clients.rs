@@ -28,7 +28,7 @@ use tokio::{sync::Notify, time::Instant};
 pub use client::Client;
 pub use counts::NetworkCounts;
 pub use pace::{Direction, Network, Pace};
-pub use schedule::Schedule;
+pub use schedule::FairSchedule;
 
 /// How many connections end at once, as a part of all and at most: to look for them costs as much as there are connections.
 const PART_ENDED: usize = 32;

@@ -15,13 +15,13 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    clients::{ClientShare, Clients, Eviction, Network, Schedule},
+    clients::{ClientShare, Clients, Eviction, FairSchedule, Network},
     limits::WorkerLimits,
     metrics::{Metrics, WorkerCounters},
     observe::{Observer, Observing},
     table::{Table, WorkerPlace},
     tls::UpstreamTlsConfigs,
-    upstream::{Connector, Endpoint, InFlight, is_of_endpoint},
+    upstream::{Connector, EndpointState, InFlight, is_of_endpoint},
     wire::{ConnectionCount, Counted, IdleLimits, Timer},
 };
 
@@ -60,7 +60,7 @@ pub struct Suspect {
 }
 
 /// What all tasks of a worker share.
-pub struct Worker {
+pub struct WorkerContext {
     /// Whose worker it is.
     pub edge: Arc<EdgeIdentity>,
     /// The routes.
@@ -82,7 +82,7 @@ pub struct Worker {
     pub waiting: Cell<usize>,
     /// Connections of clients and their streams.
     pub tasks: TaskTracker,
-    schedule: Rc<Schedule>,
+    schedule: Rc<FairSchedule>,
     /// Makes connections to endpoints.
     pub connector: Connector,
     /// How many connections to endpoints there are, and may be.
@@ -116,11 +116,11 @@ pub struct WorkerParts {
     pub limits: WorkerLimits,
 }
 
-impl Worker {
+impl WorkerContext {
     /// Without routes or connections. Must be called on the worker's own runtime.
-    pub fn new(parts: WorkerParts) -> Rc<Worker> {
+    pub fn new(parts: WorkerParts) -> Rc<WorkerContext> {
         let counters = parts.metrics.worker();
-        let worker = Rc::new(Worker {
+        let worker = Rc::new(WorkerContext {
             table: RefCell::new(Table::new(
                 parts.place,
                 parts.edge.name.clone(),
@@ -138,7 +138,7 @@ impl Worker {
             clients: Clients::new(parts.limits.client_connections, parts.limits.client_memory),
             waiting: Cell::new(0),
             tasks: TaskTracker::new(),
-            schedule: Schedule::new(),
+            schedule: FairSchedule::new(),
             upstream_count: ConnectionCount::new(parts.limits.upstream_connections),
             suspects: parts.suspects,
             unused_upstreams: Cell::new(None),
@@ -161,9 +161,9 @@ impl Worker {
 
     /// An endpoint failed a request: counted against it, and told to the probers. Where the failure may be the request's own,
     /// `judged` counts it and says whether the endpoint is ejected by it.
-    pub fn endpoint_failed(
+    pub fn record_endpoint_failure(
         &self,
-        endpoint: &Endpoint,
+        endpoint: &EndpointState,
         failure: &Failure,
         judged: impl FnOnce(Instant) -> bool,
     ) {
@@ -172,13 +172,13 @@ impl Worker {
             if is_of_endpoint(failure) { endpoint.record_connect_failure(now) } else { judged(now) };
         self.table.borrow().count_failure(&endpoint.cluster);
         if ejected {
-            self.ejected(endpoint, &failure.to_string());
+            self.record_ejection(endpoint, &failure.to_string());
         }
         self.suspect(endpoint, failure);
     }
 
     /// An endpoint was ejected.
-    pub fn ejected(&self, endpoint: &Endpoint, why: &str) {
+    pub fn record_ejection(&self, endpoint: &EndpointState, why: &str) {
         self.table.borrow().count_ejection(&endpoint.cluster);
         tracing::warn!(cluster = %endpoint.cluster, endpoint = %endpoint.address, why, "endpoint ejected");
     }
@@ -216,7 +216,7 @@ impl Worker {
     }
 
     /// Tells the probers to look at an endpoint.
-    pub fn suspect(&self, endpoint: &Endpoint, failure: &Failure) {
+    pub fn suspect(&self, endpoint: &EndpointState, failure: &Failure) {
         let suspect = Suspect {
             cluster: endpoint.cluster.clone(),
             endpoint: endpoint.address.clone(),

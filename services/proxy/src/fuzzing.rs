@@ -4,7 +4,7 @@ use tidegate_http1::{Framing, ParseError, Request, RequestRules};
 
 use crate::{
     downstream::request_of,
-    request::{Origin, http2_request, write_http1_request},
+    request::{ClientInfo, http2_request, write_http1_request},
 };
 
 /// A request as it came over HTTP/2 and as it is forwarded.
@@ -30,7 +30,7 @@ pub fn translate(
     rules: RequestRules,
 ) -> Result<Translated, ParseError> {
     let (request, framing) = request_of(head, has_body, rules)?;
-    let origin = Origin {
+    let origin = ClientInfo {
         address: [192, 0, 2, 1].into(),
         is_tls: rules.is_tls,
         request_id: b"id",

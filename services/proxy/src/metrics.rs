@@ -1,9 +1,9 @@
 //! Counters of the data path: one set per worker, written by that worker alone, read by the admin listener.
 
 mod durations;
-mod kept;
 mod refusals;
 mod requests;
+mod retained;
 
 use std::{
     collections::BTreeMap,
@@ -20,13 +20,13 @@ pub use durations::{DURATION_BOUNDS, DurationSums, Durations, Timing};
 pub use refusals::{RefusalCounters, RefusalReason};
 pub use requests::{OTHER_METHOD, RequestDurations, RequestKind, method_name};
 
-use kept::Kept;
+use retained::RetainedCounters;
 
 /// A number that one thread changes and others read: no locked instruction, no shared cache line between writers.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub struct LocalCounter(AtomicU64);
 
-impl Counter {
+impl LocalCounter {
     /// Adds to it. Only its own worker may.
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Relaxed) + count, Relaxed);
@@ -54,27 +54,27 @@ impl Counter {
 #[derive(Debug, Default)]
 pub struct ServiceCounters {
     /// Requests that were routed to it.
-    pub requests: Counter,
+    pub requests: LocalCounter,
     /// Answers by the first digit of their status, 1xx at 0.
-    pub statuses: [Counter; 5],
+    pub statuses: [LocalCounter; 5],
     /// Further tries after a failed one.
-    pub retries: Counter,
+    pub retries: LocalCounter,
     /// Second tries beside one without an answer.
-    pub hedges: Counter,
+    pub hedges: LocalCounter,
     /// Hedges that answered first.
-    pub hedges_won: Counter,
+    pub hedges_won: LocalCounter,
     /// Retries that the budget did not allow.
-    pub budget_exhausted: Counter,
+    pub budget_exhausted: LocalCounter,
     /// Requests refused because nobody has room.
-    pub shed: Counter,
+    pub shed: LocalCounter,
     /// Requests for which no endpoint could be picked.
-    pub no_endpoint: Counter,
+    pub no_endpoint: LocalCounter,
     /// Requests answered by a lower tier than the first.
-    pub failed_over: Counter,
+    pub failed_over: LocalCounter,
     /// Answers that an endpoint broke off, or of which nothing came for too long.
-    pub broken_off: Counter,
+    pub broken_off: LocalCounter,
     /// Requests whose client went away.
-    pub client_gone: Counter,
+    pub client_gone: LocalCounter,
     /// From the request's head to the end of its answer.
     pub duration: Durations,
 }
@@ -91,18 +91,18 @@ impl ServiceCounters {
 /// What a worker counts for one cluster.
 #[derive(Debug, Default)]
 pub struct ClusterCounters {
-    /// Tries.
-    pub attempts: Counter,
-    /// Tries that failed.
-    pub failures: Counter,
+    /// Attempts.
+    pub attempts: LocalCounter,
+    /// Attempts that failed.
+    pub failures: LocalCounter,
     /// Connections made.
-    pub connects: Counter,
+    pub connects: LocalCounter,
     /// Endpoints ejected.
-    pub ejections: Counter,
+    pub ejections: LocalCounter,
     /// Connections closed because of bytes that belong to no request.
-    pub excess: Counter,
+    pub excess: LocalCounter,
     /// Picks that passed it over because it had as many requests as it may.
-    pub at_limit: Counter,
+    pub at_limit: LocalCounter,
     /// What is under way, looked at once a second.
     pub gauges: ClusterGauges,
     /// From the beginning of a try to the head of its answer.
@@ -113,13 +113,13 @@ pub struct ClusterCounters {
 #[derive(Debug, Default)]
 pub struct ClusterGauges {
     /// Requests under way, but for those that wait for their clients.
-    pub active: Counter,
+    pub active: LocalCounter,
     /// Requests that wait for their clients.
-    pub waiting: Counter,
+    pub waiting: LocalCounter,
     /// HTTP/1.1 connections that wait for work.
-    pub idle: Counter,
+    pub idle: LocalCounter,
     /// HTTP/2 connections.
-    pub http2: Counter,
+    pub http2: LocalCounter,
 }
 
 /// What a worker counts for one service where one cluster in one tier serves it.
@@ -151,39 +151,39 @@ pub type Asked = (ServiceName, usize);
 #[derive(Debug, Default)]
 pub struct WorkerCounters {
     /// Connections accepted.
-    pub accepted: Counter,
+    pub accepted: LocalCounter,
     /// Connections open now.
-    pub open: Counter,
+    pub open: LocalCounter,
     /// Connections refused because a listener is full.
-    pub over_limit: Counter,
+    pub over_limit: LocalCounter,
     /// Idle connections told to end near the limit on files.
-    pub evicted_idle: Counter,
+    pub evicted_idle: LocalCounter,
     /// Connections of slow clients ended near the limit on files, where none was idle.
-    pub evicted_slow: Counter,
+    pub evicted_slow: LocalCounter,
     /// Connections ended because most was held for them when memory ran short.
-    pub evicted_memory: Counter,
+    pub evicted_memory: LocalCounter,
     /// How often a task of a client has waited for those of networks that used less of a busy worker's time.
-    pub queued: Counter,
+    pub queued: LocalCounter,
     /// HTTP/2 connections ended because of too many control frames.
-    pub flooded: Counter,
+    pub flooded: LocalCounter,
     /// HTTP/2 streams refused because the heads of the connection's requests took too much memory.
-    pub heads_over_budget: Counter,
+    pub heads_over_budget: LocalCounter,
     /// Requests refused because they are malformed or ambiguous, by reason.
     pub refused: RefusalCounters,
     /// Header fields left out because of an underscore in their names.
-    pub dropped_fields: Counter,
+    pub dropped_fields: LocalCounter,
     /// Requests for a host that has another certificate than the one of their connection.
-    pub misdirected: Counter,
+    pub misdirected: LocalCounter,
     /// Requests whose host no service answers for.
-    pub unrouted: Counter,
+    pub unrouted: LocalCounter,
     /// Clients that were too slow.
-    pub too_slow: Counter,
+    pub too_slow: LocalCounter,
     /// Connections to endpoints that could not be made because this machine lacks files or ports.
-    pub cannot_connect: Counter,
+    pub cannot_connect: LocalCounter,
     /// TLS handshakes that failed.
-    pub tls_failures: Counter,
+    pub tls_failures: LocalCounter,
     /// Upgraded connections.
-    pub tunnels: Counter,
+    pub tunnels: LocalCounter,
     /// From the head to the end of the answer of requests that are no service's.
     pub requests: RequestDurations,
 }
@@ -192,11 +192,11 @@ pub struct WorkerCounters {
 #[derive(Debug, Default)]
 pub struct Metrics {
     workers: Mutex<Vec<Arc<WorkerCounters>>>,
-    services: Kept<ServiceName, ServiceCounters>,
-    clusters: Kept<ClusterName, ClusterCounters>,
-    serving: Kept<Serving, ServingCounters>,
-    requests: Kept<Routed, RequestDurations>,
-    demand: Kept<Asked, Counter>,
+    services: RetainedCounters<ServiceName, ServiceCounters>,
+    clusters: RetainedCounters<ClusterName, ClusterCounters>,
+    serving: RetainedCounters<Serving, ServingCounters>,
+    requests: RetainedCounters<Routed, RequestDurations>,
+    demand: RetainedCounters<Asked, LocalCounter>,
 }
 
 impl Metrics {
@@ -229,7 +229,7 @@ impl Metrics {
     }
 
     /// The requests that `worker` is asked for by one action.
-    pub fn demand(&self, worker: usize, asked: Asked) -> Arc<Counter> {
+    pub fn demand(&self, worker: usize, asked: Asked) -> Arc<LocalCounter> {
         self.demand.of_worker(worker, asked)
     }
 

@@ -6,4 +6,4 @@ mod pick;
 
 pub use budget::Budget;
 pub use latency::Latency;
-pub use pick::{Candidate, Candidates, Choice, TierView, pick};
+pub use pick::{Candidate, Candidates, TierView, WeightedCluster, pick};

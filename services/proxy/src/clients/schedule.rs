@@ -92,7 +92,7 @@ impl Usage {
 }
 
 /// The tasks of a worker's clients.
-pub struct Schedule {
+pub struct FairSchedule {
     usage: Usage,
     random: Cell<u32>,
     queues: RefCell<Vec<Queue>>,
@@ -118,10 +118,10 @@ struct Ticket {
     may_run: Cell<bool>,
 }
 
-impl Schedule {
+impl FairSchedule {
     /// Nothing has run.
-    pub fn new() -> Rc<Schedule> {
-        Rc::new(Schedule {
+    pub fn new() -> Rc<FairSchedule> {
+        Rc::new(FairSchedule {
             usage: Usage::new(Instant::now()),
             random: Cell::new(1),
             queues: RefCell::default(),
@@ -138,12 +138,12 @@ impl Schedule {
     }
 
     /// A task for a client in `network`.
-    pub fn task<F: Future>(self: &Rc<Schedule>, network: Network, task: Pin<Box<F>>) -> Scheduled<F> {
+    pub fn task<F: Future>(self: &Rc<FairSchedule>, network: Network, task: Pin<Box<F>>) -> Scheduled<F> {
         Scheduled { schedule: self.clone(), place: network.place(NETWORK_PLACES), ticket: None, task }
     }
 
     /// Begins slices for tasks that wait; to be run beside them, for ever.
-    pub async fn run(self: Rc<Schedule>) {
+    pub async fn run(self: Rc<FairSchedule>) {
         loop {
             poll_fn(|cx| {
                 *self.waker.borrow_mut() = Some(cx.waker().clone());
@@ -222,7 +222,7 @@ impl Schedule {
 
 /// A client's task.
 pub struct Scheduled<F> {
-    schedule: Rc<Schedule>,
+    schedule: Rc<FairSchedule>,
     place: usize,
     /// While it waits for its turn.
     ticket: Option<Rc<Ticket>>,
@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn a_client_does_not_wait_behind_all_that_another_network_sends() {
         run(async {
-            let schedule = Schedule::new();
+            let schedule = FairSchedule::new();
             tokio::task::spawn_local(schedule.clone().run());
             for _ in 0..400 {
                 let hog = busy(100_000, Duration::from_micros(500));
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn those_that_wait_run_to_their_end_and_may_be_dropped() {
         run(async {
-            let schedule = Schedule::new();
+            let schedule = FairSchedule::new();
             schedule.usage.average.set(0);
             tokio::task::spawn_local(schedule.clone().run());
             let task = |network| {

@@ -105,8 +105,8 @@ const SERVICES: [(&str, &str, Read<ServiceCounters>); 10] = [
 ];
 
 const CLUSTERS: [(&str, &str, Read<ClusterCounters>); 6] = [
-    ("tidegate_cluster_attempts_total", "Tries of requests at the cluster.", |c| c.attempts.get()),
-    ("tidegate_cluster_failures_total", "Tries that failed.", |c| c.failures.get()),
+    ("tidegate_cluster_attempts_total", "Attempts of requests at the cluster.", |c| c.attempts.get()),
+    ("tidegate_cluster_failures_total", "Attempts that failed.", |c| c.failures.get()),
     ("tidegate_cluster_connects_total", "Connections made to the cluster.", |c| c.connects.get()),
     ("tidegate_cluster_ejections_total", "Endpoints ejected for failing requests.", |c| c.ejections.get()),
     (

@@ -20,7 +20,7 @@ use super::workers::Workers;
 use crate::{
     downstream::Listen,
     wire::{UNACKNOWLEDGED, end_when_gone},
-    worker::Command,
+    worker::WorkerCommand,
 };
 
 /// Connections that wait to be accepted, per worker (Linux takes `net.core.somaxconn` where that is less).
@@ -58,12 +58,12 @@ impl Listeners {
         for name in gone {
             self.open.remove(&name);
             tracing::info!(listener = %name, "no longer accepting");
-            workers.tell(|_| Some(Command::Unlisten(name.clone()))).await;
+            workers.tell(|_| Some(WorkerCommand::Unlisten(name.clone()))).await;
         }
         self.catch_up(workers, ports).await;
     }
 
-    /// Tries again what could not be opened, and renews certificates from changed files. Called once a second.
+    /// Attempts again what could not be opened, and renews certificates from changed files. Called once a second.
     pub async fn catch_up(&mut self, workers: &Workers, ports: &Ports) {
         for (name, open) in &mut self.open {
             if let Some(tls) = open.tls.clone() {
@@ -148,7 +148,7 @@ impl Listeners {
                 let socket = sockets.next()?;
                 let (name, tls, mut limits) = (name.clone(), tls.clone(), listener.limits.clone());
                 limits.max_connections = part_of(limits.max_connections, count, worker);
-                Some(Command::Listen(Listen { name, socket, tls, limits }))
+                Some(WorkerCommand::Listen(Listen { name, socket, tls, limits }))
             })
             .await;
         Ok(Open { listener: listener.clone(), address, tls, refused: None })

@@ -41,7 +41,7 @@ enum Word {
     /// Nothing of this edge.
     Nothing(String),
     /// The bus does not answer.
-    Silence(String),
+    IdleTimer(String),
 }
 
 /// The edge's region: what the fleet says, or else `last`, the region of the last table on disk: at once when the fleet
@@ -63,20 +63,20 @@ pub async fn learn(
             None => ask(&store, edge).await,
             Some((until, _)) => timeout_at(until, ask(&store, edge))
                 .await
-                .unwrap_or_else(|_| Word::Silence("the bus does not answer".to_owned())),
+                .unwrap_or_else(|_| Word::IdleTimer("the bus does not answer".to_owned())),
         };
         let mut next = Instant::now() + ASK_AGAIN;
         let why = match (word, patience) {
             (Word::Region(region, keys), _) => return Some(Learned { region, signing_keys: Some(keys) }),
             (Word::Nothing(why), Some((_, last))) => return Some(fall_back(edge, last, &why)),
-            (Word::Silence(why), Some((until, last))) if Instant::now() >= until => {
+            (Word::IdleTimer(why), Some((until, last))) if Instant::now() >= until => {
                 return Some(fall_back(edge, last, &why));
             }
-            (Word::Silence(why), Some((until, _))) => {
+            (Word::IdleTimer(why), Some((until, _))) => {
                 next = (Instant::now() + ASK_AGAIN / 10).min(until);
                 why
             }
-            (Word::Nothing(why) | Word::Silence(why), None) => why,
+            (Word::Nothing(why) | Word::IdleTimer(why), None) => why,
         };
         if why != said {
             tracing::warn!(%edge, "waiting to learn the edge's region: {why}");
@@ -108,10 +108,10 @@ async fn ask(store: &FleetStore, edge: &EdgeName) -> Word {
         },
         Ok(None) => Word::Nothing("no fleet was applied yet".to_owned()),
         // Without the time, which would be another one whenever it is told.
-        Err(BusError::Away { why, .. }) => Word::Silence(
+        Err(BusError::Away { why, .. }) => Word::IdleTimer(
             why.map_or_else(|| "the bus is away".to_owned(), |why| format!("the bus is away: {why}")),
         ),
-        Err(error) => Word::Silence(error.to_string()),
+        Err(error) => Word::IdleTimer(error.to_string()),
     }
 }
 

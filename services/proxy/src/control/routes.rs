@@ -35,7 +35,7 @@ use super::{
 use crate::{
     context::EdgeIdentity,
     table::RouteChange,
-    worker::{Command, Routes},
+    worker::{Routes, WorkerCommand},
 };
 
 /// How often the edge says what it serves, and looks after its listeners and its disk.
@@ -213,7 +213,7 @@ impl Follower {
     async fn begin_to_drain(&mut self) {
         self.phase = Phase::Draining;
         self.applied.draining = true;
-        self.workers.tell(|_| Some(Command::Drain)).await;
+        self.workers.tell(|_| Some(WorkerCommand::Drain)).await;
         self.show();
         self.report(None).await;
     }
@@ -329,7 +329,9 @@ impl Follower {
                 reason = entry.drain.as_deref(),
                 "told to drain, or not to any more"
             );
-            self.workers.tell(|_| Some(if drained { Command::Drain } else { Command::Undrain })).await;
+            self.workers
+                .tell(|_| Some(if drained { WorkerCommand::Drain } else { WorkerCommand::Undrain }))
+                .await;
         }
     }
 

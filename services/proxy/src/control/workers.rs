@@ -15,7 +15,7 @@ use crate::{
     settings::ProxySection,
     table::WorkerPlace,
     tls::{TlsKey, UpstreamTlsConfigs},
-    worker::{self, Command, Routes},
+    worker::{self, Routes, WorkerCommand},
 };
 
 /// Commands that wait for a worker; whoever sends more waits.
@@ -26,7 +26,7 @@ type Thread = JoinHandle<std::io::Result<()>>;
 
 /// All workers.
 pub struct Workers {
-    commands: Vec<mpsc::Sender<Command>>,
+    commands: Vec<mpsc::Sender<WorkerCommand>>,
     /// None once they are waited for.
     threads: Vec<Thread>,
     tls: Arc<UpstreamTlsConfigs>,
@@ -101,7 +101,7 @@ impl Workers {
         let mut waiting = Vec::with_capacity(self.commands.len());
         for sender in &self.commands {
             let (done, told) = oneshot::channel();
-            let command = Command::Routes { routes: routes.clone(), done };
+            let command = WorkerCommand::Routes { routes: routes.clone(), done };
             if sender.send(command).await.is_ok() {
                 waiting.push(told);
             }
@@ -131,7 +131,7 @@ impl Workers {
     }
 
     /// Gives each worker its own command.
-    pub async fn tell(&self, mut command: impl FnMut(usize) -> Option<Command>) {
+    pub async fn tell(&self, mut command: impl FnMut(usize) -> Option<WorkerCommand>) {
         for (place, sender) in self.commands.iter().enumerate() {
             if let Some(command) = command(place) {
                 // A worker that has ended needs no command.
@@ -143,7 +143,7 @@ impl Workers {
     /// Tells all workers to stop. They still take routes while what is returned waits until they have ended; it fails when
     /// one of them failed.
     pub async fn stop(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
-        self.tell(|_| Some(Command::Stop)).await;
+        self.tell(|_| Some(WorkerCommand::Stop)).await;
         let threads = std::mem::take(&mut self.threads);
         async move {
             let ended = tokio::task::spawn_blocking(move || {

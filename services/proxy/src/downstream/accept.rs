@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{http1, http2, open::Open};
 use crate::{
     clients::{Client, Network},
-    context::Worker,
+    context::WorkerContext,
     wire::Io,
 };
 
@@ -47,7 +47,7 @@ pub struct Listen {
 
 /// The listeners of a worker.
 pub struct Accepting {
-    worker: Rc<Worker>,
+    worker: Rc<WorkerContext>,
     listeners: HashMap<ListenerName, Accepted>,
 }
 
@@ -75,7 +75,7 @@ impl Listener {
 
 impl Accepting {
     /// No listeners.
-    pub fn new(worker: Rc<Worker>) -> Accepting {
+    pub fn new(worker: Rc<WorkerContext>) -> Accepting {
         Accepting { worker, listeners: HashMap::new() }
     }
 
@@ -120,7 +120,7 @@ impl Accepting {
     }
 }
 
-async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, stop: CancellationToken) {
+async fn accept(worker: Rc<WorkerContext>, socket: TcpListener, listener: Listener, stop: CancellationToken) {
     let listener = Rc::new(listener);
     let mut failure_log = LogLimit::new(LOG_INTERVAL);
     loop {
@@ -161,7 +161,12 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, listener: Listener, sto
 }
 
 /// Serves a connection once there is room for it, if there is soon.
-async fn wait_for_room(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream, address: IpAddr) {
+async fn wait_for_room(
+    worker: Rc<WorkerContext>,
+    listener: Rc<Listener>,
+    stream: TcpStream,
+    address: IpAddr,
+) {
     let network = Network::of(address);
     worker.waiting.set(worker.waiting.get() + 1);
     let has_room = worker.has_room_in_time(network).await;
@@ -181,7 +186,7 @@ fn is_of_the_peer(error: &std::io::Error) -> bool {
 }
 
 async fn connection(
-    worker: Rc<Worker>,
+    worker: Rc<WorkerContext>,
     listener: Rc<Listener>,
     stream: TcpStream,
     address: IpAddr,
@@ -218,7 +223,7 @@ async fn connection(
 
 /// The stream that comes of a TLS handshake, and whether HTTP/2 was agreed on; nothing when it fails.
 async fn handshake(
-    worker: &Worker,
+    worker: &WorkerContext,
     (acceptor, certificates): (&tokio_rustls::TlsAcceptor, &Arc<ServerTls>),
     stream: TcpStream,
     limit: Duration,

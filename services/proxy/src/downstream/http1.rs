@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use super::{http2, open::Open, rules::request_rules};
 use crate::{
     clients::{Client, Eviction, Held},
-    context::Worker,
-    observe::Unread,
-    request::{Downstream, Http1Down, LocalReply, Outcome, answer_ourselves, handle},
+    context::WorkerContext,
+    observe::MalformedRequest,
+    request::{Completion, Downstream, Http1Downstream, LocalReply, handle, send_local_reply},
     wire::{BodyReader, BodyWriter, Conn, Io, Timer},
 };
 
@@ -43,10 +43,10 @@ enum Waited {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &ListenerLimits, open: &Open) {
+pub async fn serve(worker: Rc<WorkerContext>, io: Io, client: Client, limits: &ListenerLimits, open: &Open) {
     let mut timer = Timer::new();
     let mut request = Request::default();
-    let mut down = Downstream::Http1(Box::new(Http1Down {
+    let mut down = Downstream::Http1(Box::new(Http1Downstream {
         conn: Conn::new(io, None),
         reader: BodyReader::new(Framing::Empty, TrailerPolicy::default()),
         writer: BodyWriter::Nothing,
@@ -101,7 +101,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
         let outcome = handled.await;
         let Downstream::Http1(http1) = &mut down else { return };
         http1.account.clear();
-        if outcome == Outcome::Broken {
+        if outcome == Completion::Broken {
             return count_if_evicted(&worker, open);
         }
         if open.eviction() == Some(Eviction::Slow) {
@@ -115,7 +115,7 @@ pub async fn serve(worker: Rc<Worker>, io: Io, client: Client, limits: &Listener
 }
 
 /// Counts a connection that ends because most was held for it.
-fn count_if_evicted(worker: &Worker, open: &Open) {
+fn count_if_evicted(worker: &WorkerContext, open: &Open) {
     if open.eviction() == Some(Eviction::Memory) {
         worker.counters.evicted_memory.add(1);
     }
@@ -123,7 +123,7 @@ fn count_if_evicted(worker: &Worker, open: &Open) {
 
 /// Answers what cannot be served as a request, and ends the connection.
 async fn refuse(
-    worker: &Worker,
+    worker: &WorkerContext,
     client: Client,
     mut down: Downstream,
     reply: &LocalReply,
@@ -133,8 +133,8 @@ async fn refuse(
 ) {
     let Downstream::Http1(http1) = &mut down else { return };
     http1.keep_alive = false;
-    let unread = Unread::of_http1(&http1.conn.read);
-    answer_ourselves(&mut down, reply, b"-", client.stall, timer).await;
+    let unread = MalformedRequest::of_http1(&http1.conn.read);
+    send_local_reply(&mut down, reply, b"-", client.stall, timer).await;
     worker.observer.refused(client, &unread, (reply.status, &reply.body), since.elapsed());
     close(down, timer, open).await;
 }
@@ -148,15 +148,15 @@ fn keeps_alive(request: &Request) -> bool {
 }
 
 async fn wait_for_head(
-    worker: &Worker,
-    http1: &mut Http1Down,
+    worker: &WorkerContext,
+    http1: &mut Http1Downstream,
     request: &mut Request,
     (limits, rules): (&ListenerLimits, RequestRules),
     timer: &mut Timer,
     open: &Open,
     is_first: bool,
 ) -> Waited {
-    let Http1Down { conn, account, .. } = http1;
+    let Http1Downstream { conn, account, .. } = http1;
     if conn.read.is_empty() {
         conn.release_buffers();
     }
@@ -208,9 +208,9 @@ async fn wait_for_head(
             deadline = deadline.min(since.max(idle_from) + LAST_CHANCE);
         }
         if timer.poll_until(deadline, cx).is_ready() {
-            let is_silent = conn.read.is_empty();
+            let is_unreachable = conn.read.is_empty();
             return Poll::Ready(match head_from {
-                Some(since) if !is_silent => Waited::TooSlow(since),
+                Some(since) if !is_unreachable => Waited::TooSlow(since),
                 Some(_) | None => Waited::Closed,
             });
         }

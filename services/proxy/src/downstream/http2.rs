@@ -16,9 +16,9 @@ use tokio::time::Instant;
 use super::{http2_request::begin, open::Open, rules::request_rules};
 use crate::{
     clients::{Account, Client, Eviction, Held},
-    context::Worker,
+    context::WorkerContext,
     metrics::RefusalReason,
-    request::{answer_ourselves, handle},
+    request::{handle, send_local_reply},
     wire::{Flusher, Io, LIBRARY_BUFFER, Peer, Timer, coalesce, size_of},
 };
 
@@ -56,7 +56,7 @@ enum Event {
 
 /// Serves a connection until it ends.
 pub async fn serve(
-    worker: Rc<Worker>,
+    worker: Rc<WorkerContext>,
     io: Io,
     prefix: Bytes,
     client: Client,
@@ -188,7 +188,7 @@ pub async fn serve(
 }
 
 /// Why a connection is to end at once, if it is.
-fn cut_reason(worker: &Worker, flusher: &Flusher, open: &Open, streams: u32) -> Option<h2::Reason> {
+fn cut_reason(worker: &WorkerContext, flusher: &Flusher, open: &Open, streams: u32) -> Option<h2::Reason> {
     if flusher.is_flooded() {
         worker.counters.flooded.add(1);
         return Some(h2::Reason::ENHANCE_YOUR_CALM);
@@ -248,7 +248,7 @@ impl Drop for StreamCount {
 }
 
 async fn stream(
-    worker: Rc<Worker>,
+    worker: Rc<WorkerContext>,
     client: Client,
     request: Box<http::Request<h2::RecvStream>>,
     respond: h2::server::SendResponse<Bytes>,
@@ -264,7 +264,7 @@ async fn stream(
         Err(refusal) => {
             let (unread, reply, reason) = &*refusal;
             worker.counters.refused.count(*reason);
-            answer_ourselves(&mut down, reply, b"-", client.stall, &mut timer).await;
+            send_local_reply(&mut down, reply, b"-", client.stall, &mut timer).await;
             worker.observer.refused(client, unread, (reply.status, &reply.body), since.elapsed());
             worker.put_timer(timer);
             return;

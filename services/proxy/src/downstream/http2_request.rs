@@ -14,14 +14,14 @@ use tidegate_http1::{
 use crate::{
     clients::Account,
     metrics::RefusalReason,
-    observe::Unread,
-    request::{Downstream, Http2Down, LocalReply},
+    observe::MalformedRequest,
+    request::{Downstream, Http2Downstream, LocalReply},
     wire::{Http2Reader, is_padded, size_of},
 };
 
 /// What is known of a request that is refused, and the local reply to it. Boxed, since it is rare and larger than a
 /// request.
-pub type Refusal = Box<(Unread, LocalReply, RefusalReason)>;
+pub type RefusedHead = Box<(MalformedRequest, LocalReply, RefusalReason)>;
 
 /// The stream, and the request on it or why there is none. A function of its own, so that the head as the library has it
 /// takes no room in each stream's task.
@@ -30,15 +30,15 @@ pub fn begin(
     respond: h2::server::SendResponse<bytes::Bytes>,
     rules: RequestRules,
     account: Account,
-) -> (Downstream, Result<(Request, Framing), Refusal>) {
+) -> (Downstream, Result<(Request, Framing), RefusedHead>) {
     let (head, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let is_head = head.method == http::Method::HEAD;
     let reader = has_body.then(|| Http2Reader::new(body, TrailerPolicy::Request(rules.underscores)));
-    let down = Downstream::Http2(Box::new(Http2Down::new(reader, respond, is_head, account)));
+    let down = Downstream::Http2(Box::new(Http2Downstream::new(reader, respond, is_head, account)));
     let parsed = request_of(&head, has_body, rules).map_err(|error| {
         let reply = LocalReply::new(error.status(), error.to_string());
-        Box::new((Unread::of_http2(&head), reply, error.into()))
+        Box::new((MalformedRequest::of_http2(&head), reply, error.into()))
     });
     (down, parsed)
 }

@@ -6,19 +6,19 @@ use tokio::time::Instant;
 
 use crate::{
     clients::{ClientConnection, Network},
-    context::Worker,
+    context::WorkerContext,
 };
 
 /// A connection counted on its listener and among all that are open, until dropped.
 pub struct Open {
-    worker: Rc<Worker>,
+    worker: Rc<WorkerContext>,
     connection: ClientConnection,
     on_listener: Rc<Cell<u32>>,
 }
 
 impl Open {
     /// Counts a connection of a client in `network`.
-    pub fn new(worker: Rc<Worker>, network: Network, on_listener: Rc<Cell<u32>>) -> Open {
+    pub fn new(worker: Rc<WorkerContext>, network: Network, on_listener: Rc<Cell<u32>>) -> Open {
         worker.counters.open.add(1);
         on_listener.set(on_listener.get() + 1);
         Open { connection: worker.clients.open(network, Instant::now()), worker, on_listener }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Counter;
+use super::LocalCounter;
 
 /// Upper bounds of duration histograms, in seconds: those that OpenTelemetry's HTTP conventions advise, and some below,
 /// since many an answer from nearby takes less than the least of them.
@@ -13,9 +13,9 @@ pub const DURATION_BOUNDS: [f64; 17] =
 #[derive(Debug, Default)]
 pub struct Durations {
     /// One count per bound, not cumulative, and one for what is above all.
-    pub buckets: [Counter; DURATION_BOUNDS.len() + 1],
+    pub buckets: [LocalCounter; DURATION_BOUNDS.len() + 1],
     /// The sum, in microseconds.
-    pub sum_us: Counter,
+    pub sum_us: LocalCounter,
 }
 
 /// A duration as histograms count it: looked up once for all that do.

@@ -2,7 +2,7 @@
 
 use tidegate_http1::ParseError;
 
-use super::Counter;
+use super::LocalCounter;
 
 /// Why a request is refused; the label `reason` of `tidegate_proxy_requests_refused_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl From<ParseError> for RefusalReason {
 
 /// A counter for each reason.
 #[derive(Debug, Default)]
-pub struct RefusalCounters([Counter; RefusalReason::ALL.len()]);
+pub struct RefusalCounters([LocalCounter; RefusalReason::ALL.len()]);
 
 impl RefusalCounters {
     /// Counts a refused request. Only its own worker may.
@@ -102,7 +102,7 @@ impl RefusalCounters {
     }
 
     /// The counter of one reason.
-    pub fn of(&self, reason: RefusalReason) -> &Counter {
+    pub fn of(&self, reason: RefusalReason) -> &LocalCounter {
         &self.0[reason as usize]
     }
 }

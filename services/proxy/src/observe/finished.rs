@@ -4,7 +4,7 @@ use tidegate_http1::Request;
 use tidegate_model::ServiceName;
 use tokio::time::Instant;
 
-use super::{attempts::Trail, decide::RequestTrace};
+use super::{attempt_log::AttemptLog, decide::RequestTrace};
 use crate::clients::Client;
 
 /// A request that has ended, with what is reported of it.
@@ -26,5 +26,5 @@ pub struct FinishedRequest<'a> {
     /// Its trace, if it was sampled from the beginning.
     pub trace: Option<RequestTrace>,
     /// Its attempts, and what became of it.
-    pub log: &'a Trail,
+    pub log: &'a AttemptLog,
 }

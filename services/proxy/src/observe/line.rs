@@ -6,10 +6,10 @@ use serde::Serialize;
 use tidegate_http1::Request;
 
 use super::{
-    attempts::Why,
+    attempt_log::{AttemptReason, Interruption},
     decide::RequestTrace,
     finished::FinishedRequest,
-    malformed::{UNKNOWN, Unread},
+    malformed::{MalformedRequest, UNKNOWN},
     spans::version_text,
     text::{OneLine, Text, escaped},
 };
@@ -61,17 +61,17 @@ impl<'a> Line<'a> {
     ) -> Line<'a> {
         let log = request.log;
         let status = log.status.unwrap_or(0);
-        let served = log.relayed.and_then(|place| log.tries().nth(place));
+        let served = log.served_by();
         Line {
             bytes_in: log.received,
             bytes_out: log.sent,
             service: Some(request.service.as_str()),
-            cluster: served.map(|note| note.cluster.name.to_string()),
-            endpoint: served.map(|note| note.endpoint.address.to_string()),
-            tier: served.map(|note| note.tier),
+            cluster: served.map(|attempt| attempt.cluster.name.to_string()),
+            endpoint: served.map(|attempt| attempt.endpoint.address.to_string()),
+            tier: served.map(|attempt| attempt.tier),
             attempts: log.count(),
-            hedged: log.tries().any(|note| note.why == Why::Hedge),
-            error: log.broken.map(Text::from),
+            hedged: log.attempts().any(|attempt| attempt.reason == AttemptReason::Hedge),
+            error: log.interruption.map(Interruption::as_str).map(Text::from),
             trace_id: trace.map(|trace| format!("{:032x}", trace.trace_id)),
             ..Line::of_request(request.head, request.client, request.request_id, status, duration)
         }
@@ -99,7 +99,7 @@ impl<'a> Line<'a> {
 
     /// The line of a request that was refused, and `why`.
     pub fn of_refusal(
-        unread: &'a Unread,
+        unread: &'a MalformedRequest,
         why: &'a str,
         client: Client,
         status: u16,

@@ -7,7 +7,7 @@ const LONGEST: usize = 256;
 
 /// A request that is refused, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unread {
+pub struct MalformedRequest {
     /// Its method.
     pub method: String,
     /// Its path, without a query.
@@ -16,9 +16,9 @@ pub struct Unread {
     pub protocol: &'static str,
 }
 
-impl Unread {
+impl MalformedRequest {
     /// What the first line of `read` says over HTTP/1.
-    pub fn of_http1(read: &[u8]) -> Unread {
+    pub fn of_http1(read: &[u8]) -> MalformedRequest {
         let line = read.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let mut words = line.trim_ascii_end().split(|byte| *byte == b' ');
         let method = words.next().filter(|word| is_token(word));
@@ -31,7 +31,7 @@ impl Unread {
         };
         let text = |word: Option<&[u8]>| word.map(String::from_utf8_lossy).map(|word| cut(&word));
         let unknown = || UNKNOWN.to_owned();
-        Unread {
+        MalformedRequest {
             method: text(method).unwrap_or_else(unknown),
             path: text(path).unwrap_or_else(unknown),
             protocol,
@@ -39,9 +39,9 @@ impl Unread {
     }
 
     /// What the pseudo-fields of HTTP/2 say.
-    pub fn of_http2(head: &http::request::Parts) -> Unread {
+    pub fn of_http2(head: &http::request::Parts) -> MalformedRequest {
         let path = head.uri.path_and_query().map_or(UNKNOWN, |target| target.path());
-        Unread { method: cut(head.method.as_str()), path: cut(path), protocol: "2" }
+        MalformedRequest { method: cut(head.method.as_str()), path: cut(path), protocol: "2" }
     }
 }
 
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn only_what_is_sure_is_told() {
         let told = |read: &[u8]| {
-            let Unread { method, path, protocol } = Unread::of_http1(read);
+            let MalformedRequest { method, path, protocol } = MalformedRequest::of_http1(read);
             format!("{method} {path} {protocol}")
         };
         for (read, expected) in [

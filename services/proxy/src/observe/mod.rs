@@ -3,7 +3,7 @@
 //! A request that nobody wants to hear of costs a note of its tries and a few counters of its own worker.
 
 pub mod access;
-mod attempts;
+mod attempt_log;
 mod decide;
 mod finished;
 mod line;
@@ -18,10 +18,10 @@ use rand::Rng;
 use tidegate_http1::{Method, Request};
 use tidegate_service::telemetry::SpanSink;
 
-pub use attempts::{Ending, Trail, TryNote, Why};
+pub use attempt_log::{Attempt, AttemptLog, AttemptOutcome, AttemptReason, Interruption};
 pub use decide::{RequestTrace, Sampling};
 pub use finished::FinishedRequest;
-pub use malformed::Unread;
+pub use malformed::MalformedRequest;
 pub use traceparent::TraceParentText;
 
 use crate::{
@@ -86,7 +86,7 @@ impl Observer {
     }
 
     /// A request that no service answers for has ended.
-    pub fn answered_ourselves(
+    pub fn replied_locally(
         &self,
         client: Client,
         request: &Request,
@@ -102,7 +102,13 @@ impl Observer {
     }
 
     /// A request that could not be read was refused with a status, and `why`.
-    pub fn refused(&self, client: Client, unread: &Unread, (status, why): (u16, &str), duration: Duration) {
+    pub fn refused(
+        &self,
+        client: Client,
+        unread: &MalformedRequest,
+        (status, why): (u16, &str),
+        duration: Duration,
+    ) {
         self.count_own(&Method::from(unread.method.as_str()), client, status, duration);
         if let Some(access) = &self.access {
             let line = || Line::of_refusal(unread, why, client, status, duration);

@@ -10,7 +10,7 @@ use tidegate_service::telemetry::{FinishedSpan, SpanKind, SpanSink, Value};
 use tokio::time::Instant;
 
 use super::{
-    attempts::{Ending, Trail, TryNote, Why},
+    attempt_log::{Attempt, AttemptLog, AttemptOutcome, AttemptReason},
     decide::RequestTrace,
     finished::FinishedRequest,
 };
@@ -44,15 +44,17 @@ pub fn send(sink: &SpanSink, request: &FinishedRequest<'_>, trace: RequestTrace,
         attributes: server_attributes(request),
         error: error_of(log),
     });
-    for (number, note) in log.tries().enumerate() {
-        let span_id = match note.span_id {
+    for (number, attempt) in log.attempts().enumerate() {
+        let span_id = match attempt.span_id {
             0 => random.random::<u64>().max(1),
             id => id,
         };
-        let (end, ending) =
-            note.ended.as_ref().map_or((ended, &Ending::Abandoned), |(at, ending)| (*at, ending));
-        // The answer's head came earlier; what is relayed ends with the request.
-        let end = if log.relayed == Some(number) { ended } else { end };
+        let end = match &attempt.outcome {
+            // The response's head came earlier; what is relayed ends with the request.
+            _ if log.relayed == Some(number) => ended,
+            AttemptOutcome::Pending => ended,
+            AttemptOutcome::Response(at, _) | AttemptOutcome::Failed(at, _) => *at,
+        };
         sink.send(FinishedSpan {
             trace_id: trace.trace_id,
             span_id,
@@ -60,14 +62,14 @@ pub fn send(sink: &SpanSink, request: &FinishedRequest<'_>, trace: RequestTrace,
             parent_is_remote: false,
             kind: SpanKind::Client,
             name: name_of(head).into(),
-            start: clock.at(note.began),
+            start: clock.at(attempt.began),
             end: clock.at(end),
-            attributes: client_attributes(head, note, ending, number),
-            error: match ending {
-                Ending::Failed(failure) => Some(failure.to_string()),
+            attributes: client_attributes(head, attempt, number),
+            error: match &attempt.outcome {
+                AttemptOutcome::Failed(_, failure) => Some(failure.to_string()),
                 // By the conventions what a client did wrong is an error of the call, too.
-                Ending::Status(status) if *status >= 400 => Some(SAID_BY_STATUS),
-                Ending::Status(_) | Ending::Abandoned => None,
+                AttemptOutcome::Response(_, status) if *status >= 400 => Some(SAID_BY_STATUS),
+                AttemptOutcome::Response(..) | AttemptOutcome::Pending => None,
             },
         });
     }
@@ -84,9 +86,9 @@ impl Clock {
     }
 }
 
-fn error_of(trail: &Trail) -> Option<String> {
-    match (trail.broken, trail.status) {
-        (Some(broken), _) => Some(broken.to_owned()),
+fn error_of(log: &AttemptLog) -> Option<String> {
+    match (log.interruption, log.status) {
+        (Some(interruption), _) => Some(interruption.as_str().to_owned()),
         (None, Some(status)) if status >= 500 => Some(SAID_BY_STATUS),
         (None, Some(_)) => None,
         (None, None) => Some("not answered".to_owned()),
@@ -124,56 +126,51 @@ fn server_attributes(request: &FinishedRequest<'_>) -> Vec<(&'static str, Value)
     if let Some(agent) = head.fields.get(b"user-agent") {
         attributes.push(("user_agent.original", cut(&String::from_utf8_lossy(agent)).into()));
     }
-    if let Some((tier, cluster)) = log.served_by() {
-        attributes.push(("tidegate.cluster", cluster.name.to_string().into()));
-        attributes.push(("tidegate.tier", (tier as i64).into()));
+    if let Some(served) = log.served_by() {
+        attributes.push(("tidegate.cluster", served.cluster.name.to_string().into()));
+        attributes.push(("tidegate.tier", (served.tier as i64).into()));
     }
     if let Some(status) = log.status {
         attributes.push(("http.response.status_code", i64::from(status).into()));
     }
-    match (log.broken, log.status) {
-        (Some(broken), _) => attributes.push(("error.type", broken.into())),
+    match (log.interruption, log.status) {
+        (Some(interruption), _) => attributes.push(("error.type", interruption.as_str().into())),
         (None, Some(status)) if status >= 500 => attributes.push(("error.type", status.to_string().into())),
         (None, _) => {}
     }
     attributes
 }
 
-fn client_attributes(
-    request: &Request,
-    note: &TryNote,
-    ending: &Ending,
-    number: usize,
-) -> Vec<(&'static str, Value)> {
-    let (host, port) = match &note.endpoint.address {
+fn client_attributes(request: &Request, attempt: &Attempt, number: usize) -> Vec<(&'static str, Value)> {
+    let (host, port) = match &attempt.endpoint.address {
         Address::Ip(address) => (address.ip().to_string(), address.port()),
         Address::Name { host, port } => (host.clone(), *port),
     };
     let url = {
-        let scheme = scheme(note.cluster.upstream.tls.is_some());
+        let scheme = scheme(attempt.cluster.upstream.tls.is_some());
         let path = request.target.split('?').next().filter(|path| path.starts_with('/')).unwrap_or_default();
-        format!("{scheme}://{}{}", note.endpoint.address, cut(path))
+        format!("{scheme}://{}{}", attempt.endpoint.address, cut(path))
     };
     let mut attributes: Vec<(&'static str, Value)> = vec![
         ("http.request.method", method_name(&request.method).into()),
         ("url.full", url.into()),
         ("server.address", host.clone().into()),
         ("server.port", i64::from(port).into()),
-        ("tidegate.cluster", note.cluster.name.to_string().into()),
-        ("tidegate.endpoint", note.endpoint.address.to_string().into()),
-        ("tidegate.tier", (note.tier as i64).into()),
+        ("tidegate.cluster", attempt.cluster.name.to_string().into()),
+        ("tidegate.endpoint", attempt.endpoint.address.to_string().into()),
+        ("tidegate.tier", (attempt.tier as i64).into()),
         ("tidegate.attempt", (number as i64 + 1).into()),
         (
             "tidegate.reason",
-            match note.why {
-                Why::First => "first",
-                Why::Retry => "retry",
-                Why::Hedge => "hedge",
+            match attempt.reason {
+                AttemptReason::First => "first",
+                AttemptReason::Retry => "retry",
+                AttemptReason::Hedge => "hedge",
             }
             .into(),
         ),
     ];
-    if matches!(note.endpoint.address, Address::Ip(_)) {
+    if matches!(attempt.endpoint.address, Address::Ip(_)) {
         attributes.push(("network.peer.address", host.into()));
         attributes.push(("network.peer.port", i64::from(port).into()));
     }
@@ -181,15 +178,15 @@ fn client_attributes(
     if number > 0 {
         attributes.push(("http.request.resend_count", (number as i64).into()));
     }
-    match ending {
-        Ending::Status(status) => {
+    match &attempt.outcome {
+        AttemptOutcome::Response(_, status) => {
             attributes.push(("http.response.status_code", i64::from(*status).into()));
             if *status >= 400 {
                 attributes.push(("error.type", status.to_string().into()));
             }
         }
-        Ending::Failed(failure) => attributes.push(("error.type", failure.to_string().into())),
-        Ending::Abandoned => attributes.push(("tidegate.abandoned", true.into())),
+        AttemptOutcome::Failed(_, failure) => attributes.push(("error.type", failure.to_string().into())),
+        AttemptOutcome::Pending => attributes.push(("tidegate.abandoned", true.into())),
     }
     attributes
 }

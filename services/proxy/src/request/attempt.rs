@@ -7,15 +7,15 @@ use tidegate_model::{fleet::UpstreamProtocol, observation::Failure};
 use tokio::time::Instant;
 
 use super::{
-    exchange::Exchange,
-    heads::{self, Origin},
+    exchange::RequestContext,
+    heads::{self, ClientInfo},
     upload::{Cursor, Upload},
 };
 use crate::{
     context::WAIT_FOR_UPSTREAM,
     observe::TraceParentText,
     upstream::{
-        Connected, Fault, Http2Conn, InFlight, Maker, Sent, Turn, Unconnected, Upstream, failure_of,
+        ConnectError, Connected, Fault, Http2Conn, InFlight, Leader, Role, Sent, UpstreamStream, failure_of,
         failure_within_body,
     },
     wire::{BodyError, Chunk, Conn, Http2Writer, Turn as BodyTurn},
@@ -25,9 +25,9 @@ use crate::{
 const MOST_INTERIM: u8 = 32;
 
 /// An endpoint's answer, of which the head is here. It is large: whoever moves it on boxes it.
-pub struct Answer {
+pub struct UpstreamResponse {
     /// The request at the endpoint.
-    pub up: Upstream,
+    pub up: UpstreamStream,
     /// The head.
     pub head: Response,
     /// The first piece of the body, where it came with the head.
@@ -38,15 +38,11 @@ pub struct Answer {
     pub cursor: Cursor,
     /// Whether the request had been sent whole when the head came.
     pub sent_whole: bool,
-    /// The tier of the cluster, from 0.
-    pub tier: usize,
-    /// When the try began.
-    pub began: Instant,
-    /// Its place in the request's trail.
-    pub note: usize,
+    /// The attempt's number in the request's log.
+    pub attempt: usize,
 }
 
-impl Answer {
+impl UpstreamResponse {
     /// What it holds of the body.
     pub fn held(&mut self) -> usize {
         let first = match &self.first {
@@ -58,7 +54,7 @@ impl Answer {
 }
 
 /// Why a try has no answer.
-pub enum TryError {
+pub enum AttemptError {
     /// The endpoint failed.
     Endpoint {
         /// How.
@@ -71,42 +67,38 @@ pub enum TryError {
     /// The client's body could not be read.
     Client(BodyError),
     /// The request has a target or host that HTTP/2 cannot say.
-    Unsayable,
+    Unrepresentable,
 }
 
 /// For how long after a piece of its body a request that cannot be sent again is left with a silent endpoint.
 const TAKING: Duration = Duration::from_secs(1);
 
 /// Where and how a try is made.
-pub struct Try {
+pub struct AttemptPlan {
     /// Counts it at its endpoint.
     pub flight: InFlight,
-    /// The tier of the cluster, from 0.
-    pub tier: usize,
-    /// When it begins.
-    pub began: Instant,
     /// Whether only a new connection will do.
     pub fresh: bool,
-    /// Its place in the request's trail.
-    pub note: usize,
+    /// Its number in the request's log.
+    pub number: usize,
     /// Its span, where the request is traced.
     pub traceparent: Option<TraceParentText>,
 }
 
 /// Sends the request to the try's endpoint and waits for the head of the answer.
 pub async fn attempt(
-    x: &Exchange<'_>,
-    this: Try,
+    x: &RequestContext<'_>,
+    this: AttemptPlan,
     upload: &RefCell<Upload<'_>>,
-) -> Result<Box<Answer>, TryError> {
-    let Try { flight, tier, began, fresh, note, traceparent } = this;
+) -> Result<Box<UpstreamResponse>, AttemptError> {
+    let AttemptPlan { flight, number, fresh, traceparent } = this;
     // HTTP/2 has no upgrade: such a cluster is asked without, which any upgrade allows (RFC 9110, section 7.8).
     let upgrade = x.origin.upgrade.filter(|_| flight.cluster.upstream.protocol != UpstreamProtocol::Http2);
-    let mut origin = Origin { traceparent, upgrade, ..x.origin };
+    let mut origin = ClientInfo { traceparent, upgrade, ..x.origin };
     // An endpoint that was silent already is asked as a last resort, and may prove the verdict wrong.
-    let was_silent = flight.endpoint.is_silent(x.service.check);
+    let was_unreachable = flight.endpoint.is_unreachable(x.service.check);
     flight.cluster.counters.attempts.add(1);
-    let mut up = open(x, &mut origin, &flight, began, fresh, upload).await?;
+    let mut up = open(x, &mut origin, &flight, fresh, upload).await?;
     let mut head = Response::default();
     let mut first = None;
     let mut cursor = Cursor::default();
@@ -117,7 +109,7 @@ pub async fn attempt(
             if let Poll::Ready(Err(error)) =
                 poll_upload(&mut up, &flight, upload, &mut cursor, &mut broken, cx)
             {
-                return Poll::Ready(Err(TryError::Client(error)));
+                return Poll::Ready(Err(AttemptError::Client(error)));
             }
             match up.poll_head(&x.request.method, &mut head, cx) {
                 Poll::Ready(Ok(())) => match head.status {
@@ -159,10 +151,11 @@ pub async fn attempt(
                 Poll::Pending => break,
             }
         }
-        if !was_silent && flight.endpoint.is_silent(x.service.check) && !is_taking(&upload.borrow()) {
+        if !was_unreachable && flight.endpoint.is_unreachable(x.service.check) && !is_taking(&upload.borrow())
+        {
             return Poll::Ready(Err(endpoint_error(&up, Failure::NoAnswer, up.sent())));
         }
-        flight.wake_when_silent(cx);
+        flight.wake_when_unreachable(cx);
         upload.borrow_mut().down.hold_buffers(up.held() + x.fallback_held.get());
         Poll::Pending
     })
@@ -171,11 +164,11 @@ pub async fn attempt(
     match ended {
         Ok(()) => {
             let sent_whole = cursor.ended && !broken && up.is_flushed();
-            Ok(Box::new(Answer { up, head, first, flight, cursor, sent_whole, tier, began, note }))
+            Ok(Box::new(UpstreamResponse { up, head, first, flight, cursor, sent_whole, attempt: number }))
         }
         Err(error) => {
             // What failed this request and all others will not serve the next one.
-            if let Upstream::Http2(up) = &up
+            if let UpstreamStream::Http2(up) = &up
                 && up.conn_failed()
             {
                 flight.endpoint.pool.remove_http2(&up.conn);
@@ -191,18 +184,18 @@ fn is_taking(upload: &Upload<'_>) -> bool {
     !upload.can_replay() && upload.progress_at.elapsed() < TAKING
 }
 
-fn endpoint_error(up: &Upstream, failure: Failure, sent: Sent) -> TryError {
+fn endpoint_error(up: &UpstreamStream, failure: Failure, sent: Sent) -> AttemptError {
     let fault = match up {
-        Upstream::Http1(up) if up.died_idle() && failure == Failure::Reset => Fault::DiedIdle,
-        Upstream::Http2(up) if up.went_away() => Fault::WentAway,
-        Upstream::Http1(_) | Upstream::Http2(_) => Fault::Endpoint,
+        UpstreamStream::Http1(up) if up.is_stale() && failure == Failure::Reset => Fault::StaleConnection,
+        UpstreamStream::Http2(up) if up.went_away() => Fault::GoAway,
+        UpstreamStream::Http1(_) | UpstreamStream::Http2(_) => Fault::Endpoint,
     };
-    TryError::Endpoint { failure, sent, fault }
+    AttemptError::Endpoint { failure, sent, fault }
 }
 
 /// Moves the request's body on. When the endpoint takes no more of it, `broken` is set: it may still answer.
 pub fn poll_upload(
-    up: &mut Upstream,
+    up: &mut UpstreamStream,
     flight: &InFlight,
     upload: &RefCell<Upload<'_>>,
     cursor: &mut Cursor,
@@ -243,18 +236,18 @@ pub fn poll_upload(
 /// A connection with the request's head on its way. Where the upgrade that it asks for is not to be had, `origin` is
 /// without it afterwards.
 async fn open(
-    x: &Exchange<'_>,
-    origin: &mut Origin<'_>,
+    x: &RequestContext<'_>,
+    origin: &mut ClientInfo<'_>,
     flight: &InFlight,
-    began: Instant,
     fresh: bool,
     upload: &RefCell<Upload<'_>>,
-) -> Result<Upstream, TryError> {
+) -> Result<UpstreamStream, AttemptError> {
     let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
-    let unsent = |Unconnected { failure, fault }| TryError::Endpoint { failure, sent: Sent::Nothing, fault };
+    let unsent =
+        |ConnectError { failure, fault }| AttemptError::Endpoint { failure, sent: Sent::Nothing, fault };
     if !fresh {
         if x.worker.may_take_upstream(flight.client())
-            && let Some(conn) = endpoint.pool.take(began, !x.repeatable)
+            && let Some(conn) = endpoint.pool.take(Instant::now(), !x.repeatable)
         {
             return Ok(start_http1(x, *origin, (conn, true), flight, upload));
         }
@@ -263,29 +256,29 @@ async fn open(
             && let Some(conn) = endpoint.pool.http2()
         {
             match start_http2(x, *origin, conn, flight, upload).await {
-                Err(TryError::Endpoint { sent: Sent::Nothing, .. }) => {}
+                Err(AttemptError::Endpoint { sent: Sent::Nothing, .. }) => {}
                 started => return started,
             }
         }
     }
     // A connection of its own cannot have been ended before it took this request.
-    let maker = loop {
+    let leader = loop {
         match turn(x, fresh || origin.upgrade.is_some(), flight).await.map_err(unsent)? {
-            Taken::Turn(maker) => break maker,
+            Taken::Turn(leader) => break leader,
             // One that takes no streams any more is out of the pool by now, and somebody makes another.
             Taken::Conn(conn) => match start_http2(x, *origin, conn, flight, upload).await {
-                Err(TryError::Endpoint { sent: Sent::Nothing, .. }) => {}
+                Err(AttemptError::Endpoint { sent: Sent::Nothing, .. }) => {}
                 started => return started,
             },
         }
     };
-    let connected = match connect_unless_silent(x, origin.upgrade.is_some(), flight, maker).await {
+    let connected = match connect_unless_unreachable(x, origin.upgrade.is_some(), flight, leader).await {
         // It may speak HTTP/2 alone, which was not offered: no reason to hold anything against it.
-        Err(Unconnected { failure: Failure::Tls, .. })
+        Err(ConnectError { failure: Failure::Tls, .. })
             if origin.upgrade.is_some() && cluster.upstream.protocol == UpstreamProtocol::Auto =>
         {
             origin.upgrade = None;
-            connect_unless_silent(x, false, flight, None).await
+            connect_unless_unreachable(x, false, flight, None).await
         }
         connected => connected,
     };
@@ -300,12 +293,12 @@ enum Taken {
     /// Another's connection has room.
     Conn(Http2Conn),
     /// To connect, for all that wait where connections are shared.
-    Turn(Option<Maker>),
+    Turn(Option<Leader>),
 }
 
 /// Waits for a connection that another request makes, where it can take this one, or for the turn to make one: at once
 /// where it must be for this request `alone`.
-async fn turn(x: &Exchange<'_>, alone: bool, flight: &InFlight) -> Result<Taken, Unconnected> {
+async fn turn(x: &RequestContext<'_>, alone: bool, flight: &InFlight) -> Result<Taken, ConnectError> {
     let (upstream, pool) = (&flight.cluster.upstream, &flight.endpoint.pool);
     let may_share = match upstream.protocol {
         UpstreamProtocol::Http1 => false,
@@ -320,17 +313,17 @@ async fn turn(x: &Exchange<'_>, alone: bool, flight: &InFlight) -> Result<Taken,
         if !x.worker.may_take_upstream(flight.client()) {
             return Ok(Taken::Turn(None));
         }
-        let waiter = match pool.sharing.turn() {
+        let waiter = match pool.single_flight.join() {
             None => return Ok(Taken::Turn(None)),
-            Some(Turn::Mine(maker)) => return Ok(Taken::Turn(Some(maker))),
-            Some(Turn::Theirs(waiter)) => waiter,
+            Some(Role::Leader(leader)) => return Ok(Taken::Turn(Some(leader))),
+            Some(Role::Waiter(waiter)) => waiter,
         };
         // As long as it may take whoever makes it.
         let waiting = tokio::time::timeout(upstream.connect_timeout + WAIT_FOR_UPSTREAM, waiter.wait());
-        let waited = unless_silent(x, flight, Box::pin(waiting)).await?;
+        let waited = unless_unreachable(x, flight, Box::pin(waiting)).await?;
         match waited.unwrap_or_else(|_| Err(Failure::ConnectTimeout.into())) {
             // That another client may have none says nothing of this one.
-            Ok(()) | Err(Unconnected { fault: Fault::Ours, .. }) => {}
+            Ok(()) | Err(ConnectError { fault: Fault::LocalResources, .. }) => {}
             Err(failed) => return Err(failed),
         }
         if let Some(conn) = pool.http2() {
@@ -340,74 +333,74 @@ async fn turn(x: &Exchange<'_>, alone: bool, flight: &InFlight) -> Result<Taken,
 }
 
 /// Connects, unless the verdict comes meanwhile that the endpoint is silent.
-async fn connect_unless_silent(
-    x: &Exchange<'_>,
+async fn connect_unless_unreachable(
+    x: &RequestContext<'_>,
     http1_only: bool,
     flight: &InFlight,
-    maker: Option<Maker>,
-) -> Result<Connected, Unconnected> {
+    leader: Option<Leader>,
+) -> Result<Connected, ConnectError> {
     // Boxed, because it is large and seldom needed: every request's future would be that much larger.
     let connecting = Box::pin(async {
         // Outside of the timeout: that this machine has none left says nothing of the endpoint.
         let claimed = x.worker.claim_upstream(flight).await;
-        x.worker.connector.connect(flight, claimed, http1_only, maker).await
+        x.worker.connector.connect(flight, claimed, http1_only, leader).await
     });
-    unless_silent(x, flight, connecting).await?
+    unless_unreachable(x, flight, connecting).await?
 }
 
 /// What comes of `future`, unless the verdict comes meanwhile that the endpoint is silent and there is another.
-async fn unless_silent<T>(
-    x: &Exchange<'_>,
+async fn unless_unreachable<T>(
+    x: &RequestContext<'_>,
     flight: &InFlight,
     future: impl Future<Output = T> + Unpin,
-) -> Result<T, Unconnected> {
+) -> Result<T, ConnectError> {
     let endpoint = &flight.endpoint;
     let silent = poll_fn(|cx| {
-        flight.wake_when_silent(cx);
-        if endpoint.is_silent(x.service.check) { Poll::Ready(()) } else { Poll::Pending }
+        flight.wake_when_unreachable(cx);
+        if endpoint.is_unreachable(x.service.check) { Poll::Ready(()) } else { Poll::Pending }
     });
     tokio::select! {
         biased;
         output = future => Ok(output),
-        () = silent, if x.has_elsewhere && !endpoint.is_silent(x.service.check) => Err(Failure::ConnectTimeout.into()),
+        () = silent, if x.has_elsewhere && !endpoint.is_unreachable(x.service.check) => Err(Failure::ConnectTimeout.into()),
     }
 }
 
 fn start_http1(
-    x: &Exchange<'_>,
-    origin: Origin<'_>,
+    x: &RequestContext<'_>,
+    origin: ClientInfo<'_>,
     (mut conn, reused): (Conn, bool),
     flight: &InFlight,
     upload: &RefCell<Upload<'_>>,
-) -> Upstream {
+) -> UpstreamStream {
     flight.take_connection();
     let expects_continue = upload.borrow().expects_continue();
     let before = conn.total_written();
     let writer = heads::write_http1_request(conn.out(), x.request, origin, x.framing, expects_continue);
     debug_assert_eq!(before, conn.total_written(), "a head is only queued here");
-    Upstream::http1(conn, reused, writer)
+    UpstreamStream::http1(conn, reused, writer)
 }
 
 async fn start_http2(
-    x: &Exchange<'_>,
-    origin: Origin<'_>,
+    x: &RequestContext<'_>,
+    origin: ClientInfo<'_>,
     conn: Http2Conn,
     flight: &InFlight,
     upload: &RefCell<Upload<'_>>,
-) -> Result<Upstream, TryError> {
+) -> Result<UpstreamStream, AttemptError> {
     let failed = |error: &h2::Error| {
         flight.endpoint.pool.remove_http2(&conn);
         let (failure, _) = failure_of(error);
-        TryError::Endpoint { failure, sent: Sent::Nothing, fault: Fault::Endpoint }
+        AttemptError::Endpoint { failure, sent: Sent::Nothing, fault: Fault::Endpoint }
     };
     let is_tls = flight.cluster.upstream.tls.is_some();
     let expects_continue = upload.borrow().expects_continue();
     let head = heads::http2_request(x.request, origin, x.framing, is_tls, expects_continue)
-        .ok_or(TryError::Unsayable)?;
+        .ok_or(AttemptError::Unrepresentable)?;
     let counted = conn.begin();
     let mut send = conn.send.clone().ready().await.map_err(|error| failed(&error))?;
     let bodiless = x.framing == Framing::Empty;
     let (response, stream) = send.send_request(head, bodiless).map_err(|error| failed(&error))?;
     let writer = (!bodiless).then(|| Http2Writer::new(stream));
-    Ok(Upstream::http2(conn, counted, response, writer))
+    Ok(UpstreamStream::http2(conn, counted, response, writer))
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tidegate_http1::{Fields, Framing, Response, write_field, write_status_line};
 
 use super::{
-    heads::{self, Answered},
+    heads::{self, ResponseContext},
     local_reply::LocalReply,
 };
 use crate::{
@@ -17,13 +17,13 @@ use crate::{
 /// A request's client: its body is read from here, the answer is written here.
 pub enum Downstream {
     /// Over HTTP/1.1.
-    Http1(Box<Http1Down>),
+    Http1(Box<Http1Downstream>),
     /// On an HTTP/2 stream.
-    Http2(Box<Http2Down>),
+    Http2(Box<Http2Downstream>),
 }
 
 /// A client's HTTP/1.1 connection, at one request.
-pub struct Http1Down {
+pub struct Http1Downstream {
     /// The connection.
     pub conn: Conn,
     /// The request's body.
@@ -41,7 +41,7 @@ pub struct Http1Down {
 }
 
 /// A client's HTTP/2 stream.
-pub struct Http2Down {
+pub struct Http2Downstream {
     /// The request's body; absent when it has none.
     pub reader: Option<Http2Reader>,
     respond: h2::server::SendResponse<Bytes>,
@@ -50,15 +50,15 @@ pub struct Http2Down {
     account: Account,
 }
 
-impl Http2Down {
+impl Http2Downstream {
     /// A stream that waits for its answer.
     pub fn new(
         reader: Option<Http2Reader>,
         respond: h2::server::SendResponse<Bytes>,
         is_head: bool,
         account: Account,
-    ) -> Http2Down {
-        Http2Down { reader, respond, writer: None, is_head, account }
+    ) -> Http2Downstream {
+        Http2Downstream { reader, respond, writer: None, is_head, account }
     }
 }
 
@@ -180,7 +180,7 @@ impl Downstream {
                     down.conn.out(),
                     answer,
                     framing,
-                    Answered {
+                    ResponseContext {
                         is_http10: down.is_http10,
                         is_head: down.is_head,
                         keep_alive: down.keep_alive,

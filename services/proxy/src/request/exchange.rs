@@ -9,20 +9,19 @@ use tidegate_http1::{Framing, Request};
 use tidegate_model::{fleet::Policy, observation::Failure};
 use tokio::time::Instant;
 
-use super::heads::Origin;
+use super::heads::ClientInfo;
 use crate::{
     clients::{Client, Network},
-    context::Worker,
+    context::WorkerContext,
     metrics::{RequestKind, Timing},
-    observe::{FinishedRequest, RequestTrace, Trail},
+    observe::{Attempt, AttemptLog, FinishedRequest, Interruption, RequestTrace},
     table::{ActionView, ServiceView},
-    upstream::{Cluster, Endpoint, Tally},
 };
 
 /// A request and what was decided for it.
-pub struct Exchange<'a> {
+pub struct RequestContext<'a> {
     /// The worker that serves it.
-    pub worker: &'a Rc<Worker>,
+    pub worker: &'a Rc<WorkerContext>,
     /// Its service.
     pub service: &'a ServiceView,
     /// Its action.
@@ -34,7 +33,7 @@ pub struct Exchange<'a> {
     /// Its client.
     pub client: Client,
     /// What is told of the client.
-    pub origin: Origin<'a>,
+    pub origin: ClientInfo<'a>,
     /// Its body's framing.
     pub framing: Framing,
     /// Whether it may be sent twice.
@@ -45,60 +44,58 @@ pub struct Exchange<'a> {
     pub started: Instant,
     /// Its trace, when it is told of whatever becomes of it.
     pub trace: Option<RequestTrace>,
-    /// What was tried.
-    pub trail: RefCell<Trail>,
+    /// Its attempts.
+    pub log: RefCell<AttemptLog>,
     /// What a response holds that only counts when no better one comes.
     pub fallback_held: Cell<usize>,
 }
 
-impl Exchange<'_> {
+impl RequestContext<'_> {
     /// The client's network.
     pub fn network(&self) -> Network {
         Network::of(self.client.address)
     }
 
-    /// An endpoint failed the request: counted against it, for this action where it may be the request's own doing.
-    pub fn endpoint_failed(
-        &self,
-        cluster: &Rc<Cluster>,
-        endpoint: &Endpoint,
-        tally: &Rc<Tally>,
-        failure: &Failure,
-    ) {
-        self.worker.endpoint_failed(endpoint, failure, |now| {
-            tally.failed(self.network(), now);
-            self.judge(cluster, tally, now)
+    /// An attempt failed: counted against its endpoint, for this action where it may be the request's own doing.
+    pub fn record_failure(&self, attempt: &Attempt, failure: &Failure) {
+        self.worker.record_endpoint_failure(&attempt.endpoint, failure, |now| {
+            attempt.tally.failed(self.network(), now);
+            self.judge(attempt, now)
         });
     }
 
-    /// Requests that failed there were served elsewhere.
-    pub fn contrasted(&self, cluster: &Rc<Cluster>, endpoint: &Endpoint, tally: &Rc<Tally>, now: Instant) {
-        tally.contrasted();
-        if self.judge(cluster, tally, now) {
-            self.worker.ejected(endpoint, "what it fails is served elsewhere");
+    /// A request that failed in this attempt was served elsewhere.
+    pub fn record_contrast(&self, attempt: &Attempt, now: Instant) {
+        attempt.tally.contrasted();
+        if self.judge(attempt, now) {
+            self.worker.record_ejection(&attempt.endpoint, "what it fails is served elsewhere");
         }
     }
 
-    fn judge(&self, cluster: &Rc<Cluster>, tally: &Rc<Tally>, now: Instant) -> bool {
-        self.action
-            .tiers
-            .iter()
-            .find_map(|tier| tier.of(cluster))
-            .is_some_and(|choice| choice.judge(tally, now))
+    fn judge(&self, attempt: &Attempt, now: Instant) -> bool {
+        let tiers = &self.action.tiers;
+        let weighted = tiers.iter().find_map(|tier| tier.of(&attempt.cluster));
+        weighted.is_some_and(|weighted| weighted.judge(&attempt.tally, now))
     }
 
     /// The request has ended: it is counted, and reported where somebody wants to hear of it.
     pub fn finish(&self, ended: Instant) {
-        let log = self.trail.borrow();
+        let log = self.log.borrow();
         let timing = Timing::from(ended - self.started);
         self.service.counters.duration.record(timing);
-        let kind = RequestKind::new(&self.request.method, self.client.is_tls, log.status, log.broken);
+        let kind = RequestKind::new(
+            &self.request.method,
+            self.client.is_tls,
+            log.status,
+            log.interruption.map(Interruption::as_str),
+        );
         self.action.requests.record(kind, timing);
         if let Some(status) = log.status
-            && let Some((tier, cluster)) = log.served_by()
-            && let Some(choice) = self.action.tiers.get(tier).and_then(|tier| tier.of(cluster))
+            && let Some(served) = log.served_by()
+            && let Some(weighted) =
+                self.action.tiers.get(served.tier).and_then(|tier| tier.of(&served.cluster))
         {
-            choice.serving.count(status, timing);
+            weighted.serving.count(status, timing);
         }
         let finished = FinishedRequest {
             service: &self.service.name,

@@ -24,7 +24,7 @@ const OWN_FIELDS: usize = 3;
 
 /// What a client's connection says beside its request.
 #[derive(Clone, Copy)]
-pub struct Origin<'a> {
+pub struct ClientInfo<'a> {
     /// The client's address.
     pub address: IpAddr,
     /// Whether it came over TLS.
@@ -41,7 +41,7 @@ pub struct Origin<'a> {
 
 /// How the answer's connection goes on.
 #[derive(Clone, Copy)]
-pub struct Answered<'a> {
+pub struct ResponseContext<'a> {
     /// Whether the client speaks HTTP/1.0.
     pub is_http10: bool,
     /// Whether the request was a HEAD.
@@ -98,7 +98,7 @@ impl<'a> Nominated<'a> {
 }
 
 /// Calls `write` with each field of the request that goes to the endpoint, and those that we add.
-fn request_fields(request: &Request, origin: Origin<'_>, mut write: impl FnMut(&[u8], &[u8])) {
+fn request_fields(request: &Request, origin: ClientInfo<'_>, mut write: impl FnMut(&[u8], &[u8])) {
     let nominated = Nominated::of(&request.fields);
     let mut spoken_for = Vec::new();
     for (name, value) in request.fields.iter() {
@@ -193,7 +193,7 @@ fn ip_text(address: IpAddr, text: &mut [u8; 48]) -> &[u8] {
 pub fn write_http1_request(
     out: &mut Vec<u8>,
     request: &Request,
-    origin: Origin<'_>,
+    origin: ClientInfo<'_>,
     framing: Framing,
     expects_continue: bool,
 ) -> BodyWriter {
@@ -246,7 +246,7 @@ fn write_length(out: &mut Vec<u8>, length: u64) {
 /// A request's head for HTTP/2; nothing when its target or host cannot be one.
 pub fn http2_request(
     request: &Request,
-    origin: Origin<'_>,
+    origin: ClientInfo<'_>,
     framing: Framing,
     upstream_is_tls: bool,
     expects_continue: bool,
@@ -305,7 +305,7 @@ pub fn write_http1_response(
     out: &mut Vec<u8>,
     answer: &Response,
     framing: Framing,
-    told: Answered<'_>,
+    told: ResponseContext<'_>,
 ) -> Told {
     write_status_line(out, answer.status);
     let nominated = Nominated::of(&answer.fields);
@@ -407,8 +407,8 @@ pub fn add_response_fields(map: &mut HeaderMap, request_id: &[u8]) {
 mod tests {
     use super::*;
 
-    fn origin<'a>() -> Origin<'a> {
-        Origin {
+    fn origin<'a>() -> ClientInfo<'a> {
+        ClientInfo {
             address: [192, 0, 2, 1].into(),
             is_tls: false,
             request_id: b"id",

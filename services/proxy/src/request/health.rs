@@ -3,7 +3,7 @@
 use tidegate_model::{fleet::HealthEndpoints, verdict::Verdict};
 
 use super::local_reply::LocalReply;
-use crate::context::Worker;
+use crate::context::WorkerContext;
 
 const PREFIX: &str = "/.well-known/tidegate/health";
 
@@ -15,7 +15,7 @@ const PREFIX: &str = "/.well-known/tidegate/health";
 ///
 /// Any listener's client may ask, so a service that does not exist is answered for like one that nothing serves: nobody
 /// learns names by trying them. `endpoints` is the listener's switch; what it turns off is answered with 404, never forwarded.
-pub fn reply(worker: &Worker, endpoints: HealthEndpoints, target: &str) -> Option<LocalReply> {
+pub fn reply(worker: &WorkerContext, endpoints: HealthEndpoints, target: &str) -> Option<LocalReply> {
     let rest = target.strip_prefix(PREFIX)?;
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     if !(path.is_empty() || path.starts_with('/')) {
@@ -49,10 +49,10 @@ pub fn reply(worker: &Worker, endpoints: HealthEndpoints, target: &str) -> Optio
         let action = &service.actions[0];
         // Later tiers are what is left for when the first fails, drained clusters among them: they don't serve now.
         let tiers = if local { &action.tiers[..action.tiers.len().min(1)] } else { &action.tiers[..] };
-        tiers.iter().flat_map(|tier| &tier.choices).any(|choice| {
-            (!local || choice.cluster.region == worker.edge.region)
+        tiers.iter().flat_map(|tier| &tier.weighted_clusters).any(|weighted| {
+            (!local || weighted.cluster.region == worker.edge.region)
                 && !action.fail_open
-                && choice
+                && weighted
                     .endpoints
                     .iter()
                     .any(|candidate| matches!(candidate.verdict, Verdict::Up | Verdict::Unknown))

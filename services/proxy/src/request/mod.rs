@@ -15,7 +15,7 @@ mod slots;
 mod tunnel;
 mod upload;
 
-pub use downstream::{Downstream, Http1Down, Http2Down};
-pub use heads::{Origin, http2_request, write_http1_request};
+pub use downstream::{Downstream, Http1Downstream, Http2Downstream};
+pub use heads::{ClientInfo, http2_request, write_http1_request};
 pub use local_reply::LocalReply;
-pub use request::{Outcome, answer_ourselves, handle};
+pub use request::{Completion, handle, send_local_reply};

@@ -10,18 +10,18 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    attempt::{Answer, poll_upload},
+    attempt::{UpstreamResponse, poll_upload},
     downstream::Downstream,
     upload::Upload,
 };
 use crate::{
     clients::Direction,
     upstream::InFlight,
-    wire::{BodyError, Chunk, Silence, Timer, Turn},
+    wire::{BodyError, Chunk, IdleTimer, Timer, Turn},
 };
 
 /// How a relay ended.
-pub enum Ended {
+pub enum RelayEnd {
     /// The answer was relayed whole.
     Whole,
     /// The endpoint broke off within its answer.
@@ -31,14 +31,14 @@ pub enum Ended {
     /// The rest of the request's body is one that is not forwarded.
     RequestRefused(BodyError),
     /// Nothing came from either side for too long.
-    Silent,
+    Idle,
     /// The client is slow, and its place was needed.
     GivenUp,
 }
 
 /// How long a relay waits.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct StallLimits {
     /// For a client that takes nothing of what waits for it, or that has ended its direction while nothing comes.
     pub stall: Duration,
     /// For anything to pass in either direction.
@@ -48,7 +48,7 @@ pub struct Patience {
 /// What came of a relay.
 pub struct Relayed {
     /// How it ended.
-    pub ended: Ended,
+    pub ended: RelayEnd,
     /// Bytes of the answer's body that were given to the client's connection.
     pub sent: u64,
 }
@@ -57,12 +57,12 @@ pub struct Relayed {
 ///
 /// The connection to the endpoint is given back when both directions have ended.
 pub async fn relay(
-    mut answer: Box<Answer>,
+    mut answer: Box<UpstreamResponse>,
     upload: &RefCell<Upload<'_>>,
-    patience: Patience,
+    patience: StallLimits,
     timer: &mut Timer,
 ) -> Relayed {
-    let Answer { up, first, flight, cursor, .. } = &mut *answer;
+    let UpstreamResponse { up, first, flight, cursor, .. } = &mut *answer;
     // An endpoint that answers without `100 Continue` does not want the body, and would take it for another request.
     let (mut broken, mut answered) = (upload.borrow_mut().forget_continue(), false);
     if broken {
@@ -73,7 +73,7 @@ pub async fn relay(
     // Since when the client has taken nothing, and how much it had taken then.
     let mut waiting: Option<(Instant, u64)> = None;
     let mut took = Taking::default();
-    let mut silence = Silence::default();
+    let mut silence = IdleTimer::default();
     let ended = poll_fn(|cx| {
         let mut request_failed = None;
         if !cursor.ended && !broken {
@@ -89,7 +89,7 @@ pub async fn relay(
         while !answered && turn.goes_on(cx) {
             match upload.down.poll_room(cx) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientFailed),
+                Poll::Ready(Err(_)) => return Poll::Ready(RelayEnd::ClientFailed),
                 Poll::Pending => break,
             }
             match first.take().map_or_else(|| up.poll_body(cx), |chunk| Poll::Ready(Ok(chunk))) {
@@ -107,25 +107,25 @@ pub async fn relay(
                         chunk => upload.down.push(chunk),
                     };
                     if pushed.is_err() {
-                        return Poll::Ready(Ended::ClientFailed);
+                        return Poll::Ready(RelayEnd::ClientFailed);
                     }
                 }
                 Poll::Ready(Err(error)) => {
                     // The client is given what came before.
                     _ = upload.down.poll_flush(cx);
-                    return Poll::Ready(Ended::EndpointFailed(error));
+                    return Poll::Ready(RelayEnd::EndpointFailed(error));
                 }
                 Poll::Pending => break,
             }
         }
         match upload.down.poll_flush(cx) {
-            Poll::Ready(Ok(())) if answered => return Poll::Ready(Ended::Whole),
+            Poll::Ready(Ok(())) if answered => return Poll::Ready(RelayEnd::Whole),
             Poll::Ready(Ok(())) => {
                 if waiting.take().is_some() {
                     took.end_wait(upload.down, flight);
                 }
             }
-            Poll::Ready(Err(_)) => return Poll::Ready(Ended::ClientFailed),
+            Poll::Ready(Err(_)) => return Poll::Ready(RelayEnd::ClientFailed),
             Poll::Pending => {
                 took.begin_wait(upload.down, flight, cx);
                 let taken = upload.down.taken();
@@ -135,35 +135,35 @@ pub async fn relay(
                     None => *waiting.insert((Instant::now(), taken)),
                 };
                 if timer.poll_until(since + patience.stall, cx).is_ready() {
-                    return Poll::Ready(Ended::ClientFailed);
+                    return Poll::Ready(RelayEnd::ClientFailed);
                 }
             }
         }
         // The endpoint waits for the rest of the request, which will not come: neither side would end the other's wait.
         match request_failed {
-            Some(BodyError::Io(_) | BodyError::Http2(_)) => return Poll::Ready(Ended::ClientFailed),
+            Some(BodyError::Io(_) | BodyError::Http2(_)) => return Poll::Ready(RelayEnd::ClientFailed),
             Some(error @ (BodyError::Malformed(_) | BodyError::TooLarge)) => {
-                return Poll::Ready(Ended::RequestRefused(error));
+                return Poll::Ready(RelayEnd::RequestRefused(error));
             }
             None => {}
         }
         upload.down.hold_buffers(up.held());
         if upload.is_given_up() {
-            return Poll::Ready(Ended::GivenUp);
+            return Poll::Ready(RelayEnd::GivenUp);
         }
         if upload.down.poll_gone(cx).is_ready() {
-            return Poll::Ready(Ended::ClientFailed);
+            return Poll::Ready(RelayEnd::ClientFailed);
         }
         let moved = sent + upload.received() + upload.down.taken();
         // Its end of sending may be a half-close, and then the answer is awaited; or all that it will ever say.
         let may_be_gone = upload.down.has_ended_sending();
         let limit = if may_be_gone { patience.stall.min(patience.silence) } else { patience.silence };
         ready!(silence.poll(moved, limit, timer, cx));
-        Poll::Ready(if may_be_gone { Ended::ClientFailed } else { Ended::Silent })
+        Poll::Ready(if may_be_gone { RelayEnd::ClientFailed } else { RelayEnd::Idle })
     })
     .await;
-    if matches!(ended, Ended::Whole) {
-        let Answer { up, flight, sent_whole, .. } = *answer;
+    if matches!(ended, RelayEnd::Whole) {
+        let UpstreamResponse { up, flight, sent_whole, .. } = *answer;
         up.finish(&flight, sent_whole);
     }
     Relayed { ended, sent }

@@ -14,64 +14,65 @@ use tidegate_model::observation::Failure;
 use tokio::time::Instant;
 
 use super::{
-    attempt::Answer,
-    attempts::{Refusal, first_answer},
+    attempt::UpstreamResponse,
+    attempts::{NoResponse, first_response},
     downstream::Downstream,
-    exchange::Exchange,
-    heads::{Origin, is_end_to_end},
+    exchange::RequestContext,
+    heads::{ClientInfo, is_end_to_end},
     health,
     local_reply::LocalReply,
     max_forwards,
-    relay::{Ended, Patience, Relayed, relay},
+    relay::{RelayEnd, Relayed, StallLimits, relay},
     tunnel::tunnel,
     upload::Upload,
 };
 use crate::{
     clients::Client,
-    context::Worker,
+    context::WorkerContext,
     metrics::RefusalReason,
-    upstream::{Upstream, failure_within_body},
+    observe::Interruption,
+    upstream::{UpstreamStream, failure_within_body},
     wire::{BodyError, Timer},
 };
 
 /// What the connection is good for after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Completion {
     /// The answer was given whole.
-    Answered,
+    Complete,
     /// The answer was broken off, or the connection became a tunnel that has ended.
     Broken,
 }
 
 /// Serves one request: finds its service, gets an answer and relays it.
 pub async fn handle(
-    worker: &Rc<Worker>,
+    worker: &Rc<WorkerContext>,
     client: Client,
     request: &Request,
     framing: Framing,
     down: &mut Downstream,
     timer: &mut Timer,
-) -> Outcome {
+) -> Completion {
     let started = Instant::now();
     down.hold_buffers(0);
     let mut id = [0; 32];
     let request_id = request_id(request, &mut id, worker);
     if let Some(reply) = health::reply(worker, client.health_endpoints, &request.target) {
-        return answer_ourselves(down, &reply, request_id, client.stall, timer).await;
+        return send_local_reply(down, &reply, request_id, client.stall, timer).await;
     }
     if !down.account().speaks_for(&request.host) {
         worker.counters.misdirected.add(1);
         let reply = LocalReply::new(421, "this connection's certificate is not for this host");
-        let outcome = answer_ourselves(down, &reply, request_id, client.stall, timer).await;
-        worker.observer.answered_ourselves(client, request, request_id, reply.status, started.elapsed());
+        let outcome = send_local_reply(down, &reply, request_id, client.stall, timer).await;
+        worker.observer.replied_locally(client, request, request_id, reply.status, started.elapsed());
         return outcome;
     }
     let found = worker.table.borrow().find(request);
     let Some((service, place)) = found else {
         worker.counters.unrouted.add(1);
         let reply = LocalReply::new(404, format!("no service here for host {:?}", request.host));
-        let outcome = answer_ourselves(down, &reply, request_id, client.stall, timer).await;
-        worker.observer.answered_ourselves(client, request, request_id, reply.status, started.elapsed());
+        let outcome = send_local_reply(down, &reply, request_id, client.stall, timer).await;
+        worker.observer.replied_locally(client, request, request_id, reply.status, started.elapsed());
         return outcome;
     };
     service.counters.requests.add(1);
@@ -79,14 +80,14 @@ pub async fn handle(
     action.demand.add(1);
     action.budget.deposit();
     let trace = worker.observer.begin(request, &mut *worker.random.borrow_mut());
-    let x = Exchange {
+    let x = RequestContext {
         worker,
         service: &service,
         action,
         policy: &action.policy,
         request,
         client,
-        origin: Origin {
+        origin: ClientInfo {
             address: client.address,
             is_tls: client.is_tls,
             request_id,
@@ -99,7 +100,7 @@ pub async fn handle(
         has_elsewhere: action.endpoint_count > 1,
         started,
         trace,
-        trail: RefCell::default(),
+        log: RefCell::default(),
         fallback_held: Cell::new(0),
     };
     let outcome = x.serve(down, timer).await;
@@ -108,11 +109,11 @@ pub async fn handle(
     outcome
 }
 
-impl Exchange<'_> {
-    async fn serve(&self, down: &mut Downstream, timer: &mut Timer) -> Outcome {
+impl RequestContext<'_> {
+    async fn serve(&self, down: &mut Downstream, timer: &mut Timer) -> Completion {
         if let Some(reply) = self.refusal_before_any_try() {
             self.answered_with(reply.status);
-            return answer_ourselves(down, &reply, self.origin.request_id, self.client.stall, timer).await;
+            return send_local_reply(down, &reply, self.origin.request_id, self.client.stall, timer).await;
         }
         // A client of HTTP/1.0 cannot mean it (RFC 9110, section 10.1.1).
         let expects_continue = self.request.version == Version::Http11
@@ -123,26 +124,26 @@ impl Exchange<'_> {
                 .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
         let most = self.service.max_request_body;
         let upload = RefCell::new(Upload::new(down, expects_continue, most, self.started));
-        match first_answer(self, &upload, timer).await {
+        match first_response(self, &upload, timer).await {
             Ok(answer) => self.relay(answer, upload, timer).await,
             Err(refusal) => {
                 let upload = upload.into_inner();
-                self.trail.borrow_mut().received = upload.received();
+                self.log.borrow_mut().received = upload.received();
                 let down = upload.down;
                 let Some(reply) = self.reply_to(refusal) else {
-                    self.trail.borrow_mut().broken = Some("client_gone");
+                    self.log.borrow_mut().interruption = Some(Interruption::ClientGone);
                     down.abort();
-                    return Outcome::Broken;
+                    return Completion::Broken;
                 };
                 self.answered_with(reply.status);
-                answer_ourselves(down, &reply, self.origin.request_id, self.client.stall, timer).await
+                send_local_reply(down, &reply, self.origin.request_id, self.client.stall, timer).await
             }
         }
     }
 
     fn answered_with(&self, status: u16) {
         self.service.counters.count_status(status);
-        self.trail.borrow_mut().status = Some(status);
+        self.log.borrow_mut().status = Some(status);
     }
 
     fn refusal_before_any_try(&self) -> Option<LocalReply> {
@@ -170,11 +171,16 @@ impl Exchange<'_> {
         None
     }
 
-    async fn relay(&self, answer: Box<Answer>, upload: RefCell<Upload<'_>>, timer: &mut Timer) -> Outcome {
+    async fn relay(
+        &self,
+        answer: Box<UpstreamResponse>,
+        upload: RefCell<Upload<'_>>,
+        timer: &mut Timer,
+    ) -> Completion {
         let head = &answer.head;
         self.answered_with(head.status);
-        self.trail.borrow_mut().relayed = Some(answer.note);
-        if answer.tier > 0 {
+        self.log.borrow_mut().relayed = Some(answer.attempt);
+        if self.log.borrow().attempt(answer.attempt).tier > 0 {
             self.service.counters.failed_over.add(1);
         }
         if head.status == 101 {
@@ -189,57 +195,69 @@ impl Exchange<'_> {
             }
             let sent = upload.down.send_head(head, framing, body_read, self.origin.request_id);
             if sent.is_err() {
-                return Outcome::Broken;
+                return Completion::Broken;
             }
         }
-        let (cluster, endpoint) = (answer.flight.cluster.clone(), answer.flight.endpoint.clone());
-        let tally = answer.flight.tally.clone();
-        let patience = Patience { stall: self.client.stall, silence: self.worker.idle_limits.stream };
+        let number = answer.attempt;
+        let patience = StallLimits { stall: self.client.stall, silence: self.worker.idle_limits.stream };
         let Relayed { ended, sent } = relay(answer, &upload, patience, timer).await;
         let upload = upload.into_inner();
-        let mut trail = self.trail.borrow_mut();
-        (trail.sent, trail.received) = (sent, upload.received());
+        let mut log = self.log.borrow_mut();
+        (log.sent, log.received) = (sent, upload.received());
         match ended {
-            Ended::Whole => Outcome::Answered,
-            Ended::EndpointFailed(error) => {
-                tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.address, %error, "answer broken off");
-                self.endpoint_failed(&cluster, &endpoint, &tally, &failure_within_body(&error));
+            RelayEnd::Whole => Completion::Complete,
+            RelayEnd::EndpointFailed(error) => {
+                let attempt = log.attempt(number);
+                tracing::debug!(
+                    cluster = %attempt.cluster.name,
+                    endpoint = %attempt.endpoint.address,
+                    %error,
+                    "response broken off"
+                );
+                self.record_failure(attempt, &failure_within_body(&error));
                 self.service.counters.broken_off.add(1);
-                trail.broken = Some("broken_off");
+                log.interruption = Some(Interruption::BrokenOff);
                 upload.down.abort();
-                Outcome::Broken
+                Completion::Broken
             }
-            Ended::ClientFailed => {
+            RelayEnd::ClientFailed => {
                 self.service.counters.client_gone.add(1);
-                trail.broken = Some("client_gone");
+                log.interruption = Some(Interruption::ClientGone);
                 upload.down.abort();
-                Outcome::Broken
+                Completion::Broken
             }
-            Ended::GivenUp => {
+            RelayEnd::GivenUp => {
                 self.worker.counters.too_slow.add(1);
-                trail.broken = Some("client_too_slow");
+                log.interruption = Some(Interruption::ClientTooSlow);
                 upload.down.abort();
-                Outcome::Broken
+                Completion::Broken
             }
-            Ended::Silent => {
+            RelayEnd::Idle => {
                 self.service.counters.broken_off.add(1);
-                trail.broken = Some("silent");
+                log.interruption = Some(Interruption::Idle);
                 upload.down.abort();
-                Outcome::Broken
+                Completion::Broken
             }
-            Ended::RequestRefused(error) => {
+            RelayEnd::RequestRefused(error) => {
                 tracing::debug!(%error, "request refused within its body, after its answer had begun");
                 self.worker.counters.refused.count(RefusalReason::Body);
-                trail.broken = Some("request_refused");
+                log.interruption = Some(Interruption::RequestRefused);
                 upload.down.abort();
-                Outcome::Broken
+                Completion::Broken
             }
         }
     }
 
-    async fn tunnel(&self, answer: Box<Answer>, down: &mut Downstream, timer: &mut Timer) -> Outcome {
-        let Answer { up: Upstream::Http1(mut up), head, .. } = *answer else { return Outcome::Broken };
-        let Downstream::Http1(down) = down else { return Outcome::Broken };
+    async fn tunnel(
+        &self,
+        answer: Box<UpstreamResponse>,
+        down: &mut Downstream,
+        timer: &mut Timer,
+    ) -> Completion {
+        let UpstreamResponse { up: UpstreamStream::Http1(mut up), head, .. } = *answer else {
+            return Completion::Broken;
+        };
+        let Downstream::Http1(down) = down else { return Completion::Broken };
         let out = down.conn.out();
         write_status_line(out, 101);
         for (name, value) in head.fields.iter().filter(|(name, _)| is_end_to_end(name)) {
@@ -255,35 +273,35 @@ impl Exchange<'_> {
         if let Err(error) = tunnel(&mut down.conn, &mut up.conn, &mut down.account, idle, timer).await {
             tracing::debug!(%error, "tunnel broken off");
         }
-        Outcome::Broken
+        Completion::Broken
     }
 
     /// What the client is told of a refusal; nothing when it cannot be told anything.
-    fn reply_to(&self, refusal: Refusal) -> Option<LocalReply> {
+    fn reply_to(&self, refusal: NoResponse) -> Option<LocalReply> {
         Some(match refusal {
-            Refusal::NoEndpoint => {
+            NoResponse::NoEndpoint => {
                 self.service.counters.no_endpoint.add(1);
                 LocalReply::new(503, "no cluster can take this request now").with("retry-after", "1")
             }
-            Refusal::NoConnection => {
+            NoResponse::NoConnection => {
                 LocalReply::new(503, "this edge has no connection left for it").with("retry-after", "1")
             }
-            Refusal::Failed(Failure::NoAnswer | Failure::ConnectTimeout) => {
+            NoResponse::Failed(Failure::NoAnswer | Failure::ConnectTimeout) => {
                 LocalReply::new(504, "no answer from the cluster")
             }
-            Refusal::Failed(failure) => LocalReply::new(502, format!("the cluster failed: {failure}")),
-            Refusal::SlowClient => LocalReply::new(408, "the request's body took too long"),
-            Refusal::Deadline => LocalReply::new(504, "no answer within the service's timeout"),
-            Refusal::Unsayable => {
+            NoResponse::Failed(failure) => LocalReply::new(502, format!("the cluster failed: {failure}")),
+            NoResponse::SlowClient => LocalReply::new(408, "the request's body took too long"),
+            NoResponse::Deadline => LocalReply::new(504, "no answer within the service's timeout"),
+            NoResponse::Unrepresentable => {
                 self.worker.counters.refused.count(RefusalReason::Target);
                 LocalReply::new(400, "malformed request target or host")
             }
-            Refusal::Client(BodyError::TooLarge) => too_large(self.service.max_request_body.unwrap_or(0)),
-            Refusal::Client(BodyError::Malformed(error)) => {
+            NoResponse::Client(BodyError::TooLarge) => too_large(self.service.max_request_body.unwrap_or(0)),
+            NoResponse::Client(BodyError::Malformed(error)) => {
                 self.worker.counters.refused.count(RefusalReason::Body);
                 LocalReply::new(400, error.to_string())
             }
-            Refusal::Client(BodyError::Io(_) | BodyError::Http2(_)) => {
+            NoResponse::Client(BodyError::Io(_) | BodyError::Http2(_)) => {
                 self.service.counters.client_gone.add(1);
                 return None;
             }
@@ -296,15 +314,15 @@ fn too_large(most: u64) -> LocalReply {
 }
 
 /// Gives an answer of our own, within the time that a client may take nothing.
-pub async fn answer_ourselves(
+pub async fn send_local_reply(
     down: &mut Downstream,
     reply: &LocalReply,
     request_id: &[u8],
     stall: Duration,
     timer: &mut Timer,
-) -> Outcome {
+) -> Completion {
     if down.reply(reply, request_id).is_err() {
-        return Outcome::Broken;
+        return Completion::Broken;
     }
     let mut ended = false;
     let mut deadline = None;
@@ -316,10 +334,10 @@ pub async fn answer_ourselves(
         timer.poll_until(deadline, cx).map(|()| false)
     });
     if given.await {
-        return Outcome::Answered;
+        return Completion::Complete;
     }
     down.abort();
-    Outcome::Broken
+    Completion::Broken
 }
 
 /// What a request wants its connection to become.
@@ -337,7 +355,7 @@ fn upgrade_of<'a>(request: &'a Request, framing: Framing, down: &Downstream) -> 
 const ID_LIMIT: usize = 128;
 
 /// The request's own id, or a new one when it has none that is short and plain.
-fn request_id<'a>(request: &'a Request, buffer: &'a mut [u8; 32], worker: &Worker) -> &'a [u8] {
+fn request_id<'a>(request: &'a Request, buffer: &'a mut [u8; 32], worker: &WorkerContext) -> &'a [u8] {
     if let Some(id) = request.fields.get(b"x-request-id")
         && (1..=ID_LIMIT).contains(&id.len())
         && id.iter().all(u8::is_ascii_graphic)

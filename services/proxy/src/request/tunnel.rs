@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     clients::{Account, Held},
-    wire::{Conn, IdleLimits, Silence, Timer},
+    wire::{Conn, IdleLimits, IdleTimer, Timer},
 };
 
 /// Relays bytes between `a` and `b` until both directions have ended, one fails, nothing passes for too long, or the client's
@@ -21,7 +21,7 @@ pub async fn tunnel(
     timer: &mut Timer,
 ) -> io::Result<()> {
     let (mut a_done, mut b_done) = (false, false);
-    let mut silence = Silence::default();
+    let mut silence = IdleTimer::default();
     poll_fn(|cx| {
         let forth = if a_done { Poll::Ready(Ok(())) } else { poll_copy(a, b, cx) };
         a_done |= matches!(forth, Poll::Ready(Ok(())));

@@ -19,9 +19,9 @@ use tidegate_model::{
 use super::{hosts::Hosts, matching::matches};
 use crate::{
     balance::{Budget, Latency, TierView},
-    metrics::{Counter, Metrics, RequestDurations, ServiceCounters},
+    metrics::{LocalCounter, Metrics, RequestDurations, ServiceCounters},
     tls::UpstreamTlsConfigs,
-    upstream::{Cluster, Endpoint},
+    upstream::{ClusterState, EndpointState},
 };
 
 /// A change of one entry; nothing takes it away.
@@ -52,7 +52,7 @@ pub struct ActionView {
     /// How long its requests take.
     pub requests: Arc<RequestDurations>,
     /// How many were asked for.
-    pub demand: Arc<Counter>,
+    pub demand: Arc<LocalCounter>,
     /// How requests are tried.
     pub policy: Policy,
     /// What may be retried: the service's, unless the route has a share of its own.
@@ -67,9 +67,9 @@ pub struct ActionView {
     pub endpoint_count: usize,
 }
 
-struct ClusterState {
-    cluster: Rc<Cluster>,
-    endpoints: Vec<Rc<Endpoint>>,
+struct ResolvedCluster {
+    cluster: Rc<ClusterState>,
+    endpoints: Vec<Rc<EndpointState>>,
 }
 
 /// A worker among all workers of an edge.
@@ -98,7 +98,7 @@ pub struct Table {
     /// The networks that the edge is on; only endpoints on one of them can be reached. Absent: not told yet.
     networks: Option<Vec<NetworkName>>,
     entries: BTreeMap<RouteKey, Arc<RouteEntry>>,
-    clusters: HashMap<ClusterName, ClusterState>,
+    clusters: HashMap<ClusterName, ResolvedCluster>,
     users: HashMap<ClusterName, BTreeSet<ServiceName>>,
     services: HashMap<ServiceName, Rc<ServiceView>>,
     hosts: Hosts,
@@ -158,18 +158,18 @@ impl Table {
     }
 
     /// Every cluster.
-    pub fn clusters(&self) -> impl Iterator<Item = &Rc<Cluster>> {
+    pub fn clusters(&self) -> impl Iterator<Item = &Rc<ClusterState>> {
         self.clusters.values().map(|state| &state.cluster)
     }
 
     /// Every endpoint.
-    pub fn endpoints(&self) -> impl Iterator<Item = &Rc<Endpoint>> {
+    pub fn endpoints(&self) -> impl Iterator<Item = &Rc<EndpointState>> {
         self.clusters.values().flat_map(|state| &state.endpoints)
     }
 
     /// Sets the gauges of all clusters.
     pub fn set_gauges(&self) {
-        for ClusterState { cluster, endpoints } in self.clusters.values() {
+        for ResolvedCluster { cluster, endpoints } in self.clusters.values() {
             for endpoint in endpoints {
                 let closed = endpoint.pool.take_excess();
                 if closed > 0 {
@@ -260,8 +260,9 @@ impl ServiceView {
     }
 
     fn clusters(&self) -> Vec<ClusterName> {
-        let choices = self.actions.iter().flat_map(|action| &action.tiers).flat_map(|tier| &tier.choices);
-        choices.map(|choice| choice.cluster.name.clone()).collect()
+        let weighted_clusters =
+            self.actions.iter().flat_map(|action| &action.tiers).flat_map(|tier| &tier.weighted_clusters);
+        weighted_clusters.map(|weighted| weighted.cluster.name.clone()).collect()
     }
 }
 

@@ -15,9 +15,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     endpoint::InFlight,
-    error::{Fault, Unconnected},
+    error::{ConnectError, Fault},
     http2_conn::{Http2Conn, UNSETTLED},
-    single_flight::Maker,
+    single_flight::Leader,
 };
 use crate::{
     metrics::WorkerCounters,
@@ -66,15 +66,15 @@ impl Connector {
     /// Connects to the endpoint of `flight`, TLS and HTTP/2 preface included, within the cluster's connect timeout.
     ///
     /// `claimed` is the connection's place among those that this machine can have; nothing where there is none left. With
-    /// `http1_only`, HTTP/2 is not offered: for upgrades. Those who wait for what `maker` makes go on when an HTTP/2
+    /// `http1_only`, HTTP/2 is not offered: for upgrades. Those who wait for what `leader` makes go on when an HTTP/2
     /// connection can take them, or when it has failed.
     pub async fn connect(
         &self,
         flight: &InFlight,
         claimed: Option<Counted>,
         http1_only: bool,
-        maker: Option<Maker>,
-    ) -> Result<Connected, Unconnected> {
+        leader: Option<Leader>,
+    ) -> Result<Connected, ConnectError> {
         let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
         let made = match claimed {
             Some(counted) => {
@@ -87,26 +87,26 @@ impl Connector {
                 self.report_lack(&io::Error::other(
                     "as many connections to endpoints as the limit on files allows, or as many as one client may have of them",
                 ));
-                Err(Unconnected { failure: Failure::ConnectError, fault: Fault::Ours })
+                Err(ConnectError { failure: Failure::ConnectError, fault: Fault::LocalResources })
             }
         };
         match made {
             Ok(Made::Http1(conn)) => {
                 if !http1_only {
-                    endpoint.pool.sharing.speaks_http1(true);
+                    endpoint.pool.single_flight.set_http1(true);
                 }
                 Ok(Connected::Http1(conn))
             }
             Ok(Made::Http2(counted, send, connection, flusher)) => {
-                endpoint.pool.sharing.speaks_http1(false);
+                endpoint.pool.single_flight.set_http1(false);
                 let conn = Http2Conn::new(send, cluster.upstream.idle_timeout);
                 endpoint.pool.put_http2(conn.clone());
-                self.tasks.spawn_local(conn.drive(*connection, flusher, maker, counted));
+                self.tasks.spawn_local(conn.drive(*connection, flusher, leader, counted));
                 Ok(Connected::Http2(conn))
             }
             Err(unconnected) => {
-                if let Some(maker) = maker {
-                    maker.failed(unconnected.clone());
+                if let Some(leader) = leader {
+                    leader.failed(unconnected.clone());
                 }
                 Err(unconnected)
             }
@@ -132,7 +132,7 @@ impl Connector {
         flight: &InFlight,
         http1_only: bool,
         counted: Counted,
-    ) -> Result<Made, Unconnected> {
+    ) -> Result<Made, ConnectError> {
         let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
         let stream = match &endpoint.address {
             Address::Ip(address) => TcpStream::connect(address).await,
@@ -141,7 +141,7 @@ impl Connector {
         .map_err(|error| match error.kind() {
             _ if is_lacking(&error, endpoint.address.ip()) => {
                 self.report_lack(&error);
-                Unconnected { failure: Failure::ConnectError, fault: Fault::Ours }
+                ConnectError { failure: Failure::ConnectError, fault: Fault::LocalResources }
             }
             io::ErrorKind::ConnectionRefused => Failure::ConnectRefused.into(),
             io::ErrorKind::TimedOut => Failure::ConnectTimeout.into(),

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A cluster, as one worker serves it.
-pub struct Cluster {
+pub struct ClusterState {
     /// Its name.
     pub name: ClusterName,
     /// Its region.
@@ -48,7 +48,7 @@ pub struct Cluster {
     pub counters: Arc<ClusterCounters>,
 }
 
-impl Cluster {
+impl ClusterState {
     /// A cluster with nothing under way, to which `max_requests` may be from this worker.
     pub fn new(
         (name, region): (ClusterName, RegionName),
@@ -56,9 +56,9 @@ impl Cluster {
         tls: Option<Arc<UpstreamTlsConfig>>,
         max_requests: u32,
         counters: Arc<ClusterCounters>,
-    ) -> Cluster {
+    ) -> ClusterState {
         let share = max_requests - reserve(max_requests);
-        Cluster {
+        ClusterState {
             name,
             region,
             upstream,
@@ -114,7 +114,7 @@ fn reserve(limit: u32) -> u32 {
 }
 
 /// An endpoint, as one worker serves it. It outlives changes of the table while its address and cluster stay.
-pub struct Endpoint {
+pub struct EndpointState {
     /// Where it is.
     pub address: Address,
     /// Its cluster's name.
@@ -130,15 +130,15 @@ pub struct Endpoint {
     /// Checks by which it is down.
     down_for: RefCell<Vec<CheckId>>,
     /// Checks by which it is down and silent: nothing that waits for it will be answered.
-    silent_for: RefCell<Vec<CheckId>>,
+    unreachable_for: RefCell<Vec<CheckId>>,
     /// Requests that wait for it, woken when it falls silent.
     waiting: WakeSet,
 }
 
-impl Endpoint {
+impl EndpointState {
     /// An endpoint of which nothing is known.
-    pub fn new(address: Address, cluster: ClusterName) -> Rc<Endpoint> {
-        Rc::new(Endpoint {
+    pub fn new(address: Address, cluster: ClusterName) -> Rc<EndpointState> {
+        Rc::new(EndpointState {
             address,
             cluster,
             outstanding: Cell::new(0),
@@ -146,7 +146,7 @@ impl Endpoint {
             ejection: Ejection::default(),
             tallies: RefCell::default(),
             down_for: RefCell::default(),
-            silent_for: RefCell::default(),
+            unreachable_for: RefCell::default(),
             waiting: WakeSet::default(),
         })
     }
@@ -177,9 +177,9 @@ impl Endpoint {
     }
 
     /// Whether the verdict by `check` is that it is down and silent.
-    pub fn is_silent(&self, check: CheckId) -> bool {
-        let silent_for = self.silent_for.borrow();
-        !silent_for.is_empty() && silent_for.contains(&check)
+    pub fn is_unreachable(&self, check: CheckId) -> bool {
+        let unreachable_for = self.unreachable_for.borrow();
+        !unreachable_for.is_empty() && unreachable_for.contains(&check)
     }
 
     /// Takes note of the verdict by `check`: whether it is down, and whether it is silent with that.
@@ -190,7 +190,7 @@ impl Endpoint {
             self.ejection.clear();
             self.tallies.borrow().values().for_each(|tally| tally.clear());
         }
-        if note(&self.silent_for, check, silent) && silent {
+        if note(&self.unreachable_for, check, silent) && silent {
             // A path that swallows packets would swallow the next request on these as well.
             self.pool.clear();
             self.waiting.wake_all();
@@ -212,11 +212,9 @@ fn note(checks: &RefCell<Vec<CheckId>>, check: CheckId, contained: bool) -> bool
 /// A request under way at an endpoint; ends when dropped.
 pub struct InFlight {
     /// The endpoint.
-    pub endpoint: Rc<Endpoint>,
+    pub endpoint: Rc<EndpointState>,
     /// Its cluster.
-    pub cluster: Rc<Cluster>,
-    /// How the action fares at the endpoint.
-    pub tally: Rc<Tally>,
+    pub cluster: Rc<ClusterState>,
     client: ClientShare,
     /// Whether it has a connection of its own.
     has_connection: Cell<bool>,
@@ -227,19 +225,13 @@ pub struct InFlight {
 
 impl InFlight {
     /// Counts a request of a client to `endpoint`.
-    pub fn new(
-        endpoint: Rc<Endpoint>,
-        cluster: Rc<Cluster>,
-        tally: Rc<Tally>,
-        client: ClientShare,
-    ) -> InFlight {
+    pub fn new(endpoint: Rc<EndpointState>, cluster: Rc<ClusterState>, client: ClientShare) -> InFlight {
         endpoint.outstanding.set(endpoint.outstanding.get() + 1);
         cluster.at_work.add(client.network());
         cluster.under_way.add(client.network());
         InFlight {
             endpoint,
             cluster,
-            tally,
             client,
             has_connection: Cell::new(false),
             waker: Cell::new(None),
@@ -260,7 +252,7 @@ impl InFlight {
     }
 
     /// Has the task woken when the endpoint falls silent. A task's waker is registered once.
-    pub fn wake_when_silent(&self, cx: &std::task::Context<'_>) {
+    pub fn wake_when_unreachable(&self, cx: &std::task::Context<'_>) {
         if self.waker.get().is_none() {
             self.waker.set(Some(self.endpoint.waiting.insert(cx.waker().clone())));
         }
@@ -311,8 +303,8 @@ mod tests {
     const CHECK: CheckId = CheckId(1);
     const OTHER: CheckId = CheckId(2);
 
-    fn ejected() -> (Rc<Endpoint>, Instant) {
-        let endpoint = Endpoint::new("127.0.0.1:1".parse().unwrap(), "a".parse().unwrap());
+    fn ejected() -> (Rc<EndpointState>, Instant) {
+        let endpoint = EndpointState::new("127.0.0.1:1".parse().unwrap(), "a".parse().unwrap());
         let now = Instant::now();
         assert!(endpoint.record_connect_failure(now));
         (endpoint, now)

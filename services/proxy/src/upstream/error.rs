@@ -10,11 +10,11 @@ pub enum Fault {
     /// The endpoint's.
     Endpoint,
     /// A connection that had served before died without a word: little evidence against the endpoint.
-    DiedIdle,
+    StaleConnection,
     /// The connection was ended in good order before it took this request: none.
-    WentAway,
+    GoAway,
     /// This machine's, which lacks files or ports: none. A connection that waits elsewhere may still serve.
-    Ours,
+    LocalResources,
 }
 
 /// Whether the endpoint may have acted on a request that failed.
@@ -28,16 +28,16 @@ pub enum Sent {
 
 /// Why there is no connection.
 #[derive(Debug, Clone)]
-pub struct Unconnected {
+pub struct ConnectError {
     /// What happened.
     pub failure: Failure,
     /// What it says of the endpoint.
     pub fault: Fault,
 }
 
-impl From<Failure> for Unconnected {
-    fn from(failure: Failure) -> Unconnected {
-        Unconnected { failure, fault: Fault::Endpoint }
+impl From<Failure> for ConnectError {
+    fn from(failure: Failure) -> ConnectError {
+        ConnectError { failure, fault: Fault::Endpoint }
     }
 }
 

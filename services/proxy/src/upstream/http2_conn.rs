@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::single_flight::Maker;
+use super::single_flight::Leader;
 use crate::wire::{Coalesced, Counted, Flusher, Timer};
 
 /// How long the answer to a PING may take.
@@ -42,12 +42,12 @@ struct State {
     keep: Duration,
     ended: Cell<bool>,
     /// Whether a request got no answer on it: the peer, or only this connection, may be dead.
-    doubted: Cell<bool>,
+    must_check: Cell<bool>,
     driver: RefCell<Option<Waker>>,
 }
 
 /// A stream on a connection; counted until dropped.
-pub struct Http2Stream(Rc<State>);
+pub struct StreamGuard(Rc<State>);
 
 impl Http2Conn {
     /// A new connection, closed after `keep` without a stream.
@@ -59,7 +59,7 @@ impl Http2Conn {
             idle_from: Cell::new(Instant::now()),
             keep,
             ended: Cell::new(false),
-            doubted: Cell::new(false),
+            must_check: Cell::new(false),
             driver: RefCell::default(),
         };
         Http2Conn { send, state: Rc::new(state) }
@@ -86,11 +86,11 @@ impl Http2Conn {
     }
 
     /// Counts a stream.
-    pub fn begin(&self) -> Http2Stream {
+    pub fn begin(&self) -> StreamGuard {
         self.state.streams.set(self.state.streams.get() + 1);
         self.state.begun.set(self.state.begun.get() + 1);
         self.state.used.set(true);
-        Http2Stream(self.state.clone())
+        StreamGuard(self.state.clone())
     }
 
     /// Whether it is still worth keeping at `now`. To be asked about once a second.
@@ -104,29 +104,29 @@ impl Http2Conn {
         !self.state.ended.get() && now < self.state.idle_from.get() + self.state.keep
     }
 
-    /// Keeps the connection going until it ends. `maker` is let go when the peer has said how many streams it takes.
+    /// Keeps the connection going until it ends. `leader` is let go when the peer has said how many streams it takes.
     pub fn drive(
         &self,
         connection: h2::client::Connection<Coalesced, Bytes>,
         flusher: Flusher,
-        maker: Option<Maker>,
+        leader: Option<Leader>,
         counted: Counted,
     ) -> impl Future<Output = ()> + 'static {
-        drive(self.state.clone(), connection, flusher, maker, counted)
+        drive(self.state.clone(), connection, flusher, leader, counted)
     }
 }
 
-impl Http2Stream {
+impl StreamGuard {
     /// No answer came on it in time.
-    pub fn doubt(&self) {
-        self.0.doubted.set(true);
+    pub fn check(&self) {
+        self.0.must_check.set(true);
         if let Some(driver) = &*self.0.driver.borrow() {
             driver.wake_by_ref();
         }
     }
 }
 
-impl Drop for Http2Stream {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
     }
@@ -136,7 +136,7 @@ async fn drive(
     state: Rc<State>,
     mut connection: h2::client::Connection<Coalesced, Bytes>,
     flusher: Flusher,
-    mut maker: Option<Maker>,
+    mut leader: Option<Leader>,
     _counted: Counted,
 ) {
     let mut checking = connection.ping_pong().map(Checking::new);
@@ -160,12 +160,12 @@ async fn drive(
             // Streams take what came before more is read.
             cx.waker().wake_by_ref();
         }
-        if maker.is_some() && connection.max_concurrent_send_streams() != UNSETTLED {
-            maker = None;
+        if leader.is_some() && connection.max_concurrent_send_streams() != UNSETTLED {
+            leader = None;
         }
         if let Some(checking) = &mut checking {
-            let doubted = state.doubted.take();
-            if checking.poll_dead(doubted, cx).is_ready() {
+            let must_check = state.must_check.take();
+            if checking.poll_dead(must_check, cx).is_ready() {
                 tracing::warn!("HTTP/2 connection to an endpoint is dead: no answer to a PING");
                 return Poll::Ready(());
             }
@@ -183,7 +183,7 @@ async fn drive(
     // Dropping the connection ends what is still open on it.
     state.ended.set(true);
     // Those who still wait for it must see that it has ended.
-    drop(maker);
+    drop(leader);
 }
 
 /// Finds out whether the peer still answers, when that is in doubt.
@@ -201,8 +201,8 @@ impl Checking {
     }
 
     /// Ready when the peer did not answer.
-    fn poll_dead(&mut self, doubted: bool, cx: &mut Context<'_>) -> Poll<()> {
-        if doubted && !self.is_waiting {
+    fn poll_dead(&mut self, must_check: bool, cx: &mut Context<'_>) -> Poll<()> {
+        if must_check && !self.is_waiting {
             let now = Instant::now();
             let is_rested = self.sent_at.is_none_or(|at| now >= at + PING_EVERY);
             if is_rested && self.ping_pong.send_ping(h2::Ping::opaque()).is_ok() {

@@ -11,9 +11,9 @@ mod stream;
 mod waiting;
 
 pub use connect::{Connected, Connector};
-pub use endpoint::{Cluster, Endpoint, InFlight};
-pub use error::{Fault, Sent, Unconnected, failure_of, failure_within_body};
+pub use endpoint::{ClusterState, EndpointState, InFlight};
+pub use error::{ConnectError, Fault, Sent, failure_of, failure_within_body};
 pub use http2_conn::Http2Conn;
 pub use outlier::{Fare, Tally, is_of_endpoint};
-pub use single_flight::{Maker, Turn};
-pub use stream::Upstream;
+pub use single_flight::{Leader, Role};
+pub use stream::UpstreamStream;

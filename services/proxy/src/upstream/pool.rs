@@ -16,7 +16,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{http2_conn::Http2Conn, single_flight::Sharing};
+use super::{http2_conn::Http2Conn, single_flight::SingleFlight};
 use crate::wire::{Conn, IdleState};
 
 /// Idle time after which the kernel is asked whether anything came, even for requests that may be repeated. The runtime's
@@ -42,7 +42,7 @@ pub struct Pool {
     excess: Cell<u32>,
     http2: RefCell<Vec<Http2Conn>>,
     /// The connection that is being made for all that wait for one.
-    pub sharing: Sharing,
+    pub single_flight: SingleFlight,
 }
 
 struct Idle {

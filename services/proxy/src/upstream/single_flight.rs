@@ -8,75 +8,75 @@ use std::{
     task::Poll,
 };
 
-use super::error::Unconnected;
+use super::error::ConnectError;
 use crate::wire::WakeSet;
 
 /// What is being made for an endpoint, if anything is.
 #[derive(Default)]
-pub struct Sharing {
-    current: RefCell<Option<Rc<Making>>>,
+pub struct SingleFlight {
+    current: RefCell<Option<Rc<Connecting>>>,
     /// Whether the endpoint chose HTTP/1.1, on which a connection serves one request alone.
     speaks_http1: Cell<bool>,
 }
 
 #[derive(Default)]
-struct Making {
-    outcome: RefCell<Option<Result<(), Unconnected>>>,
+struct Connecting {
+    outcome: RefCell<Option<Result<(), ConnectError>>>,
     waiting: WakeSet,
 }
 
 /// Whose turn it is to connect.
-pub enum Turn {
-    /// The asker's: others wait for it until the [`Maker`] is dropped.
-    Mine(Maker),
+pub enum Role {
+    /// The asker's: others wait for it until the [`Leader`] is dropped.
+    Leader(Leader),
     /// Another's.
-    Theirs(Waiter),
+    Waiter(Waiter),
 }
 
 /// Whoever makes the connection. Dropped without a word on how it went, it lets another try.
-pub struct Maker {
-    making: Rc<Making>,
+pub struct Leader {
+    making: Rc<Connecting>,
 }
 
 /// Somebody who waits for the connection.
 pub struct Waiter {
-    making: Rc<Making>,
+    making: Rc<Connecting>,
     key: Cell<Option<usize>>,
 }
 
-impl Sharing {
+impl SingleFlight {
     /// Whose turn it is. Nothing where connections are not shared.
-    pub fn turn(&self) -> Option<Turn> {
+    pub fn join(&self) -> Option<Role> {
         if self.speaks_http1.get() {
             return None;
         }
         let mut current = self.current.borrow_mut();
         match &*current {
             Some(making) if making.outcome.borrow().is_none() => {
-                Some(Turn::Theirs(Waiter { making: making.clone(), key: Cell::new(None) }))
+                Some(Role::Waiter(Waiter { making: making.clone(), key: Cell::new(None) }))
             }
             Some(_) | None => {
-                let making = Rc::<Making>::default();
+                let making = Rc::<Connecting>::default();
                 *current = Some(making.clone());
-                Some(Turn::Mine(Maker { making }))
+                Some(Role::Leader(Leader { making }))
             }
         }
     }
 
     /// Takes note of the version that the endpoint chose.
-    pub fn speaks_http1(&self, http1: bool) {
+    pub fn set_http1(&self, http1: bool) {
         self.speaks_http1.set(http1);
     }
 }
 
-impl Maker {
+impl Leader {
     /// The connection could not be made: those who wait for it share that, too.
-    pub fn failed(self, unconnected: Unconnected) {
+    pub fn failed(self, unconnected: ConnectError) {
         *self.making.outcome.borrow_mut() = Some(Err(unconnected));
     }
 }
 
-impl Drop for Maker {
+impl Drop for Leader {
     fn drop(&mut self) {
         self.making.outcome.borrow_mut().get_or_insert(Ok(()));
         self.making.waiting.wake_all();
@@ -88,7 +88,7 @@ impl Waiter {
     ///
     /// # Errors
     /// When it could not be made.
-    pub async fn wait(self) -> Result<(), Unconnected> {
+    pub async fn wait(self) -> Result<(), ConnectError> {
         poll_fn(|cx| {
             if let Some(outcome) = &*self.making.outcome.borrow() {
                 return Poll::Ready(outcome.clone());

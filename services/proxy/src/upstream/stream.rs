@@ -16,7 +16,7 @@ use super::{
     connect::SEND_BUFFER,
     endpoint::InFlight,
     error::{Sent, failure_of},
-    http2_conn::{Http2Conn, Http2Stream},
+    http2_conn::{Http2Conn, StreamGuard},
 };
 use crate::wire::{
     BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, fields_of, is_padded,
@@ -26,15 +26,15 @@ use crate::wire::{
 const HEAD_BYTES: usize = 128 * 1024;
 
 /// A request at an endpoint.
-pub enum Upstream {
+pub enum UpstreamStream {
     /// Over a connection of its own.
-    Http1(Http1Up),
+    Http1(Http1Upstream),
     /// On a stream.
-    Http2(Http2Up),
+    Http2(Http2Upstream),
 }
 
 /// A request over HTTP/1.1.
-pub struct Http1Up {
+pub struct Http1Upstream {
     /// The connection.
     pub conn: Conn,
     /// Whether it has carried a request before.
@@ -51,31 +51,31 @@ pub struct Http1Up {
 }
 
 /// A request over HTTP/2.
-pub struct Http2Up {
+pub struct Http2Upstream {
     /// The connection.
     pub conn: Http2Conn,
     response: Option<h2::client::ResponseFuture>,
     framing: Framing,
     reader: Option<Http2Reader>,
     writer: Option<Http2Writer>,
-    stream: Http2Stream,
+    stream: StreamGuard,
     went_away: bool,
     conn_failed: bool,
 }
 
-impl Drop for Http2Up {
+impl Drop for Http2Upstream {
     fn drop(&mut self) {
         // Given up without an answer: is it only slow, or is the connection dead?
         if self.response.is_some() {
-            self.stream.doubt();
+            self.stream.check();
         }
     }
 }
 
-impl Upstream {
+impl UpstreamStream {
     /// A request whose head waits in `conn` to be written.
-    pub fn http1(conn: Conn, reused: bool, writer: BodyWriter) -> Upstream {
-        Upstream::Http1(Http1Up {
+    pub fn http1(conn: Conn, reused: bool, writer: BodyWriter) -> UpstreamStream {
+        UpstreamStream::Http1(Http1Upstream {
             written_before: conn.total_written(),
             conn,
             reused,
@@ -92,11 +92,11 @@ impl Upstream {
     /// A request whose head was sent on a stream; `writer` is absent when it has no body.
     pub fn http2(
         conn: Http2Conn,
-        stream: Http2Stream,
+        stream: StreamGuard,
         response: h2::client::ResponseFuture,
         writer: Option<Http2Writer>,
-    ) -> Upstream {
-        Upstream::Http2(Http2Up {
+    ) -> UpstreamStream {
+        UpstreamStream::Http2(Http2Upstream {
             conn,
             response: Some(response),
             framing: Framing::Empty,
@@ -116,16 +116,16 @@ impl Upstream {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), (Failure, Sent)>> {
         match self {
-            Upstream::Http1(up) => up.poll_head(method, response, cx),
-            Upstream::Http2(up) => up.poll_head(method, response, cx),
+            UpstreamStream::Http1(up) => up.poll_head(method, response, cx),
+            UpstreamStream::Http2(up) => up.poll_head(method, response, cx),
         }
     }
 
     /// The next piece of the response's body.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         match self {
-            Upstream::Http1(up) => up.reader.poll_chunk(&mut up.conn, cx),
-            Upstream::Http2(up) => match &mut up.reader {
+            UpstreamStream::Http1(up) => up.reader.poll_chunk(&mut up.conn, cx),
+            UpstreamStream::Http2(up) => match &mut up.reader {
                 Some(reader) => reader.poll_chunk(cx),
                 None => Poll::Ready(Ok(Chunk::End(Fields::new()))),
             },
@@ -135,24 +135,24 @@ impl Upstream {
     /// The framing of the response's body, once its head is here.
     pub fn framing(&self) -> Framing {
         match self {
-            Upstream::Http1(up) => up.framing,
-            Upstream::Http2(up) => up.framing,
+            UpstreamStream::Http1(up) => up.framing,
+            UpstreamStream::Http2(up) => up.framing,
         }
     }
 
     /// Whether the response's body has ended already.
     pub fn is_body_done(&self) -> bool {
         match self {
-            Upstream::Http1(up) => up.reader.is_done(),
-            Upstream::Http2(up) => up.reader.as_ref().is_none_or(Http2Reader::is_done),
+            UpstreamStream::Http1(up) => up.reader.is_done(),
+            UpstreamStream::Http2(up) => up.reader.as_ref().is_none_or(Http2Reader::is_done),
         }
     }
 
     /// Ready when another piece of the request's body may be pushed.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         match self {
-            Upstream::Http1(up) => up.conn.poll_room(cx).map_err(BodyError::from),
-            Upstream::Http2(up) => match &mut up.writer {
+            UpstreamStream::Http1(up) => up.conn.poll_room(cx).map_err(BodyError::from),
+            UpstreamStream::Http2(up) => match &mut up.writer {
                 Some(writer) => writer.poll_room(cx).map_err(BodyError::from),
                 None => Poll::Ready(Ok(())),
             },
@@ -162,8 +162,8 @@ impl Upstream {
     /// Adds a piece of the request's body.
     pub fn push(&mut self, chunk: Chunk) -> Result<(), BodyError> {
         match self {
-            Upstream::Http1(up) => up.writer.push(&mut up.conn, &chunk),
-            Upstream::Http2(up) => {
+            UpstreamStream::Http1(up) => up.writer.push(&mut up.conn, &chunk),
+            UpstreamStream::Http2(up) => {
                 if let Some(writer) = &mut up.writer {
                     writer.push(chunk)?;
                 }
@@ -175,16 +175,16 @@ impl Upstream {
     /// Writes what was pushed.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         match self {
-            Upstream::Http1(up) => up.conn.poll_flush(cx).map_err(BodyError::from),
-            Upstream::Http2(_) => self.poll_room(cx),
+            UpstreamStream::Http1(up) => up.conn.poll_flush(cx).map_err(BodyError::from),
+            UpstreamStream::Http2(_) => self.poll_room(cx),
         }
     }
 
     /// What its buffers take, of both directions.
     pub fn held(&mut self) -> usize {
         match self {
-            Upstream::Http1(up) => up.conn.held(),
-            Upstream::Http2(up) => {
+            UpstreamStream::Http1(up) => up.conn.held(),
+            UpstreamStream::Http2(up) => {
                 let writer = up.writer.as_ref().map_or(0, |writer| writer.held(SEND_BUFFER));
                 writer + up.reader.as_mut().map_or(0, Http2Reader::held)
             }
@@ -194,24 +194,24 @@ impl Upstream {
     /// Gives back the buffers that are empty, when the request was sent whole and its response may take long.
     pub fn release_buffers(&mut self) {
         match self {
-            Upstream::Http1(up) => up.conn.release_buffers(),
-            Upstream::Http2(_) => {}
+            UpstreamStream::Http1(up) => up.conn.release_buffers(),
+            UpstreamStream::Http2(_) => {}
         }
     }
 
     /// Whether the endpoint may have acted on the request.
     pub fn sent(&self) -> Sent {
         match self {
-            Upstream::Http1(up) if up.conn.total_written() == up.written_before => Sent::Nothing,
-            Upstream::Http1(_) | Upstream::Http2(_) => Sent::Maybe,
+            UpstreamStream::Http1(up) if up.conn.total_written() == up.written_before => Sent::Nothing,
+            UpstreamStream::Http1(_) | UpstreamStream::Http2(_) => Sent::Maybe,
         }
     }
 
     /// Whether everything that was pushed has been written.
     pub fn is_flushed(&self) -> bool {
         match self {
-            Upstream::Http1(up) => up.conn.is_flushed(),
-            Upstream::Http2(_) => true,
+            UpstreamStream::Http1(up) => up.conn.is_flushed(),
+            UpstreamStream::Http2(_) => true,
         }
     }
 
@@ -219,7 +219,7 @@ impl Upstream {
     /// whole when its response began: the endpoint may have stopped reading it otherwise, and would take the rest for
     /// another request, or close the connection.
     pub fn finish(self, in_flight: &InFlight, sent_whole: bool) {
-        if let Upstream::Http1(up) = self
+        if let UpstreamStream::Http1(up) = self
             && sent_whole
             && up.keep_alive
             && up.reader.is_done()
@@ -231,7 +231,7 @@ impl Upstream {
     }
 }
 
-impl Http1Up {
+impl Http1Upstream {
     fn poll_head(
         &mut self,
         method: &Method,
@@ -281,12 +281,12 @@ impl Http1Up {
     }
 
     /// Whether the connection died without an answer although it had served before: the peer may have closed it idle.
-    pub fn died_idle(&self) -> bool {
+    pub fn is_stale(&self) -> bool {
         self.reused && !self.got_anything
     }
 }
 
-impl Http2Up {
+impl Http2Upstream {
     /// Whether it was the connection that failed, not only this stream.
     pub fn conn_failed(&self) -> bool {
         self.conn_failed

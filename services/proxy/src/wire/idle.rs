@@ -20,9 +20,9 @@ pub struct IdleLimits {
 
 /// Since when nothing has passed, and how much had passed by then. Nothing before it is first looked at.
 #[derive(Default)]
-pub struct Silence(Option<(u64, Instant)>);
+pub struct IdleTimer(Option<(u64, Instant)>);
 
-impl Silence {
+impl IdleTimer {
     /// Ready when no more than the `moved` bytes have passed for `limit`.
     pub fn poll(&mut self, moved: u64, limit: Duration, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
         let since = match self.0 {

@@ -20,7 +20,7 @@ pub use conn::{Conn, IdleState};
 pub use count::{ConnectionCount, Counted};
 pub use date::http_date;
 pub use http2::{Http2Reader, Http2Writer, LIBRARY_BUFFER, append, fields_of, is_padded, size_of};
-pub use idle::{IdleLimits, Silence};
+pub use idle::{IdleLimits, IdleTimer};
 pub use io::Io;
 pub use keepalive::{UNACKNOWLEDGED, end_when_gone};
 pub use timer::Timer;

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::{downstream::Listen, table::RouteChange};
 
 /// A command to a worker. They are carried out in order, each before anything else runs.
-pub enum Command {
+pub enum WorkerCommand {
     /// New routes.
     Routes {
         /// The routes.

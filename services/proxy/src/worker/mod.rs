@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::TaskTracker;
 
-pub use command::{Command, Routes};
+pub use command::{Routes, WorkerCommand};
 
 use crate::{
-    context::{Worker, WorkerParts},
+    context::{WorkerContext, WorkerParts},
     downstream::Accepting,
 };
 
@@ -20,7 +20,7 @@ use crate::{
 /// When the thread's runtime cannot be made.
 pub fn run(
     parts: WorkerParts,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<WorkerCommand>,
     drain_limit: Duration,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -32,8 +32,8 @@ pub fn run(
     Ok(())
 }
 
-async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_limit: Duration) {
-    let worker = Worker::new(parts);
+async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<WorkerCommand>, drain_limit: Duration) {
+    let worker = WorkerContext::new(parts);
     let mut accepting = Accepting::new(worker.clone());
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -43,23 +43,23 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
         tokio::select! {
             biased;
             command = commands.recv(), if !commands.is_closed() || cut_at.is_none() => match command {
-                Some(Command::Routes { routes, done }) => {
+                Some(WorkerCommand::Routes { routes, done }) => {
                     apply(&worker, &routes);
                     // Whoever sent it may not wait for it any more.
                     _ = done.send(());
                 }
-                Some(Command::Drain) => worker.drain(),
-                Some(Command::Listen(listen)) if cut_at.is_none() => accepting.open(listen),
-                Some(Command::Unlisten(name)) => accepting.close(&name),
-                Some(Command::Undrain) if cut_at.is_none() => worker.undrain(),
-                Some(Command::Stop) | None if cut_at.is_none() => {
+                Some(WorkerCommand::Drain) => worker.drain(),
+                Some(WorkerCommand::Listen(listen)) if cut_at.is_none() => accepting.open(listen),
+                Some(WorkerCommand::Unlisten(name)) => accepting.close(&name),
+                Some(WorkerCommand::Undrain) if cut_at.is_none() => worker.undrain(),
+                Some(WorkerCommand::Stop) | None if cut_at.is_none() => {
                     worker.drain();
                     accepting.close_all().await;
                     worker.tasks.close();
                     cut_at = Some(Instant::now() + drain_limit);
                 }
                 // It has been told to stop.
-                Some(Command::Listen(_) | Command::Undrain | Command::Stop) | None => {}
+                Some(WorkerCommand::Listen(_) | WorkerCommand::Undrain | WorkerCommand::Stop) | None => {}
             },
             _ = ticks.tick() => worker.tick(),
             are_done = connections_end(&worker.tasks, cut_at) => {
@@ -75,7 +75,7 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<Command>, drain_
     worker.connector.close().await;
 }
 
-fn apply(worker: &Worker, routes: &Routes) {
+fn apply(worker: &WorkerContext, routes: &Routes) {
     let mut table = worker.table.borrow_mut();
     match routes {
         Routes::All(entries) => table.replace(entries),

@@ -13,11 +13,11 @@ use tidegate_model::{
     verdict::Verdict,
 };
 
-use super::{ActionView, ClusterState, ServiceView, Table};
+use super::{ActionView, ResolvedCluster, ServiceView, Table};
 use crate::{
-    balance::{Budget, Candidate, Choice, Latency, TierView},
+    balance::{Budget, Candidate, Latency, TierView, WeightedCluster},
     metrics::ClusterGauges,
-    upstream::{Cluster, Endpoint},
+    upstream::{ClusterState, EndpointState},
 };
 
 impl Table {
@@ -57,19 +57,19 @@ impl Table {
             .map(|endpoint| {
                 let known = old.into_iter().flat_map(|state| &state.endpoints);
                 let known = known.clone().find(|known| known.address == endpoint.address);
-                known.cloned().unwrap_or_else(|| Endpoint::new(endpoint.address.clone(), name.clone()))
+                known.cloned().unwrap_or_else(|| EndpointState::new(endpoint.address.clone(), name.clone()))
             })
             .collect();
         let cluster = match old {
             Some(state) if state.cluster.region == entry.region => state.cluster.clone(),
             Some(_) | None => Rc::new(self.new_cluster(name, entry)),
         };
-        self.clusters.insert(name.clone(), ClusterState { cluster, endpoints });
+        self.clusters.insert(name.clone(), ResolvedCluster { cluster, endpoints });
     }
 
-    fn new_cluster(&self, name: &ClusterName, entry: &ClusterEntry) -> Cluster {
+    fn new_cluster(&self, name: &ClusterName, entry: &ClusterEntry) -> ClusterState {
         let tls = entry.upstream.tls.as_ref();
-        Cluster::new(
+        ClusterState::new(
             (name.clone(), entry.region.clone()),
             entry.upstream.clone(),
             tls.map(|tls| self.tls.get(&(tls.clone(), entry.upstream.protocol))),
@@ -162,7 +162,7 @@ impl Table {
             .iter()
             .enumerate()
             .map(|(place, tier)| {
-                let choices = tier.shares.iter().filter_map(|(name, share)| {
+                let weighted_clusters = tier.shares.iter().filter_map(|(name, share)| {
                     let state = self.clusters.get(name)?;
                     let health = self.health(name, check);
                     let endpoints = state.endpoints.iter().map(|endpoint| Candidate {
@@ -172,19 +172,22 @@ impl Table {
                             .map_or(Verdict::Unknown, |known| known.verdict),
                         tally: endpoint.tally(service, action),
                     });
-                    Some(Choice {
+                    Some(WeightedCluster {
                         share: u32::from(*share),
                         cluster: state.cluster.clone(),
                         endpoints: endpoints.collect(),
                         serving: self.metrics.serving(self.worker.id, (service.clone(), name.clone(), place)),
                     })
                 });
-                TierView { choices: choices.collect() }
+                TierView { weighted_clusters: weighted_clusters.collect() }
             })
-            .filter(|tier: &TierView| !tier.choices.is_empty())
+            .filter(|tier: &TierView| !tier.weighted_clusters.is_empty())
             .collect();
-        let endpoint_count =
-            tiers.iter().flat_map(|tier| &tier.choices).map(|choice| choice.endpoints.len()).sum();
+        let endpoint_count = tiers
+            .iter()
+            .flat_map(|tier| &tier.weighted_clusters)
+            .map(|weighted| weighted.endpoints.len())
+            .sum();
         ActionView {
             requests: self.metrics.requests(self.worker.id, (service.clone(), route.clone())),
             demand: self.metrics.demand(self.worker.id, (service.clone(), action)),
@@ -247,6 +250,6 @@ fn budgets(entry: &ServiceEntry, old: Option<&ServiceView>) -> Vec<Rc<Budget>> {
     std::iter::once(shared.clone()).chain(own).collect()
 }
 
-fn health_of<'a>(health: &'a HealthEntry, endpoint: &Endpoint) -> Option<&'a EndpointHealth> {
+fn health_of<'a>(health: &'a HealthEntry, endpoint: &EndpointState) -> Option<&'a EndpointHealth> {
     health.endpoints.iter().find(|known| known.address == endpoint.address)
 }

@@ -15,7 +15,7 @@ const KEPT: Duration = Duration::from_secs(300);
 
 /// For each name the workers' own sets. Whoever counts holds a clone of its worker's set; that is how it is known.
 #[derive(Debug)]
-pub struct Kept<N, C>(Mutex<BTreeMap<N, Sets<C>>>);
+pub struct RetainedCounters<N, C>(Mutex<BTreeMap<N, Sets<C>>>);
 
 #[derive(Debug)]
 struct Sets<C> {
@@ -24,13 +24,13 @@ struct Sets<C> {
     unused_since: Option<Instant>,
 }
 
-impl<N, C> Default for Kept<N, C> {
+impl<N, C> Default for RetainedCounters<N, C> {
     fn default() -> Self {
-        Kept(Mutex::default())
+        RetainedCounters(Mutex::default())
     }
 }
 
-impl<N: Ord + Clone, C: Default> Kept<N, C> {
+impl<N: Ord + Clone, C: Default> RetainedCounters<N, C> {
     /// The set of `worker`: the same one for the same name.
     pub fn of_worker(&self, worker: usize, name: N) -> Arc<C> {
         let mut all = self.lock();
@@ -79,9 +79,9 @@ impl<C> Sets<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Counter;
+    use crate::metrics::LocalCounter;
 
-    type Counters = Kept<(&'static str, u8), Counter>;
+    type Counters = RetainedCounters<(&'static str, u8), LocalCounter>;
 
     fn names(kept: &Counters) -> Vec<(&'static str, u8)> {
         kept.read(|_| ()).into_iter().map(|(name, ())| name).collect()
