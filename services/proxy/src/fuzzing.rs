@@ -30,7 +30,7 @@ pub fn translate(
     rules: RequestRules,
 ) -> Result<Translated, ParseError> {
     let (request, framing) = request_of(head, has_body, rules)?;
-    let origin = ClientInfo {
+    let info = ClientInfo {
         address: [192, 0, 2, 1].into(),
         is_tls: rules.is_tls,
         request_id: b"id",
@@ -39,7 +39,7 @@ pub fn translate(
         begins_trace: false,
     };
     let mut http1 = Vec::new();
-    write_http1_request(&mut http1, &request, origin, framing, false);
-    let http2 = http2_request(&request, origin, framing, rules.is_tls, false);
+    write_http1_request(&mut http1, &request, info, framing, false);
+    let http2 = http2_request(&request, info, framing, rules.is_tls, false);
     Ok(Translated { request, framing, http1, http2 })
 }

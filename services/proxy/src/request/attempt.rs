@@ -7,7 +7,7 @@ use tidegate_model::{fleet::UpstreamProtocol, observation::Failure};
 use tokio::time::Instant;
 
 use super::{
-    exchange::RequestContext,
+    context::RequestContext,
     heads::{self, ClientInfo},
     upload::{Cursor, Upload},
 };
@@ -93,12 +93,12 @@ pub async fn attempt(
 ) -> Result<Box<UpstreamResponse>, AttemptError> {
     let AttemptPlan { flight, number, fresh, traceparent } = this;
     // HTTP/2 has no upgrade: such a cluster is asked without, which any upgrade allows (RFC 9110, section 7.8).
-    let upgrade = x.origin.upgrade.filter(|_| flight.cluster.upstream.protocol != UpstreamProtocol::Http2);
-    let mut origin = ClientInfo { traceparent, upgrade, ..x.origin };
+    let upgrade = x.info.upgrade.filter(|_| flight.cluster.upstream.protocol != UpstreamProtocol::Http2);
+    let mut info = ClientInfo { traceparent, upgrade, ..x.info };
     // An endpoint that was silent already is asked as a last resort, and may prove the verdict wrong.
     let was_unreachable = flight.endpoint.is_unreachable(x.service.check);
     flight.cluster.counters.attempts.add(1);
-    let mut up = open(x, &mut origin, &flight, fresh, upload).await?;
+    let mut up = open(x, &mut info, &flight, fresh, upload).await?;
     let mut head = Response::default();
     let mut first = None;
     let mut cursor = Cursor::default();
@@ -120,7 +120,7 @@ pub async fn attempt(
                         interim += 1;
                         upload.borrow_mut().let_continue();
                     }
-                    101 if origin.upgrade.is_some() => return Poll::Ready(Ok(())),
+                    101 if info.upgrade.is_some() => return Poll::Ready(Ok(())),
                     101 => return Poll::Ready(Err(endpoint_error(&up, Failure::BadAnswer, Sent::Maybe))),
                     102..200 => {
                         interim += 1;
@@ -233,11 +233,11 @@ pub fn poll_upload(
     Poll::Ready(Ok(()))
 }
 
-/// A connection with the request's head on its way. Where the upgrade that it asks for is not to be had, `origin` is
+/// A connection with the request's head on its way. Where the upgrade that it asks for cannot be had, `info` is
 /// without it afterwards.
 async fn open(
     x: &RequestContext<'_>,
-    origin: &mut ClientInfo<'_>,
+    info: &mut ClientInfo<'_>,
     flight: &InFlight,
     fresh: bool,
     upload: &RefCell<Upload<'_>>,
@@ -249,13 +249,13 @@ async fn open(
         if x.worker.may_take_upstream(flight.client())
             && let Some(conn) = endpoint.pool.take(Instant::now(), !x.repeatable)
         {
-            return Ok(start_http1(x, *origin, (conn, true), flight, upload));
+            return Ok(start_http1(x, *info, (conn, true), flight, upload));
         }
         if cluster.upstream.protocol != UpstreamProtocol::Http1
-            && origin.upgrade.is_none()
+            && info.upgrade.is_none()
             && let Some(conn) = endpoint.pool.http2()
         {
-            match start_http2(x, *origin, conn, flight, upload).await {
+            match start_http2(x, *info, conn, flight, upload).await {
                 Err(AttemptError::Endpoint { sent: Sent::Nothing, .. }) => {}
                 started => return started,
             }
@@ -263,28 +263,28 @@ async fn open(
     }
     // A connection of its own cannot have been ended before it took this request.
     let leader = loop {
-        match turn(x, fresh || origin.upgrade.is_some(), flight).await.map_err(unsent)? {
+        match turn(x, fresh || info.upgrade.is_some(), flight).await.map_err(unsent)? {
             Taken::Turn(leader) => break leader,
             // One that takes no streams any more is out of the pool by now, and somebody makes another.
-            Taken::Conn(conn) => match start_http2(x, *origin, conn, flight, upload).await {
+            Taken::Conn(conn) => match start_http2(x, *info, conn, flight, upload).await {
                 Err(AttemptError::Endpoint { sent: Sent::Nothing, .. }) => {}
                 started => return started,
             },
         }
     };
-    let connected = match connect_unless_unreachable(x, origin.upgrade.is_some(), flight, leader).await {
+    let connected = match connect_unless_unreachable(x, info.upgrade.is_some(), flight, leader).await {
         // It may speak HTTP/2 alone, which was not offered: no reason to hold anything against it.
         Err(ConnectError { failure: Failure::Tls, .. })
-            if origin.upgrade.is_some() && cluster.upstream.protocol == UpstreamProtocol::Auto =>
+            if info.upgrade.is_some() && cluster.upstream.protocol == UpstreamProtocol::Auto =>
         {
-            origin.upgrade = None;
+            info.upgrade = None;
             connect_unless_unreachable(x, false, flight, None).await
         }
         connected => connected,
     };
     match connected.map_err(unsent)? {
-        Connected::Http1(conn) => Ok(start_http1(x, *origin, (conn, false), flight, upload)),
-        Connected::Http2(conn) => start_http2(x, *origin, conn, flight, upload).await,
+        Connected::Http1(conn) => Ok(start_http1(x, *info, (conn, false), flight, upload)),
+        Connected::Http2(conn) => start_http2(x, *info, conn, flight, upload).await,
     }
 }
 
@@ -368,7 +368,7 @@ async fn unless_unreachable<T>(
 
 fn start_http1(
     x: &RequestContext<'_>,
-    origin: ClientInfo<'_>,
+    info: ClientInfo<'_>,
     (mut conn, reused): (Conn, bool),
     flight: &InFlight,
     upload: &RefCell<Upload<'_>>,
@@ -376,14 +376,14 @@ fn start_http1(
     flight.take_connection();
     let expects_continue = upload.borrow().expects_continue();
     let before = conn.total_written();
-    let writer = heads::write_http1_request(conn.out(), x.request, origin, x.framing, expects_continue);
+    let writer = heads::write_http1_request(conn.out(), x.request, info, x.framing, expects_continue);
     debug_assert_eq!(before, conn.total_written(), "a head is only queued here");
     UpstreamStream::http1(conn, reused, writer)
 }
 
 async fn start_http2(
     x: &RequestContext<'_>,
-    origin: ClientInfo<'_>,
+    info: ClientInfo<'_>,
     conn: Http2Conn,
     flight: &InFlight,
     upload: &RefCell<Upload<'_>>,
@@ -395,7 +395,7 @@ async fn start_http2(
     };
     let is_tls = flight.cluster.upstream.tls.is_some();
     let expects_continue = upload.borrow().expects_continue();
-    let head = heads::http2_request(x.request, origin, x.framing, is_tls, expects_continue)
+    let head = heads::http2_request(x.request, info, x.framing, is_tls, expects_continue)
         .ok_or(AttemptError::Unrepresentable)?;
     let counted = conn.begin();
     let mut send = conn.send.clone().ready().await.map_err(|error| failed(&error))?;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     attempt::{AttemptError, AttemptPlan, UpstreamResponse, attempt},
-    exchange::RequestContext,
+    context::RequestContext,
     slots::Slots,
     upload::Upload,
 };
@@ -169,7 +169,7 @@ impl<'a> Attempts<'a> {
             left: x.policy.attempts,
             may_replace_connection: true,
             // Of two that are under way at once, the later may be done first: an old PUT would undo a newer one.
-            hedge_after: hedge_after.filter(|_| x.request.method.is_safe() && x.origin.upgrade.is_none()),
+            hedge_after: hedge_after.filter(|_| x.request.method.is_safe() && x.info.upgrade.is_none()),
             running: [None, None],
             fallback: None,
             last: NoResponse::NoEndpoint,

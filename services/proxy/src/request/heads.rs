@@ -98,7 +98,7 @@ impl<'a> Nominated<'a> {
 }
 
 /// Calls `write` with each field of the request that goes to the endpoint, and those that we add.
-fn request_fields(request: &Request, origin: ClientInfo<'_>, mut write: impl FnMut(&[u8], &[u8])) {
+fn request_fields(request: &Request, info: ClientInfo<'_>, mut write: impl FnMut(&[u8], &[u8])) {
     let nominated = Nominated::of(&request.fields);
     let mut spoken_for = Vec::new();
     for (name, value) in request.fields.iter() {
@@ -128,25 +128,25 @@ fn request_fields(request: &Request, origin: ClientInfo<'_>, mut write: impl FnM
                 let policy = TrailerPolicy::Request(Underscores::Drop);
                 write_announced_trailers(value, policy, |value| write(name, value));
             }
-            b"traceparent" if origin.traceparent.is_some() => {}
-            b"tracestate" if origin.begins_trace => {}
+            b"traceparent" if info.traceparent.is_some() => {}
+            b"tracestate" if info.begins_trace => {}
             _ if !is_end_to_end(name) || nominated.holds(name) => {}
             _ => write(name, value),
         }
     }
     let mut text = [0_u8; 48];
-    let address = ip_text(origin.address, &mut text);
+    let address = ip_text(info.address, &mut text);
     if spoken_for.is_empty() {
         write(b"x-forwarded-for", address);
     } else {
         spoken_for.extend_from_slice(address);
         write(b"x-forwarded-for", &spoken_for);
     }
-    write(b"x-forwarded-proto", if origin.is_tls { b"https" } else { b"http" });
+    write(b"x-forwarded-proto", if info.is_tls { b"https" } else { b"http" });
     write(b"x-forwarded-host", request.host.as_bytes());
-    write(b"x-request-id", origin.request_id);
+    write(b"x-request-id", info.request_id);
     write(b"via", VIA.as_bytes());
-    if let Some(traceparent) = &origin.traceparent {
+    if let Some(traceparent) = &info.traceparent {
         write(b"traceparent", traceparent.as_bytes());
     }
 }
@@ -193,13 +193,13 @@ fn ip_text(address: IpAddr, text: &mut [u8; 48]) -> &[u8] {
 pub fn write_http1_request(
     out: &mut Vec<u8>,
     request: &Request,
-    origin: ClientInfo<'_>,
+    info: ClientInfo<'_>,
     framing: Framing,
     expects_continue: bool,
 ) -> BodyWriter {
     write_request_line(out, request.method.as_str(), &request.target);
     write_field(out, b"host", request.host.as_bytes());
-    request_fields(request, origin, |name, value| {
+    request_fields(request, info, |name, value| {
         if name != b"expect" {
             write_field(out, name, value);
         }
@@ -207,7 +207,7 @@ pub fn write_http1_request(
     if expects_continue {
         write_field(out, b"expect", b"100-continue");
     }
-    if let Some(protocol) = origin.upgrade {
+    if let Some(protocol) = info.upgrade {
         write_field(out, b"connection", b"upgrade");
         write_field(out, b"upgrade", protocol);
     }
@@ -246,7 +246,7 @@ fn write_length(out: &mut Vec<u8>, length: u64) {
 /// A request's head for HTTP/2; nothing when its target or host cannot be one.
 pub fn http2_request(
     request: &Request,
-    origin: ClientInfo<'_>,
+    info: ClientInfo<'_>,
     framing: Framing,
     upstream_is_tls: bool,
     expects_continue: bool,
@@ -262,7 +262,7 @@ pub fn http2_request(
     *head.uri_mut() = uri;
     *head.version_mut() = HttpVersion::HTTP_2;
     let map = head.headers_mut();
-    request_fields(request, origin, |name, value| {
+    request_fields(request, info, |name, value| {
         if name != b"expect" {
             append(map, name, value);
         }
@@ -407,7 +407,7 @@ pub fn add_response_fields(map: &mut HeaderMap, request_id: &[u8]) {
 mod tests {
     use super::*;
 
-    fn origin<'a>() -> ClientInfo<'a> {
+    fn info<'a>() -> ClientInfo<'a> {
         ClientInfo {
             address: [192, 0, 2, 1].into(),
             is_tls: false,
@@ -424,7 +424,7 @@ mod tests {
             request.fields.push(name.as_bytes(), value.as_bytes());
         }
         let mut out = Vec::new();
-        write_http1_request(&mut out, &request, origin(), Framing::Empty, false);
+        write_http1_request(&mut out, &request, info(), Framing::Empty, false);
         String::from_utf8(out).unwrap()
     }
 

@@ -2,15 +2,18 @@
 
 mod attempt;
 mod attempts;
+mod context;
 mod downstream;
-mod exchange;
 mod heads;
 mod health;
 mod local_reply;
 mod max_forwards;
+mod refusals;
 mod relay;
+mod reply;
 #[expect(clippy::module_inception, reason = "it tells the story that the other files are parts of")]
 mod request;
+mod response;
 mod slots;
 mod tunnel;
 mod upload;
@@ -18,4 +21,5 @@ mod upload;
 pub use downstream::{Downstream, Http1Downstream, Http2Downstream};
 pub use heads::{ClientInfo, http2_request, write_http1_request};
 pub use local_reply::LocalReply;
-pub use request::{Completion, handle, send_local_reply};
+pub use reply::{Completion, send_local_reply};
+pub use request::handle;

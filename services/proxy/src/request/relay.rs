@@ -42,7 +42,7 @@ pub struct StallLimits {
     /// For a client that takes nothing of what waits for it, or that has ended its direction while nothing comes.
     pub stall: Duration,
     /// For anything to pass in either direction.
-    pub silence: Duration,
+    pub idle: Duration,
 }
 
 /// What came of a relay.
@@ -59,7 +59,7 @@ pub struct Relayed {
 pub async fn relay(
     mut answer: Box<UpstreamResponse>,
     upload: &RefCell<Upload<'_>>,
-    patience: StallLimits,
+    limits: StallLimits,
     timer: &mut Timer,
 ) -> Relayed {
     let UpstreamResponse { up, first, flight, cursor, .. } = &mut *answer;
@@ -134,7 +134,7 @@ pub async fn relay(
                     Some(known) => known,
                     None => *waiting.insert((Instant::now(), taken)),
                 };
-                if timer.poll_until(since + patience.stall, cx).is_ready() {
+                if timer.poll_until(since + limits.stall, cx).is_ready() {
                     return Poll::Ready(RelayEnd::ClientFailed);
                 }
             }
@@ -157,7 +157,7 @@ pub async fn relay(
         let moved = sent + upload.received() + upload.down.taken();
         // Its end of sending may be a half-close, and then the answer is awaited; or all that it will ever say.
         let may_be_gone = upload.down.has_ended_sending();
-        let limit = if may_be_gone { patience.stall.min(patience.silence) } else { patience.silence };
+        let limit = if may_be_gone { limits.stall.min(limits.idle) } else { limits.idle };
         ready!(silence.poll(moved, limit, timer, cx));
         Poll::Ready(if may_be_gone { RelayEnd::ClientFailed } else { RelayEnd::Idle })
     })

@@ -126,7 +126,8 @@ fn resets_of_one_network_on_many_connections_add_up() {
     };
     assert_eq!(refuses(&edge), 0);
     eventually("the next connection may open fewer streams", || refuses(&edge) > 0);
-    assert_eq!(edge.metric("tidegate_proxy_http2_floods_total"), 0.0);
+    // At most the connection whose resets were the last too many was ended by them.
+    assert!(edge.metric("tidegate_proxy_http2_floods_total") <= 1.0);
     // Others of the network are served.
     assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
 }

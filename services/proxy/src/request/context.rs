@@ -33,7 +33,7 @@ pub struct RequestContext<'a> {
     /// Its client.
     pub client: Client,
     /// What is told of the client.
-    pub origin: ClientInfo<'a>,
+    pub info: ClientInfo<'a>,
     /// Its body's framing.
     pub framing: Framing,
     /// Whether it may be sent twice.
@@ -102,7 +102,7 @@ impl RequestContext<'_> {
             route: self.action.route.as_deref(),
             head: self.request,
             client: self.client,
-            request_id: self.origin.request_id,
+            request_id: self.info.request_id,
             started: self.started,
             ended,
             trace: self.trace,

@@ -1,0 +1,72 @@
+//! What the edge replies itself where no endpoint's response can be relayed.
+
+use rand::RngExt as _;
+use tidegate_http1::{Framing, Method};
+use tidegate_model::observation::Failure;
+
+use super::{attempts::NoResponse, context::RequestContext, local_reply::LocalReply, max_forwards};
+use crate::{metrics::RefusalReason, wire::BodyError};
+
+impl RequestContext<'_> {
+    /// The reply to a request that is not forwarded: its method or limits forbid it, or its service is over capacity.
+    pub fn refusal(&self) -> Option<LocalReply> {
+        if matches!(self.request.method, Method::Connect) {
+            return Some(LocalReply::new(405, "CONNECT is not served").with("allow", max_forwards::ALLOWED));
+        }
+        match max_forwards::local_reply(self.request) {
+            Ok(None) => {}
+            Ok(Some(reply)) => return Some(reply),
+            Err(error) => {
+                self.worker.counters.refused.count(error);
+                return Some(LocalReply::new(error.status(), error.to_string()));
+            }
+        }
+        if let (Framing::Length(length), Some(most)) = (self.framing, self.service.max_request_body)
+            && length > most
+        {
+            return Some(too_large(most));
+        }
+        let shed = self.action.shed_permille;
+        if shed > 0 && self.worker.random.borrow_mut().random_range(0..1000) < shed {
+            self.service.counters.shed.add(1);
+            return Some(LocalReply::new(503, "over capacity, try again").with("retry-after", "1"));
+        }
+        None
+    }
+
+    /// The reply where no endpoint responded; nothing when the client is gone.
+    pub fn reply_to(&self, failure: NoResponse) -> Option<LocalReply> {
+        Some(match failure {
+            NoResponse::NoEndpoint => {
+                self.service.counters.no_endpoint.add(1);
+                LocalReply::new(503, "no cluster can take this request now").with("retry-after", "1")
+            }
+            NoResponse::NoConnection => {
+                LocalReply::new(503, "this edge has no connection left for it").with("retry-after", "1")
+            }
+            NoResponse::Failed(Failure::NoAnswer | Failure::ConnectTimeout) => {
+                LocalReply::new(504, "no answer from the cluster")
+            }
+            NoResponse::Failed(failure) => LocalReply::new(502, format!("the cluster failed: {failure}")),
+            NoResponse::SlowClient => LocalReply::new(408, "the request's body took too long"),
+            NoResponse::Deadline => LocalReply::new(504, "no answer within the service's timeout"),
+            NoResponse::Unrepresentable => {
+                self.worker.counters.refused.count(RefusalReason::Target);
+                LocalReply::new(400, "malformed request target or host")
+            }
+            NoResponse::Client(BodyError::TooLarge) => too_large(self.service.max_request_body.unwrap_or(0)),
+            NoResponse::Client(BodyError::Malformed(error)) => {
+                self.worker.counters.refused.count(RefusalReason::Body);
+                LocalReply::new(400, error.to_string())
+            }
+            NoResponse::Client(BodyError::Io(_) | BodyError::Http2(_)) => {
+                self.service.counters.client_gone.add(1);
+                return None;
+            }
+        })
+    }
+}
+
+fn too_large(most: u64) -> LocalReply {
+    LocalReply::new(413, format!("the request's body is larger than {most} bytes"))
+}

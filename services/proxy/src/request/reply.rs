@@ -1,0 +1,65 @@
+//! What a client gets: a reply of the edge itself, or a response that is broken off.
+
+use std::{future::poll_fn, task::Poll, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{context::RequestContext, downstream::Downstream, local_reply::LocalReply};
+use crate::{observe::Interruption, wire::Timer};
+
+/// What the connection is good for after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completion {
+    /// The response was given whole.
+    Complete,
+    /// The response was broken off, or the connection became a tunnel that has ended.
+    Broken,
+}
+
+/// Sends a reply of the edge itself, within the time that a client may take nothing.
+pub async fn send_local_reply(
+    down: &mut Downstream,
+    reply: &LocalReply,
+    request_id: &[u8],
+    stall: Duration,
+    timer: &mut Timer,
+) -> Completion {
+    if down.reply(reply, request_id).is_err() {
+        return Completion::Broken;
+    }
+    let mut ended = false;
+    let mut deadline = None;
+    let given = poll_fn(|cx| {
+        if let Poll::Ready(given) = down.poll_end(&mut ended, cx) {
+            return Poll::Ready(given.is_ok());
+        }
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + stall);
+        timer.poll_until(deadline, cx).map(|()| false)
+    });
+    if given.await {
+        return Completion::Complete;
+    }
+    down.abort();
+    Completion::Broken
+}
+
+impl RequestContext<'_> {
+    /// Records the status that the client is given.
+    pub fn record_status(&self, status: u16) {
+        self.service.counters.count_status(status);
+        self.log.borrow_mut().status = Some(status);
+    }
+
+    /// Sends a reply of the edge itself.
+    pub async fn reply(&self, reply: &LocalReply, down: &mut Downstream, timer: &mut Timer) -> Completion {
+        self.record_status(reply.status);
+        send_local_reply(down, reply, self.info.request_id, self.client.stall, timer).await
+    }
+
+    /// Breaks the exchange with the client off.
+    pub fn interrupt(&self, interruption: Interruption, down: &mut Downstream) -> Completion {
+        self.log.borrow_mut().interruption = Some(interruption);
+        down.abort();
+        Completion::Broken
+    }
+}

@@ -1,0 +1,124 @@
+//! The response of an endpoint on its way to the client.
+
+use std::cell::RefCell;
+
+use tidegate_http1::{write_field, write_status_line};
+
+use super::{
+    attempt::UpstreamResponse,
+    context::RequestContext,
+    downstream::Downstream,
+    heads::is_end_to_end,
+    relay::{RelayEnd, Relayed, StallLimits, relay},
+    reply::Completion,
+    tunnel::tunnel,
+    upload::Upload,
+};
+use crate::{
+    metrics::RefusalReason,
+    observe::Interruption,
+    upstream::{UpstreamStream, failure_within_body},
+    wire::Timer,
+};
+
+impl RequestContext<'_> {
+    /// Relays a response to the client.
+    pub async fn relay(
+        &self,
+        response: Box<UpstreamResponse>,
+        upload: RefCell<Upload<'_>>,
+        timer: &mut Timer,
+    ) -> Completion {
+        let head = &response.head;
+        self.record_status(head.status);
+        self.log.borrow_mut().relayed = Some(response.attempt);
+        if self.log.borrow().attempt(response.attempt).tier > 0 {
+            self.service.counters.failed_over.add(1);
+        }
+        if head.status == 101 {
+            return self.tunnel(response, upload.into_inner().down, timer).await;
+        }
+        let framing = response.up.framing();
+        {
+            let mut upload = upload.borrow_mut();
+            let body_read = upload.is_complete();
+            if self.worker.is_draining() {
+                upload.down.end_after_this();
+            }
+            let sent = upload.down.send_head(head, framing, body_read, self.info.request_id);
+            if sent.is_err() {
+                return Completion::Broken;
+            }
+        }
+        let number = response.attempt;
+        let limits = StallLimits { stall: self.client.stall, idle: self.worker.idle_limits.stream };
+        let Relayed { ended, sent } = relay(response, &upload, limits, timer).await;
+        let upload = upload.into_inner();
+        {
+            let mut log = self.log.borrow_mut();
+            (log.sent, log.received) = (sent, upload.received());
+        }
+        let interruption = match ended {
+            RelayEnd::Whole => return Completion::Complete,
+            RelayEnd::EndpointFailed(error) => {
+                let log = self.log.borrow();
+                let attempt = log.attempt(number);
+                tracing::debug!(
+                    cluster = %attempt.cluster.name,
+                    endpoint = %attempt.endpoint.address,
+                    %error,
+                    "response broken off"
+                );
+                self.record_failure(attempt, &failure_within_body(&error));
+                self.service.counters.broken_off.add(1);
+                Interruption::BrokenOff
+            }
+            RelayEnd::ClientFailed => {
+                self.service.counters.client_gone.add(1);
+                Interruption::ClientGone
+            }
+            RelayEnd::GivenUp => {
+                self.worker.counters.too_slow.add(1);
+                Interruption::ClientTooSlow
+            }
+            RelayEnd::Idle => {
+                self.service.counters.broken_off.add(1);
+                Interruption::Idle
+            }
+            RelayEnd::RequestRefused(error) => {
+                tracing::debug!(%error, "request refused within its body, after its response had begun");
+                self.worker.counters.refused.count(RefusalReason::Body);
+                Interruption::RequestRefused
+            }
+        };
+        self.interrupt(interruption, upload.down)
+    }
+
+    async fn tunnel(
+        &self,
+        response: Box<UpstreamResponse>,
+        down: &mut Downstream,
+        timer: &mut Timer,
+    ) -> Completion {
+        let UpstreamResponse { up: UpstreamStream::Http1(mut up), head, .. } = *response else {
+            return Completion::Broken;
+        };
+        let Downstream::Http1(down) = down else { return Completion::Broken };
+        let out = down.conn.out();
+        write_status_line(out, 101);
+        for (name, value) in head.fields.iter().filter(|(name, _)| is_end_to_end(name)) {
+            write_field(out, name, value);
+        }
+        write_field(out, b"connection", b"upgrade");
+        if let Some(protocol) = head.fields.get(b"upgrade") {
+            write_field(out, b"upgrade", protocol);
+        }
+        out.extend_from_slice(b"\r\n");
+        self.worker.counters.tunnels.add(1);
+        let idle = self.worker.idle_limits;
+        if let Err(error) = tunnel(&mut down.conn, &mut up.conn, &mut down.account, idle, timer).await {
+            tracing::debug!(%error, "tunnel broken off");
+        }
+        Completion::Broken
+    }
+}
