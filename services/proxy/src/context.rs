@@ -69,7 +69,7 @@ pub struct WorkerContext {
     pub random: RefCell<SmallRng>,
     /// What it counts.
     pub counters: Arc<WorkerCounters>,
-    /// What it tells of requests.
+    /// What it reports of requests.
     pub observer: Observer,
     /// How long streams and tunnels may be silent.
     pub idle_limits: IdleLimits,
@@ -108,7 +108,7 @@ pub struct WorkerParts {
     pub tls: Arc<UpstreamTlsConfigs>,
     /// Where failures of endpoints are told. Told without waiting; what does not fit is repeated by the next failure.
     pub suspects: mpsc::Sender<Suspect>,
-    /// What is told of requests.
+    /// What is reported of requests.
     pub observing: Observing,
     /// How long streams and tunnels may be silent.
     pub idle_limits: IdleLimits,

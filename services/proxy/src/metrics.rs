@@ -57,9 +57,9 @@ pub struct ServiceCounters {
     pub requests: LocalCounter,
     /// Answers by the first digit of their status, 1xx at 0.
     pub statuses: [LocalCounter; 5],
-    /// Further tries after a failed one.
+    /// Further attempts after a failed one.
     pub retries: LocalCounter,
-    /// Second tries beside one without an answer.
+    /// Second attempts beside one without a response.
     pub hedges: LocalCounter,
     /// Hedges that answered first.
     pub hedges_won: LocalCounter,
@@ -75,12 +75,12 @@ pub struct ServiceCounters {
     pub broken_off: LocalCounter,
     /// Requests whose client went away.
     pub client_gone: LocalCounter,
-    /// From the request's head to the end of its answer.
+    /// From the request's head to the end of its response.
     pub duration: Durations,
 }
 
 impl ServiceCounters {
-    /// Counts an answer.
+    /// Counts a response.
     pub fn count_status(&self, status: u16) {
         if let Some(counter) = self.statuses.get(usize::from(status / 100).wrapping_sub(1)) {
             counter.add(1);
@@ -105,7 +105,7 @@ pub struct ClusterCounters {
     pub at_limit: LocalCounter,
     /// What is under way, looked at once a second.
     pub gauges: ClusterGauges,
-    /// From the beginning of a try to the head of its answer.
+    /// From the beginning of an attempt to the head of its response.
     pub first_byte: Durations,
 }
 
@@ -125,7 +125,7 @@ pub struct ClusterGauges {
 /// What a worker counts for one service where one cluster in one tier serves it.
 #[derive(Debug, Default)]
 pub struct ServingCounters {
-    /// From a request's head to the end of its answer, by the first digit of the status, 1xx at 0.
+    /// From a request's head to the end of its response, by the first digit of the status, 1xx at 0.
     pub duration: [Durations; 5],
 }
 
@@ -184,7 +184,7 @@ pub struct WorkerCounters {
     pub tls_failures: LocalCounter,
     /// Upgraded connections.
     pub tunnels: LocalCounter,
-    /// From the head to the end of the answer of requests that are no service's.
+    /// From the head to the end of the response of requests that are no service's.
     pub requests: RequestDurations,
 }
 

@@ -1,4 +1,4 @@
-//! Picks the endpoint of a try: tiers in order, clusters by share, endpoints by power of two weighted_clusters.
+//! Picks the endpoint of an attempt: tiers in order, clusters by share, endpoints by power of two choices.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -84,7 +84,7 @@ pub struct Candidates<'a> {
     pub client: Network,
 }
 
-/// Where a try goes.
+/// Where an attempt goes.
 pub struct Picked<'a> {
     /// The cluster and its tier.
     pub cluster: &'a Rc<ClusterState>,

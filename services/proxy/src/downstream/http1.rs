@@ -19,7 +19,7 @@ use crate::{
 
 /// What an HTTP/2 client with prior knowledge says first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long, and for how much, a connection that is to be closed is still read, so that the client gets the answer
+/// How long, and for how much, a connection that is to be closed is still read, so that the client gets the response
 /// before it learns that nobody reads what it sends (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;

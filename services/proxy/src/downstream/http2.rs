@@ -22,7 +22,7 @@ use crate::{
     wire::{Flusher, Io, LIBRARY_BUFFER, Peer, Timer, coalesce, size_of},
 };
 
-/// Streams that a client may have open at once, and what is kept of each answer for a client that does not read. With one
+/// Streams that a client may have open at once, and what is kept of each response for a client that does not read. With one
 /// piece more that waits behind it (64 KiB at most), this bounds what a connection can hold to 12 MiB.
 const STREAMS: u32 = 128;
 const _: () = assert!(STREAMS as usize * (LIBRARY_BUFFER + 64 * 1024) <= 12 * 1024 * 1024);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::LocalCounter;
 
 /// Upper bounds of duration histograms, in seconds: those that OpenTelemetry's HTTP conventions advise, and some below,
-/// since many an answer from nearby takes less than the least of them.
+/// since many a response from nearby takes less than the least of them.
 pub const DURATION_BOUNDS: [f64; 17] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 

@@ -39,7 +39,7 @@ impl RequestKind {
         if self.status > 0 {
             attributes.push(("http.response.status_code", &status));
         }
-        // An answer with 4xx is no error of the server.
+        // A response with 4xx is no error of the server.
         let by_status = (self.status >= 500).then_some(status.as_str());
         attributes.extend(self.broken.or(by_status).map(|error| ("error.type", error)));
         tell(&attributes)

@@ -27,7 +27,7 @@ pub struct Line<'a> {
     path: Text<'a>,
     protocol: &'static str,
     status: u16,
-    /// From the request's head to the end of its answer.
+    /// From the request's head to the end of its response.
     duration_ms: f64,
     bytes_in: u64,
     bytes_out: u64,

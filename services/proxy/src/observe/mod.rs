@@ -1,6 +1,6 @@
-//! What is told of requests: durations by where they were served, spans, and lines in the access log.
+//! What is reported of requests: durations by where they were served, spans, and lines in the access log.
 //!
-//! A request that nobody wants to hear of costs a note of its tries and a few counters of its own worker.
+//! A request that nobody wants to hear of costs a note of its attempts and a few counters of its own worker.
 
 pub mod access;
 mod attempt_log;
@@ -60,7 +60,7 @@ impl Observing {
 }
 
 impl Observer {
-    /// The trace of a request that is told of whatever becomes of it.
+    /// The trace of a request that is traced whatever becomes of it.
     pub fn begin(&self, request: &Request, random: &mut impl Rng) -> Option<RequestTrace> {
         let (_, sampling) = self.tracing.as_ref()?;
         sampling.begin(request, random)

@@ -1,4 +1,4 @@
-//! Spans of a request: one of the whole, one of each try. Names by OpenTelemetry's semantic conventions for HTTP
+//! Spans of a request: one of the whole, one of each attempt. Names by OpenTelemetry's semantic conventions for HTTP
 //! (<https://opentelemetry.io/docs/specs/semconv/http/http-spans/>).
 
 use std::time::SystemTime;

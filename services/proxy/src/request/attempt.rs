@@ -1,4 +1,4 @@
-//! One try of a request at one endpoint, until the head of its answer.
+//! One attempt of a request at one endpoint, until the head of its response.
 
 use std::{cell::RefCell, future::poll_fn, task::Poll, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     wire::{BodyError, Chunk, Conn, Http2Writer, Turn as BodyTurn},
 };
 
-/// The most interim answers to one request, so that an endpoint cannot fill memory with them.
+/// The most interim responses to one request, so that an endpoint cannot fill memory with them.
 const MOST_INTERIM: u8 = 32;
 
 /// An endpoint's answer, of which the head is here. It is large: whoever moves it on boxes it.
@@ -53,7 +53,7 @@ impl UpstreamResponse {
     }
 }
 
-/// Why a try has no answer.
+/// Why an attempt has no response.
 pub enum AttemptError {
     /// The endpoint failed.
     Endpoint {
@@ -73,7 +73,7 @@ pub enum AttemptError {
 /// For how long after a piece of its body a request that cannot be sent again is left with a silent endpoint.
 const TAKING: Duration = Duration::from_secs(1);
 
-/// Where and how a try is made.
+/// Where and how an attempt is made.
 pub struct AttemptPlan {
     /// Counts it at its endpoint.
     pub flight: InFlight,
@@ -85,7 +85,7 @@ pub struct AttemptPlan {
     pub traceparent: Option<TraceParentText>,
 }
 
-/// Sends the request to the try's endpoint and waits for the head of the answer.
+/// Sends the request to the attempt's endpoint and waits for the head of the response.
 pub async fn attempt(
     x: &RequestContext<'_>,
     this: AttemptPlan,

@@ -26,7 +26,7 @@ const HEDGE_LEAST: Duration = Duration::from_millis(50);
 /// How long a client that expects `100 Continue` is left waiting for the endpoint's word.
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 
-/// Why a request has no answer of an endpoint.
+/// Why a request has no response of an endpoint.
 pub enum NoResponse {
     /// There is no endpoint that could take it.
     NoEndpoint,
@@ -36,7 +36,7 @@ pub enum NoResponse {
     Failed(Failure),
     /// The client sent nothing more of its body within the service's timeout.
     SlowClient,
-    /// No answer within the service's timeout.
+    /// No response within the service's timeout.
     Deadline,
     /// The client's body could not be read.
     Client(BodyError),
@@ -46,7 +46,7 @@ pub enum NoResponse {
 
 /// What happened next.
 enum Event {
-    /// The try in this slot ended.
+    /// The attempt in this slot ended.
     Ended(usize, Result<Box<UpstreamResponse>, AttemptError>),
     /// The next deadline has passed.
     Time,
@@ -65,19 +65,19 @@ struct Attempts<'a> {
     /// Attempts that failed so that the request itself may have been to blame.
     failed: Vec<usize>,
     left: u8,
-    /// A reused connection may die or go away once without costing a try.
+    /// A reused connection may die or go away once without costing an attempt.
     may_replace_connection: bool,
     /// How long after the request was sent it is hedged, if it still may be.
     hedge_after: Option<Duration>,
     /// The numbers of those under way, by slot.
     running: [Option<usize>; 2],
-    /// An answer that only counts when no better one comes.
+    /// A response that only counts when no better one comes.
     fallback: Option<Box<UpstreamResponse>>,
     last: NoResponse,
 }
 
-/// Sends the request until an endpoint answers: retries at once elsewhere when a try fails and the request may be sent
-/// again, and hedges when no answer comes. Within the service's attempts, budget and timeout.
+/// Sends the request until an endpoint answers: retries at once elsewhere when an attempt fails and the request may be sent
+/// again, and hedges when no response comes. Within the service's attempts, budget and timeout.
 pub async fn first_response(
     x: &RequestContext<'_>,
     upload: &RefCell<Upload<'_>>,
@@ -218,7 +218,7 @@ impl<'a> Attempts<'a> {
         Some(began.max(upload.progress_at) + self.x.policy.per_try_timeout?)
     }
 
-    /// When something is due if no try ends before.
+    /// When something is due if no attempt ends before.
     fn next_deadline(&self, upload: &Upload<'_>) -> Instant {
         let mut next = self.total_deadline(upload);
         if !upload.awaits_client() {
@@ -395,7 +395,7 @@ impl<'a> Attempts<'a> {
         if may_repeat && self.left > 0 && upload.borrow().can_replay() && self.can_pick() {
             if self.x.action.budget.withdraw() {
                 self.left -= 1;
-                // A second failure in a cluster says that it is not the endpoint: the next try leaves the cluster.
+                // A second failure in a cluster says that it is not the endpoint: the next attempt leaves the cluster.
                 let elsewhere = self.clusters.len() > 1;
                 if let Some(next) = self.plan_attempt(slot, AttemptReason::Retry, false, elsewhere) {
                     self.x.service.counters.retries.add(1);

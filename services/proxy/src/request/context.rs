@@ -42,7 +42,7 @@ pub struct RequestContext<'a> {
     pub has_elsewhere: bool,
     /// When its head was read.
     pub started: Instant,
-    /// Its trace, when it is told of whatever becomes of it.
+    /// Its trace, when it is traced whatever becomes of it.
     pub trace: Option<RequestTrace>,
     /// Its attempts.
     pub log: RefCell<AttemptLog>,

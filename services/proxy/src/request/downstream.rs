@@ -14,7 +14,7 @@ use crate::{
     wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, LIBRARY_BUFFER},
 };
 
-/// A request's client: its body is read from here, the answer is written here.
+/// A request's client: its body is read from here, the response is written here.
 pub enum Downstream {
     /// Over HTTP/1.1.
     Http1(Box<Http1Downstream>),
@@ -28,7 +28,7 @@ pub struct Http1Downstream {
     pub conn: Conn,
     /// The request's body.
     pub reader: BodyReader,
-    /// The answer's body.
+    /// The response's body.
     pub writer: BodyWriter,
     /// Whether the client speaks HTTP/1.0.
     pub is_http10: bool,
@@ -51,7 +51,7 @@ pub struct Http2Downstream {
 }
 
 impl Http2Downstream {
-    /// A stream that waits for its answer.
+    /// A stream that waits for its response.
     pub fn new(
         reader: Option<Http2Reader>,
         respond: h2::server::SendResponse<Bytes>,
@@ -80,7 +80,7 @@ impl Downstream {
     }
 
     /// Takes into account what the buffers of both sides hold while the request waits; at the endpoint's, `upstream`. Of two
-    /// tries at once it is the one that was looked at last: the body of such a request is short.
+    /// attempts at once it is the one that was looked at last: the body of such a request is short.
     pub fn hold_buffers(&mut self, upstream: usize) {
         let bytes = match self {
             Downstream::Http1(down) => down.conn.held(),
@@ -149,7 +149,7 @@ impl Downstream {
             Downstream::Http1(_) => {}
             Downstream::Http2(down) => {
                 if let Ok(head) = heads::http2_response(status, fields) {
-                    // A client that has gone is noticed at the answer itself.
+                    // A client that has gone is noticed at the response itself.
                     let _gone = down.respond.send_informational(head);
                 }
             }
@@ -164,7 +164,7 @@ impl Downstream {
         }
     }
 
-    /// Sends the head of an endpoint's answer. `framing` is the answer's own; `body_read` whether the request's whole
+    /// Sends the head of an endpoint's answer. `framing` is the response's own; `body_read` whether the request's whole
     /// body was read, without which the connection can't be used again.
     pub fn send_head(
         &mut self,
@@ -202,7 +202,7 @@ impl Downstream {
         }
     }
 
-    /// Sends an answer of our own.
+    /// Sends a response of our own.
     pub fn reply(&mut self, reply: &LocalReply, request_id: &[u8]) -> Result<(), BodyError> {
         let mut answer = Response { status: reply.status, ..Response::default() };
         for (name, value) in reply.fields.iter() {
@@ -231,7 +231,7 @@ impl Downstream {
         Ok(())
     }
 
-    /// Ready when another piece of the answer's body may be pushed.
+    /// Ready when another piece of the response's body may be pushed.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         match self {
             Downstream::Http1(down) => down.conn.poll_room(cx).map_err(BodyError::from),
@@ -242,7 +242,7 @@ impl Downstream {
         }
     }
 
-    /// Adds a piece of the answer's body.
+    /// Adds a piece of the response's body.
     pub fn push(&mut self, chunk: Chunk) -> Result<(), BodyError> {
         match self {
             Downstream::Http1(down) => down.writer.push(&mut down.conn, &chunk),
@@ -255,7 +255,7 @@ impl Downstream {
         Ok(())
     }
 
-    /// Adds the last data of an answer whose end is known to follow without trailers.
+    /// Adds the last data of a response whose end is known to follow without trailers.
     pub fn push_last(&mut self, data: Bytes) {
         match self {
             Downstream::Http1(down) => down.writer.push(&mut down.conn, &Chunk::Data(data)),
@@ -283,7 +283,7 @@ impl Downstream {
         }
     }
 
-    /// Ends an answer of our own and writes it out.
+    /// Ends a response of our own and writes it out.
     pub fn poll_end(&mut self, ended: &mut bool, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         ready!(self.poll_room(cx))?;
         if !std::mem::replace(ended, true) {
@@ -309,7 +309,7 @@ impl Downstream {
     }
 
     /// Ready when the client has given the request up or its connection has failed. An HTTP/1.1 client that has only
-    /// ended its direction is not gone: it may wait for its answer.
+    /// ended its direction is not gone: it may wait for its response.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Downstream::Http1(down) if down.account.is_evicted() => Poll::Ready(()),
@@ -333,7 +333,7 @@ impl Downstream {
         }
     }
 
-    /// Breaks an answer off so that the client cannot take it for whole.
+    /// Breaks a response off so that the client cannot take it for whole.
     pub fn abort(&mut self) {
         match self {
             Downstream::Http1(down) => {

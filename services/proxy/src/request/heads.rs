@@ -19,7 +19,7 @@ use crate::{
 /// How we call ourselves in `via`.
 const VIA: &str = "1.1 tidegate";
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Fields that an answer has of us at most.
+/// Fields that a response has of us at most.
 const OWN_FIELDS: usize = 3;
 
 /// What a client's connection says beside its request.
@@ -39,7 +39,7 @@ pub struct ClientInfo<'a> {
     pub begins_trace: bool,
 }
 
-/// How the answer's connection goes on.
+/// How the response's connection goes on.
 #[derive(Clone, Copy)]
 pub struct ResponseContext<'a> {
     /// Whether the client speaks HTTP/1.0.
@@ -52,7 +52,7 @@ pub struct ResponseContext<'a> {
     pub request_id: &'a [u8],
 }
 
-/// How an answer's body is written.
+/// How a response's body is written.
 pub struct Told {
     /// Its framing.
     pub writer: BodyWriter,
@@ -232,7 +232,7 @@ pub fn write_http1_request(
     writer
 }
 
-/// The `content-length` of an answer, where it is one: said on for a HEAD or 304, not made up.
+/// The `content-length` of a response, where it is one: said on for a HEAD or 304, not made up.
 fn told_length(fields: &Fields) -> Option<&[u8]> {
     fields.get(b"content-length").filter(|value| !value.is_empty() && value.iter().all(u8::is_ascii_digit))
 }
@@ -300,7 +300,7 @@ fn percent_encoded(target: &str) -> String {
     encoded
 }
 
-/// Writes the head of an answer for HTTP/1.x.
+/// Writes the head of a response for HTTP/1.x.
 pub fn write_http1_response(
     out: &mut Vec<u8>,
     answer: &Response,
@@ -368,7 +368,7 @@ fn write_response_field(name: &[u8], value: &[u8], write: impl FnOnce(&[u8])) {
     }
 }
 
-/// The head of an answer for HTTP/2.
+/// The head of a response for HTTP/2.
 pub fn http2_response(status: u16, fields: &Fields) -> Result<http::Response<()>, BodyError> {
     let mut head = http::Response::new(());
     *head.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);

@@ -7,7 +7,7 @@ use crate::context::WorkerContext;
 
 const PREFIX: &str = "/.well-known/tidegate/health";
 
-/// The answer when `target` is such a question.
+/// The response when `target` is such a question.
 ///
 /// `/.well-known/tidegate/health/<service>?scope=local` is 200 only while a cluster of the edge's own region serves the
 /// service, not while it could (a drained one could), `?scope=any` (or no scope) while any does. Without a service it asks

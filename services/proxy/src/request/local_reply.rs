@@ -2,7 +2,7 @@
 
 use tidegate_http1::Fields;
 
-/// An answer of our own.
+/// A response of our own.
 #[derive(Debug, Clone)]
 pub struct LocalReply {
     /// The status.
@@ -14,7 +14,7 @@ pub struct LocalReply {
 }
 
 impl LocalReply {
-    /// An answer with `status` that says `text`.
+    /// A response with `status` that says `text`.
     pub fn new(status: u16, text: impl Into<String>) -> LocalReply {
         LocalReply { status, fields: Fields::new(), body: text.into() }
     }

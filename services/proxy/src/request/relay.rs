@@ -1,4 +1,4 @@
-//! Relays an answer, and what is left of the request, with bounded memory in both directions.
+//! Relays a response, and what is left of the request, with bounded memory in both directions.
 
 use std::{
     cell::RefCell,
@@ -22,9 +22,9 @@ use crate::{
 
 /// How a relay ended.
 pub enum RelayEnd {
-    /// The answer was relayed whole.
+    /// The response was relayed whole.
     Whole,
-    /// The endpoint broke off within its answer.
+    /// The endpoint broke off within its response.
     EndpointFailed(BodyError),
     /// The client broke off, or took nothing for too long.
     ClientFailed,
@@ -49,11 +49,11 @@ pub struct StallLimits {
 pub struct Relayed {
     /// How it ended.
     pub ended: RelayEnd,
-    /// Bytes of the answer's body that were given to the client's connection.
+    /// Bytes of the response's body that were given to the client's connection.
     pub sent: u64,
 }
 
-/// Relays until the answer has ended.
+/// Relays until the response has ended.
 ///
 /// The connection to the endpoint is given back when both directions have ended.
 pub async fn relay(
@@ -155,7 +155,7 @@ pub async fn relay(
             return Poll::Ready(RelayEnd::ClientFailed);
         }
         let moved = sent + upload.received() + upload.down.taken();
-        // Its end of sending may be a half-close, and then the answer is awaited; or all that it will ever say.
+        // Its end of sending may be a half-close, and then the response is awaited; or all that it will ever say.
         let may_be_gone = upload.down.has_ended_sending();
         let limit = if may_be_gone { limits.stall.min(limits.idle) } else { limits.idle };
         ready!(silence.poll(moved, limit, timer, cx));

@@ -35,7 +35,7 @@ pub async fn tunnel(
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
             _ if a_done && b_done => Poll::Ready(Ok(())),
             _ => {
-                // Whoever has ended its direction may be gone: the other one is waited for as for any answer.
+                // Whoever has ended its direction may be gone: the other one is waited for as for any response.
                 let limit = if a_done || b_done { idle.stream.min(idle.tunnel) } else { idle.tunnel };
                 let moved = a.total_written() + b.total_written();
                 silence.poll(moved, limit, timer, cx).map(|()| Err(io::ErrorKind::TimedOut.into()))

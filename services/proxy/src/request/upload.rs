@@ -1,4 +1,4 @@
-//! A request's body on its way to one or more tries.
+//! A request's body on its way to one or more attempts.
 
 use std::task::{Context, Poll, ready};
 
@@ -26,7 +26,7 @@ pub struct Upload<'a> {
     pub down: &'a mut Downstream,
     kept: Vec<Bytes>,
     kept_bytes: usize,
-    /// Chunks of which nothing is kept any more; then only one try can read on.
+    /// Chunks of which nothing is kept any more; then only one attempt can read on.
     dropped: usize,
     end: Option<Fields>,
     total: u64,
@@ -39,11 +39,11 @@ pub struct Upload<'a> {
     pub progress_at: Instant,
 }
 
-/// How far one try has read a body.
+/// How far one attempt has read a body.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cursor {
     next: usize,
-    /// Whether the end was given to this try.
+    /// Whether the end was given to this attempt.
     pub ended: bool,
 }
 
@@ -70,7 +70,7 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Whether a try can begin at the start of the body.
+    /// Whether an attempt can begin at the start of the body.
     pub fn can_replay(&self) -> bool {
         self.dropped == 0
     }
@@ -121,7 +121,7 @@ impl<'a> Upload<'a> {
         self.down.account().record_progress(Direction::Upload, 0);
     }
 
-    /// The next piece for the try at `cursor`.
+    /// The next piece for the attempt at `cursor`.
     pub fn poll_next(&mut self, cursor: &mut Cursor, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         if let Some(data) = self.kept.get(cursor.next) {
             cursor.next += 1;

@@ -275,7 +275,7 @@ impl InFlight {
         }
     }
 
-    /// The answer has begun: it is not waited for any more.
+    /// The response has begun: it is not waited for any more.
     pub fn stop_waiting(&self) {
         if let Some(key) = self.waker.take() {
             self.endpoint.waiting.remove(key);

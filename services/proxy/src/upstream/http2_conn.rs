@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::single_flight::Leader;
 use crate::wire::{Coalesced, Counted, Flusher, Timer};
 
-/// How long the answer to a PING may take.
+/// How long the response to a PING may take.
 const PONG_WITHIN: Duration = Duration::from_secs(1);
 /// The least time between two PINGs: gRPC servers end connections on which they are more frequent than answers.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ struct State {
     idle_from: Cell<Instant>,
     keep: Duration,
     ended: Cell<bool>,
-    /// Whether a request got no answer on it: the peer, or only this connection, may be dead.
+    /// Whether a request got no response on it: the peer, or only this connection, may be dead.
     must_check: Cell<bool>,
     driver: RefCell<Option<Waker>>,
 }
@@ -117,7 +117,7 @@ impl Http2Conn {
 }
 
 impl StreamGuard {
-    /// No answer came on it in time.
+    /// No response came on it in time.
     pub fn check(&self) {
         self.0.must_check.set(true);
         if let Some(driver) = &*self.0.driver.borrow() {

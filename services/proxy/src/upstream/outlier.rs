@@ -24,7 +24,7 @@ const LONGEST_WHILE_UP: Duration = Duration::from_secs(4);
 const FORGIVEN_AFTER: u32 = 50;
 /// What is counted is of the last one to two of these.
 const HALF_WINDOW: Duration = Duration::from_secs(5);
-/// For how long an answer says that what one network alone sees fail is that network's doing.
+/// For how long a response says that what one network alone sees fail is that network's doing.
 const ANSWERED: Duration = Duration::from_secs(3);
 /// The least requests in the window to judge by.
 const LEAST_REQUESTS: u32 = 10;

@@ -33,7 +33,7 @@ pub enum Role {
     Waiter(Waiter),
 }
 
-/// Whoever makes the connection. Dropped without a word on how it went, it lets another try.
+/// Whoever makes the connection. Dropped without a word on how it went, it lets another connect.
 pub struct Leader {
     making: Rc<Connecting>,
 }

@@ -65,7 +65,7 @@ pub struct Http2Upstream {
 
 impl Drop for Http2Upstream {
     fn drop(&mut self) {
-        // Given up without an answer: is it only slow, or is the connection dead?
+        // Given up without a response: is it only slow, or is the connection dead?
         if self.response.is_some() {
             self.stream.check();
         }
@@ -280,7 +280,7 @@ impl Http1Upstream {
         });
     }
 
-    /// Whether the connection died without an answer although it had served before: the peer may have closed it idle.
+    /// Whether the connection died without a response although it had served before: the peer may have closed it idle.
     pub fn is_stale(&self) -> bool {
         self.reused && !self.got_anything
     }
@@ -312,7 +312,7 @@ impl Http2Upstream {
                 response.fields = fields_of(interim.headers());
                 return Poll::Ready(Ok(()));
             }
-            // An error is the answer's as well, which tells it below.
+            // An error is the response's as well, which tells it below.
             Poll::Ready(Some(Err(_)) | None) | Poll::Pending => {}
         }
         match ready!(Pin::new(future).poll(cx)) {

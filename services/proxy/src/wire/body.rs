@@ -158,7 +158,7 @@ pub enum BodyWriter {
     UntilClose,
     /// Chunked.
     Chunked,
-    /// Nothing, whatever comes: the answer to a HEAD.
+    /// Nothing, whatever comes: the response to a HEAD.
     Nothing,
 }
 

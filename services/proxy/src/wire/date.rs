@@ -1,4 +1,4 @@
-//! The `date` of answers.
+//! The `date` of responses.
 
 use std::{
     cell::RefCell,

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Timer;
 
-/// How long nothing may pass in either direction once an answer has begun.
+/// How long nothing may pass in either direction once a response has begun.
 #[derive(Debug, Clone, Copy)]
 pub struct IdleLimits {
     /// Of a request.
