@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     clients::{ClientShare, Clients, Eviction, FairSchedule, Network},
+    lifecycle::Phase,
     limits::WorkerLimits,
     metrics::{Metrics, WorkerCounters},
     observe::{Observer, Observing},
@@ -73,7 +74,7 @@ pub struct WorkerContext {
     pub observer: Observer,
     /// How long streams and tunnels may be silent.
     pub idle_limits: IdleLimits,
-    draining_since: Cell<Option<Instant>>,
+    phase: Cell<Phase>,
     /// Timers of streams that have ended, for those that begin.
     timers: RefCell<Vec<Timer>>,
     /// Connections of clients.
@@ -133,7 +134,7 @@ impl WorkerContext {
             connector: Connector::new(counters.clone()),
             counters,
             idle_limits: parts.idle_limits,
-            draining_since: Cell::new(None),
+            phase: Cell::new(Phase::Serving),
             timers: RefCell::default(),
             clients: Clients::new(parts.limits.client_connections, parts.limits.client_memory),
             waiting: Cell::new(0),
@@ -149,14 +150,27 @@ impl WorkerContext {
         worker
     }
 
+    /// The edge's phase.
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Changes the phase; connections are told of a drain.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.set(phase);
+        if self.is_draining() {
+            self.clients.wake_all();
+        }
+    }
+
     /// Whether the edge is draining.
     pub fn is_draining(&self) -> bool {
-        self.draining_since.get().is_some()
+        self.draining_since().is_some()
     }
 
     /// Since when the edge is draining, if it is.
     pub fn draining_since(&self) -> Option<Instant> {
-        self.draining_since.get()
+        self.phase.get().draining_since()
     }
 
     /// An endpoint failed a request: counted against it, and told to the probers. Where the failure may be the request's own,
@@ -271,6 +285,11 @@ impl WorkerContext {
         }
     }
 
+    /// Whether a connection to an endpoint may be kept busy for a moment only to be kept: not while few are left.
+    pub fn may_discard(&self) -> bool {
+        self.upstream_count.is_half_free() && !self.phase.get().is_stopping()
+    }
+
     fn count_upstream(&self, client: &ClientShare) -> Option<Counted> {
         if !self.may_take_upstream(client) {
             return None;
@@ -286,17 +305,9 @@ impl WorkerContext {
         counted
     }
 
-    /// Begins to drain.
-    pub fn drain(&self) {
-        if !self.is_draining() {
-            self.draining_since.set(Some(Instant::now()));
-        }
-        self.clients.wake_all();
-    }
-
-    /// Takes the draining back.
-    pub fn undrain(&self) {
-        self.draining_since.set(None);
+    /// Whether so much work for clients in `network` waits that no more of it is accepted.
+    pub fn is_backed_up(&self, network: Network) -> bool {
+        self.schedule.is_backed_up(network)
     }
 
     /// Runs a task for a client in `network` until it is done.

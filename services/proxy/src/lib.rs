@@ -9,6 +9,7 @@ mod control;
 mod downstream;
 #[doc(hidden)]
 pub mod fuzzing;
+mod lifecycle;
 mod limits;
 mod metrics;
 mod observe;

@@ -45,13 +45,23 @@ impl NetworkCounts {
 
     /// Counts one more.
     pub fn add(&self, network: Network) {
-        let count = self.count(network);
+        self.add_at(network.place(self.counts.len()));
+    }
+
+    /// Counts one more of the networks in `place`.
+    pub fn add_at(&self, place: usize) {
+        let count = &self.counts[place];
         self.replace(count, count.get() + 1);
     }
 
     /// Counts one less.
     pub fn remove(&self, network: Network) {
-        let count = self.count(network);
+        self.remove_at(network.place(self.counts.len()));
+    }
+
+    /// Counts one less of the networks in `place`.
+    pub fn remove_at(&self, place: usize) {
+        let count = &self.counts[place];
         self.replace(count, count.get() - 1);
     }
 

@@ -18,7 +18,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{NETWORK_PLACES, Network};
+use super::{NETWORK_PLACES, Network, NetworkCounts};
 
 /// After each window half of what was used is forgotten, so that an even load counts twice what it takes of a window.
 const WINDOW: Duration = Duration::from_millis(50);
@@ -28,6 +28,10 @@ const BUSY: u64 = WINDOW.as_micros() as u64;
 const ACTIVE_WINDOWS: u8 = 200;
 /// The time of one in so many runs is measured, and counts for all of them: the clock costs more than most of them.
 const SAMPLED: u32 = 8;
+/// The longest time of such a run that counts: most of a longer one was the thread's wait for a core, which is nobody's use.
+const LONGEST_SAMPLE: Duration = Duration::from_millis(1);
+/// How many tasks may wait. A network's have room while it has less than seven times what is left, so others find some.
+const MOST_QUEUED: usize = 16 * 1024;
 /// How long tasks from the queues run before sockets are looked at again, and with them those who need not wait.
 const SLICE: Duration = Duration::from_micros(500);
 
@@ -96,6 +100,7 @@ pub struct FairSchedule {
     usage: Usage,
     random: Cell<u32>,
     queues: RefCell<Vec<Queue>>,
+    queued: NetworkCounts,
     /// How long tasks from the queues have run in this slice; one of them runs or is about to until it is over.
     slice: Cell<Duration>,
     is_slice_over: Cell<bool>,
@@ -125,6 +130,7 @@ impl FairSchedule {
             usage: Usage::new(Instant::now()),
             random: Cell::new(1),
             queues: RefCell::default(),
+            queued: NetworkCounts::new(NETWORK_PLACES),
             slice: Cell::default(),
             is_slice_over: Cell::new(true),
             waker: RefCell::default(),
@@ -135,6 +141,11 @@ impl FairSchedule {
     /// How often a task has waited for its turn.
     pub fn waited(&self) -> u64 {
         self.waited.get()
+    }
+
+    /// Whether so many tasks for clients in `network` wait that there must not be more of them.
+    pub fn is_backed_up(&self, network: Network) -> bool {
+        !self.queued.may_add(network, MOST_QUEUED.saturating_sub(self.queued.total() as usize))
     }
 
     /// A task for a client in `network`.
@@ -174,6 +185,7 @@ impl FairSchedule {
                 queues.swap_remove(index);
                 continue;
             };
+            self.queued.remove_at(queue.place);
             if let Some(waker) = ticket.waker.take() {
                 ticket.may_run.set(true);
                 return waker.wake();
@@ -199,6 +211,7 @@ impl FairSchedule {
             Some(queue) => queue.tasks.push_back(ticket.clone()),
             None => queues.push(Queue { place, tasks: VecDeque::from([ticket.clone()]) }),
         }
+        self.queued.add_at(place);
         self.waited.set(self.waited.get() + 1);
         if self.is_slice_over.get() {
             self.wake();
@@ -257,7 +270,7 @@ impl<F: Future> Future for Scheduled<F> {
             schedule.usage.add(this.place, time, now);
             schedule.has_run(time);
         } else {
-            schedule.usage.add(this.place, time * SAMPLED, now);
+            schedule.usage.add(this.place, time.min(LONGEST_SAMPLE) * SAMPLED, now);
         }
         polled
     }
@@ -356,6 +369,24 @@ mod tests {
             };
             tokio::task::spawn_local(schedule.task(other(), Box::pin(bystander))).await.unwrap();
             assert!(schedule.waited() > 0);
+        });
+    }
+
+    #[test]
+    fn no_network_takes_all_places_of_those_that_wait() {
+        run(async {
+            let schedule = FairSchedule::new();
+            let cx = Context::from_waker(Waker::noop());
+            let [hog, small] = [HOG, other()].map(|network| network.place(NETWORK_PLACES));
+            while !schedule.is_backed_up(HOG) {
+                schedule.wait(hog, &cx);
+            }
+            assert_eq!(schedule.queued.of(HOG), 14 * 1024);
+            assert!(!schedule.is_backed_up(other()));
+            schedule.wait(small, &cx);
+            assert!(schedule.is_backed_up(HOG));
+            schedule.run_next();
+            assert!(!schedule.is_backed_up(HOG));
         });
     }
 

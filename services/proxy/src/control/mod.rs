@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     context::EdgeIdentity,
+    lifecycle::DrainLimits,
     metrics::Metrics,
     observe::{Observing, access},
     settings::ProxySettings,
@@ -109,6 +110,7 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
         shown,
         limiter.clone(),
         Source { replica, resets, trust: trust.clone(), disk },
+        DrainLimits { accept: settings.proxy.drain_delay, finish: settings.proxy.drain_limit },
         context.clone(),
     );
     if let Some(saved) = saved {
@@ -122,7 +124,7 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let loads = load::report(bus, edge, metrics);
     let certificates = renew_certificates(tls);
     tokio::select! {
-        ended = follower.follow(updates, settings.proxy.drain_delay) => ended?,
+        ended = follower.follow(updates) => ended?,
         never = async { tokio::join!(suspicions, loads, certificates, forgetting, keys) } => match never.1 {},
     };
     drop(observing);

@@ -34,8 +34,9 @@ use super::{
 };
 use crate::{
     context::EdgeIdentity,
+    lifecycle::{DrainLimits, Phase, PhaseInput},
     table::RouteChange,
-    worker::{Routes, WorkerCommand},
+    worker::Routes,
 };
 
 /// How often the edge says what it serves, and looks after its listeners and its disk.
@@ -66,9 +67,8 @@ pub struct Follower {
     refusal_log: LogLimit,
     /// From a verdict to serving by it.
     converged: Histogram,
-    /// Whether an operator drains it.
-    drained: bool,
     phase: Phase,
+    drain_limits: DrainLimits,
 }
 
 /// Where the table comes from.
@@ -83,17 +83,6 @@ pub struct Source {
     pub disk: Disk,
 }
 
-/// How far the edge's end has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// It serves.
-    Serving,
-    /// It accepts connections, and tells outside balancers to look elsewhere.
-    Draining,
-    /// It accepts no more, and waits until those that there are have ended.
-    Stopping,
-}
-
 impl Follower {
     /// A follower without routes.
     pub fn new(
@@ -103,6 +92,7 @@ impl Follower {
         shown: Shown,
         suspicions: Suspicions,
         source: Source,
+        drain_limits: DrainLimits,
         context: Context,
     ) -> Follower {
         let applied = Applied {
@@ -141,8 +131,8 @@ impl Follower {
             behind: Behind::new(clock::now()),
             refusal_log: LogLimit::new(LOG_INTERVAL),
             converged,
-            drained: false,
             phase: Phase::Serving,
+            drain_limits,
         }
     }
 
@@ -161,34 +151,34 @@ impl Follower {
         self.show();
     }
 
-    /// Follows until the service is asked to stop and all connections have ended. For `drain_delay` workers go on accepting
-    /// while outside balancers are told to look elsewhere.
+    /// Follows until the service is asked to stop and all connections have ended.
     ///
     /// # Errors
     /// When a worker failed, or the bus is closed.
     pub async fn follow(
         mut self,
         mut updates: mpsc::Receiver<Update<RouteKey, RouteEntry>>,
-        drain_delay: Duration,
     ) -> anyhow::Result<()> {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (shutdown, lost) = (self.context.shutdown.clone(), self.workers.lost());
-        let mut stop_at = None;
+        let mut is_shutting_down = false;
         let mut ending = None;
         loop {
             tokio::select! {
                 biased;
-                () = shutdown.cancelled(), if self.phase == Phase::Serving => {
-                    self.begin_to_drain().await;
-                    stop_at = Some(Instant::now() + drain_delay);
+                () = shutdown.cancelled(), if !is_shutting_down => {
+                    is_shutting_down = true;
+                    self.change_phase(PhaseInput::Shutdown).await;
                 }
-                () = until(stop_at), if self.phase == Phase::Draining => {
-                    self.phase = Phase::Stopping;
-                    ending = Some(Box::pin(self.workers.stop().await));
+                () = until(self.phase.deadline()) => {
+                    self.change_phase(PhaseInput::Time).await;
+                    if self.phase.is_stopping() {
+                        ending = Some(Box::pin(self.workers.ended()));
+                    }
                 }
                 // Without it a part of all connections would hang, and of the metrics and readiness nothing would be true.
-                () = lost.cancelled(), if self.phase != Phase::Stopping => {
+                () = lost.cancelled(), if !self.phase.is_stopping() => {
                     anyhow::bail!("a worker has ended by itself: it panicked, or its runtime failed")
                 }
                 ended = ended(&mut ending) => {
@@ -210,10 +200,15 @@ impl Follower {
         Ok(())
     }
 
-    async fn begin_to_drain(&mut self) {
-        self.phase = Phase::Draining;
-        self.applied.draining = true;
-        self.workers.tell(|_| Some(WorkerCommand::Drain)).await;
+    /// Has workers, balancers and operators know what phase an input brings, if it is another one.
+    async fn change_phase(&mut self, input: PhaseInput) {
+        let phase = self.phase.next(input, Instant::now(), self.drain_limits);
+        if phase == self.phase {
+            return;
+        }
+        self.phase = phase;
+        self.applied.draining = phase.draining_since().is_some();
+        self.workers.set_phase(phase).await;
         self.show();
         self.report(None).await;
     }
@@ -316,23 +311,18 @@ impl Follower {
             }
             return;
         };
-        if self.phase != Phase::Stopping {
+        if !self.phase.is_stopping() {
             self.listeners.want(&entry.listeners, &self.workers, &self.context.ports).await;
         }
-        // What shuts down drains, whatever operators say.
-        if entry.drain.is_some() != self.drained && self.phase == Phase::Serving {
-            self.drained = entry.drain.is_some();
-            self.applied.draining = self.drained;
-            let drained = self.drained;
+        let wants_drain = entry.drain.is_some();
+        if wants_drain != self.phase.draining_since().is_some() {
             tracing::info!(
-                draining = drained,
+                draining = wants_drain,
                 reason = entry.drain.as_deref(),
-                "told to drain, or not to any more"
+                "an operator wants the edge to drain, or not any more"
             );
-            self.workers
-                .tell(|_| Some(if drained { WorkerCommand::Drain } else { WorkerCommand::Undrain }))
-                .await;
         }
+        self.change_phase(PhaseInput::OperatorDrains(wants_drain)).await;
     }
 
     fn record_position(&mut self, epoch: Epoch, revision: Revision, received_at: Timestamp) {
@@ -382,7 +372,7 @@ impl Follower {
 
     async fn tick(&mut self) {
         self.watch_source();
-        if self.phase != Phase::Stopping {
+        if !self.phase.is_stopping() {
             self.listeners.catch_up(&self.workers, &self.context.ports).await;
         }
         self.show();

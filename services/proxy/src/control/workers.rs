@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     context::{EdgeIdentity, Suspect, WorkerParts},
+    lifecycle::Phase,
     limits::WorkerLimits,
     metrics::Metrics,
     observe::Observing,
@@ -140,10 +141,14 @@ impl Workers {
         }
     }
 
-    /// Tells all workers to stop. They still take routes while what is returned waits until they have ended; it fails when
-    /// one of them failed.
-    pub async fn stop(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
-        self.tell(|_| Some(WorkerCommand::Stop)).await;
+    /// Tells all workers the edge's phase.
+    pub async fn set_phase(&self, phase: Phase) {
+        self.tell(|_| Some(WorkerCommand::Phase(phase))).await;
+    }
+
+    /// Waits until all workers have ended, which they do once they are stopping. They still take routes meanwhile; it fails
+    /// when one of them failed.
+    pub fn ended(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
         let threads = std::mem::take(&mut self.threads);
         async move {
             let ended = tokio::task::spawn_blocking(move || {

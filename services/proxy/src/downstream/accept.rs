@@ -134,7 +134,7 @@ async fn accept(worker: Rc<WorkerContext>, socket: TcpListener, listener: Listen
                 worker.counters.accepted.add(1);
                 let network = Network::of(address.ip());
                 worker.make_room(network);
-                if !listener.has_room() {
+                if !listener.has_room() || worker.is_backed_up(network) {
                     worker.counters.over_limit.add(1);
                     continue;
                 }

@@ -42,6 +42,9 @@ const RESET_AFTER_FLOOD: i64 = 50;
 const STREAMS_AFTER_FLOOD: u32 = 16;
 /// What a field takes beside its name and value (RFC 9113, section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
+/// What a stream's task and state take beside its head, and a connection's, as measured.
+const STREAM: usize = 3 * 1024;
+const CONNECTION: usize = 8 * 1024;
 /// Bytes that come before it is looked at how many of them were not taken.
 const LOOK_EACH: u64 = 64 * 1024;
 /// What a client may send on a stream before it is read, and on a connection.
@@ -86,6 +89,7 @@ pub async fn serve(
         Ok(Err(_)) => return worker.counters.refused.count(RefusalReason::Http2),
         Err(_) => return worker.counters.too_slow.add(1),
     };
+    open.hold_unread(CONNECTION);
     let mut timer = Timer::new();
     let streams = Rc::<Streams>::default();
     let most_heads = HEADS.max(limits.head_bytes as usize * 4);
@@ -139,7 +143,7 @@ pub async fn serve(
             if unread > 0 || flusher.received() >= looked_at + LOOK_EACH {
                 looked_at = flusher.received();
                 unread = streams.unread();
-                open.hold_unread(unread);
+                open.hold_unread(CONNECTION + unread);
             }
             open.wake_on_change(cx);
             if streams.count.get() > 0 {
@@ -169,8 +173,11 @@ pub async fn serve(
             Event::Stream(mut request, mut respond) => {
                 let head = size_of(request.headers()) + request.headers().len() * FIELD_OVERHEAD;
                 flusher.charge((head.saturating_sub(HEAD_FREE) / HEAD_EACH) as i64);
-                if streams.heads.get() + head > most_heads {
+                let has_room = streams.heads.get() + head <= most_heads;
+                if !has_room {
                     worker.counters.heads_over_budget.add(1);
+                }
+                if !has_room || worker.is_backed_up(open.network()) {
                     respond.send_reset(h2::Reason::REFUSED_STREAM);
                     flusher.charge(REFUSAL_COST);
                     continue;
@@ -178,7 +185,7 @@ pub async fn serve(
                 open.end_idle();
                 let count = StreamCount::new(&streams, head, request.body_mut());
                 let mut account = open.account();
-                account.hold(Held::Head, head);
+                account.hold(Held::Head, STREAM + head);
                 // Boxed here, since it is moved several times on its way into a task, and it is large.
                 let stream = stream(worker.clone(), client, request, respond, rules, account, count);
                 worker.spawn(open.network(), Box::pin(stream));

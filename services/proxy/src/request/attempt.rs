@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     context::RequestContext,
+    discard::Discarding,
     heads::{self, ClientInfo},
     upload::{Cursor, Upload},
 };
@@ -98,30 +99,30 @@ pub async fn attempt(
     // An endpoint that was silent already is asked as a last resort, and may prove the verdict wrong.
     let was_unreachable = flight.endpoint.is_unreachable(x.service.check);
     flight.cluster.counters.attempts.add(1);
-    let mut up = open(x, &mut info, &flight, fresh, upload).await?;
+    let up = open(x, &mut info, &flight, fresh, upload).await?;
+    let mut discarding = Discarding::new(x.worker, &x.request.method, up, flight);
     let mut head = Response::default();
     let mut first = None;
     let mut cursor = Cursor::default();
     let mut broken = false;
     let mut interim = 0_u8;
     let ended = poll_fn(|cx| {
+        let (up, flight) = discarding.parts();
         loop {
-            if let Poll::Ready(Err(error)) =
-                poll_upload(&mut up, &flight, upload, &mut cursor, &mut broken, cx)
-            {
+            if let Poll::Ready(Err(error)) = poll_upload(up, flight, upload, &mut cursor, &mut broken, cx) {
                 return Poll::Ready(Err(AttemptError::Client(error)));
             }
             match up.poll_head(&x.request.method, &mut head, cx) {
                 Poll::Ready(Ok(())) => match head.status {
                     100..200 if head.status != 101 && interim == MOST_INTERIM => {
-                        return Poll::Ready(Err(endpoint_error(&up, Failure::BadAnswer, Sent::Maybe)));
+                        return Poll::Ready(Err(endpoint_error(up, Failure::BadAnswer, Sent::Maybe)));
                     }
                     100 => {
                         interim += 1;
                         upload.borrow_mut().let_continue();
                     }
                     101 if info.upgrade.is_some() => return Poll::Ready(Ok(())),
-                    101 => return Poll::Ready(Err(endpoint_error(&up, Failure::BadAnswer, Sent::Maybe))),
+                    101 => return Poll::Ready(Err(endpoint_error(up, Failure::BadAnswer, Sent::Maybe))),
                     102..200 => {
                         interim += 1;
                         let mut upload = upload.borrow_mut();
@@ -137,7 +138,7 @@ pub async fn attempt(
                         }
                         Poll::Ready(Err(error)) => {
                             return Poll::Ready(Err(endpoint_error(
-                                &up,
+                                up,
                                 failure_within_body(&error),
                                 Sent::Maybe,
                             )));
@@ -146,20 +147,23 @@ pub async fn attempt(
                     },
                 },
                 Poll::Ready(Err((failure, sent))) => {
-                    return Poll::Ready(Err(endpoint_error(&up, failure, sent)));
+                    return Poll::Ready(Err(endpoint_error(up, failure, sent)));
                 }
                 Poll::Pending => break,
             }
         }
         if !was_unreachable && flight.endpoint.is_unreachable(x.service.check) && !is_taking(&upload.borrow())
         {
-            return Poll::Ready(Err(endpoint_error(&up, Failure::NoAnswer, up.sent())));
+            return Poll::Ready(Err(endpoint_error(up, Failure::NoAnswer, up.sent())));
         }
         flight.wake_when_unreachable(cx);
         upload.borrow_mut().down.hold_buffers(up.held() + x.fallback_held.get());
+        let is_sent = cursor.ended && !broken && up.is_flushed();
+        discarding.is_sent = is_sent;
         Poll::Pending
     })
     .await;
+    let (up, flight) = discarding.take();
     flight.stop_waiting();
     match ended {
         Ok(()) => {

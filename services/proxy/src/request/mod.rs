@@ -3,6 +3,7 @@
 mod attempt;
 mod attempts;
 mod context;
+mod discard;
 mod downstream;
 mod heads;
 mod health;

@@ -51,6 +51,8 @@ pub struct Relayed {
     pub ended: RelayEnd,
     /// Bytes of the response's body that were given to the client's connection.
     pub sent: u64,
+    /// The response, where it was not relayed whole.
+    pub unfinished: Option<Box<UpstreamResponse>>,
 }
 
 /// Relays until the response has ended.
@@ -162,11 +164,19 @@ pub async fn relay(
         Poll::Ready(if may_be_gone { RelayEnd::ClientFailed } else { RelayEnd::Idle })
     })
     .await;
-    if matches!(ended, RelayEnd::Whole) {
-        let UpstreamResponse { up, flight, sent_whole, .. } = *answer;
-        up.finish(&flight, sent_whole);
-    }
-    Relayed { ended, sent }
+    let unfinished = match ended {
+        RelayEnd::Whole => {
+            let UpstreamResponse { up, flight, sent_whole, .. } = *answer;
+            up.finish(&flight, sent_whole);
+            None
+        }
+        RelayEnd::EndpointFailed(_)
+        | RelayEnd::ClientFailed
+        | RelayEnd::RequestRefused(_)
+        | RelayEnd::Idle
+        | RelayEnd::GivenUp => Some(answer),
+    };
+    Relayed { ended, sent, unfinished }
 }
 
 /// How much a client had taken of a response when it was last waited for.

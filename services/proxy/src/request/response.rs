@@ -7,6 +7,7 @@ use tidegate_http1::{write_field, write_status_line};
 use super::{
     attempt::UpstreamResponse,
     context::RequestContext,
+    discard::discard,
     downstream::Downstream,
     heads::is_end_to_end,
     relay::{RelayEnd, Relayed, StallLimits, relay},
@@ -52,7 +53,7 @@ impl RequestContext<'_> {
         }
         let number = response.attempt;
         let limits = StallLimits { stall: self.client.stall, idle: self.worker.idle_limits.stream };
-        let Relayed { ended, sent } = relay(response, &upload, limits, timer).await;
+        let Relayed { ended, sent, unfinished } = relay(response, &upload, limits, timer).await;
         let upload = upload.into_inner();
         {
             let mut log = self.log.borrow_mut();
@@ -74,6 +75,9 @@ impl RequestContext<'_> {
                 Interruption::BrokenOff
             }
             RelayEnd::ClientFailed => {
+                if let Some(rest) = unfinished.filter(|rest| rest.sent_whole) {
+                    discard(self.worker, rest.up, rest.flight, &self.request.method, true);
+                }
                 self.service.counters.client_gone.add(1);
                 Interruption::ClientGone
             }

@@ -113,6 +113,11 @@ impl Connector {
         }
     }
 
+    /// Runs a task that uses a connection.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn_local(task);
+    }
+
     /// Waits until the connections that are shared have ended, no longer than a goodbye takes.
     pub async fn close(&self) {
         self.tasks.close();

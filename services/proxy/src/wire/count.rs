@@ -24,6 +24,11 @@ impl ConnectionCount {
         self.limit - self.open.get()
     }
 
+    /// Whether half of them are free.
+    pub fn is_half_free(&self) -> bool {
+        self.free() * 2 > self.limit
+    }
+
     /// Counts another one; nothing where there are as many as there may be.
     pub fn count(&self) -> Option<Counted> {
         (self.open.get() < self.limit).then(|| {

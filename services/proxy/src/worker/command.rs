@@ -8,7 +8,7 @@ use tidegate_model::{
 };
 use tokio::sync::oneshot;
 
-use crate::{downstream::Listen, table::RouteChange};
+use crate::{downstream::Listen, lifecycle::Phase, table::RouteChange};
 
 /// A command to a worker. They are carried out in order, each before anything else runs.
 pub enum WorkerCommand {
@@ -23,12 +23,8 @@ pub enum WorkerCommand {
     Listen(Listen),
     /// Accept no more connections on this listener; those that wait are accepted first.
     Unlisten(ListenerName),
-    /// Begin to drain: answer health questions with 503, end connections after their current request.
-    Drain,
-    /// Take the draining back.
-    Undrain,
-    /// Accept no more connections, and end when all there are have ended. Routes are still followed.
-    Stop,
+    /// The edge's phase. A worker that is stopping ends when its connections have ended; until then it follows routes.
+    Phase(Phase),
 }
 
 /// Routes, shared by all workers.

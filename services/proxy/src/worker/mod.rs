@@ -12,6 +12,7 @@ pub use command::{Routes, WorkerCommand};
 use crate::{
     context::{WorkerContext, WorkerParts},
     downstream::Accepting,
+    lifecycle::Phase,
 };
 
 /// Runs a worker until it is told to stop and its connections are done, at most `drain_limit` later.
@@ -37,9 +38,8 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<WorkerCommand>, 
     let mut accepting = Accepting::new(worker.clone());
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // When connections that are left are cut, once it is told to stop.
-    let mut cut_at: Option<Instant> = None;
     loop {
+        let cut_at = worker.phase().cut_at();
         tokio::select! {
             biased;
             command = commands.recv(), if !commands.is_closed() || cut_at.is_none() => match command {
@@ -48,18 +48,11 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<WorkerCommand>, 
                     // Whoever sent it may not wait for it any more.
                     _ = done.send(());
                 }
-                Some(WorkerCommand::Drain) => worker.drain(),
+                Some(WorkerCommand::Phase(phase)) => enter(&worker, phase, &mut accepting).await,
                 Some(WorkerCommand::Listen(listen)) if cut_at.is_none() => accepting.open(listen),
+                Some(WorkerCommand::Listen(_)) => {}
                 Some(WorkerCommand::Unlisten(name)) => accepting.close(&name),
-                Some(WorkerCommand::Undrain) if cut_at.is_none() => worker.undrain(),
-                Some(WorkerCommand::Stop) | None if cut_at.is_none() => {
-                    worker.drain();
-                    accepting.close_all().await;
-                    worker.tasks.close();
-                    cut_at = Some(Instant::now() + drain_limit);
-                }
-                // It has been told to stop.
-                Some(WorkerCommand::Listen(_) | WorkerCommand::Undrain | WorkerCommand::Stop) | None => {}
+                None => enter(&worker, lost_control(&worker, drain_limit), &mut accepting).await,
             },
             _ = ticks.tick() => worker.tick(),
             are_done = connections_end(&worker.tasks, cut_at) => {
@@ -73,6 +66,20 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<WorkerCommand>, 
     // Nobody asks endpoints any more: they are told so, and not waited for longer than that takes.
     worker.table.borrow().endpoints().for_each(|endpoint| endpoint.pool.clear());
     worker.connector.close().await;
+}
+
+async fn enter(worker: &WorkerContext, phase: Phase, accepting: &mut Accepting) {
+    worker.set_phase(phase);
+    if phase.is_stopping() {
+        accepting.close_all().await;
+        worker.tasks.close();
+    }
+}
+
+/// The phase of a worker that nobody commands any more.
+fn lost_control(worker: &WorkerContext, drain_limit: Duration) -> Phase {
+    let now = Instant::now();
+    Phase::Stopping { since: worker.draining_since().unwrap_or(now), cut_at: now + drain_limit }
 }
 
 fn apply(worker: &WorkerContext, routes: &Routes) {

@@ -407,6 +407,25 @@ fn clients_that_make_the_edge_hold_much_are_ended_when_memory_runs_short() {
 }
 
 #[test]
+fn streams_that_only_wait_count_as_memory() {
+    let (_origin, edge) = with_little_memory("");
+    let post = [&[0x83, 0x84, 0x86, 0x01, 9][..], b"site.test"].concat();
+    // Ten times 100 requests that never have a body: three MB, of which the budget holds one.
+    let _clients: Vec<Peer> = (0..10)
+        .map(|_| {
+            let mut client = connect(&edge);
+            let opens = (0..100_u32).flat_map(|number| frame(HEADERS, END_HEADERS, number * 2 + 1, &post));
+            _ = client.try_send(opens.collect::<Vec<u8>>());
+            client
+        })
+        .collect();
+    eventually("connections are ended", || {
+        edge.metric("tidegate_proxy_connections_evicted_memory_total") >= 5.0
+    });
+    assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "a");
+}
+
+#[test]
 fn uploads_that_no_endpoint_takes_count_as_memory() {
     // Never says that it takes a body.
     let origin = Origin::scripted(|mut peer, _, _| {

@@ -174,3 +174,37 @@ fn the_connection_of_an_early_response_is_not_used_again() {
     let second = seen.requests().iter().filter(|request| request.target() == "/second").count();
     assert_eq!((second, seen.connections()), (3, 2));
 }
+
+#[test]
+fn a_client_that_goes_away_costs_no_connection_where_the_response_is_short() {
+    let (responds, may_respond) = std::sync::mpsc::channel();
+    let may_respond = std::sync::Mutex::new(may_respond);
+    let origin = Origin::scripted(move |mut peer, seen, _| {
+        while let Some(request) = peer.head_or_end() {
+            seen.note(&request);
+            if request.target() == "/slow" {
+                _ = may_respond.lock().unwrap().recv_timeout(Duration::from_secs(5));
+            }
+            let body = if request.target() == "/slow" { "slow!" } else { "fresh" };
+            _ = peer.try_send(format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{body}"));
+        }
+    });
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]).service("retry: { hedge_after: off }"));
+    let slow = || origin.seen().requests().iter().filter(|request| request.target() == "/slow").count();
+    assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "fresh");
+    for number in 1..=20 {
+        let mut client = Peer::connect(edge.address());
+        client.send("GET /slow HTTP/1.1\r\nHost: site.test\r\n\r\n");
+        eventually("the request arrives", || slow() == number);
+        client.reset();
+        eventually("the edge knows that the client is gone", || {
+            edge.metric("tidegate_proxy_connections_open") == 0.0
+        });
+        responds.send(()).unwrap();
+        // Whoever asks next gets its own response, be the other one there already or not.
+        assert_eq!(Peer::connect(edge.address()).ask(GET).text(), "fresh");
+    }
+    // Where the next one was faster, it took another connection.
+    let connects = edge.metric("tidegate_cluster_connects_total");
+    assert!(connects <= 3.0, "{connects}");
+}
