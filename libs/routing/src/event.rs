@@ -13,7 +13,7 @@ use tidegate_model::{
 
 /// One input of an [`Engine`](crate::Engine).
 #[derive(Debug, Clone)]
-pub enum Event {
+pub enum RouteEvent {
     /// The fleet, which replaces the one before.
     Fleet(Arc<Fleet>),
     /// What changed in one prober's table. The prober counts as heard.

@@ -32,7 +32,7 @@ mod demand;
 mod engine;
 mod event;
 mod evidence;
-mod explain;
+mod explanation;
 mod health;
 mod overrides;
 mod plan;
@@ -44,7 +44,7 @@ mod view;
 mod word;
 
 pub use engine::Engine;
-pub use event::{Changes, Event};
-pub use explain::{ActionExplanation, Candidate, Explanation};
+pub use event::{Changes, RouteEvent};
+pub use explanation::{ActionExplanation, CandidateExplanation, Explanation};
 pub use proximity::{Proximity, ProximityBasis};
 pub use settings::{Damping, Settings};

@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    core::{Job, JobId, Schedule, Suspected, Wanted, wanted},
+    core::{Job, JobId, ProbeSchedule, Suspected, Wanted, wanted},
     metrics::Metrics,
     probe::{Connection, Way, probe},
     publish::Batch,
@@ -83,7 +83,7 @@ pub async fn run_with(
     let mut suspicions = bus.subscribe_reports::<Suspicion>(subjects::ALL_SUSPICIONS).await?;
     let mut prober = Prober {
         region: region.clone(),
-        schedule: Schedule::new(settings.limits(), seed(&subject)),
+        schedule: ProbeSchedule::new(settings.limits(), seed(&subject)),
         start: Instant::now(),
         networks: settings.probes.networks.clone(),
         fleet: None,
@@ -172,7 +172,7 @@ fn seed(subject: &str) -> u64 {
 
 struct Prober {
     region: RegionName,
-    schedule: Schedule,
+    schedule: ProbeSchedule,
     /// Zero of the schedule's time.
     start: Instant,
     networks: Vec<NetworkName>,

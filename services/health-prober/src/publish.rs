@@ -10,12 +10,12 @@ use tidegate_model::{
 use tidegate_service::telemetry;
 use tracing::{Span, info_span};
 
-use crate::{core::Change, metrics::Metrics};
+use crate::{core::ObservationChange, metrics::Metrics};
 
 /// What happened in one turn of the prober's loop.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub changes: Vec<Change>,
+    pub changes: Vec<ObservationChange>,
     pub removed: Vec<Target>,
 }
 
@@ -49,7 +49,7 @@ impl Batch {
     }
 }
 
-fn cause(first: Option<&Change>, now: Duration, observed_at: Timestamp) -> ObservationCause {
+fn cause(first: Option<&ObservationChange>, now: Duration, observed_at: Timestamp) -> ObservationCause {
     let ago =
         |at: Duration| Timestamp(observed_at.0.saturating_sub(now.saturating_sub(at).as_micros() as u64));
     ObservationCause {
@@ -64,7 +64,7 @@ fn cause(first: Option<&Change>, now: Duration, observed_at: Timestamp) -> Obser
 
 /// The span of a probe that changed an observation. It is made when the probe has ended, since most change nothing and
 /// deserve none, so its attributes say how long the probe took.
-fn span(change: &Change, now: Duration) -> Span {
+fn span(change: &ObservationChange, now: Duration) -> Span {
     let Target { cluster, endpoint, check } = &change.target;
     let outcome = match &change.observation.outcome {
         Outcome::Pass => "pass".to_owned(),

@@ -19,14 +19,14 @@ use tidegate_model::{
     report::{Applied, Load},
     routes::{Cause, RouteCause},
 };
-use tidegate_routing::{Engine, Event, Settings};
+use tidegate_routing::{Engine, RouteEvent, Settings};
 use tidegate_service::{Context, bus::bear_name, telemetry};
 use tokio::{sync::watch, time::Instant};
 use tracing::Span;
 
 use crate::{
     chronicle::Chronicle, explain, expose::Exposed, leadership::Leadership, reports::EdgeReports,
-    serving::Serving, settings::RouteComputerSettings,
+    serving_consensus::ServingConsensus, settings::RouteComputerSettings,
 };
 
 /// How often the fleet and the overrides are looked at when nothing was heard of them.
@@ -72,7 +72,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
         knows_overrides: false,
         epochs: BTreeMap::new(),
         leadership: None,
-        serving: Serving::default(),
+        serving: ServingConsensus::default(),
         parsed: None,
         seal,
     };
@@ -111,9 +111,9 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
                 None => anyhow::bail!("the bus has closed"),
             },
             Some(report) = applied.next(computer.parsed.as_deref()) => computer.record_applied(&report),
-            Some(report) = loads.next(computer.parsed.as_deref()) => computer.step(Event::Load(report), None).await,
+            Some(report) = loads.next(computer.parsed.as_deref()) => computer.step(RouteEvent::Load(report), None).await,
             Some(question) = questions.next() => explain::answer(&bus, &computer.engine, &question).await,
-            () = due => computer.step(Event::Tick, None).await,
+            () = due => computer.step(RouteEvent::Tick, None).await,
             _ = ticks.tick() => computer.tick(),
         }
     }
@@ -138,7 +138,7 @@ struct Computer {
     epochs: BTreeMap<(RegionName, ProberName), Epoch>,
     leadership: Option<Leadership>,
     /// The epochs that the region's edges say they serve.
-    serving: Serving,
+    serving: ServingConsensus,
     /// The fleet that the engine has.
     parsed: Option<Arc<Fleet>>,
     seal: LeaseSeal,
@@ -178,7 +178,7 @@ impl Computer {
         }
     }
 
-    async fn step(&mut self, event: Event, came: Option<Came>) {
+    async fn step(&mut self, event: RouteEvent, came: Option<Came>) {
         let now = clock::now();
         let input_at = came.as_ref().map_or(now, |came| came.at);
         // Only what a prober saw belongs to a trace; load and time come too often to be traced.
@@ -246,25 +246,25 @@ impl Computer {
                 if self.epochs.is_empty() {
                     tracing::warn!("no prober is heard any more: verdicts stay what was known last");
                 }
-                (Event::ProberGone { region, prober }, None)
+                (RouteEvent::ProberGone { region, prober }, None)
             }
             Some(Update::Snapshot { epoch, entries, received_at, .. }) => {
                 // What an earlier life saw is no observation of this one's.
                 let begins_anew = self.epochs.insert(who, epoch).is_some_and(|before| before != epoch);
                 let event =
-                    Event::ObservationsReset { region, prober, all: entries, begins_anew, cause: None };
+                    RouteEvent::ObservationsReset { region, prober, all: entries, begins_anew, cause: None };
                 (event, Some(Came { trace: None, at: received_at }))
             }
             Some(Update::Delta { epoch, changes, meta, trace, received_at, .. }) => {
                 self.epochs.insert(who, epoch);
                 // What can't be read is a newer prober's; its observations count all the same.
                 let cause: Option<ObservationCause> = codec::decode(&meta).ok();
-                let event = Event::Observations { region, prober, changes, cause };
+                let event = RouteEvent::Observations { region, prober, changes, cause };
                 (event, Some(Came { trace, at: received_at }))
             }
             // No sign of life until what it says is here.
             Some(Update::Heartbeat { current: false, .. }) => return,
-            Some(Update::Heartbeat { .. }) => (Event::ProberHeard { region, prober }, None),
+            Some(Update::Heartbeat { .. }) => (RouteEvent::ProberHeard { region, prober }, None),
             Some(Update::Refused { .. }) => {
                 self.exposed.refused.increment();
                 return;
@@ -302,7 +302,7 @@ impl Computer {
                 if self.leads() {
                     self.chronicle.fleet(clock::now(), text.head.revision, text.head.author.clone()).await;
                 }
-                self.step(Event::Fleet(parsed), None).await;
+                self.step(RouteEvent::Fleet(parsed), None).await;
             }
             // `apply` checks before it writes, so this is a fleet for a newer version.
             Err(errors) => {
@@ -319,7 +319,7 @@ impl Computer {
     async fn take_overrides(&mut self, overrides: &watch::Receiver<Option<Arc<Overrides>>>) {
         let Some(overrides) = overrides.borrow().clone() else { return };
         self.knows_overrides = true;
-        self.step(Event::Overrides(overrides.as_ref().clone()), None).await;
+        self.step(RouteEvent::Overrides(overrides.as_ref().clone()), None).await;
     }
 
     async fn follow_lease(&mut self) -> anyhow::Result<()> {
@@ -336,7 +336,7 @@ impl Computer {
         self.leadership.as_ref().is_some_and(|leadership| leadership.position().is_some())
     }
 
-    /// Records which epoch an edge needs: it serves by it, or has heard of it and believes no older one. One that is larger than the lease's is outdone when [`Serving`] says that it counts:
+    /// Records which epoch an edge needs: it serves by it, or has heard of it and believes no older one. One that is larger than the lease's is outdone when [`ServingConsensus`] says that it counts:
     /// a single edge's credential cannot make leaders change while others of the region report.
     fn record_applied(&mut self, report: &Applied) {
         let Applied { edge, epoch, fence, .. } = report;

@@ -20,7 +20,7 @@ use tidegate_service::{
     metrics::{Counter, Histogram, Samples},
 };
 
-use crate::{leadership::Leadership, reports::Refusals};
+use crate::{leadership::Leadership, reports::ReportRefusals};
 
 /// Upper bounds for the time of one computation, in seconds.
 const COMPUTE_BOUNDS: [f64; 10] = [1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 1.0];
@@ -37,7 +37,7 @@ pub struct Exposed {
     /// Messages of probers' tables that were refused.
     pub refused: Counter,
     /// Reports of edges that were refused.
-    pub refused_reports: Refusals,
+    pub refused_reports: ReportRefusals,
     by_probe: Histogram,
     by_suspicion: Histogram,
     standing: Arc<Mutex<Standing>>,
@@ -160,7 +160,7 @@ impl Exposed {
                 "Messages of probers that were refused, since one of the same name began later by its clock.",
                 &[],
             ),
-            refused_reports: Refusals::new(&context.registry),
+            refused_reports: ReportRefusals::new(&context.registry),
             published: context.registry.counter("tidegate_deltas_published_total", "Changes published.", &[]),
             standing,
         }

@@ -9,7 +9,7 @@ mod explain;
 mod expose;
 mod leadership;
 mod reports;
-mod serving;
+mod serving_consensus;
 mod settings;
 
 pub use computer::run;

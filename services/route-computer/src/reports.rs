@@ -42,7 +42,7 @@ impl FromEdge for Load {
 
 /// Why a report does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Refusal {
+pub enum ReportRefusal {
     /// The fleet does not have this edge in this region.
     UnknownEdge,
     /// The edge sends too many.
@@ -53,39 +53,40 @@ pub enum Refusal {
     Unreadable,
 }
 
-impl Refusal {
-    const ALL: [Refusal; 4] = [Refusal::UnknownEdge, Refusal::Rate, Refusal::Subject, Refusal::Unreadable];
+impl ReportRefusal {
+    const ALL: [ReportRefusal; 4] =
+        [ReportRefusal::UnknownEdge, ReportRefusal::Rate, ReportRefusal::Subject, ReportRefusal::Unreadable];
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ReportRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Refusal::UnknownEdge => "unknown_edge",
-            Refusal::Rate => "rate",
-            Refusal::Subject => "subject",
-            Refusal::Unreadable => "unreadable",
+            ReportRefusal::UnknownEdge => "unknown_edge",
+            ReportRefusal::Rate => "rate",
+            ReportRefusal::Subject => "subject",
+            ReportRefusal::Unreadable => "unreadable",
         })
     }
 }
 
 /// Counts refused reports by reason. Clones share the counters.
 #[derive(Debug, Clone)]
-pub struct Refusals(BTreeMap<Refusal, Counter>);
+pub struct ReportRefusals(BTreeMap<ReportRefusal, Counter>);
 
-impl Refusals {
+impl ReportRefusals {
     /// Counters in this registry.
-    pub fn new(registry: &Registry) -> Refusals {
-        let counter = |reason: Refusal| {
+    pub fn new(registry: &Registry) -> ReportRefusals {
+        let counter = |reason: ReportRefusal| {
             let help = "Reports of edges that were refused: of edges that the fleet does not have in that region, too many of one \
                         edge, published for another edge, or unreadable.";
             let reason_text = reason.to_string();
             (reason, registry.counter("tidegate_reports_refused_total", help, &[("reason", &reason_text)]))
         };
-        Refusals(Refusal::ALL.map(counter).into())
+        ReportRefusals(ReportRefusal::ALL.map(counter).into())
     }
 
     /// Counts one.
-    pub fn count(&self, refusal: Refusal) {
+    pub fn count(&self, refusal: ReportRefusal) {
         if let Some(counter) = self.0.get(&refusal) {
             counter.increment();
         }
@@ -96,14 +97,14 @@ impl Refusals {
 pub struct EdgeReports<T> {
     subscription: Subscription,
     admission: Admission,
-    refusals: Refusals,
+    refusals: ReportRefusals,
     ignored: u32,
     body: PhantomData<fn() -> T>,
 }
 
 impl<T: FromEdge> EdgeReports<T> {
     /// Reports of this subscription.
-    pub fn new(subscription: Subscription, refusals: &Refusals) -> EdgeReports<T> {
+    pub fn new(subscription: Subscription, refusals: &ReportRefusals) -> EdgeReports<T> {
         let refusals = refusals.clone();
         EdgeReports { subscription, admission: Admission::new(), refusals, ignored: 0, body: PhantomData }
     }
@@ -151,17 +152,17 @@ impl Admission {
         body: &[u8],
         fleet: &Fleet,
         now: Instant,
-    ) -> Result<T, Refusal> {
-        let (region, edge) = subjects::parse_report(subject).ok_or(Refusal::Subject)?;
+    ) -> Result<T, ReportRefusal> {
+        let (region, edge) = subjects::parse_report(subject).ok_or(ReportRefusal::Subject)?;
         if !fleet.has_edge(&edge, &region) {
-            return Err(Refusal::UnknownEdge);
+            return Err(ReportRefusal::UnknownEdge);
         }
         if !self.limit.admit(&edge, now) {
-            return Err(Refusal::Rate);
+            return Err(ReportRefusal::Rate);
         }
-        let report: T = codec::decode(body).map_err(|_| Refusal::Unreadable)?;
+        let report: T = codec::decode(body).map_err(|_| ReportRefusal::Unreadable)?;
         if report.sender() != (&region, &edge) {
-            return Err(Refusal::Subject);
+            return Err(ReportRefusal::Subject);
         }
         Ok(report)
     }
@@ -211,7 +212,7 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
         let flood: Vec<_> = (0..1000).map(|at| send("e-1", at)).collect();
         let admitted = flood.iter().filter(|sent| sent.is_ok()).count();
         assert!(admitted <= (PER_SECOND + BURST) as usize, "{admitted}");
-        assert_eq!(flood.last(), Some(&Err(Refusal::Rate)));
+        assert_eq!(flood.last(), Some(&Err(ReportRefusal::Rate)));
         assert_eq!(send("e-2", 1000), Ok(load("us", "e-2")));
         assert_eq!(send("e-1", 1000 + 1000 / u64::from(PER_SECOND)), Ok(load("us", "e-1")));
     }
@@ -221,10 +222,10 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
         let (fleet, mut admission, now) = (fleet(), Admission::new(), Instant::now());
         let mut send = |subject: &str, body: &[u8]| admission.admit::<Load>(subject, body, &fleet, now);
         let report = codec::encode(&load("us", "e-1"));
-        assert_eq!(send("tidegate.v1.load.us.e-2", &report), Err(Refusal::Subject));
-        assert_eq!(send("tidegate.v1.load.eu.e-1", &report), Err(Refusal::UnknownEdge));
-        assert_eq!(send("tidegate.v1.load.us.nobody", &report), Err(Refusal::UnknownEdge));
-        assert_eq!(send("tidegate.v1.load.us.e-1", b"?"), Err(Refusal::Unreadable));
+        assert_eq!(send("tidegate.v1.load.us.e-2", &report), Err(ReportRefusal::Subject));
+        assert_eq!(send("tidegate.v1.load.eu.e-1", &report), Err(ReportRefusal::UnknownEdge));
+        assert_eq!(send("tidegate.v1.load.us.nobody", &report), Err(ReportRefusal::UnknownEdge));
+        assert_eq!(send("tidegate.v1.load.us.e-1", b"?"), Err(ReportRefusal::Unreadable));
         assert_eq!(send("tidegate.v1.load.us.e-1", &report), Ok(load("us", "e-1")));
     }
 
@@ -232,7 +233,7 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
     async fn what_comes_before_the_first_fleet_is_not_counted_as_refused() {
         let (bus, registry) = (tidegate_bus::Bus::in_process(), Registry::default());
         let subscription = bus.subscribe(subjects::ALL_LOAD).await.unwrap();
-        let mut reports = EdgeReports::<Load>::new(subscription, &Refusals::new(&registry));
+        let mut reports = EdgeReports::<Load>::new(subscription, &ReportRefusals::new(&registry));
         let report = load("us", "e-1");
         let subject = subjects::load(&report.region, &report.edge);
         bus.publish_report(&subject, None, &report).await.unwrap();

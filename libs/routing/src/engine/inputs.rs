@@ -8,7 +8,7 @@ use tidegate_model::{
 };
 
 use super::{Engine, Work};
-use crate::{atlas::Atlas, event::Event, evidence::ProberKey, overrides::Overrides, ramp};
+use crate::{atlas::Atlas, event::RouteEvent, evidence::ProberKey, overrides::Overrides, ramp};
 
 impl Engine {
     /// Lets time pass until `self.now`.
@@ -39,30 +39,30 @@ impl Engine {
     }
 
     /// Takes one event.
-    pub(super) fn take(&mut self, event: Event, work: &mut Work) {
+    pub(super) fn take(&mut self, event: RouteEvent, work: &mut Work) {
         let (now, damping) = (self.now, self.settings.damping);
         match event {
-            Event::Fleet(fleet) => self.take_fleet(fleet, work),
-            Event::Observations { region, prober, changes, cause } => {
+            RouteEvent::Fleet(fleet) => self.take_fleet(fleet, work),
+            RouteEvent::Observations { region, prober, changes, cause } => {
                 self.evidence.observe(ProberKey { region, name: prober }, changes, &damping, now);
                 self.touch_pairs(cause.as_ref(), work);
             }
-            Event::ObservationsReset { region, prober, all, begins_anew, cause } => {
+            RouteEvent::ObservationsReset { region, prober, all, begins_anew, cause } => {
                 let key = ProberKey { region, name: prober };
                 self.evidence.observe_all(key, all, begins_anew, &damping, now);
                 self.touch_pairs(cause.as_ref(), work);
             }
-            Event::ProberHeard { region, prober } => {
+            RouteEvent::ProberHeard { region, prober } => {
                 self.evidence.heartbeat(ProberKey { region, name: prober }, now);
                 self.touch_pairs(None, work);
             }
-            Event::ProberGone { region, prober } => {
+            RouteEvent::ProberGone { region, prober } => {
                 self.evidence.forget(&ProberKey { region, name: prober });
                 self.touch_pairs(None, work);
             }
-            Event::Load(load) => self.demand.report(&load, &self.settings, self.atlas.as_ref(), now),
-            Event::Overrides(all) => self.take_overrides(all, work),
-            Event::Tick => {}
+            RouteEvent::Load(load) => self.demand.report(&load, &self.settings, self.atlas.as_ref(), now),
+            RouteEvent::Overrides(all) => self.take_overrides(all, work),
+            RouteEvent::Tick => {}
         }
     }
 

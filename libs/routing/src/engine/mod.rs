@@ -1,5 +1,6 @@
 //! The engine: applies events, and recomputes what each of them touches.
 
+mod explain;
 mod inputs;
 mod ledger;
 mod recompute;
@@ -20,9 +21,9 @@ use crate::{
     atlas::{Atlas, ClusterId, Coupling, LaneId, RegionId, ServiceId},
     capacity::Placement,
     demand::Demand,
-    event::{Changes, Event},
+    event::{Changes, RouteEvent},
     evidence::Evidence,
-    explain::Explanation,
+    explanation::Explanation,
     health::Health,
     overrides::Overrides,
     plan::{Order, Plan},
@@ -37,10 +38,10 @@ type Pair = (ClusterName, CheckId);
 /// ```
 /// use std::sync::Arc;
 /// use tidegate_model::{Timestamp, fleet::Fleet};
-/// use tidegate_routing::{Engine, Event, Settings};
+/// use tidegate_routing::{Engine, RouteEvent, Settings};
 ///
 /// let mut engine = Engine::new(Settings::new("us-east".parse().unwrap()));
-/// let changes = engine.apply(Event::Fleet(Arc::new(Fleet::default())), Timestamp(0));
+/// let changes = engine.apply(RouteEvent::Fleet(Arc::new(Fleet::default())), Timestamp(0));
 /// assert!(changes.is_empty(), "an empty fleet has an empty table");
 /// ```
 #[derive(Debug)]
@@ -114,7 +115,7 @@ impl Engine {
     /// Lets time pass until `now`, applies one event, and returns what changed in the route table.
     ///
     /// `now` earlier than that of the event before counts as the same.
-    pub fn apply(&mut self, event: Event, now: Timestamp) -> Changes {
+    pub fn apply(&mut self, event: RouteEvent, now: Timestamp) -> Changes {
         self.now = self.now.max(now);
         let mut work = Work::default();
         self.advance(&mut work);
@@ -123,7 +124,7 @@ impl Engine {
     }
 
     /// When time alone may change something next: a hold, an override, a step of slow start or a report's life ends, a
-    /// prober falls silent, or demand is to be looked at. [`Event::Tick`] is to be applied then.
+    /// prober falls silent, or demand is to be looked at. [`RouteEvent::Tick`] is to be applied then.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let deadlines = [
             self.evidence.next_deadline(self.settings.prober_silent_after),

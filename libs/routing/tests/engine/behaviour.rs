@@ -9,7 +9,7 @@ use tidegate_model::{
     routes::{Cause, RouteKey},
     verdict::Verdict,
 };
-use tidegate_routing::{Event, ProximityBasis, Settings};
+use tidegate_routing::{ProximityBasis, RouteEvent, Settings};
 
 use crate::world::{
     Builder, SURE, World, actions, load, load_by_action, ms, name, nearest, ordered, outcome, over,
@@ -59,7 +59,7 @@ fn a_dead_cluster_leaves_the_table_with_the_first_observation_that_says_so() {
         observed_at: Timestamp(9),
     };
     let failing = Observation { outcome: outcome(false), streak: 2 };
-    let changes = world.apply(Event::Observations {
+    let changes = world.apply(RouteEvent::Observations {
         region: name("us"),
         prober: name("p"),
         changes: targets(&world.fleet, &name("us-1"))
@@ -104,7 +104,7 @@ fn one_endpoint_down_leaves_the_cluster_up() {
     let mut world = all_up(&two_regions());
     let target = targets(&world.fleet, &name("us-1")).remove(0);
     let failing = Observation { outcome: outcome(false), streak: SURE };
-    world.apply(Event::Observations {
+    world.apply(RouteEvent::Observations {
         region: name("us"),
         prober: name("p"),
         changes: vec![(target, Some(failing))],
@@ -154,7 +154,7 @@ fn another_regions_word_stands_in_for_a_silent_prober() {
     world.say("us", "p", &["eu-1"], false);
     world.pass(5_000, &[("eu", "p")]);
     assert_eq!(world.health("eu-1").verdict, Verdict::Up);
-    world.apply(Event::ProberHeard { region: name("us"), prober: name("p") });
+    world.apply(RouteEvent::ProberHeard { region: name("us"), prober: name("p") });
     assert_eq!(world.health("eu-1").verdict, Verdict::PathDown);
 }
 
@@ -220,7 +220,7 @@ fn a_cluster_that_flaps_is_held_out_and_still_preferred_to_nothing() {
 fn a_drained_cluster_comes_last_until_the_drain_expires_and_then_returns_slowly() {
     let mut world = all_up(&two_regions());
     let item = over(drain("us-1"), Some(ms(60_000)));
-    let changes = world.apply(Event::Overrides(BTreeMap::from([("x".to_owned(), item)])));
+    let changes = world.apply(RouteEvent::Overrides(BTreeMap::from([("x".to_owned(), item)])));
     assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
     assert_eq!(changes.causes, [Cause::Override("drain of cluster us-1 by ann: deploy".to_owned())]);
 
@@ -421,7 +421,7 @@ fn an_endpoint_that_fails_in_another_way_does_not_change_the_table() {
         outcome: tidegate_model::observation::Outcome::Fail(tidegate_model::observation::Failure::NoAnswer),
         streak: SURE,
     };
-    let changes = world.apply(Event::Observations {
+    let changes = world.apply(RouteEvent::Observations {
         region: name("us"),
         prober: name("p"),
         changes: vec![(targets(&world.fleet, &name("us-1")).remove(0), Some(timed_out))],
@@ -436,14 +436,14 @@ fn what_was_observed_before_the_fleet_came_counts() {
     let mut world = World::with(Settings::new(name("us")), &Builder::default());
     let failing = Observation { outcome: outcome(false), streak: SURE };
     let targets = targets(&builder.0, &name("us-1"));
-    world.apply(Event::ObservationsReset {
+    world.apply(RouteEvent::ObservationsReset {
         begins_anew: false,
         region: name("us"),
         prober: name("p"),
         all: targets.into_iter().map(|target| (target, failing.clone())).collect(),
         cause: None,
     });
-    world.apply(Event::Fleet(std::sync::Arc::new(builder.0)));
+    world.apply(RouteEvent::Fleet(std::sync::Arc::new(builder.0)));
     assert_eq!(world.health("us-1").verdict, Verdict::Down);
 }
 
@@ -453,7 +453,7 @@ fn what_leaves_the_fleet_leaves_the_table() {
     let mut smaller = (*world.fleet).clone();
     smaller.services.get_mut("shop").unwrap().default.clusters = ordered(&["eu-1"]);
     smaller.clusters.remove("us-1");
-    let changes = world.apply(Event::Fleet(std::sync::Arc::new(smaller)));
+    let changes = world.apply(RouteEvent::Fleet(std::sync::Arc::new(smaller)));
     assert_eq!(changes.causes, [Cause::Fleet]);
     assert_eq!(world.shares("shop"), [[("eu-1", 1000)]]);
     assert_eq!(world.mirror, *world.engine.table());

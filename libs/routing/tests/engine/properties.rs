@@ -7,7 +7,7 @@ use tidegate_model::{
     ClusterName, ServiceName, fleet::Preference, observation::Observation, observation::Target,
     overrides::OverrideKind,
 };
-use tidegate_routing::{Changes, Engine, Event, Settings};
+use tidegate_routing::{Changes, Engine, RouteEvent, Settings};
 
 use crate::{
     checks::{check_capacity, check_table},
@@ -117,7 +117,7 @@ impl Inputs {
         self.builder.0.clusters.keys().nth(at % self.builder.0.clusters.len()).unwrap().clone()
     }
 
-    fn load(&self, region: usize) -> Event {
+    fn load(&self, region: usize) -> RouteEvent {
         let of_region = self.demand[&region].iter();
         let named: Vec<(String, Vec<u32>)> =
             of_region.map(|(service, rates)| (format!("s{service}"), rates.clone())).collect();
@@ -127,7 +127,7 @@ impl Inputs {
     }
 
     /// Takes a change, and returns the event that tells of it; none where only time passes.
-    fn take(&mut self, change: &Change) -> Option<Event> {
+    fn take(&mut self, change: &Change) -> Option<RouteEvent> {
         match change {
             Change::Word { prober, cluster, endpoint, pass, streak } => {
                 let cluster = self.cluster(*cluster);
@@ -161,23 +161,23 @@ impl Inputs {
         }
     }
 
-    fn also(&mut self, kind: OverrideKind) -> Event {
+    fn also(&mut self, kind: OverrideKind) -> RouteEvent {
         self.overrides.retain(|other| other.key() != kind.key());
         self.overrides.push(kind);
         overrides(&self.overrides)
     }
 
-    fn observations(&self, prober: usize, changes: Vec<(Target, Option<Observation>)>) -> Event {
+    fn observations(&self, prober: usize, changes: Vec<(Target, Option<Observation>)>) -> RouteEvent {
         let (region, prober) = PROBERS[prober];
-        Event::Observations { region: name(region), prober: name(prober), changes, cause: None }
+        RouteEvent::Observations { region: name(region), prober: name(prober), changes, cause: None }
     }
 
     /// Every source's whole state.
-    fn all(&self) -> Vec<Event> {
-        let mut events: Vec<Event> = self
+    fn all(&self) -> Vec<RouteEvent> {
+        let mut events: Vec<RouteEvent> = self
             .tables
             .iter()
-            .map(|(prober, table)| Event::ObservationsReset {
+            .map(|(prober, table)| RouteEvent::ObservationsReset {
                 begins_anew: false,
                 region: name(PROBERS[*prober].0),
                 prober: name(PROBERS[*prober].1),
@@ -191,8 +191,8 @@ impl Inputs {
     }
 }
 
-fn heard(prober: usize) -> Event {
-    Event::ProberHeard { region: name(PROBERS[prober].0), prober: name(PROBERS[prober].1) }
+fn heard(prober: usize) -> RouteEvent {
+    RouteEvent::ProberHeard { region: name(PROBERS[prober].0), prober: name(PROBERS[prober].1) }
 }
 
 fn step(world: &mut World, inputs: &mut Inputs, change: &Change) {
@@ -237,7 +237,7 @@ proptest! {
         builder in fleet(), changes in vec(change(), 1..60), mix in any::<u64>()
     ) {
         let mut inputs = Inputs::new(builder.clone());
-        let mut streams: BTreeMap<usize, Vec<Event>> = BTreeMap::new();
+        let mut streams: BTreeMap<usize, Vec<RouteEvent>> = BTreeMap::new();
         let mut told = Vec::new();
         for change in changes.iter().filter(|change| !matches!(change, Change::Time { .. })) {
             let source = match change {
@@ -261,7 +261,7 @@ proptest! {
             }
         }
 
-        let table = |events: Vec<Event>| {
+        let table = |events: Vec<RouteEvent>| {
             let mut world = World::new("us", &builder);
             for event in events {
                 world.apply(event);
@@ -405,7 +405,7 @@ proptest! {
         for event in whole.iter().cloned() {
             world.apply(event);
         }
-        for event in whole.into_iter().chain([Event::Fleet(Arc::new(builder.0))]) {
+        for event in whole.into_iter().chain([RouteEvent::Fleet(Arc::new(builder.0))]) {
             let again = world.engine.apply(event, ms(world.now));
             prop_assert_eq!(again, Changes::default());
         }

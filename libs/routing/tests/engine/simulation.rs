@@ -18,7 +18,7 @@ use tidegate_model::{
     overrides::OverrideKind,
     verdict::Verdict,
 };
-use tidegate_routing::{Damping, Event, Settings};
+use tidegate_routing::{Damping, RouteEvent, Settings};
 
 use crate::{
     checks::{check_capacity, check_table},
@@ -94,25 +94,25 @@ struct Prober {
 
 impl Prober {
     /// What a replica makes of a message.
-    fn receive(&mut self, replica: usize, message: Message) -> Option<Event> {
+    fn receive(&mut self, replica: usize, message: Message) -> Option<RouteEvent> {
         let (region, prober) = (name(self.region), name(self.name));
         let link = &mut self.links[replica];
         match message {
             Message::Delta { revision, changes } if link.revision == Some(revision - 1) => {
                 link.revision = Some(revision);
-                Some(Event::Observations { region, prober, changes, cause: None })
+                Some(RouteEvent::Observations { region, prober, changes, cause: None })
             }
             // A gap: the whole table is fetched with the next heartbeat.
             Message::Delta { .. } => None,
             Message::Heartbeat { revision } if link.revision == Some(revision) => {
-                Some(Event::ProberHeard { region, prober })
+                Some(RouteEvent::ProberHeard { region, prober })
             }
             Message::Heartbeat { .. } => {
                 // It is what the prober has now, so it is ahead of what is still on its way.
                 link.revision = Some(self.revision);
                 link.queue.clear();
                 let all = self.table.clone().into_iter().collect();
-                Some(Event::ObservationsReset { region, prober, all, begins_anew: false, cause: None })
+                Some(RouteEvent::ObservationsReset { region, prober, all, begins_anew: false, cause: None })
             }
         }
     }
@@ -371,7 +371,7 @@ impl Simulation {
             let mut fresh = World::with(settings(region.as_str()), &Builder(self.fleet.clone()));
             fresh.now = self.now;
             for prober in &self.probers {
-                fresh.apply(Event::ObservationsReset {
+                fresh.apply(RouteEvent::ObservationsReset {
                     begins_anew: false,
                     region: name(prober.region),
                     prober: name(prober.name),

@@ -1,13 +1,14 @@
 //! What is probed when, and what follows from an outcome: values in, values out, with time as an argument.
 
-mod observing;
+mod observation;
 mod schedule;
 mod suspicion;
 mod wanted;
 
 pub use self::{
-    observing::Change,
-    schedule::{Job, JobId, Limits, Schedule, Suspected},
+    observation::ObservationChange,
+    schedule::{Job, JobId, Limits, ProbeSchedule},
+    suspicion::Suspected,
     wanted::{Wanted, wanted},
 };
 

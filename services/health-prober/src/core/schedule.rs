@@ -8,17 +8,16 @@ use std::{
     time::Duration,
 };
 
-use tidegate_bus::TraceContext;
 use tidegate_model::{
-    ClusterName, Timestamp,
+    ClusterName,
     fleet::Address,
     health::HealthCheck,
     observation::{Outcome, Target},
 };
 
 use super::{
-    observing::{Change, Observing},
-    suspicion::Throttle,
+    observation::{ObservationChange, ObservationTracker},
+    suspicion::{Suspected, Throttle},
     wanted::Wanted,
 };
 
@@ -47,15 +46,6 @@ impl Default for Limits {
     }
 }
 
-/// Why a prober looks before a probe is due.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Suspected {
-    /// When the first real request failed.
-    pub first_failure_at: Timestamp,
-    /// The trace of the suspicion.
-    pub trace: Option<TraceContext>,
-}
-
 /// A probe to make.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -71,7 +61,7 @@ pub struct Job {
     suspected: Option<Arc<Suspected>>,
 }
 
-/// The number of a target in a [`Schedule`]: the same until the target is removed, and never another one's.
+/// The number of a target in a [`ProbeSchedule`]: the same until the target is removed, and never another one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(u64);
 
@@ -83,7 +73,7 @@ struct Entry {
     phase: Duration,
     /// Counts from a number of its own.
     probes: u32,
-    observing: Observing,
+    tracker: ObservationTracker,
     throttle: Throttle,
 }
 
@@ -117,7 +107,7 @@ impl Eq for Due {}
 
 /// All targets, and when each is probed next. Times are those since the prober's start, and never run backwards.
 #[derive(Debug)]
-pub struct Schedule {
+pub struct ProbeSchedule {
     limits: Limits,
     seed: u64,
     entries: HashMap<JobId, Entry>,
@@ -131,11 +121,11 @@ pub struct Schedule {
 /// The longest time to a target's first probe: nothing is known of it until then.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
-impl Schedule {
+impl ProbeSchedule {
     /// An empty schedule. Different `seed`s spread the same targets differently, so that two probers don't probe in
     /// step.
-    pub fn new(limits: Limits, seed: u64) -> Schedule {
-        Schedule {
+    pub fn new(limits: Limits, seed: u64) -> ProbeSchedule {
+        ProbeSchedule {
             limits,
             seed,
             entries: HashMap::new(),
@@ -183,8 +173,14 @@ impl Schedule {
         // Or else all targets of a fleet would have their new connections in the same interval.
         let probes = (hash % u64::from(self.limits.fresh_every.max(1))) as u32;
         let phase = within(check.interval);
-        let entry =
-            Entry { target: target.clone(), check, phase, probes, observing: Observing::default(), throttle };
+        let entry = Entry {
+            target: target.clone(),
+            check,
+            phase,
+            probes,
+            tracker: ObservationTracker::default(),
+            throttle,
+        };
         self.entries.insert(id, entry);
         self.ids.insert(target, id);
     }
@@ -221,7 +217,7 @@ impl Schedule {
         looks
     }
 
-    /// The next probe to begin now, if any. Each one must be given back to [`Schedule::finished`].
+    /// The next probe to begin now, if any. Each one must be given back to [`ProbeSchedule::finished`].
     pub fn next(&mut self, now: Duration) -> Option<Job> {
         let most_urgent = self.limits.at_once + self.limits.at_once.div_ceil(4);
         loop {
@@ -242,7 +238,7 @@ impl Schedule {
             }
             // After a failure, and for a suspicion, an old connection proves nothing: the listener may be what is gone.
             let fresh = suspected.is_some()
-                || entry.observing.failed_last()
+                || entry.tracker.failed_last()
                 || entry.probes.is_multiple_of(self.limits.fresh_every.max(1));
             if suspected.is_none() {
                 entry.probes = entry.probes.wrapping_add(1);
@@ -253,7 +249,7 @@ impl Schedule {
         }
     }
 
-    /// When [`Schedule::next`] may have something next, as far as is known now. Nothing while it waits for probes to
+    /// When [`ProbeSchedule::next`] may have something next, as far as is known now. Nothing while it waits for probes to
     /// finish.
     pub fn wake_at(&self) -> Option<Duration> {
         let at = |heap: &BinaryHeap<Reverse<Due>>| heap.peek().map(|Reverse(due)| due.at);
@@ -264,19 +260,19 @@ impl Schedule {
     }
 
     /// Takes the outcome of a probe. Returns the change of the observation, if it changed.
-    pub fn finished(&mut self, job: Job, outcome: Outcome) -> Option<Change> {
+    pub fn finished(&mut self, job: Job, outcome: Outcome) -> Option<ObservationChange> {
         self.under_way -= 1;
         let entry = self.entries.get_mut(&job.id)?;
         let failed = outcome != Outcome::Pass;
-        let observation = entry.observing.count(outcome, job.began, &entry.check)?;
+        let observation = entry.tracker.count(outcome, job.began, &entry.check)?;
         if failed && job.suspected.is_some() {
             entry.throttle.confirm();
         }
-        Some(Change {
+        Some(ObservationChange {
             target: job.target,
             observation,
             suspected: job.suspected.map(Arc::unwrap_or_clone),
-            run_began: entry.observing.run_began(),
+            run_began: entry.tracker.run_began(),
             began: job.began,
         })
     }
@@ -303,12 +299,12 @@ impl Schedule {
 
     /// How many targets' last probe failed.
     pub fn failing(&self) -> usize {
-        self.entries.values().filter(|entry| entry.observing.failed_last()).count()
+        self.entries.values().filter(|entry| entry.tracker.failed_last()).count()
     }
 
     /// How many targets were probed at all.
     pub fn observed(&self) -> usize {
-        self.entries.values().filter(|entry| entry.observing.current().is_some()).count()
+        self.entries.values().filter(|entry| entry.tracker.current().is_some()).count()
     }
 }
 

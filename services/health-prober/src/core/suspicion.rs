@@ -1,6 +1,18 @@
-//! How often suspicions make a prober look.
+//! Suspicions of edges, and how often they trigger probes.
 
 use std::time::Duration;
+
+use tidegate_bus::TraceContext;
+use tidegate_model::Timestamp;
+
+/// The suspicion that triggered a probe before it was due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspected {
+    /// When the first real request failed.
+    pub first_failure_at: Timestamp,
+    /// The trace of the suspicion.
+    pub trace: Option<TraceContext>,
+}
 
 /// Limits looks at one target because of suspicions: at most one each `gap`, which doubles up to the check's interval
 /// while nothing comes of them, and is back at its least once something does or when nobody suspected for long.

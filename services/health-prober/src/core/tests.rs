@@ -8,7 +8,7 @@ use tidegate_model::{
     observation::{Failure, Outcome, Target},
 };
 
-use super::{Change, Job, Limits, Schedule, Suspected, Wanted};
+use super::{Job, Limits, ObservationChange, ProbeSchedule, Suspected, Wanted};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -32,19 +32,19 @@ fn suspicion() -> Suspected {
 
 /// A world in which each probe ends as `outcome` says after `takes`.
 struct World {
-    schedule: Schedule,
+    schedule: ProbeSchedule,
     now: Duration,
     takes: Duration,
     outcome: fn(&Job) -> Outcome,
     running: BTreeMap<(Duration, u64), Job>,
     started: Vec<(Duration, Job)>,
-    changes: Vec<(Duration, Change)>,
+    changes: Vec<(Duration, ObservationChange)>,
     most_at_once: usize,
 }
 
 impl World {
     fn new(limits: Limits, wanted: &Wanted) -> World {
-        let mut schedule = Schedule::new(limits, 1);
+        let mut schedule = ProbeSchedule::new(limits, 1);
         schedule.set_targets(wanted, Duration::ZERO);
         World {
             schedule,
@@ -125,7 +125,7 @@ fn targets_with_a_long_interval_are_known_soon_and_spread_after_that() {
 #[test]
 fn two_probers_do_not_probe_in_step() {
     let first_probe = |seed| {
-        let mut schedule = Schedule::new(Limits::default(), seed);
+        let mut schedule = ProbeSchedule::new(Limits::default(), seed);
         schedule.set_targets(&targets(1, 250 * MS), Duration::ZERO);
         schedule.wake_at().unwrap()
     };

@@ -9,14 +9,10 @@ use tidegate_model::{
 };
 use tidegate_service::files::is_lacking;
 use tidegate_tls::HTTP2;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::Instant,
-};
+use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::TlsConnector;
 
-use super::{Refusal, http2::Http2, way::Way};
+use super::{error::ConnectError, http2::Http2, stream::Stream, way::Way};
 
 /// A connection that can carry one request after the other.
 #[derive(Debug)]
@@ -27,28 +23,6 @@ pub enum Connection {
     Http2(Http2),
 }
 
-/// A byte stream to an endpoint.
-#[derive(Debug)]
-pub enum Stream {
-    /// TCP.
-    Plain(TcpStream),
-    /// TLS over TCP.
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-}
-
-/// A stream of either kind.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-impl Stream {
-    pub(super) fn io(&mut self) -> &mut dyn Io {
-        match self {
-            Stream::Plain(stream) => stream,
-            Stream::Tls(stream) => stream,
-        }
-    }
-}
-
 /// A new connection, ready for a request, within the cluster's `connect_timeout` and before `deadline`. With
 /// `http2_only` it is HTTP/2 whatever the cluster's protocol.
 pub(super) async fn connect(
@@ -56,13 +30,13 @@ pub(super) async fn connect(
     endpoint: &Address,
     http2_only: bool,
     deadline: Instant,
-) -> Result<Connection, Refusal> {
+) -> Result<Connection, ConnectError> {
     let deadline = deadline.min(Instant::now() + way.upstream.connect_timeout);
     let tcp = tokio::time::timeout_at(deadline, dial(endpoint))
         .await
         .map_err(|_| Failure::ConnectTimeout)?
         .map_err(|error| match error.kind() {
-        _ if is_lacking(&error, endpoint.ip()) => Refusal::Here(error),
+        _ if is_lacking(&error, endpoint.ip()) => ConnectError::LocalResources(error),
         io::ErrorKind::ConnectionRefused => Failure::ConnectRefused.into(),
         io::ErrorKind::TimedOut => Failure::ConnectTimeout.into(),
         io::ErrorKind::ConnectionReset => Failure::Reset.into(),
@@ -72,7 +46,7 @@ pub(super) async fn connect(
     tokio::time::timeout_at(deadline, speak(way, endpoint, http2_only, tcp))
         .await
         .unwrap_or(Err(Failure::NoAnswer))
-        .map_err(Refusal::from)
+        .map_err(ConnectError::from)
 }
 
 async fn dial(endpoint: &Address) -> io::Result<TcpStream> {

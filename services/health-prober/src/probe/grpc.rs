@@ -7,8 +7,7 @@ use http_body_util::Full;
 use tidegate_model::observation::Failure;
 
 use super::{
-    Broken,
-    connect::Connection,
+    error::ExchangeError,
     http2::{Http2, read_body},
     judge::Answer,
 };
@@ -22,17 +21,17 @@ pub(super) async fn check(
     scheme: &str,
     service: &str,
     host: &str,
-) -> Result<(Answer, Option<Connection>), Broken> {
+) -> Result<(Answer, Option<Http2>), ExchangeError> {
     let request = Request::post(format!("{scheme}://{host}/grpc.health.v1.Health/Check"))
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
         .header(header::USER_AGENT, "tidegate-health-prober")
         .body(Full::new(encode(service)))
-        .map_err(|_| Broken::Failed(Failure::BadAnswer))?;
+        .map_err(|_| ExchangeError::Failed(Failure::BadAnswer))?;
     let response = http2.send(request).await?;
     let status = response.status().as_u16();
     if status != 200 {
-        return Err(Broken::Failed(Failure::Status(status)));
+        return Err(ExchangeError::Failed(Failure::Status(status)));
     }
     let head_says_no = response.headers().get("grpc-status").is_some_and(|status| status != "0");
     let (body, trailers, _) = read_body(response.into_body()).await?;

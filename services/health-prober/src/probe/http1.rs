@@ -8,9 +8,9 @@ use tidegate_model::observation::Failure;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    Broken,
-    connect::{Connection, Io, Stream},
+    error::ExchangeError,
     judge::{Answer, BODY_LIMIT},
+    stream::{Io, Stream},
 };
 
 /// The largest head that is read.
@@ -24,7 +24,7 @@ pub(super) async fn ask(
     path: &str,
     host: &str,
     needs_body: bool,
-) -> Result<(Answer, Option<Connection>), Broken> {
+) -> Result<(Answer, Option<Stream>), ExchangeError> {
     let mut request = Vec::with_capacity(256);
     write_request_line(&mut request, "GET", path);
     write_field(&mut request, b"host", host.as_bytes());
@@ -32,13 +32,13 @@ pub(super) async fn ask(
     write_field(&mut request, b"accept", b"*/*");
     request.extend_from_slice(b"\r\n");
     let io = stream.io();
-    io.write_all(&request).await.map_err(|_| Broken::Unanswered)?;
+    io.write_all(&request).await.map_err(|_| ExchangeError::NoResponse)?;
     let mut reader = Reader { io, buffer: Vec::with_capacity(FIRST_READ), ended: false };
 
     let mut response = Response::default();
     let framing = loop {
         let parsed = parse_response(&reader.buffer, HEAD_LIMIT, &Method::Get, &mut response)
-            .map_err(|_| Broken::Failed(Failure::BadAnswer))?;
+            .map_err(|_| ExchangeError::Failed(Failure::BadAnswer))?;
         match parsed {
             // An informational answer, such as 103: the real one follows. 101 was not asked for.
             Some((length, _)) if (100..200).contains(&response.status) && response.status != 101 => {
@@ -51,7 +51,7 @@ pub(super) async fn ask(
             None => reader.more().await?,
         }
         if reader.ended {
-            return Err(Broken::Failed(Failure::Reset));
+            return Err(ExchangeError::Failed(Failure::Reset));
         }
     };
     let (body, whole) = reader.body(framing).await?;
@@ -61,7 +61,7 @@ pub(super) async fn ask(
     let reusable = whole && !leftover && !closes && framing != Framing::UntilClose && response.status != 101;
     let body = if needs_body { body } else { Vec::new() };
     let answer = Answer::Http { status: response.status, body };
-    Ok((answer, reusable.then_some(Connection::Http1(stream))))
+    Ok((answer, reusable.then_some(stream)))
 }
 
 struct Reader<'s> {
@@ -73,18 +73,18 @@ struct Reader<'s> {
 
 impl Reader<'_> {
     /// Reads more into the buffer, or notes the end. Before the first byte the end means that nothing was answered.
-    async fn more(&mut self) -> Result<(), Broken> {
+    async fn more(&mut self) -> Result<(), ExchangeError> {
         let first = self.buffer.is_empty();
         self.buffer.reserve(FIRST_READ);
         match self.io.read_buf(&mut self.buffer).await {
-            Ok(0) if first => Err(Broken::Unanswered),
+            Ok(0) if first => Err(ExchangeError::NoResponse),
             Ok(0) => {
                 self.ended = true;
                 Ok(())
             }
             Ok(_) => Ok(()),
-            Err(_) if first => Err(Broken::Unanswered),
-            Err(_) => Err(Broken::Failed(Failure::Reset)),
+            Err(_) if first => Err(ExchangeError::NoResponse),
+            Err(_) => Err(ExchangeError::Failed(Failure::Reset)),
         }
     }
 
@@ -93,7 +93,7 @@ impl Reader<'_> {
     }
 
     /// The beginning of the body, and whether that is all of it. A body over the limit is left unread.
-    async fn body(&mut self, framing: Framing) -> Result<(Vec<u8>, bool), Broken> {
+    async fn body(&mut self, framing: Framing) -> Result<(Vec<u8>, bool), ExchangeError> {
         match framing {
             Framing::Empty => Ok((Vec::new(), true)),
             Framing::Length(length) => {
@@ -102,7 +102,7 @@ impl Reader<'_> {
                 while self.buffer.len() < wanted {
                     self.body_more().await?;
                     if self.ended {
-                        return Err(Broken::Failed(Failure::Reset));
+                        return Err(ExchangeError::Failed(Failure::Reset));
                     }
                 }
                 let body = self.buffer[..wanted].to_vec();
@@ -119,11 +119,11 @@ impl Reader<'_> {
         }
     }
 
-    async fn chunks(&mut self) -> Result<(Vec<u8>, bool), Broken> {
+    async fn chunks(&mut self) -> Result<(Vec<u8>, bool), ExchangeError> {
         let mut decoder = ChunkDecoder::default();
         let mut body = Vec::new();
         loop {
-            match decoder.decode(&self.buffer).map_err(|_| Broken::Failed(Failure::BadAnswer))? {
+            match decoder.decode(&self.buffer).map_err(|_| ExchangeError::Failed(Failure::BadAnswer))? {
                 Decoded::Data { range } => {
                     body.extend_from_slice(&self.buffer[range.clone()]);
                     self.consume(range.end);
@@ -140,7 +140,7 @@ impl Reader<'_> {
                     self.consume(consumed);
                     self.body_more().await?;
                     if self.ended {
-                        return Err(Broken::Failed(Failure::Reset));
+                        return Err(ExchangeError::Failed(Failure::Reset));
                     }
                 }
             }
@@ -148,14 +148,14 @@ impl Reader<'_> {
     }
 
     /// As [`Reader::more`], within a body: here an end is never an unanswered request.
-    async fn body_more(&mut self) -> Result<(), Broken> {
+    async fn body_more(&mut self) -> Result<(), ExchangeError> {
         self.buffer.reserve(FIRST_READ);
         match self.io.read_buf(&mut self.buffer).await {
             Ok(count) => {
                 self.ended = count == 0;
                 Ok(())
             }
-            Err(_) => Err(Broken::Failed(Failure::Reset)),
+            Err(_) => Err(ExchangeError::Failed(Failure::Reset)),
         }
     }
 }

@@ -13,8 +13,7 @@ use tidegate_model::observation::Failure;
 use tokio::task::JoinHandle;
 
 use super::{
-    Broken,
-    connect::Connection,
+    error::ExchangeError,
     judge::{Answer, BODY_LIMIT},
 };
 
@@ -45,30 +44,35 @@ impl Http2 {
     }
 
     /// Sends a request and waits for the answer's head.
-    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Broken> {
-        self.requests.ready().await.map_err(|_| Broken::Unanswered)?;
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, ExchangeError> {
+        self.requests.ready().await.map_err(|_| ExchangeError::NoResponse)?;
         self.requests.send_request(request).await.map_err(|error| {
             // A stream that the peer refused, or that died with its connection, was not answered either; a reset of one
             // stream on a connection that lives is an answer of a kind.
             if error.is_canceled() || self.requests.is_closed() {
-                Broken::Unanswered
+                ExchangeError::NoResponse
             } else {
-                Broken::Failed(Failure::Reset)
+                ExchangeError::Failed(Failure::Reset)
             }
         })
     }
 
-    pub(super) fn reusable(self) -> Option<Connection> {
-        (!self.requests.is_closed()).then_some(Connection::Http2(self))
+    pub(super) fn reusable(self) -> Option<Http2> {
+        (!self.requests.is_closed()).then_some(self)
     }
 }
 
 /// The beginning of a body, its trailers, and whether that is all of it.
-pub(super) async fn read_body(mut body: Incoming) -> Result<(Vec<u8>, Option<HeaderMap>, bool), Broken> {
+pub(super) async fn read_body(
+    mut body: Incoming,
+) -> Result<(Vec<u8>, Option<HeaderMap>, bool), ExchangeError> {
     let mut data = Vec::new();
     let mut trailers = None;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Broken::Failed(Failure::Reset))?;
+        let frame = frame.map_err(|_| ExchangeError::Failed(Failure::Reset))?;
         match frame.into_data() {
             Ok(bytes) => data.extend_from_slice(&bytes),
             Err(other) => trailers = other.into_trailers().ok(),
@@ -89,12 +93,12 @@ pub(super) async fn get(
     path: &str,
     host: &str,
     needs_body: bool,
-) -> Result<(Answer, Option<Connection>), Broken> {
+) -> Result<(Answer, Option<Http2>), ExchangeError> {
     let request = Request::get(format!("{scheme}://{host}{path}"))
         .header(header::USER_AGENT, "tidegate-health-prober")
         .header(header::ACCEPT, "*/*")
         .body(Full::default())
-        .map_err(|_| Broken::Failed(Failure::BadAnswer))?;
+        .map_err(|_| ExchangeError::Failed(Failure::BadAnswer))?;
     let response = http2.send(request).await?;
     let status = response.status().as_u16();
     let (body, _, _) = read_body(response.into_body()).await?;

@@ -11,7 +11,7 @@ use tidegate_model::{
     observation::{Failure, Observation, ObservationCause, Outcome, Signal, Target},
     routes::{RouteCause, RouteEntry, RouteKey},
 };
-use tidegate_routing::{Changes, Damping, Engine, Event, Settings};
+use tidegate_routing::{Changes, Damping, Engine, RouteEvent, Settings};
 
 /// The region whose routes are computed.
 pub const REGION: &str = "eu-west";
@@ -45,7 +45,7 @@ impl Verdicts {
             now: clock::now(),
             made: 0,
         };
-        verdicts.engine.apply(Event::Fleet(verdicts.fleet.clone()), verdicts.now);
+        verdicts.engine.apply(RouteEvent::Fleet(verdicts.fleet.clone()), verdicts.now);
         for cluster in verdicts.fleet.clone().clusters.keys() {
             verdicts.observe(cluster, Outcome::Pass);
         }
@@ -80,7 +80,7 @@ impl Verdicts {
         };
         let seen = Observation { outcome, streak: 3 };
         let endpoints = &self.fleet.clusters[cluster].endpoints;
-        let event = Event::Observations {
+        let event = RouteEvent::Observations {
             region: REGION.parse().expect("a well-formed name"),
             prober: PROBER.parse().expect("a well-formed name"),
             changes: endpoints.iter().map(|endpoint| (target(endpoint), Some(seen.clone()))).collect(),

@@ -11,14 +11,14 @@ const LIVE: Duration = Duration::from_secs(10);
 
 /// What edges have reported.
 #[derive(Debug, Default)]
-pub struct Serving {
+pub struct ServingConsensus {
     /// Each edge's last report, and when it came.
     edges: BTreeMap<EdgeName, (Epoch, Instant)>,
     /// Since when only one edge has reported.
     alone_since: Option<Instant>,
 }
 
-impl Serving {
+impl ServingConsensus {
     /// Records the epoch that an edge serves, or the later one that it has heard of. Returns the largest that two edges need.
     /// What one edge alone reports counts
     /// where the region has no other (`is_only`), or where no other has reported for [`LIVE`] while it did.
@@ -51,7 +51,7 @@ mod tests {
 
     /// Records reports, each of a second, an edge and an epoch, and returns what the last one led to.
     fn outdone(reports: impl IntoIterator<Item = (u64, &'static str, u64)>) -> Option<Epoch> {
-        let (mut serving, start) = (Serving::default(), Instant::now());
+        let (mut serving, start) = (ServingConsensus::default(), Instant::now());
         let record = |(second, edge, epoch): (u64, &str, u64)| {
             serving.record(&edge.parse().unwrap(), Epoch(epoch), false, start + Duration::from_secs(second))
         };
@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn the_only_edge_of_a_region_counts_at_once() {
-        let recorded = Serving::default().record(&"a".parse().unwrap(), Epoch(7), true, Instant::now());
+        let recorded =
+            ServingConsensus::default().record(&"a".parse().unwrap(), Epoch(7), true, Instant::now());
         assert_eq!(recorded, Some(Epoch(7)));
     }
 }

@@ -7,11 +7,11 @@ use tidegate_model::{
     observation::{Observation, Outcome, Target},
 };
 
-use super::schedule::Suspected;
+use super::suspicion::Suspected;
 
 /// A change of an observation, to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct ObservationChange {
     /// What was observed.
     pub target: Target,
     /// What it is now.
@@ -26,14 +26,14 @@ pub struct Change {
 
 /// What a prober knows of one target.
 #[derive(Debug, Default)]
-pub(super) struct Observing {
+pub(super) struct ObservationTracker {
     current: Option<Observation>,
     run_began: Duration,
     /// When the latest counted probe began.
     latest: Duration,
 }
 
-impl Observing {
+impl ObservationTracker {
     pub fn current(&self) -> Option<&Observation> {
         self.current.as_ref()
     }
@@ -95,10 +95,10 @@ mod tests {
     #[test]
     fn a_streak_stops_at_the_larger_of_rise_and_fall() {
         let check = HealthCheck { unhealthy_after: 2, healthy_after: 3, ..HealthCheck::tcp() };
-        let mut observing = Observing::default();
+        let mut tracker = ObservationTracker::default();
 
         let streaks: Vec<Option<u16>> = (0..5)
-            .map(|n| observing.count(Outcome::Pass, at(n), &check).map(|observation| observation.streak))
+            .map(|n| tracker.count(Outcome::Pass, at(n), &check).map(|observation| observation.streak))
             .collect();
 
         assert_eq!(streaks, [Some(1), Some(2), Some(3), None, None]);
@@ -106,23 +106,23 @@ mod tests {
 
     #[test]
     fn another_reason_is_a_change_and_continues_the_run() {
-        let mut observing = Observing::default();
-        observing.count(FAIL, at(1), &HealthCheck::tcp());
+        let mut tracker = ObservationTracker::default();
+        tracker.count(FAIL, at(1), &HealthCheck::tcp());
         let refused = Outcome::Fail(Failure::ConnectRefused);
 
-        let next = observing.count(refused.clone(), at(2), &HealthCheck::tcp());
+        let next = tracker.count(refused.clone(), at(2), &HealthCheck::tcp());
 
         assert_eq!(next, Some(Observation { outcome: refused, streak: 2 }));
-        assert_eq!(observing.run_began(), at(1));
+        assert_eq!(tracker.run_began(), at(1));
     }
 
     #[test]
     fn an_older_probe_does_not_overrule_a_newer_one() {
-        let mut observing = Observing::default();
-        observing.count(FAIL, at(10), &HealthCheck::tcp());
+        let mut tracker = ObservationTracker::default();
+        tracker.count(FAIL, at(10), &HealthCheck::tcp());
 
-        assert_eq!(observing.count(Outcome::Pass, at(5), &HealthCheck::tcp()), None);
-        assert!(observing.failed_last());
-        assert!(observing.count(Outcome::Pass, at(11), &HealthCheck::tcp()).is_some());
+        assert_eq!(tracker.count(Outcome::Pass, at(5), &HealthCheck::tcp()), None);
+        assert!(tracker.failed_last());
+        assert!(tracker.count(Outcome::Pass, at(11), &HealthCheck::tcp()).is_some());
     }
 }

@@ -1,73 +1,18 @@
-//! Why a service's requests go where they go.
+//! The explanation of where a service's requests go.
 
-use serde::{Deserialize, Serialize};
-use tidegate_model::{ClusterName, RegionName, ServiceName, routes::ActionTiers, verdict::Verdict};
+use tidegate_model::routes::ActionTiers;
 
+use super::Engine;
 use crate::{
     atlas::{Atlas, ClusterId, LaneId, ServiceId},
-    engine::Engine,
+    explanation::{ActionExplanation, CandidateExplanation, Explanation},
     health::Health,
     overrides,
     plan::Facts,
-    proximity::Proximity,
 };
 
-/// Why a service's requests go where they go, in one region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explanation {
-    /// The region.
-    pub region: RegionName,
-    /// The service.
-    pub service: ServiceName,
-    /// Who is shed first when nobody has room: 0 is the most important.
-    pub priority: u8,
-    /// The default action, then each route's.
-    pub actions: Vec<ActionExplanation>,
-}
-
-/// Why the requests of one action go where they go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ActionExplanation {
-    /// The entry of the route table, with its reason.
-    pub tiers: ActionTiers,
-    /// What each region asks for, in requests per second: as measured, and as shares follow it. Regions that ask for
-    /// nothing are not listed. Actions with the same clusters are counted together.
-    pub demand: Vec<(RegionName, u64, u64)>,
-    /// Every candidate, in the order of preference.
-    pub candidates: Vec<Candidate>,
-}
-
-/// One candidate of an action.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Candidate {
-    /// The cluster.
-    pub cluster: ClusterName,
-    /// Its region.
-    pub region: RegionName,
-    /// How near it is.
-    pub proximity: Proximity,
-    /// Its verdict.
-    pub verdict: Verdict,
-    /// Why.
-    pub reason: String,
-    /// The regions that reach it.
-    pub reached_from: Vec<RegionName>,
-    /// What it can take, in requests per second.
-    pub capacity: Option<u32>,
-    /// What all services that use clusters of limited capacity send it, from all regions, in requests per second.
-    pub load: u64,
-    /// The part of its share that slow start allows, in thousandths.
-    pub slow_start_permille: u16,
-    /// The override that it stands under, if any.
-    pub overridden: Option<String>,
-    /// The tier that it is in, from 0; absent: in none.
-    pub tier: Option<usize>,
-    /// Its part of the requests, shed ones not counted, in thousandths; zero below the first tier.
-    pub share_permille: u16,
-}
-
 impl Engine {
-    pub(crate) fn explain_service(&self, atlas: &Atlas, service: ServiceId) -> Explanation {
+    pub(super) fn explain_service(&self, atlas: &Atlas, service: ServiceId) -> Explanation {
         let facts = atlas.service(service);
         let actions = self.tiers_of(&facts.name).iter().enumerate();
         let demand = |lane: LaneId| {
@@ -101,7 +46,7 @@ impl Engine {
         service: ServiceId,
         tiers: &ActionTiers,
         (cluster, facts): (ClusterId, Facts),
-    ) -> Candidate {
+    ) -> CandidateExplanation {
         let cluster_facts = atlas.cluster(cluster);
         let region = atlas.region(cluster_facts.region);
         let health = self.health_of(&cluster_facts.name, atlas.service(service).check);
@@ -117,7 +62,7 @@ impl Engine {
             .filter(|(forced, _)| *forced == cluster_facts.name)
             .map(|(_, item)| item)
             .or_else(|| self.overrides().drain(&cluster_facts.name, region));
-        Candidate {
+        CandidateExplanation {
             cluster: cluster_facts.name.clone(),
             region: region.clone(),
             proximity: atlas.proximity(atlas.home, cluster_facts.region),
