@@ -129,8 +129,8 @@ impl World {
                 name.clone(),
                 "--computer-slow-start".to_owned(),
                 format!("{}ms", plan.slow_start.as_millis()),
-                "--computer-damping-first-hold".to_owned(),
-                format!("{}ms", plan.first_hold.as_millis()),
+                "--computer-damping-first-suppression".to_owned(),
+                format!("{}ms", plan.first_suppression.as_millis()),
             ];
             let own: Vec<String> = own.into_iter().chain(signs.iter().flatten().cloned()).collect();
             let process = start("tidegate-route-computer", &name, &region.computer_user(), &own)?;

@@ -1,7 +1,7 @@
-//! How long a single change takes with 10,000 clusters, 1,000 services and 50 regions.
+//! The time that a single change takes with 10,000 clusters, 1,000 services and 50 regions.
 //!
 //! `cargo run --release -p tidegate-routing --example scale` prints medians and maxima for services that share no cluster
-//! and for services that all hang together through clusters of limited capacity, with demand from every region.
+//! and for services that are all coupled through clusters of limited capacity, with demand from every region.
 
 use std::{
     collections::BTreeMap,
@@ -114,7 +114,7 @@ fn observe(region_at: usize, fleet: &Fleet, cluster: &ClusterName, pass: bool) -
     }
 }
 
-/// `rate` is what each region asks of each service, in requests per second.
+/// `rate` is the demand of each region for each service, in requests per second.
 fn run(per_service: usize, rate: u32) {
     let fleet = Arc::new(fleet(per_service));
     let mut now = Timestamp(1_000_000_000);
@@ -136,10 +136,8 @@ fn run(per_service: usize, rate: u32) {
             }
         }
         let (region, prober) = (name(&region(region_at)), name("prober-1"));
-        engine.apply(
-            RouteEvent::ObservationsReset { region, prober, all, begins_anew: false, cause: None },
-            now,
-        );
+        engine
+            .apply(RouteEvent::ObservationsReset { region, prober, all, restarted: false, cause: None }, now);
     }
     println!("  snapshots of {REGIONS} probers: {:.1?}", begin.elapsed());
 
@@ -157,7 +155,7 @@ fn run(per_service: usize, rate: u32) {
     }
     now = now.plus(Duration::from_secs(1));
     let (took, entries) = timed(&mut engine, RouteEvent::Tick, now);
-    println!("  a look at the demand of every service and region: {took:.1?} for {entries} entries");
+    println!("  a measurement of the demand of every service and region: {took:.1?} for {entries} entries");
 
     let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for at in 0..CHANGES {

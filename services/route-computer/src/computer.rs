@@ -250,9 +250,9 @@ impl Computer {
             }
             Some(Update::Snapshot { epoch, entries, received_at, .. }) => {
                 // What an earlier life saw is no observation of this one's.
-                let begins_anew = self.epochs.insert(who, epoch).is_some_and(|before| before != epoch);
+                let restarted = self.epochs.insert(who, epoch).is_some_and(|before| before != epoch);
                 let event =
-                    RouteEvent::ObservationsReset { region, prober, all: entries, begins_anew, cause: None };
+                    RouteEvent::ObservationsReset { region, prober, all: entries, restarted, cause: None };
                 (event, Some(Came { trace: None, at: received_at }))
             }
             Some(Update::Delta { epoch, changes, meta, trace, received_at, .. }) => {
@@ -264,7 +264,7 @@ impl Computer {
             }
             // No sign of life until what it says is here.
             Some(Update::Heartbeat { current: false, .. }) => return,
-            Some(Update::Heartbeat { .. }) => (RouteEvent::ProberHeard { region, prober }, None),
+            Some(Update::Heartbeat { .. }) => (RouteEvent::ProberHeartbeat { region, prober }, None),
             Some(Update::Refused { .. }) => {
                 self.exposed.refused.increment();
                 return;

@@ -174,7 +174,7 @@ impl Exposed {
             entries: engine.table().len(),
             has_fleet,
             probers,
-            probers_heard: engine.probers_heard(),
+            probers_heard: engine.live_probers(),
             capacities: engine.capacities().map(|(name, most, load)| (name.clone(), most, load)).collect(),
             ..Standing::default()
         };

@@ -4,77 +4,78 @@ use tidegate_model::routes::ActionTiers;
 
 use super::Engine;
 use crate::{
-    atlas::{Atlas, ClusterId, LaneId, ServiceId},
     explanation::{ActionExplanation, CandidateExplanation, Explanation},
-    health::Health,
+    fleet_index::{ClusterId, DemandClassId, FleetIndex, IndexedService, ServiceId},
     overrides,
-    plan::Facts,
+    plan::CandidateState,
+    regional_health::ClusterHealth,
 };
 
 impl Engine {
-    pub(super) fn explain_service(&self, atlas: &Atlas, service: ServiceId) -> Explanation {
-        let facts = atlas.service(service);
-        let actions = self.tiers_of(&facts.name).iter().enumerate();
-        let demand = |lane: LaneId| {
-            let by_region = atlas.regions().filter_map(|(region, name)| {
-                let figures = self.demand_of(lane, region);
-                (figures != (0, 0)).then(|| (name.clone(), figures.0 / 1000, figures.1 / 1000))
+    pub(super) fn explain_service(&self, index: &FleetIndex, service: ServiceId) -> Explanation {
+        let IndexedService { name, priority, .. } = index.service(service);
+        let class_of = |action: usize| index.service(service).class(action);
+        let actions = self.tiers_of(name).iter().enumerate();
+        let demand = |class: DemandClassId| {
+            let by_region = index.regions().filter_map(|(region, name)| {
+                let (measured, settled) = self.demand_of(class, region);
+                (measured > 0 || settled > 0).then(|| (name.clone(), measured / 1000, settled / 1000))
             });
             by_region.collect()
         };
         Explanation {
-            region: atlas.region(atlas.home).clone(),
-            service: facts.name.clone(),
-            priority: facts.priority,
+            region: index.region(index.home).clone(),
+            service: name.clone(),
+            priority: *priority,
             actions: actions
                 .map(|(action, tiers)| ActionExplanation {
                     tiers: tiers.clone(),
-                    demand: demand(facts.lane(action)),
+                    demand: demand(class_of(action)),
                     candidates: self
-                        .candidates(atlas, facts.lane(action))
+                        .candidates(index, class_of(action))
                         .into_iter()
-                        .map(|(cluster, facts)| self.candidate(atlas, service, tiers, (cluster, facts)))
+                        .map(|candidate| self.explain_candidate(index, service, tiers, candidate))
                         .collect(),
                 })
                 .collect(),
         }
     }
 
-    fn candidate(
+    fn explain_candidate(
         &self,
-        atlas: &Atlas,
+        index: &FleetIndex,
         service: ServiceId,
         tiers: &ActionTiers,
-        (cluster, facts): (ClusterId, Facts),
+        (id, state): (ClusterId, CandidateState),
     ) -> CandidateExplanation {
-        let cluster_facts = atlas.cluster(cluster);
-        let region = atlas.region(cluster_facts.region);
-        let health = self.health_of(&cluster_facts.name, atlas.service(service).check);
+        let cluster = index.cluster(id);
+        let region = index.region(cluster.region);
+        let health = self.health_of(&cluster.name, index.service(service).check);
         let in_tier = |tier: &tidegate_model::routes::Tier| {
-            let share = tier.shares.iter().find(|(name, _)| *name == cluster_facts.name)?.1;
+            let share = tier.shares.iter().find(|(name, _)| *name == cluster.name)?.1;
             let whole: u32 = tier.shares.iter().map(|(_, share)| u32::from(*share)).sum();
-            // A part of a whole in thousandths is at most 1000.
+            // At most 1000, since a share is at most the whole.
             Some((u32::from(share) * 1000 / whole.max(1)) as u16)
         };
-        let place = tiers.tiers.iter().enumerate().find_map(|(at, tier)| Some((at, in_tier(tier)?)));
-        let force = self.overrides().force(&atlas.service(service).name);
+        let position = tiers.tiers.iter().enumerate().find_map(|(at, tier)| Some((at, in_tier(tier)?)));
+        let force = self.overrides().forced_route(&index.service(service).name);
         let overridden = force
-            .filter(|(forced, _)| *forced == cluster_facts.name)
+            .filter(|(forced, _)| *forced == cluster.name)
             .map(|(_, item)| item)
-            .or_else(|| self.overrides().drain(&cluster_facts.name, region));
+            .or_else(|| self.overrides().drain_of(&cluster.name, region));
         CandidateExplanation {
-            cluster: cluster_facts.name.clone(),
+            cluster: cluster.name.clone(),
             region: region.clone(),
-            proximity: atlas.proximity(atlas.home, cluster_facts.region),
-            verdict: facts.standing.verdict,
+            proximity: index.proximity(index.home, cluster.region),
+            verdict: state.health.verdict,
             reason: health.map(|health| health.entry.reason.clone()).unwrap_or_default(),
-            reached_from: health.map(Health::reached_from).unwrap_or_default(),
-            capacity: cluster_facts.capacity,
-            load: self.load_of(cluster) / 1000,
-            slow_start_permille: facts.ramp,
-            overridden: overridden.map(overrides::sentence),
-            tier: place.map(|(tier, _)| tier),
-            share_permille: place.filter(|(tier, _)| *tier == 0).map_or(0, |(_, share)| share),
+            reached_from: health.map(ClusterHealth::reached_from).unwrap_or_default(),
+            capacity: cluster.capacity,
+            load: self.load_of(id) / 1000,
+            slow_start_permille: state.ramp,
+            overridden: overridden.map(overrides::describe),
+            tier: position.map(|(tier, _)| tier),
+            share_permille: position.filter(|(tier, _)| *tier == 0).map_or(0, |(_, share)| share),
         }
     }
 }

@@ -154,7 +154,7 @@ pub fn over(kind: OverrideKind, expires_at: Option<Timestamp>) -> Override {
     Override { kind, author: "ann".to_owned(), reason: "deploy".to_owned(), created_at: ms(0), expires_at }
 }
 
-/// An engine, and a mirror of its table that is made of its changes alone.
+/// An engine, and a mirror of its table that is built from its changes alone.
 pub struct World {
     pub fleet: Arc<Fleet>,
     pub engine: Engine,
@@ -188,8 +188,8 @@ impl World {
         changes
     }
 
-    /// What a prober now says of all endpoints of some clusters.
-    pub fn say(&mut self, region: &str, prober: &str, clusters: &[&str], pass: bool) -> Changes {
+    /// Applies the observation of one prober on all endpoints of some clusters.
+    pub fn report(&mut self, region: &str, prober: &str, clusters: &[&str], pass: bool) -> Changes {
         let targets = clusters.iter().flat_map(|cluster| targets(&self.fleet, &name(cluster)));
         let observation = Observation { outcome: outcome(pass), streak: SURE };
         self.apply(RouteEvent::Observations {
@@ -200,12 +200,12 @@ impl World {
         })
     }
 
-    /// Lets time pass, deadline by deadline, while these probers are heard.
+    /// Lets time pass, deadline by deadline, while these probers send heartbeats.
     pub fn pass(&mut self, duration_ms: u64, probers: &[(&str, &str)]) {
         let end = self.now + duration_ms;
         while self.now < end {
             for (region, prober) in probers {
-                self.apply(RouteEvent::ProberHeard { region: name(region), prober: name(prober) });
+                self.apply(RouteEvent::ProberHeartbeat { region: name(region), prober: name(prober) });
             }
             let next = (self.now + 1000).min(end);
             self.tick_until(next);

@@ -37,7 +37,7 @@ impl Verdicts {
         let mut settings = Settings::new(REGION.parse()?);
         // So that a change is of one verdict, not also of the shares of those that came back before it.
         settings.slow_start = Duration::ZERO;
-        settings.damping = Damping { first_hold: Duration::ZERO, ..Damping::default() };
+        settings.damping = Damping { first_suppression: Duration::ZERO, ..Damping::default() };
         let mut verdicts = Verdicts {
             engine: Engine::new(settings),
             fleet: Arc::new(fleet),
