@@ -1,13 +1,13 @@
-//! One probe of one endpoint.
+//! A single probe of one endpoint.
 
 mod connect;
 mod error;
 mod grpc;
 mod http1;
 mod http2;
-mod judge;
+mod response;
 mod stream;
-mod way;
+mod transport;
 
 use std::io;
 
@@ -18,25 +18,25 @@ use tidegate_model::{
 };
 use tokio::time::Instant;
 
-pub use self::{connect::Connection, way::Way};
+pub use self::{connect::Connection, transport::ProbeTransport};
 use self::{
     error::{ConnectError, ExchangeError},
-    judge::Answer,
+    response::ProbeResponse,
 };
 
-/// Probes `endpoint` by `check`, over `reused` if that is given and still works, else over a connection of its own.
-/// Ends within the check's timeout. Returns the outcome, and a connection that can be reused, if there is one.
+/// Probes `endpoint` by `check` over `reused`, or over a new connection if that is absent or stale. Ends within the check's
+/// timeout. Returns the outcome, and the connection if it can be reused.
 ///
 /// # Errors
-/// This machine lacks what a connection needs (files, ports, memory), which says nothing of the endpoint.
+/// This machine lacks resources for a connection (files, ports, memory), which is no failure of the endpoint.
 pub async fn probe(
-    way: &Way,
+    transport: &ProbeTransport,
     endpoint: &Address,
     check: &HealthCheck,
     reused: Option<Connection>,
 ) -> io::Result<(Outcome, Option<Connection>)> {
     let deadline = Instant::now() + check.timeout;
-    match run(way, endpoint, check, reused, deadline).await {
+    match run(transport, endpoint, check, reused, deadline).await {
         Ok(outcome) => Ok(outcome),
         Err(ConnectError::Failed(failure)) => Ok((Outcome::Fail(failure), None)),
         Err(ConnectError::LocalResources(error)) => Err(error),
@@ -44,7 +44,7 @@ pub async fn probe(
 }
 
 async fn run(
-    way: &Way,
+    transport: &ProbeTransport,
     endpoint: &Address,
     check: &HealthCheck,
     reused: Option<Connection>,
@@ -52,29 +52,29 @@ async fn run(
 ) -> Result<(Outcome, Option<Connection>), ConnectError> {
     let http2_only = match &check.probe {
         Probe::Tcp => {
-            // The connection itself is what is asked for; a later probe asks for a new one.
-            connect::connect(way, endpoint, false, deadline).await?;
+            // The connection is the probe; the next one needs a new connection.
+            connect::connect(transport, endpoint, false, deadline).await?;
             return Ok((Outcome::Pass, None));
         }
         Probe::Http { .. } => false,
         Probe::Grpc { .. } => true,
     };
-    let answered = match reused {
-        Some(connection) => match exchange(way, connection, endpoint, check, deadline).await {
+    let reused = match reused {
+        Some(connection) => match exchange(transport, connection, endpoint, check, deadline).await {
             Err(ExchangeError::NoResponse) => None,
             other => Some(other),
         },
         None => None,
     };
-    let answered = match answered {
-        Some(answered) => answered,
+    let exchanged = match reused {
+        Some(exchanged) => exchanged,
         None => {
-            let connection = connect::connect(way, endpoint, http2_only, deadline).await?;
-            exchange(way, connection, endpoint, check, deadline).await
+            let connection = connect::connect(transport, endpoint, http2_only, deadline).await?;
+            exchange(transport, connection, endpoint, check, deadline).await
         }
     };
-    Ok(match answered {
-        Ok((answer, connection)) => match answer.judge(&check.probe) {
+    Ok(match exchanged {
+        Ok((response, connection)) => match response.evaluate(&check.probe) {
             Ok(()) => (Outcome::Pass, connection),
             Err(failure) => (Outcome::Fail(failure), connection),
         },
@@ -84,28 +84,29 @@ async fn run(
 }
 
 async fn exchange(
-    way: &Way,
+    transport: &ProbeTransport,
     connection: Connection,
     endpoint: &Address,
     check: &HealthCheck,
     deadline: Instant,
-) -> Result<(Answer, Option<Connection>), ExchangeError> {
-    let scheme = if way.upstream().tls.is_some() { "https" } else { "http" };
+) -> Result<(ProbeResponse, Option<Connection>), ExchangeError> {
+    let scheme = if transport.upstream().tls.is_some() { "https" } else { "http" };
     let exchanging = async {
         match (connection, &check.probe) {
             (Connection::Http1(stream), Probe::Http { path, host, expected_body, .. }) => {
                 let host = host.clone().unwrap_or_else(|| endpoint.to_string());
-                let (answer, stream) = http1::ask(stream, path, &host, expected_body.is_some()).await?;
-                Ok((answer, stream.map(Connection::Http1)))
+                let (response, stream) = http1::get(stream, path, &host, expected_body.is_some()).await?;
+                Ok((response, stream.map(Connection::Http1)))
             }
             (Connection::Http2(http2), Probe::Http { path, host, expected_body, .. }) => {
                 let host = host.clone().unwrap_or_else(|| endpoint.to_string());
-                let (answer, http2) = http2::get(http2, scheme, path, &host, expected_body.is_some()).await?;
-                Ok((answer, http2.map(Connection::Http2)))
+                let (response, http2) =
+                    http2::get(http2, scheme, path, &host, expected_body.is_some()).await?;
+                Ok((response, http2.map(Connection::Http2)))
             }
             (Connection::Http2(http2), Probe::Grpc { service }) => {
-                let (answer, http2) = grpc::check(http2, scheme, service, &endpoint.to_string()).await?;
-                Ok((answer, http2.map(Connection::Http2)))
+                let (response, http2) = grpc::check(http2, scheme, service, &endpoint.to_string()).await?;
+                Ok((response, http2.map(Connection::Http2)))
             }
             // The peer chose HTTP/1.1 where only HTTP/2 was offered, or the check has no exchange.
             (Connection::Http1(_), Probe::Grpc { .. })
