@@ -1,4 +1,4 @@
-//! Reports of edges, as far as they count: of an edge that the fleet has, about itself, and not too many.
+//! The reports of edges that count: from an edge of the fleet, about itself, and within the rate limit.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -16,13 +16,13 @@ use tidegate_model::{
 use tidegate_service::{Registry, metrics::Counter};
 use tokio::time::Instant;
 
-/// An edge reports once a second, and what it applied at each change besides.
+/// An edge reports its load once a second, and each change that it applied.
 const PER_SECOND: u32 = 20;
 const BURST: u32 = 60;
-/// Reports that do not count, after which others have their turn.
+/// The refused reports after which other tasks get their turn.
 const IGNORED_PER_TURN: u32 = 32;
 
-/// A report that names who sends it.
+/// A report that names its sender.
 pub trait FromEdge: Wire {
     /// The sender.
     fn sender(&self) -> (&RegionName, &EdgeName);
@@ -40,16 +40,16 @@ impl FromEdge for Load {
     }
 }
 
-/// Why a report does not count.
+/// The reason why a report is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReportRefusal {
-    /// The fleet does not have this edge in this region.
+    /// The fleet lacks this edge in this region.
     UnknownEdge,
-    /// The edge sends too many.
+    /// The edge exceeds the rate limit.
     Rate,
-    /// It is published for another edge than it is about.
+    /// Its subject names another edge than its body.
     Subject,
-    /// It cannot be read.
+    /// It cannot be decoded.
     Unreadable,
 }
 
@@ -69,7 +69,7 @@ impl fmt::Display for ReportRefusal {
     }
 }
 
-/// Counts refused reports by reason. Clones share the counters.
+/// Counters of refused reports by reason. Clones share them.
 #[derive(Debug, Clone)]
 pub struct ReportRefusals(BTreeMap<ReportRefusal, Counter>);
 
@@ -85,7 +85,7 @@ impl ReportRefusals {
         ReportRefusals(ReportRefusal::ALL.map(counter).into())
     }
 
-    /// Counts one.
+    /// Counts a refused report.
     pub fn count(&self, refusal: ReportRefusal) {
         if let Some(counter) = self.0.get(&refusal) {
             counter.increment();
@@ -109,8 +109,8 @@ impl<T: FromEdge> EdgeReports<T> {
         EdgeReports { subscription, admission: Admission::new(), refusals, ignored: 0, body: PhantomData }
     }
 
-    /// The next report that counts; nothing when the bus is closed. Before there is a fleet nobody can be told from an
-    /// inventor: reports are left out, and not counted. Safe to cancel.
+    /// The next report that counts; absent once the bus is closed. Without a fleet, edges can't be verified: reports are
+    /// skipped, and not counted as refused. Safe to cancel.
     pub async fn next(&mut self, fleet: Option<&Fleet>) -> Option<T> {
         loop {
             let message = self.subscription.next().await?;
@@ -129,13 +129,13 @@ impl<T: FromEdge> EdgeReports<T> {
         }
     }
 
-    /// Forgets edges that another fleet no longer has.
-    pub fn forget_unknown(&mut self, fleet: &Fleet) {
+    /// Removes edges that the fleet does not have.
+    pub fn remove_unknown_edges(&mut self, fleet: &Fleet) {
         self.admission.limit.retain(|edge| fleet.edges.contains_key(edge));
     }
 }
 
-/// What may count, without I/O.
+/// The admission of reports, without I/O.
 struct Admission {
     limit: SenderLimit<EdgeName>,
 }
@@ -145,7 +145,7 @@ impl Admission {
         Admission { limit: SenderLimit::new(PER_SECOND, BURST) }
     }
 
-    /// A report, decoded only after its subject and how many came before allow it.
+    /// Decodes a report, if its subject and the rate limit admit it.
     fn admit<T: FromEdge>(
         &mut self,
         subject: &str,
@@ -218,7 +218,7 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
     }
 
     #[test]
-    fn only_what_an_edge_of_the_fleet_says_of_itself_counts() {
+    fn only_reports_of_edges_of_the_fleet_about_themselves_count() {
         let (fleet, mut admission, now) = (fleet(), Admission::new(), Instant::now());
         let mut send = |subject: &str, body: &[u8]| admission.admit::<Load>(subject, body, &fleet, now);
         let report = codec::encode(&load("us", "e-1"));
@@ -230,7 +230,7 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
     }
 
     #[tokio::test]
-    async fn what_comes_before_the_first_fleet_is_not_counted_as_refused() {
+    async fn reports_before_the_first_fleet_are_not_counted_as_refused() {
         let (bus, registry) = (tidegate_bus::Bus::in_process(), Registry::default());
         let subscription = bus.subscribe(subjects::ALL_LOAD).await.unwrap();
         let mut reports = EdgeReports::<Load>::new(subscription, &ReportRefusals::new(&registry));

@@ -20,7 +20,7 @@ const PROBER: &str = "prober-1";
 /// Each is the first choice of one service; one of ten stands in for the nine others.
 const CLUSTERS: usize = 100;
 
-/// Verdicts without end: one cluster goes down and comes back, then the next.
+/// An endless series of verdicts: one cluster goes down and recovers, then the next.
 pub struct Verdicts {
     engine: Engine,
     fleet: Arc<Fleet>,
@@ -35,7 +35,7 @@ impl Verdicts {
         let fleet = Fleet::parse(&fleet(edges), "fleet").map_err(|errors| anyhow::anyhow!("{errors}"))?;
         let check = fleet.services.values().next().context("a fleet without services")?.health.id();
         let mut settings = Settings::new(REGION.parse()?);
-        // So that a change is of one verdict, not also of the shares of those that came back before it.
+        // So that each change is one verdict, without the slow start of earlier ones.
         settings.slow_start = Duration::ZERO;
         settings.damping = Damping { first_suppression: Duration::ZERO, ..Damping::default() };
         let mut verdicts = Verdicts {
@@ -57,7 +57,7 @@ impl Verdicts {
         self.engine.table().iter().map(|(key, entry)| (key.clone(), entry.clone())).collect()
     }
 
-    /// The next change of routes, and what its publisher says beside it.
+    /// The next change of the route table, and its cause.
     pub fn decide(&mut self) -> (Changes, RouteCause) {
         let nth = self.made / 2;
         let cluster = cluster(nth / 9 * 10 % CLUSTERS + nth % 9 + 1);
@@ -71,7 +71,7 @@ impl Verdicts {
     }
 
     fn observe(&mut self, cluster: &ClusterName, outcome: Outcome) -> Changes {
-        // The engine's own time: while edges connect, its prober must not seem silent.
+        // The engine has a time of its own, so that its prober is not stale after the edges have connected.
         self.now = self.now.plus(Duration::from_millis(100));
         let target = |endpoint: &Endpoint| Target {
             cluster: cluster.clone(),
