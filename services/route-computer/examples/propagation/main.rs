@@ -5,8 +5,8 @@
 //! its owner does, and the same bytes to the bare subscriptions; a round's time is that of the last one that has it. The example is
 //! here, and not with the bus, because the engine makes the changes. `--strict` fails if the limits are exceeded.
 //!
-//! All edges share the cores of one machine, which real ones do not: what a replica does besides the bus counts as often as there
-//! are edges. So the ratio depends on the optimiser: the profile `ci` is at the limit.
+//! Unlike real edges, all edges share the cores of one machine, so the work of a replica beside the bus counts once for each edge.
+//! The ratio depends on the optimiser: the profile `ci` is at the limit.
 
 mod edges;
 mod rounds;

@@ -17,7 +17,7 @@ use tidegate_routing::{Changes, Damping, Engine, RouteEvent, Settings};
 pub const REGION: &str = "eu-west";
 
 const PROBER: &str = "prober-1";
-/// Each is the first choice of one service; one of ten stands in for the nine others.
+/// Each is the first choice of one service; one in ten is the second choice of nine services.
 const CLUSTERS: usize = 100;
 
 /// An endless series of verdicts: one cluster goes down and recovers, then the next.
@@ -101,7 +101,7 @@ fn cluster(at: usize) -> String {
 fn fleet(edges: usize) -> String {
     let mut text = format!("regions:\n  {REGION}: {{}}\nclusters:\n");
     let mut line = |arguments: std::fmt::Arguments<'_>| {
-        text.write_fmt(arguments).expect("a string takes everything");
+        text.write_fmt(arguments).expect("writing to a string does not fail");
     };
     for at in 0..CLUSTERS {
         let name = cluster(at);
