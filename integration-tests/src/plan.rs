@@ -72,8 +72,8 @@ pub struct Plan {
     pub probers: usize,
     /// Over what time a cluster that comes back regains its share.
     pub slow_start: Duration,
-    /// How long the second return of an endpoint that flaps is held out; doubles from there. Zero: nothing is held.
-    pub first_hold: Duration,
+    /// How long the second recovery of an endpoint that flaps is suppressed. Doubles with each flap. Zero turns damping off.
+    pub first_suppression: Duration,
     /// Workers of each edge.
     pub workers: usize,
     /// Where spans are sent.
@@ -90,7 +90,7 @@ impl Default for Plan {
             computers: 1,
             probers: 1,
             slow_start: Duration::ZERO,
-            first_hold: Duration::ZERO,
+            first_suppression: Duration::ZERO,
             workers: 2,
             otlp_endpoint: None,
             is_signed: false,

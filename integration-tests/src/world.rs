@@ -129,8 +129,8 @@ impl World {
                 name.clone(),
                 "--computer-slow-start".to_owned(),
                 format!("{}ms", plan.slow_start.as_millis()),
-                "--computer-damping-first-hold".to_owned(),
-                format!("{}ms", plan.first_hold.as_millis()),
+                "--computer-damping-first-suppression".to_owned(),
+                format!("{}ms", plan.first_suppression.as_millis()),
             ];
             let own: Vec<String> = own.into_iter().chain(signs.iter().flatten().cloned()).collect();
             let process = start("tidegate-route-computer", &name, &region.computer_user(), &own)?;
@@ -260,14 +260,14 @@ impl World {
         Ok((answer.status().as_u16(), origin.unwrap_or_default().to_owned()))
     }
 
-    /// What a route-computer says of itself: the page `/standing`.
+    /// The page `/status` of a route-computer.
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn standing(&mut self, computer: &str) -> anyhow::Result<serde_json::Value> {
+    pub async fn computer_status(&mut self, computer: &str) -> anyhow::Result<serde_json::Value> {
         let process = self.computers.get_mut(computer).with_context(|| format!("there is no {computer}"))?;
         let admin = process.addresses(&["admin"], START_LIMIT).await?[0];
-        let answer = client::get(admin, "admin", "/standing").await?;
+        let answer = client::get(admin, "admin", "/status").await?;
         Ok(serde_json::from_slice(answer.body())?)
     }
 

@@ -39,7 +39,7 @@ async fn a_second_route_computer_takes_over_from_a_frozen_one() -> anyhow::Resul
     // and when the first wakes, it finds that it no longer leads, and is not listened to.
     world.computers[&first].thaw();
     until("the one that woke does not lead", LIMIT, async || {
-        Ok((world.standing(&first).await?["leads"] == false).then_some(()))
+        Ok((world.computer_status(&first).await?["leads"] == false).then_some(()))
     })
     .await?;
     world.until_well_again(LIMIT).await?;
@@ -70,7 +70,7 @@ async fn a_leader_whose_key_is_withdrawn_gives_the_lease_to_one_whose_key_counts
     world.watch.until(what, LIMIT, |l| l.edge(HOME.edge).filter(|e| e.epoch > before).map(|_| ())).await?;
     println!("another leads, and its table is served, after {:?}", withdrawn_at.elapsed());
     until("the first does not lead", LIMIT, async || {
-        Ok((world.standing(&first).await?["leads"] == false).then_some(()))
+        Ok((world.computer_status(&first).await?["leads"] == false).then_some(()))
     })
     .await?;
     let second = leader(&mut world).await?;
@@ -86,7 +86,7 @@ async fn a_leader_whose_key_is_withdrawn_gives_the_lease_to_one_whose_key_counts
         computer.kill();
     }
     until("the first leads", LIMIT, async || {
-        Ok((world.standing(&first).await?["leads"] == true).then_some(()))
+        Ok((world.computer_status(&first).await?["leads"] == true).then_some(()))
     })
     .await?;
     world.succeeded();
@@ -132,7 +132,7 @@ async fn leader(world: &mut World) -> anyhow::Result<String> {
         world.computers.keys().filter(|name| name.contains(HOME.name)).cloned().collect();
     until("one of them leads", LIMIT, async || {
         for name in &names {
-            if world.standing(name).await?["leads"] == true {
+            if world.computer_status(name).await?["leads"] == true {
                 return Ok(Some(name.clone()));
             }
         }

@@ -11,7 +11,7 @@ use tidegate_integration_tests::{
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
-const ANEW: &str = "looking at everything anew";
+const RESTARTS: &str = "restarting with an empty table";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prober_that_thaws_brings_no_lost_cluster_back() -> anyhow::Result<()> {
@@ -27,8 +27,8 @@ async fn a_prober_that_thaws_brings_no_lost_cluster_back() -> anyhow::Result<()>
 
     // When it thaws, then it looks before it speaks.
     world.probers[&name].thaw();
-    until("the prober looks anew", LIMIT, async || {
-        Ok(world.probers[&name].log().contains(ANEW).then_some(()))
+    until("the prober restarts", LIMIT, async || {
+        Ok(world.probers[&name].log().contains(RESTARTS).then_some(()))
     })
     .await?;
     until("it speaks again", LIMIT, async || {
@@ -51,8 +51,8 @@ async fn a_prober_whose_name_was_taken_for_a_while_is_heard_again() -> anyhow::R
     })
     .await?;
     drop(double);
-    until("the prober looks anew", LIMIT, async || {
-        Ok(world.probers[&name].log().contains(ANEW).then_some(()))
+    until("the prober restarts", LIMIT, async || {
+        Ok(world.probers[&name].log().contains(RESTARTS).then_some(()))
     })
     .await?;
 

@@ -1,7 +1,7 @@
-//! How long a single change takes with 10,000 clusters, 1,000 services and 50 regions.
+//! The time that a single change takes with 10,000 clusters, 1,000 services and 50 regions.
 //!
 //! `cargo run --release -p tidegate-routing --example scale` prints medians and maxima for services that share no cluster
-//! and for services that all hang together through clusters of limited capacity, with demand from every region.
+//! and for services that are all coupled through clusters of limited capacity, with demand from every region.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use tidegate_model::{
     report::Load,
     unit::Location,
 };
-use tidegate_routing::{Engine, Event, Settings};
+use tidegate_routing::{Engine, RouteEvent, Settings};
 
 const REGIONS: usize = 50;
 const CLUSTERS: usize = 10_000;
@@ -95,7 +95,7 @@ fn fleet(per_service: usize) -> Fleet {
     fleet
 }
 
-fn observe(region_at: usize, fleet: &Fleet, cluster: &ClusterName, pass: bool) -> Event {
+fn observe(region_at: usize, fleet: &Fleet, cluster: &ClusterName, pass: bool) -> RouteEvent {
     let observation = Observation {
         outcome: if pass { Outcome::Pass } else { Outcome::Fail(Failure::ConnectRefused) },
         streak: 3,
@@ -106,7 +106,7 @@ fn observe(region_at: usize, fleet: &Fleet, cluster: &ClusterName, pass: bool) -
         endpoint: endpoint.address.clone(),
         check: HealthCheck::tcp().id(),
     };
-    Event::Observations {
+    RouteEvent::Observations {
         region: name(&region(region_at)),
         prober: name("prober-1"),
         changes: endpoints.iter().map(|e| (target(e), Some(observation.clone()))).collect(),
@@ -114,29 +114,30 @@ fn observe(region_at: usize, fleet: &Fleet, cluster: &ClusterName, pass: bool) -
     }
 }
 
-/// `rate` is what each region asks of each service, in requests per second.
+/// `rate` is the demand of each region for each service, in requests per second.
 fn run(per_service: usize, rate: u32) {
     let fleet = Arc::new(fleet(per_service));
     let mut now = Timestamp(1_000_000_000);
     let mut engine = Engine::new(Settings::new(name(&region(0))));
-    let timed = |engine: &mut Engine, event: Event, now: Timestamp| {
+    let timed = |engine: &mut Engine, event: RouteEvent, now: Timestamp| {
         let begin = Instant::now();
         let changes = engine.apply(event, now);
         (begin.elapsed(), changes.entries.len())
     };
-    let (took, entries) = timed(&mut engine, Event::Fleet(fleet.clone()), now);
+    let (took, entries) = timed(&mut engine, RouteEvent::Fleet(fleet.clone()), now);
     println!("  the fleet: {took:.1?} for {entries} entries");
 
     let begin = Instant::now();
     for region_at in 0..REGIONS {
         let mut all = Vec::new();
         for cluster in fleet.clusters.keys() {
-            if let Event::Observations { changes, .. } = observe(region_at, &fleet, cluster, true) {
+            if let RouteEvent::Observations { changes, .. } = observe(region_at, &fleet, cluster, true) {
                 all.extend(changes.into_iter().filter_map(|(target, seen)| Some((target, seen?))));
             }
         }
         let (region, prober) = (name(&region(region_at)), name("prober-1"));
-        engine.apply(Event::ObservationsReset { region, prober, all, begins_anew: false, cause: None }, now);
+        engine
+            .apply(RouteEvent::ObservationsReset { region, prober, all, restarted: false, cause: None }, now);
     }
     println!("  snapshots of {REGIONS} probers: {:.1?}", begin.elapsed());
 
@@ -150,11 +151,11 @@ fn run(per_service: usize, rate: u32) {
             demand,
             clusters: BTreeMap::new(),
         };
-        engine.apply(Event::Load(load), now);
+        engine.apply(RouteEvent::Load(load), now);
     }
     now = now.plus(Duration::from_secs(1));
-    let (took, entries) = timed(&mut engine, Event::Tick, now);
-    println!("  a look at the demand of every service and region: {took:.1?} for {entries} entries");
+    let (took, entries) = timed(&mut engine, RouteEvent::Tick, now);
+    println!("  a measurement of the demand of every service and region: {took:.1?} for {entries} entries");
 
     let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for at in 0..CHANGES {

@@ -1,36 +1,36 @@
-//! Sharing out demand among clusters of limited capacity.
+//! The assignment of demand to clusters of limited capacity.
 //!
-//! In rounds: first every flow asks the first group of its plan, then with what is left the second, and so on, so that a
-//! cluster's room goes first to those who like it best (with `nearest`: its own region). Who asks for more than there is
-//! gets a part in proportion. More important services go through all rounds before less important ones begin, so what
-//! nobody has room for is the least important traffic. Everything is whole thousandths of requests per second: the
-//! result depends on the flows alone, and not on how they came about.
+//! It proceeds in rounds. First each demand claims the first group of its plan, then with what remains the second, and so
+//! on, so that a cluster's headroom goes first to those that prefer it most (with `nearest`: its own region). If the claims
+//! exceed the headroom, each gets a part in proportion. More important services go through all rounds before less important
+//! ones begin, so the traffic that no cluster has headroom for is the least important. All amounts are whole thousandths of
+//! requests per second: the result depends on the demands alone, and not on their history.
 
 use crate::{plan::Plan, ramp};
 
-/// The demand of one service in one region.
+/// The demand of one demand class in one region, with the plan that it follows.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Flow<'a> {
+pub(crate) struct RegionalDemand<'a> {
     /// 0 is the most important.
     pub(crate) priority: u8,
-    /// Thousandths of requests per second; zero where nothing is known of it.
-    pub(crate) demand: u64,
+    /// Thousandths of requests per second; zero if unknown.
+    pub(crate) rate: u64,
     pub(crate) plan: &'a Plan,
 }
 
-/// Where a flow's demand goes.
+/// The clusters that one demand is assigned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Placement<P = Vec<u64>> {
-    /// What was to be placed; where the flow's demand is not known, something to take shares of.
+    /// The demand to place. If it is unknown, a nominal amount, so that there are shares.
     pub(crate) demand: u64,
-    /// What each of the plan's sharing members gets.
+    /// The amount for each sharing member of the plan.
     pub(crate) placed: P,
-    /// Whether the demand is real, and counts against capacity.
+    /// Whether the demand is known and counts against capacity.
     pub(crate) counted: bool,
 }
 
 impl<P: AsRef<[u64]>> Placement<P> {
-    /// What nobody has room for.
+    /// The demand that no cluster has headroom for.
     pub(crate) fn unplaced(&self) -> u64 {
         self.demand - self.placed.as_ref().iter().sum::<u64>()
     }
@@ -40,206 +40,209 @@ impl<P: AsRef<[u64]>> Placement<P> {
     }
 }
 
-/// Where all flows' demand goes.
+/// The clusters that all demands are assigned to.
 #[derive(Debug)]
 pub(crate) struct Assignment {
-    shared: Vec<Shared>,
-    /// What each sharing member of each flow gets, flow after flow.
+    progress: Vec<Progress>,
+    /// The amount for each sharing member of each demand, demand after demand.
     placed: Vec<u64>,
 }
 
 impl Assignment {
-    /// How many of its plan's members each flow of known demand asked, with or without success, in the flows' order.
-    pub(crate) fn asked(&self) -> impl Iterator<Item = usize> {
-        self.shared.iter().map(|flow| if flow.counted { flow.asked } else { 0 })
+    /// How many members of its plan each known demand claimed, with or without success, in the order of demands.
+    pub(crate) fn claimed(&self) -> impl Iterator<Item = usize> {
+        self.progress.iter().map(|demand| if demand.counted { demand.claimed } else { 0 })
     }
 
-    /// By flow, in their order.
+    /// The placements in the order of demands.
     pub(crate) fn placements(&self) -> impl Iterator<Item = Placement<&[u64]>> {
-        self.shared.iter().map(|flow| Placement {
-            demand: if flow.members == 0 { 0 } else { flow.demand },
-            placed: &self.placed[flow.first..flow.first + flow.members],
-            counted: flow.counted,
+        self.progress.iter().map(|demand| Placement {
+            demand: if demand.members == 0 { 0 } else { demand.rate },
+            placed: &self.placed[demand.first..demand.first + demand.members],
+            counted: demand.counted,
         })
     }
 }
 
 /// A capacity in thousandths of requests per second.
-pub(crate) fn room(capacity: Option<u32>) -> u64 {
+pub(crate) fn thousandths(capacity: Option<u32>) -> u64 {
     capacity.map_or(UNLIMITED, |capacity| u64::from(capacity) * 1000)
 }
 
-/// The unit in which a flow of unknown demand is shared out.
+/// The nominal amount of an unknown demand.
 const NOMINAL: u64 = 1_000_000;
 
-/// Room that cannot be used up.
+/// Headroom that cannot be used up.
 pub(crate) const UNLIMITED: u64 = u64::MAX / 4;
 
-/// Shares out all `flows`; `room` is what each cluster can take, by its number, and is what it could still take after.
-pub(crate) fn assign(flows: &[Flow<'_>], room: &mut [u64]) -> Assignment {
-    let mut assignment = Assignment { shared: Vec::with_capacity(flows.len()), placed: Vec::new() };
+/// Assigns all `demands`. `headroom` is that of each cluster by number, and is reduced by what was assigned.
+pub(crate) fn assign(demands: &[RegionalDemand<'_>], headroom: &mut [u64]) -> Assignment {
+    let mut assignment = Assignment { progress: Vec::with_capacity(demands.len()), placed: Vec::new() };
     let mut members = 0;
-    for flow in flows {
-        assignment.shared.push(Shared::new(flow, members));
-        members += flow.plan.sharing;
+    for demand in demands {
+        assignment.progress.push(Progress::new(demand, members));
+        members += demand.plan.sharing;
     }
     assignment.placed.resize(members, 0);
 
-    let mut round = Round { flows, assignment, offers: Vec::new(), offered: vec![0; room.len()] };
+    let mut round = Round { demands, assignment, claims: Vec::new(), claimed: vec![0; headroom.len()] };
     let mut by_priority: Vec<usize> =
-        (0..flows.len()).filter(|at| round.assignment.shared[*at].counted).collect();
-    by_priority.sort_by_key(|at| flows[*at].priority);
-    for class in by_priority.chunk_by(|a, b| flows[*a].priority == flows[*b].priority) {
-        round.share_out(class, room, Slow::Kept);
-        // Rather flatten a cluster that returns a little than refuse requests.
-        round.share_out(class, room, Slow::Ignored);
+        (0..demands.len()).filter(|at| round.assignment.progress[*at].counted).collect();
+    by_priority.sort_by_key(|at| demands[*at].priority);
+    for equals in by_priority.chunk_by(|a, b| demands[*a].priority == demands[*b].priority) {
+        round.place(equals, headroom, SlowStart::Respected);
+        // To shorten slow start is better than to refuse requests.
+        round.place(equals, headroom, SlowStart::Ignored);
     }
-    let unknown: Vec<usize> = (0..flows.len()).filter(|at| !round.assignment.shared[*at].counted).collect();
+    let unknown: Vec<usize> =
+        (0..demands.len()).filter(|at| !round.assignment.progress[*at].counted).collect();
     if !unknown.is_empty() {
-        let mut endless = vec![UNLIMITED; room.len()];
-        round.share_out(&unknown, &mut endless, Slow::Kept);
-        round.share_out(&unknown, &mut endless, Slow::Ignored);
+        let mut unlimited = vec![UNLIMITED; headroom.len()];
+        round.place(&unknown, &mut unlimited, SlowStart::Respected);
+        round.place(&unknown, &mut unlimited, SlowStart::Ignored);
     }
     round.assignment
 }
 
 /// Whether slow start limits what a member gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slow {
-    Kept,
+enum SlowStart {
+    Respected,
     Ignored,
 }
 
-/// How far one flow is shared out.
+/// How far one demand is placed.
 #[derive(Debug)]
-struct Shared {
-    demand: u64,
+struct Progress {
+    rate: u64,
     remaining: u64,
-    /// Where its members' amounts begin, and how many there are.
+    /// The index of its first member's amount, and the number of members.
     first: usize,
     members: usize,
-    /// Where the group begins that is asked next.
+    /// The first member of the group that is claimed next.
     group_at: usize,
-    /// How many members were asked.
-    asked: usize,
+    /// How many members were claimed.
+    claimed: usize,
     counted: bool,
 }
 
-impl Shared {
-    fn new(flow: &Flow<'_>, first: usize) -> Shared {
-        // What is sent to clusters that seem down is a try, not a load.
-        let counted = flow.demand > 0 && !flow.plan.fail_open;
-        let demand = if counted { flow.demand } else { NOMINAL };
-        Shared {
-            demand,
-            remaining: demand,
+impl Progress {
+    fn new(demand: &RegionalDemand<'_>, first: usize) -> Progress {
+        // Requests to clusters that seem down are attempts, not load.
+        let counted = demand.rate > 0 && !demand.plan.fail_open;
+        let rate = if counted { demand.rate } else { NOMINAL };
+        Progress {
+            rate,
+            remaining: rate,
             first,
-            members: flow.plan.sharing,
+            members: demand.plan.sharing,
             group_at: 0,
-            asked: 0,
+            claimed: 0,
             counted,
         }
     }
 }
 
-/// What one flow asks of one member.
-struct Offer {
-    flow: usize,
-    /// Where the member's amount is.
+/// What one demand claims of one member.
+struct Claim {
+    demand: usize,
+    /// The index of the member's amount.
     member_at: usize,
     cluster: usize,
     amount: u64,
 }
 
 struct Round<'a> {
-    flows: &'a [Flow<'a>],
+    demands: &'a [RegionalDemand<'a>],
     assignment: Assignment,
-    offers: Vec<Offer>,
-    /// By cluster; all zero between passes.
-    offered: Vec<u64>,
+    claims: Vec<Claim>,
+    /// The sum of claims by cluster; zero between passes.
+    claimed: Vec<u64>,
 }
 
 impl Round<'_> {
-    /// Places what it can of the flows in `class`.
-    fn share_out(&mut self, class: &[usize], room: &mut [u64], slow: Slow) {
-        let shared = &mut self.assignment.shared;
-        let mut active: Vec<usize> = class.iter().copied().filter(|at| shared[*at].remaining > 0).collect();
+    /// Places as much of the demands of equal priority as there is headroom for.
+    fn place(&mut self, equals: &[usize], headroom: &mut [u64], slow_start: SlowStart) {
+        let progress = &mut self.assignment.progress;
+        let mut active: Vec<usize> =
+            equals.iter().copied().filter(|at| progress[*at].remaining > 0).collect();
         for at in &active {
-            shared[*at].group_at = 0;
+            progress[*at].group_at = 0;
         }
-        // Each flow asks its current group until nobody there takes any more, then the next one, all in step.
+        // All demands proceed in step: each claims its current group until no member takes more, then the next group.
         while !active.is_empty() {
-            // Those that may ask the same group once more: each pass places all, fills a cluster or brings a member to
-            // its limit, so it ends.
-            let mut asking = active.clone();
-            while !asking.is_empty() {
-                asking.retain(|at| self.offer(*at, room, slow));
-                self.accept(room);
-                let shared = &self.assignment.shared;
-                asking.retain(|at| shared[*at].remaining > 0);
+            // The demands that may claim the same group once more. Each pass places all, fills a cluster or brings a
+            // member to its limit, so the loop ends.
+            let mut claiming = active.clone();
+            while !claiming.is_empty() {
+                claiming.retain(|at| self.claim(*at, headroom, slow_start));
+                self.grant(headroom);
+                let progress = &self.assignment.progress;
+                claiming.retain(|at| progress[*at].remaining > 0);
             }
-            let (flows, shared) = (self.flows, &mut self.assignment.shared);
+            let (demands, progress) = (self.demands, &mut self.assignment.progress);
             active.retain(|at| {
-                let flow = &mut shared[*at];
-                flow.group_at = group_end(flows[*at].plan, flow.group_at, flow.members);
-                flow.asked = flow.asked.max(flow.group_at);
-                flow.remaining > 0 && flow.group_at < flow.members
+                let demand = &mut progress[*at];
+                demand.group_at = group_end(demands[*at].plan, demand.group_at, demand.members);
+                demand.claimed = demand.claimed.max(demand.group_at);
+                demand.remaining > 0 && demand.group_at < demand.members
             });
         }
     }
 
-    /// Splits what remains of a flow among the members of its group that have room, by weight; tells whether any has.
-    fn offer(&mut self, flow: usize, room: &[u64], slow: Slow) -> bool {
-        let shared = &self.assignment.shared[flow];
-        let plan = self.flows[flow].plan;
-        let group = shared.group_at..group_end(plan, shared.group_at, shared.members);
-        let placed = &self.assignment.placed[shared.first..shared.first + shared.members];
+    /// Splits what remains of a demand by weight among the members of its group that have headroom. Returns whether there
+    /// are any.
+    fn claim(&mut self, demand: usize, headroom: &[u64], slow_start: SlowStart) -> bool {
+        let progress = &self.assignment.progress[demand];
+        let plan = self.demands[demand].plan;
+        let group = progress.group_at..group_end(plan, progress.group_at, progress.members);
+        let placed = &self.assignment.placed[progress.first..progress.first + progress.members];
         let limit = |at: usize| {
             let ramp = plan.members[at].ramp;
-            if slow == Slow::Ignored || ramp == ramp::WHOLE {
+            if slow_start == SlowStart::Ignored || ramp == ramp::WHOLE {
                 return u64::MAX;
             }
-            (shared.demand / 1000 * u64::from(ramp)).saturating_sub(placed[at])
+            (progress.rate / 1000 * u64::from(ramp)).saturating_sub(placed[at])
         };
-        let takes = |at: &usize| room[plan.members[*at].cluster.index()] > 0 && limit(*at) > 0;
+        let takes = |at: &usize| headroom[plan.members[*at].cluster.index()] > 0 && limit(*at) > 0;
         let weights: u64 = group.clone().filter(takes).map(|at| u64::from(plan.members[at].weight)).sum();
         if weights == 0 {
             return false;
         }
-        let part = |at: usize| scaled(shared.remaining, u64::from(plan.members[at].weight), weights);
-        // What rounding leaves over goes to the first.
-        let mut rest = shared.remaining - group.clone().filter(takes).map(part).sum::<u64>();
+        let part = |at: usize| scaled(progress.remaining, u64::from(plan.members[at].weight), weights);
+        // The rest from rounding goes to the first.
+        let mut rest = progress.remaining - group.clone().filter(takes).map(part).sum::<u64>();
         for at in group.filter(takes) {
             let amount = (part(at) + std::mem::take(&mut rest)).min(limit(at));
             let cluster = plan.members[at].cluster.index();
-            self.offered[cluster] += amount;
-            self.offers.push(Offer { flow, member_at: shared.first + at, cluster, amount });
+            self.claimed[cluster] += amount;
+            self.claims.push(Claim { demand, member_at: progress.first + at, cluster, amount });
         }
         true
     }
 
-    /// Takes all that was offered where there is room for all of it, and parts in proportion elsewhere.
-    fn accept(&mut self, room: &mut [u64]) {
-        for Offer { flow, member_at, cluster, amount } in &self.offers {
-            let (offered, room) = (self.offered[*cluster], room[*cluster]);
-            let taken = if offered <= room { *amount } else { scaled(*amount, room, offered) };
-            self.assignment.placed[*member_at] += taken;
-            self.assignment.shared[*flow].remaining -= taken;
+    /// Grants all claims: in full if the cluster has headroom for all of them, else in proportion.
+    fn grant(&mut self, headroom: &mut [u64]) {
+        for Claim { demand, member_at, cluster, amount } in &self.claims {
+            let (claimed, headroom) = (self.claimed[*cluster], headroom[*cluster]);
+            let granted = if claimed <= headroom { *amount } else { scaled(*amount, headroom, claimed) };
+            self.assignment.placed[*member_at] += granted;
+            self.assignment.progress[*demand].remaining -= granted;
         }
-        for Offer { cluster, .. } in self.offers.drain(..) {
-            room[cluster] = room[cluster].saturating_sub(std::mem::take(&mut self.offered[cluster]));
+        for Claim { cluster, .. } in self.claims.drain(..) {
+            headroom[cluster] = headroom[cluster].saturating_sub(std::mem::take(&mut self.claimed[cluster]));
         }
     }
 }
 
-/// Where the group that begins at `from` ends.
+/// The end of the group that begins at `from`.
 fn group_end(plan: &Plan, from: usize, members: usize) -> usize {
     let rest = &plan.members[from..members];
     let Some(first) = rest.first() else { return members };
     from + rest.iter().take_while(|member| member.group == first.group).count()
 }
 
-/// `amount` times `part` over `whole`, where `part` is at most `whole`.
+/// `amount` times `part` over `whole`; `part` is at most `whole`.
 pub(crate) fn scaled(amount: u64, part: u64, whole: u64) -> u64 {
     match amount.checked_mul(part) {
         _ if part == whole => amount,
@@ -252,10 +255,10 @@ pub(crate) fn scaled(amount: u64, part: u64, whole: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{atlas::ClusterId, plan::Member};
+    use crate::{fleet_index::ClusterId, plan::Member};
 
-    fn assign(flows: &[Flow<'_>], room: &mut [u64]) -> Vec<Placement> {
-        super::assign(flows, room).placements().map(|placement| placement.to_owned()).collect()
+    fn assign(demands: &[RegionalDemand<'_>], headroom: &mut [u64]) -> Vec<Placement> {
+        super::assign(demands, headroom).placements().map(|placement| placement.to_owned()).collect()
     }
 
     /// A plan of groups of (cluster, weight, ramp).
@@ -275,56 +278,56 @@ mod tests {
         Plan { sharing: members.len(), members, fail_open: false }
     }
 
-    fn flow(plan: &Plan, priority: u8, demand: u64) -> Flow<'_> {
-        Flow { priority, demand, plan }
+    fn demand(plan: &Plan, priority: u8, rate: u64) -> RegionalDemand<'_> {
+        RegionalDemand { priority, rate, plan }
     }
 
     #[test]
-    fn what_the_first_has_no_room_for_goes_to_the_next() {
+    fn what_exceeds_the_headroom_of_the_first_goes_to_the_next() {
         let plan = plan(&[&[(0, 1, 1000)], &[(1, 1, 1000)]]);
-        let mut room = [600, 1000];
-        let placements = assign(&[flow(&plan, 0, 1000)], &mut room);
+        let mut headroom = [600, 1000];
+        let placements = assign(&[demand(&plan, 0, 1000)], &mut headroom);
         assert_eq!(placements[0].placed, [600, 400]);
-        assert_eq!(room, [0, 600]);
+        assert_eq!(headroom, [0, 600]);
     }
 
     #[test]
-    fn those_who_like_a_cluster_best_come_before_those_who_overflow_to_it() {
+    fn those_that_prefer_a_cluster_most_come_before_those_that_spill_to_it() {
         let far = plan(&[&[(0, 1, 1000)], &[(1, 1, 1000)]]);
         let near = plan(&[&[(1, 1, 1000)]]);
-        let placements = assign(&[flow(&far, 0, 1000), flow(&near, 0, 800)], &mut [500, 1000]);
+        let placements = assign(&[demand(&far, 0, 1000), demand(&near, 0, 800)], &mut [500, 1000]);
         assert_eq!(placements[1].placed, [800]);
         assert_eq!(placements[0].placed, [500, 200]);
         assert_eq!(placements[0].unplaced(), 300);
     }
 
     #[test]
-    fn when_nobody_has_room_the_least_important_is_left_over() {
+    fn without_headroom_the_least_important_is_left_over() {
         let plan = plan(&[&[(0, 1, 1000)]]);
-        let placements = assign(&[flow(&plan, 9, 800), flow(&plan, 1, 800)], &mut [1000]);
+        let placements = assign(&[demand(&plan, 9, 800), demand(&plan, 1, 800)], &mut [1000]);
         assert_eq!((placements[0].unplaced(), placements[1].unplaced()), (600, 0));
     }
 
     #[test]
-    fn weights_hold_as_far_as_there_is_room() {
+    fn weights_hold_as_far_as_there_is_headroom() {
         let plan = plan(&[&[(0, 90, 1000), (1, 10, 1000)]]);
-        assert_eq!(assign(&[flow(&plan, 0, 1000)], &mut [5000, 5000])[0].placed, [900, 100]);
-        assert_eq!(assign(&[flow(&plan, 0, 1000)], &mut [300, 5000])[0].placed, [300, 700]);
+        assert_eq!(assign(&[demand(&plan, 0, 1000)], &mut [5000, 5000])[0].placed, [900, 100]);
+        assert_eq!(assign(&[demand(&plan, 0, 1000)], &mut [300, 5000])[0].placed, [300, 700]);
     }
 
     #[test]
     fn slow_start_leaves_the_rest_to_the_next_group_unless_that_is_full() {
         let plan = plan(&[&[(0, 1, 200)], &[(1, 1, 1000)]]);
-        assert_eq!(assign(&[flow(&plan, 0, 1000)], &mut [5000, 5000])[0].placed, [200, 800]);
-        assert_eq!(assign(&[flow(&plan, 0, 1000)], &mut [5000, 300])[0].placed, [700, 300]);
+        assert_eq!(assign(&[demand(&plan, 0, 1000)], &mut [5000, 5000])[0].placed, [200, 800]);
+        assert_eq!(assign(&[demand(&plan, 0, 1000)], &mut [5000, 300])[0].placed, [700, 300]);
     }
 
     #[test]
-    fn a_flow_of_unknown_demand_is_shared_out_without_regard_to_room() {
+    fn an_unknown_demand_is_placed_without_regard_to_headroom() {
         let plan = plan(&[&[(0, 1, 1000)], &[(1, 1, 1000)]]);
-        let mut room = [0, 10];
-        let placements = assign(&[flow(&plan, 0, 0)], &mut room);
+        let mut headroom = [0, 10];
+        let placements = assign(&[demand(&plan, 0, 0)], &mut headroom);
         assert_eq!((placements[0].placed[0], placements[0].placed[1]), (NOMINAL, 0));
-        assert_eq!(room, [0, 10]);
+        assert_eq!(headroom, [0, 10]);
     }
 }

@@ -1,10 +1,10 @@
-//! How much is asked for: by lane and region, from the reports of all edges.
+//! Demand by demand class and region, from the load reports of all edges.
 //!
-//! Three figures are kept. *Reported* demand is the sum of the edges' last reports. *Measured* demand is what that was
-//! when it was last looked at: at moments that all replicas share, so that it does not matter in which order reports and
-//! observations come in between. *Settled* demand is what shares follow: it becomes what was measured only when a share
-//! would be wrong by more than the tolerance, or a cluster would get more than its capacity, or requests would be refused
-//! needlessly. So steady demand gives steady shares, however it wobbles.
+//! Three values are kept. *Reported* demand is the sum of the edges' last reports. *Measured* demand is a sample of it,
+//! taken at times that all replicas share, so that the order in which reports and observations arrive in between does not
+//! matter. *Settled* demand is what shares follow. It is set to the measured demand only when the drift matters: a share
+//! is wrong by more than the tolerance, a cluster gets more than its capacity, or requests are refused needlessly. So
+//! fluctuations do not move shares.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,11 +15,11 @@ use std::{
 use tidegate_model::{EdgeName, RegionName, ServiceName, Timestamp, report::Load};
 
 use crate::{
-    atlas::{Atlas, LaneId, RegionId},
+    fleet_index::{DemandClassId, FleetIndex, RegionId},
     settings::Settings,
 };
 
-/// The shortest time that a report may span: a few requests in no time at all are no high rate.
+/// The shortest time that a report may span: a few requests within a moment are no high rate.
 const SHORTEST_MS: u64 = 200;
 
 #[derive(Debug)]
@@ -28,31 +28,37 @@ struct Report {
     rates: Rates,
 }
 
-/// Thousandths of requests per second, of a service's default action and then of each route.
+/// Thousandths of requests per second by service: of its default action, then of each route.
 type Rates = BTreeMap<ServiceName, Vec<u64>>;
 
-/// Demand by lane and region.
+/// Demand by demand class and region.
 #[derive(Debug, Default)]
 pub(crate) struct Demand {
     reports: BTreeMap<RegionName, BTreeMap<EdgeName, Report>>,
-    /// No report expires before.
+    /// The earliest time at which a report may expire.
     expiry: Option<Timestamp>,
     regions: usize,
-    /// Thousandths of requests per second; by lane, then region.
+    /// Thousandths of requests per second by demand class, then region.
     reported: Vec<u64>,
     measured: Vec<u64>,
     settled: Vec<u64>,
-    /// Lanes whose reported demand changed since it was last looked at, and when the first of them did.
-    moved: BTreeSet<LaneId>,
+    /// Demand classes whose reported demand changed since the last measurement, and when the first of them did.
+    moved: BTreeSet<DemandClassId>,
     moved_at: Timestamp,
 }
 
 impl Demand {
-    /// Takes a report, which replaces the edge's last one. Only one of an edge that the fleet has, of the services that it
-    /// has, and of no more than one edge can carry counts.
-    pub(crate) fn report(&mut self, load: &Load, settings: &Settings, atlas: Option<&Atlas>, now: Timestamp) {
-        let Some(atlas) = atlas.filter(|atlas| atlas.has_edge(&load.edge, &load.region)) else { return };
-        let rates = believed_rates(load, settings, atlas);
+    /// Records a report, which replaces the edge's last one. Ignores edges and services that the fleet does not have, and
+    /// limits what one edge can carry.
+    pub(crate) fn record_report(
+        &mut self,
+        load: &Load,
+        settings: &Settings,
+        index: Option<&FleetIndex>,
+        now: Timestamp,
+    ) {
+        let Some(index) = index.filter(|index| index.has_edge(&load.edge, &load.region)) else { return };
+        let rates = plausible_rates(load, settings, index);
         let report = Report { at: now, rates };
         let edges = self.reports.entry(load.region.clone()).or_default();
         let newest = edges.values().map(|other| other.at).max();
@@ -60,27 +66,27 @@ impl Demand {
         let expiry = now.plus(settings.load_expires_after);
         self.expiry = Some(self.expiry.map_or(expiry, |sooner| sooner.min(expiry)));
         let after = self.reports[&load.region][&load.edge].rates.clone();
-        self.count(&load.region, &before, &after, atlas, now);
+        self.replace_rates(&load.region, &before, &after, index, now);
         if newest.is_some_and(|newest| newest.plus(grace(settings)) <= now) {
-            // After such a gap, edges that did not come back with this one may have to go at once.
+            // After such a gap, edges that did not return with this one may have to expire at once.
             self.expiry = Some(now);
-            self.advance(settings, Some(atlas), now);
+            self.expire_reports(settings, Some(index), now);
         }
     }
 
-    /// Counts anew by the numbers of `atlas`, carrying over what was measured and settled from `before`.
-    pub(crate) fn renumber(&mut self, before: Option<&Atlas>, atlas: &Atlas, now: Timestamp) {
-        let size = atlas.lanes().len() * atlas.regions().len();
+    /// Adopts the numbers of a new fleet index, and keeps the measured and settled demand of `before`.
+    pub(crate) fn reindex(&mut self, before: Option<&FleetIndex>, index: &FleetIndex, now: Timestamp) {
+        let size = index.classes().len() * index.regions().len();
         let mut old = std::mem::take(self);
-        // An edge that the fleet no longer has, or has elsewhere, asks for nothing there.
+        // The reports of edges that the fleet no longer has, or has in another region, no longer count.
         for (region, edges) in &mut old.reports {
-            edges.retain(|edge, _| atlas.has_edge(edge, region));
+            edges.retain(|edge, _| index.has_edge(edge, region));
         }
         old.reports.retain(|_, edges| !edges.is_empty());
         *self = Demand {
             reports: old.reports,
             expiry: old.expiry,
-            regions: atlas.regions().len(),
+            regions: index.regions().len(),
             reported: vec![0; size],
             measured: vec![0; size],
             settled: vec![0; size],
@@ -88,12 +94,13 @@ impl Demand {
             moved_at: if old.moved.is_empty() { now } else { old.moved_at },
         };
         if let Some(before) = before {
-            for (lane, was) in atlas.lanes().filter_map(|(lane, _)| Some((lane, same(lane, atlas, before)?)))
+            for (class, was) in
+                index.classes().filter_map(|(class, _)| Some((class, predecessor(class, index, before)?)))
             {
                 for (region, name) in before.regions() {
-                    if let Some(new_region) = atlas.region_id(name) {
+                    if let Some(new_region) = index.region_id(name) {
                         let from = was.index() * old.regions + region.index();
-                        let to = self.at(lane, new_region);
+                        let to = self.at(class, new_region);
                         self.measured[to] = old.measured[from];
                         self.settled[to] = old.settled[from];
                     }
@@ -101,20 +108,21 @@ impl Demand {
             }
         }
         for (region, edges) in &self.reports {
-            let Some(region) = atlas.region_id(region) else { continue };
+            let Some(region) = index.region_id(region) else { continue };
             for report in edges.values() {
-                for (lane, rate) in by_lane(&report.rates, atlas) {
-                    self.reported[lane.index() * self.regions + region.index()] += rate;
+                for (class, rate) in by_class(&report.rates, index) {
+                    self.reported[class.index() * self.regions + region.index()] += rate;
                 }
             }
         }
-        let moved = atlas.lanes().map(|(lane, _)| lane);
-        self.moved =
-            moved.filter(|lane| self.reported[self.row(*lane)] != self.measured[self.row(*lane)]).collect();
+        let moved = index.classes().map(|(class, _)| class);
+        self.moved = moved
+            .filter(|class| self.reported[self.row(*class)] != self.measured[self.row(*class)])
+            .collect();
     }
 
-    /// Forgets the reports that are too old to count at `now`.
-    pub(crate) fn advance(&mut self, settings: &Settings, atlas: Option<&Atlas>, now: Timestamp) {
+    /// Removes the reports that are too old to count at `now`.
+    pub(crate) fn expire_reports(&mut self, settings: &Settings, index: Option<&FleetIndex>, now: Timestamp) {
         if self.expiry.is_none_or(|expiry| expiry > now) {
             return;
         }
@@ -133,92 +141,100 @@ impl Demand {
             });
         }
         self.reports.retain(|_, edges| !edges.is_empty());
-        if let Some(atlas) = atlas {
+        if let Some(index) = index {
             for (region, rates) in expired {
-                self.count(&region, &rates, &BTreeMap::new(), atlas, now);
+                self.replace_rates(&region, &rates, &BTreeMap::new(), index, now);
             }
         }
     }
 
-    /// When demand is to be looked at next, because it moved or a report may expire.
+    /// The next time at which demand must be measured, or a report may expire.
     pub(crate) fn next_deadline(&self, settings: &Settings) -> Option<Timestamp> {
-        let moved = (!self.moved.is_empty()).then(|| next_look(self.moved_at, settings.demand_interval));
+        let moved =
+            (!self.moved.is_empty()).then(|| next_measurement(self.moved_at, settings.demand_interval));
         [self.expiry, moved].into_iter().flatten().min()
     }
 
-    /// The lanes whose demand moved, when it is time to look.
-    pub(crate) fn take_moved(&mut self, settings: &Settings, now: Timestamp) -> BTreeSet<LaneId> {
-        if self.moved.is_empty() || next_look(self.moved_at, settings.demand_interval) > now {
+    /// Measures demand if it is time, and returns the demand classes whose demand changed.
+    pub(crate) fn measure(&mut self, settings: &Settings, now: Timestamp) -> BTreeSet<DemandClassId> {
+        if self.moved.is_empty() || next_measurement(self.moved_at, settings.demand_interval) > now {
             return BTreeSet::new();
         }
         let moved = std::mem::take(&mut self.moved);
-        for lane in &moved {
-            let row = self.row(*lane);
+        for class in &moved {
+            let row = self.row(*class);
             self.measured[row.clone()].copy_from_slice(&self.reported[row]);
         }
         moved
     }
 
-    pub(crate) fn measured(&self, lane: LaneId, region: RegionId) -> u64 {
-        self.measured[self.at(lane, region)]
+    pub(crate) fn measured(&self, class: DemandClassId, region: RegionId) -> u64 {
+        self.measured[self.at(class, region)]
     }
 
-    pub(crate) fn settled(&self, lane: LaneId, region: RegionId) -> u64 {
-        self.settled[self.at(lane, region)]
+    pub(crate) fn settled(&self, class: DemandClassId, region: RegionId) -> u64 {
+        self.settled[self.at(class, region)]
     }
 
-    /// Whether shares follow what is measured of a lane.
-    pub(crate) fn is_settled(&self, lane: LaneId) -> bool {
-        self.settled[self.row(lane)] == self.measured[self.row(lane)]
+    /// Whether the settled demand of a demand class is the measured one.
+    pub(crate) fn is_settled(&self, class: DemandClassId) -> bool {
+        self.settled[self.row(class)] == self.measured[self.row(class)]
     }
 
-    /// Has a lane's demand looked at at the next moment for it, even if it does not move.
-    pub(crate) fn look_again(&mut self, lane: LaneId, now: Timestamp) {
+    /// Schedules a demand class for the next measurement, even if its demand does not change.
+    pub(crate) fn schedule_measurement(&mut self, class: DemandClassId, now: Timestamp) {
         if self.moved.is_empty() {
             self.moved_at = now;
         }
-        self.moved.insert(lane);
+        self.moved.insert(class);
     }
 
-    /// Lets shares follow what is measured of a lane.
-    pub(crate) fn settle(&mut self, lane: LaneId) {
-        let row = self.row(lane);
+    /// Settles a demand class at its measured demand.
+    pub(crate) fn settle(&mut self, class: DemandClassId) {
+        let row = self.row(class);
         self.settled[row.clone()].copy_from_slice(&self.measured[row]);
     }
 
-    fn row(&self, lane: LaneId) -> Range<usize> {
-        lane.index() * self.regions..(lane.index() + 1) * self.regions
+    fn row(&self, class: DemandClassId) -> Range<usize> {
+        class.index() * self.regions..(class.index() + 1) * self.regions
     }
 
-    fn at(&self, lane: LaneId, region: RegionId) -> usize {
-        lane.index() * self.regions + region.index()
+    fn at(&self, class: DemandClassId, region: RegionId) -> usize {
+        class.index() * self.regions + region.index()
     }
 
-    /// Counts what a report says in place of what was said `before`.
-    fn count(&mut self, region: &RegionName, before: &Rates, after: &Rates, atlas: &Atlas, now: Timestamp) {
-        let Some(region) = atlas.region_id(region) else { return };
-        let (before, after) = (by_lane(before, atlas), by_lane(after, atlas));
-        for lane in before.keys().chain(after.keys().filter(|lane| !before.contains_key(*lane))) {
-            let rate = |rates: &BTreeMap<LaneId, u64>| rates.get(lane).copied().unwrap_or(0);
+    /// Replaces the rates of a report with those of the next one.
+    fn replace_rates(
+        &mut self,
+        region: &RegionName,
+        before: &Rates,
+        after: &Rates,
+        index: &FleetIndex,
+        now: Timestamp,
+    ) {
+        let Some(region) = index.region_id(region) else { return };
+        let (before, after) = (by_class(before, index), by_class(after, index));
+        for class in before.keys().chain(after.keys().filter(|class| !before.contains_key(*class))) {
+            let rate = |rates: &BTreeMap<DemandClassId, u64>| rates.get(class).copied().unwrap_or(0);
             let (before, after) = (rate(&before), rate(&after));
             if before != after {
-                let at = self.at(*lane, region);
+                let at = self.at(*class, region);
                 self.reported[at] = self.reported[at] + after - before;
                 if self.moved.is_empty() {
                     self.moved_at = now;
                 }
-                self.moved.insert(*lane);
+                self.moved.insert(*class);
             }
         }
     }
 }
 
-/// What a report says of services and routes that the fleet has, scaled down to what one edge can carry.
-fn believed_rates(load: &Load, settings: &Settings, atlas: &Atlas) -> Rates {
+/// The rates of a report, without services and routes that the fleet lacks, and scaled down to what one edge can carry.
+fn plausible_rates(load: &Load, settings: &Settings, index: &FleetIndex) -> Rates {
     let interval_ms = u64::from(load.interval_ms).max(SHORTEST_MS);
     let rate = |count: &u32| u64::from(*count) * 1_000_000 / interval_ms;
     let known = load.demand.iter().filter_map(|(name, counts)| {
-        let actions = atlas.service(atlas.service_id(name)?).by_action.len();
+        let actions = index.service(index.service_id(name)?).by_action.len();
         Some((name.clone(), counts.iter().take(actions).map(rate).collect::<Vec<u64>>()))
     });
     let mut rates: Rates = known.collect();
@@ -230,51 +246,51 @@ fn believed_rates(load: &Load, settings: &Settings, atlas: &Atlas) -> Rates {
     rates
 }
 
-/// Rates of services that the fleet has, by lane.
-fn by_lane(rates: &Rates, atlas: &Atlas) -> BTreeMap<LaneId, u64> {
-    let mut by_lane = BTreeMap::new();
+/// Rates by demand class, without services that the fleet lacks.
+fn by_class(rates: &Rates, index: &FleetIndex) -> BTreeMap<DemandClassId, u64> {
+    let mut by_class = BTreeMap::new();
     for (name, rates) in rates {
-        let Some(service) = atlas.service_id(name) else { continue };
+        let Some(service) = index.service_id(name) else { continue };
         for (action, rate) in rates.iter().enumerate() {
-            *by_lane.entry(atlas.service(service).lane(action)).or_default() += rate;
+            *by_class.entry(index.service(service).class(action)).or_default() += rate;
         }
     }
-    by_lane
+    by_class
 }
 
-/// The lane of an earlier fleet that `lane` stands for: of the same service, with the same preference, or else of the same
-/// action, if that preference is gone.
-fn same(lane: LaneId, atlas: &Atlas, before: &Atlas) -> Option<LaneId> {
-    let facts = atlas.lane(lane);
-    let service = atlas.service(facts.service);
+/// The demand class of an earlier fleet whose demand `class` takes over: of the same service and with the same preference,
+/// or else of the same action, if that preference is gone.
+fn predecessor(class: DemandClassId, index: &FleetIndex, before: &FleetIndex) -> Option<DemandClassId> {
+    let successor = index.class(class);
+    let service = index.service(successor.service);
     let was = before.service(before.service_id(&service.name)?);
-    let alike = was.lanes().find(|other| before.lane(*other).preference == facts.preference);
+    let alike = was.classes().find(|other| before.class(*other).preference == successor.preference);
     alike.or_else(|| {
-        let other = *was.by_action.get(facts.action)?;
+        let other = *was.by_action.get(successor.action)?;
         let is_gone =
-            service.lanes().all(|lane| atlas.lane(lane).preference != before.lane(other).preference);
+            service.classes().all(|class| index.class(class).preference != before.class(other).preference);
         is_gone.then_some(other)
     })
 }
 
-/// An edge that is silent while others of its region go on is gone, and its users are with the others. When all of a
-/// region are silent it is their word that does not get here, not their requests.
+/// When a report expires. An edge that no longer reports while others of its region do is gone, and its users are with the
+/// others. If a whole region no longer reports, its reports are lost and its requests are not.
 fn expires_at(at: Timestamp, newest: Timestamp, settings: &Settings) -> Timestamp {
     let alone = newest < at.plus(grace(settings));
     at.plus(if alone {
-        settings.load_held_for.max(settings.load_expires_after)
+        settings.load_kept_for.max(settings.load_expires_after)
     } else {
         settings.load_expires_after
     })
 }
 
-/// How much longer others must report before an edge counts as gone rather than its whole region as silent.
+/// How much longer other edges must report before an edge counts as gone instead of its whole region as cut off.
 fn grace(settings: &Settings) -> Duration {
     settings.load_expires_after / 2
 }
 
-/// The first multiple of `interval` after `moved_at`: replicas look at the same moments.
-fn next_look(moved_at: Timestamp, interval: Duration) -> Timestamp {
+/// The first multiple of `interval` after `moved_at`, so that all replicas measure at the same times.
+fn next_measurement(moved_at: Timestamp, interval: Duration) -> Timestamp {
     let interval = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX).max(1);
     Timestamp((moved_at.0 / interval + 1).saturating_mul(interval))
 }
@@ -288,7 +304,7 @@ mod tests {
     use super::*;
     use crate::build;
 
-    fn atlas() -> Atlas {
+    fn fleet_index() -> FleetIndex {
         let mut fleet = Fleet::default();
         fleet.regions.insert("us".parse().unwrap(), Region::default());
         let a = build::cluster("us", 0, None);
@@ -297,7 +313,7 @@ mod tests {
             fleet.edges.insert(edge.parse().unwrap(), build::edge("us"));
         }
         fleet.services.insert("shop".parse().unwrap(), build::ordered(&["a"]));
-        Atlas::new(Arc::new(fleet), &"us".parse().unwrap())
+        FleetIndex::new(Arc::new(fleet), &"us".parse().unwrap())
     }
 
     fn load(edge: &str, count: u32) -> Load {
@@ -316,27 +332,27 @@ mod tests {
 
     struct Fixture {
         settings: Settings,
-        atlas: Atlas,
+        index: FleetIndex,
         demand: Demand,
     }
 
     impl Fixture {
         fn new() -> Fixture {
-            let (atlas, mut demand) = (atlas(), Demand::default());
-            demand.renumber(None, &atlas, seconds(0));
-            Fixture { settings: Settings::new("us".parse().unwrap()), atlas, demand }
+            let (index, mut demand) = (fleet_index(), Demand::default());
+            demand.reindex(None, &index, seconds(0));
+            Fixture { settings: Settings::new("us".parse().unwrap()), index, demand }
         }
 
         fn report(&mut self, edge: &str, count: u32, at: u64) {
-            self.demand.advance(&self.settings, Some(&self.atlas), seconds(at));
-            self.demand.report(&load(edge, count), &self.settings, Some(&self.atlas), seconds(at));
+            self.demand.expire_reports(&self.settings, Some(&self.index), seconds(at));
+            self.demand.record_report(&load(edge, count), &self.settings, Some(&self.index), seconds(at));
         }
 
         fn rate(&mut self, at: u64) -> u64 {
-            self.demand.advance(&self.settings, Some(&self.atlas), seconds(at));
-            let service = self.atlas.service_id(&"shop".parse().unwrap()).unwrap();
-            let lane = self.atlas.service(service).lane(0);
-            self.demand.reported[self.demand.at(lane, self.atlas.home)] / 1000
+            self.demand.expire_reports(&self.settings, Some(&self.index), seconds(at));
+            let service = self.index.service_id(&"shop".parse().unwrap()).unwrap();
+            let class = self.index.service(service).class(0);
+            self.demand.reported[self.demand.at(class, self.index.home)] / 1000
         }
     }
 
@@ -350,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edge_that_falls_silent_beside_others_no_longer_counts() {
+    fn an_edge_that_stops_reporting_beside_others_no_longer_counts() {
         let mut f = Fixture::new();
         f.report("e1", 100, 0);
         for second in 0..10 {
@@ -360,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn the_demand_of_a_region_that_falls_silent_as_a_whole_is_held_for_a_while() {
+    fn the_demand_of_a_region_that_stops_reporting_as_a_whole_is_kept_for_a_while() {
         let mut f = Fixture::new();
         f.report("e1", 100, 0);
         f.report("e2", 50, 1);
@@ -368,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edge_that_does_not_come_back_with_the_others_is_gone() {
+    fn an_edge_that_does_not_return_with_the_others_is_gone() {
         let mut f = Fixture::new();
         f.report("e1", 100, 0);
         f.report("e2", 50, 1);
@@ -377,12 +393,12 @@ mod tests {
     }
 
     #[test]
-    fn it_is_looked_at_on_moments_that_all_replicas_share() {
+    fn it_is_measured_at_times_that_all_replicas_share() {
         let mut f = Fixture::new();
-        f.demand.report(&load("e1", 1), &f.settings, Some(&f.atlas), Timestamp(1_200_000));
-        f.demand.report(&load("e2", 1), &f.settings, Some(&f.atlas), Timestamp(1_700_000));
+        f.demand.record_report(&load("e1", 1), &f.settings, Some(&f.index), Timestamp(1_200_000));
+        f.demand.record_report(&load("e2", 1), &f.settings, Some(&f.index), Timestamp(1_700_000));
         assert_eq!(f.demand.next_deadline(&f.settings), Some(seconds(2)));
-        assert_eq!(f.demand.take_moved(&f.settings, Timestamp(1_999_999)).len(), 0);
-        assert_eq!(f.demand.take_moved(&f.settings, seconds(2)).len(), 1);
+        assert_eq!(f.demand.measure(&f.settings, Timestamp(1_999_999)).len(), 0);
+        assert_eq!(f.demand.measure(&f.settings, seconds(2)).len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! What comes in and what goes out.
+//! The events that the engine applies, and the changes that follow.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,24 +11,24 @@ use tidegate_model::{
     routes::{Cause, RouteEntry, RouteKey},
 };
 
-/// One input of an [`Engine`](crate::Engine).
+/// An input of an [`Engine`](crate::Engine).
 #[derive(Debug, Clone)]
-pub enum Event {
-    /// The fleet, which replaces the one before.
+pub enum RouteEvent {
+    /// A fleet, which replaces the one before.
     Fleet(Arc<Fleet>),
-    /// What changed in one prober's table. The prober counts as heard.
+    /// Changes to one prober's table, which show that the prober is live.
     Observations {
         /// The prober's region.
         region: RegionName,
         /// The prober.
         prober: ProberName,
-        /// What it now says of each target; nothing where it no longer probes it.
+        /// The new observation of each target; absent where the prober no longer probes it.
         changes: Vec<(Target, Option<Observation>)>,
-        /// Why it looked.
+        /// Why it probed.
         cause: Option<ObservationCause>,
     },
-    /// One prober's whole table, which replaces what was known of it. The prober counts as heard. What a target's word
-    /// remembers (that it was down, how often it flapped) is kept.
+    /// One prober's whole table, which replaces the one before and shows that the prober is live. The history of each probe
+    /// state (a failure, the flaps) is kept.
     ObservationsReset {
         /// The prober's region.
         region: RegionName,
@@ -36,41 +36,41 @@ pub enum Event {
         prober: ProberName,
         /// Its table.
         all: Vec<(Target, Observation)>,
-        /// Whether it has begun anew: then of what it does not speak of yet, what it saw before is kept as far as a word that
-        /// waits for the next look may be.
-        begins_anew: bool,
-        /// Why it looked.
+        /// Whether the prober restarted. If so, targets that its new table lacks keep the part of their probe state that
+        /// outlives a restart.
+        restarted: bool,
+        /// Why it probed.
         cause: Option<ObservationCause>,
     },
-    /// A prober's heartbeat: it lives and its table is as known.
-    ProberHeard {
+    /// A prober's heartbeat: the prober is live, and its table has not changed.
+    ProberHeartbeat {
         /// The prober's region.
         region: RegionName,
         /// The prober.
         prober: ProberName,
     },
-    /// A prober is no more: all that it said is forgotten. Verdicts that rest on nothing else stay.
+    /// A prober is gone. Its probe states are removed; verdicts that rest on them alone stay.
     ProberGone {
         /// The prober's region.
         region: RegionName,
         /// The prober.
         prober: ProberName,
     },
-    /// An edge's report of load; edges of all regions count. It has an effect at the next moment that demand is looked
-    /// at ([`Settings::demand_interval`](crate::Settings::demand_interval)).
+    /// The load report of an edge of any region. It takes effect when demand is measured next
+    /// ([`Settings::demand_interval`](crate::Settings::demand_interval)).
     Load(Load),
-    /// All overrides, which replace those before.
+    /// All overrides by key, which replace those before.
     Overrides(BTreeMap<String, Override>),
-    /// Nothing but time.
+    /// Time has passed.
     Tick,
 }
 
-/// What an event changed in the route table.
+/// The changes of the route table that follow from an event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Changes {
-    /// The entries that are new or different, and nothing for those that are gone, in the order of keys, each key once.
+    /// The new or changed entries, absent if removed, in the order of keys. Each key occurs once.
     pub entries: Vec<(RouteKey, Option<RouteEntry>)>,
-    /// What brought the changes about; empty when there are none.
+    /// The causes of the changes; empty if there are none.
     pub causes: Vec<Cause>,
 }
 

@@ -1,4 +1,4 @@
-//! The overrides that are in force.
+//! The overrides in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use tidegate_model::{
     overrides::{Override, OverrideKind},
 };
 
-/// Overrides by what they are about.
+/// Overrides by their subject.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Overrides {
     clusters: BTreeMap<ClusterName, Override>,
@@ -16,19 +16,19 @@ pub(crate) struct Overrides {
     forces: BTreeMap<ServiceName, (ClusterName, Override)>,
 }
 
-/// What is different between two sets of overrides.
+/// The difference between two sets of overrides.
 #[derive(Debug, Default)]
 pub(crate) struct OverrideChanges {
     pub(crate) clusters: BTreeSet<ClusterName>,
     pub(crate) regions: BTreeSet<RegionName>,
     pub(crate) edges: BTreeSet<EdgeName>,
     pub(crate) services: BTreeSet<ServiceName>,
-    /// One sentence for each.
+    /// One sentence for each difference.
     pub(crate) sentences: Vec<String>,
 }
 
 impl Overrides {
-    /// Those of `all` that are in force at `now`. The keys of the bucket don't matter: each override says what it is.
+    /// The overrides of `all` that are in force at `now`. Their keys don't matter: each override names its subject.
     pub(crate) fn in_force(all: impl IntoIterator<Item = Override>, now: Timestamp) -> Overrides {
         let mut overrides = Overrides::default();
         for item in all {
@@ -50,33 +50,33 @@ impl Overrides {
         overrides
     }
 
-    /// Those that are still in force at `now`.
-    pub(crate) fn at(&self, now: Timestamp) -> Overrides {
+    /// The overrides that are still in force at `now`.
+    pub(crate) fn without_expired(&self, now: Timestamp) -> Overrides {
         Overrides::in_force(self.all().cloned(), now)
     }
 
-    /// When one of them ends next.
+    /// The next time at which an override ends.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         self.all().filter_map(|item| item.expires_at).min()
     }
 
-    /// Why the cluster must not get new traffic, if so.
-    pub(crate) fn drain(&self, cluster: &ClusterName, region: &RegionName) -> Option<&Override> {
+    /// The override that drains a cluster of `region`, if any.
+    pub(crate) fn drain_of(&self, cluster: &ClusterName, region: &RegionName) -> Option<&Override> {
         self.clusters.get(cluster).or_else(|| self.regions.get(region))
     }
 
-    /// Why the edge should drain, if so.
-    pub(crate) fn edge(&self, edge: &EdgeName) -> Option<&Override> {
+    /// The override that drains an edge, if any.
+    pub(crate) fn edge_drain_of(&self, edge: &EdgeName) -> Option<&Override> {
         self.edges.get(edge)
     }
 
-    /// Where all of a service's traffic should go.
-    pub(crate) fn force(&self, service: &ServiceName) -> Option<&(ClusterName, Override)> {
+    /// The cluster that a service's requests are forced to, if any.
+    pub(crate) fn forced_route(&self, service: &ServiceName) -> Option<&(ClusterName, Override)> {
         self.forces.get(service)
     }
 
-    /// What differs in `after`.
-    pub(crate) fn changes(&self, after: &Overrides) -> OverrideChanges {
+    /// The changes from these overrides to `after`.
+    pub(crate) fn changes_to(&self, after: &Overrides) -> OverrideChanges {
         let mut sentences = Vec::new();
         OverrideChanges {
             clusters: differing(&self.clusters, &after.clusters, |item| item, &mut sentences),
@@ -93,8 +93,8 @@ impl Overrides {
     }
 }
 
-/// An override as words: what, by whom, why.
-pub(crate) fn sentence(item: &Override) -> String {
+/// An override in one sentence: what, by whom, why.
+pub(crate) fn describe(item: &Override) -> String {
     match item.reason.as_str() {
         "" => format!("{} by {}", item.kind, item.author),
         reason => format!("{} by {}: {reason}", item.kind, item.author),
@@ -117,8 +117,8 @@ fn differing<K: Ord + Clone, V: PartialEq>(
     let mut differ = BTreeSet::new();
     for key in keys {
         match (before.get(key), after.get(key)) {
-            (Some(before), None) => sentences.push(format!("end of {}", sentence(item(before)))),
-            (before, Some(after)) if before != Some(after) => sentences.push(sentence(item(after))),
+            (Some(before), None) => sentences.push(format!("end of {}", describe(item(before)))),
+            (before, Some(after)) if before != Some(after) => sentences.push(describe(item(after))),
             (_, _) => continue,
         }
         differ.insert(key.clone());

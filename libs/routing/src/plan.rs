@@ -1,21 +1,21 @@
-//! The candidates of an action, in the order in which one region's edges try them.
+//! The plan of an action: its candidates in the order in which the edges of one region try them.
 
 use tidegate_model::{ClusterName, fleet::Preference, verdict::Verdict};
 
 use crate::{
-    atlas::{Atlas, ClusterId, RegionId},
+    fleet_index::{ClusterId, FleetIndex, RegionId},
     proximity::{Proximity, ProximityBasis},
     ramp,
-    view::Standing,
+    regional_health::RegionalVerdict,
 };
 
-/// The order of an action's candidates as the fleet alone gives it: groups tried in turn, and weights within a group.
+/// The order of an action's candidates by the fleet alone: groups that are tried in turn, with weights within a group.
 pub(crate) type Order = Vec<Vec<(ClusterId, u32)>>;
 
-/// What decides about one candidate, as seen from the region that the plan is for.
+/// The state of a candidate that decides its place in a plan, as seen from the region that the plan is for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts {
-    pub(crate) standing: Standing,
+pub(crate) struct CandidateState {
+    pub(crate) health: RegionalVerdict,
     pub(crate) drained: bool,
     /// The part of its share that slow start allows, in thousandths.
     pub(crate) ramp: u16,
@@ -31,20 +31,20 @@ pub(crate) struct Member {
     pub(crate) ramp: u16,
 }
 
-/// Who is tried, in which order.
+/// The clusters that are tried for an action, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Plan {
     /// In the order of groups.
     pub(crate) members: Vec<Member>,
-    /// The first so many members share the traffic; those after them are for when all of these fail.
+    /// The number of members, from the first, that share the traffic. The others are tried only if all of these fail.
     pub(crate) sharing: usize,
-    /// Everything seems down, so all of it is tried.
+    /// All candidates seem down, so all of them are tried.
     pub(crate) fail_open: bool,
 }
 
 /// The order of `preference` as seen from `region`.
-pub(crate) fn order(preference: &Preference, region: RegionId, atlas: &Atlas) -> Order {
-    let id = |name: &ClusterName| atlas.cluster_id(name);
+pub(crate) fn order(preference: &Preference, region: RegionId, index: &FleetIndex) -> Order {
+    let id = |name: &ClusterName| index.cluster_id(name);
     match preference {
         Preference::Ordered(list) => list.iter().filter_map(id).map(|cluster| vec![(cluster, 1)]).collect(),
         Preference::Weighted(weights) => {
@@ -55,10 +55,10 @@ pub(crate) fn order(preference: &Preference, region: RegionId, atlas: &Atlas) ->
             [first, last].into_iter().filter(|group| !group.is_empty()).collect()
         }
         Preference::Nearest(list) => {
-            // Where nothing is known of the distance, a region's clusters at least stay together.
+            // If the distance is unknown, the clusters of one region at least stay together.
             let key = |cluster: ClusterId| {
-                let home = atlas.cluster(cluster).region;
-                let proximity: Proximity = atlas.proximity(region, home);
+                let home = index.cluster(cluster).region;
+                let proximity: Proximity = index.proximity(region, home);
                 let apart = (proximity.basis == ProximityBasis::Unknown).then_some(home);
                 (proximity.latency_us, apart)
             };
@@ -66,16 +66,16 @@ pub(crate) fn order(preference: &Preference, region: RegionId, atlas: &Atlas) ->
             clusters.sort_unstable();
             clusters.dedup();
             clusters.sort_by_key(|cluster| key(*cluster));
-            clusters.chunk_by(|a, b| key(*a) == key(*b)).map(|group| by_capacity(group, atlas)).collect()
+            clusters.chunk_by(|a, b| key(*a) == key(*b)).map(|group| by_capacity(group, index)).collect()
         }
     }
 }
 
-/// Weights by capacity where all of them are known and above zero, else equal ones.
-fn by_capacity(group: &[ClusterId], atlas: &Atlas) -> Vec<(ClusterId, u32)> {
+/// Weights by capacity if all of them are known and above zero, else equal weights.
+fn by_capacity(group: &[ClusterId], index: &FleetIndex) -> Vec<(ClusterId, u32)> {
     let capacities: Option<Vec<u32>> = group
         .iter()
-        .map(|cluster| atlas.cluster(*cluster).capacity.filter(|capacity| *capacity > 0))
+        .map(|cluster| index.cluster(*cluster).capacity.filter(|capacity| *capacity > 0))
         .collect();
     match capacities {
         Some(capacities) => group.iter().copied().zip(capacities).collect(),
@@ -83,40 +83,44 @@ fn by_capacity(group: &[ClusterId], atlas: &Atlas) -> Vec<(ClusterId, u32)> {
     }
 }
 
-/// The stages in which candidates are tried, each group of a stage before the groups of the next.
+/// The stage in which a candidate is tried: all groups of a stage come before those of the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Forced,
     Up,
     Unknown,
-    HeldOut,
+    Suppressed,
     Drained,
     DrainedUnknown,
-    DrainedHeldOut,
+    DrainedSuppressed,
     Out,
     DrainedOut,
 }
 
-fn stage(facts: Facts, forced: bool) -> Stage {
-    let Facts { standing, drained, .. } = facts;
-    match (standing.verdict, drained && !forced) {
+fn stage(candidate: CandidateState, forced: bool) -> Stage {
+    let CandidateState { health, drained, .. } = candidate;
+    match (health.verdict, drained && !forced) {
         (Verdict::Up | Verdict::Unknown, false) if forced => Stage::Forced,
         (Verdict::Up, false) => Stage::Up,
         (Verdict::Unknown, false) => Stage::Unknown,
-        (Verdict::PathDown | Verdict::Down, false) if standing.held_out => Stage::HeldOut,
+        (Verdict::PathDown | Verdict::Down, false) if health.suppressed => Stage::Suppressed,
         (Verdict::PathDown | Verdict::Down, false) => Stage::Out,
         (Verdict::Up, true) => Stage::Drained,
         (Verdict::Unknown, true) => Stage::DrainedUnknown,
-        (Verdict::PathDown | Verdict::Down, true) if standing.held_out => Stage::DrainedHeldOut,
+        (Verdict::PathDown | Verdict::Down, true) if health.suppressed => Stage::DrainedSuppressed,
         (Verdict::PathDown | Verdict::Down, true) => Stage::DrainedOut,
     }
 }
 
-/// The plan of candidates in `order`, of which `forced` comes first if it may serve (also when it is not in the order).
+/// The plan of the candidates in `order`, and of `forced`, which comes first if it may serve.
 ///
-/// Those that serve come first; those of which nothing is known after them; what is held out, then what is drained, only
-/// for when nothing better is left; what is down not at all, unless everything is.
-pub(crate) fn plan(order: &Order, forced: Option<ClusterId>, facts: impl Fn(ClusterId) -> Facts) -> Plan {
+/// Candidates that are up come first, then those with an unknown verdict. Suppressed ones, then drained ones, are used only
+/// if nothing better is left. Candidates that are down are left out, unless all are.
+pub(crate) fn plan(
+    order: &Order,
+    forced: Option<ClusterId>,
+    state_of: impl Fn(ClusterId) -> CandidateState,
+) -> Plan {
     let mut staged: Vec<(Stage, usize, Member)> = Vec::new();
     let forced_first = forced.into_iter().map(|cluster| (0, (cluster, 1)));
     let listed = order
@@ -125,21 +129,21 @@ pub(crate) fn plan(order: &Order, forced: Option<ClusterId>, facts: impl Fn(Clus
         .flat_map(|(rank, group)| group.iter().map(move |member| (rank + 1, *member)))
         .filter(|(_, (cluster, _))| Some(*cluster) != forced);
     for (rank, (cluster, weight)) in forced_first.chain(listed) {
-        let facts = facts(cluster);
-        let stage = stage(facts, Some(cluster) == forced);
+        let state = state_of(cluster);
+        let stage = stage(state, Some(cluster) == forced);
         let rank = if rank == 0 && stage != Stage::Forced { rank_of(order, cluster) } else { rank };
-        staged.push((stage, rank, Member { cluster, group: 0, weight, ramp: facts.ramp }));
+        staged.push((stage, rank, Member { cluster, group: 0, weight, ramp: state.ramp }));
     }
     staged.sort_by_key(|(stage, rank, member)| (*stage, *rank, member.cluster));
     let fail_open = staged.iter().all(|(stage, _, _)| *stage >= Stage::Out);
     if !fail_open {
         staged.retain(|(stage, _, _)| *stage < Stage::Out);
     }
-    // What is drained or held out shares nothing with what is not.
+    // Drained or suppressed candidates share no traffic with others.
     let shares_with = |stage: Stage| match stage {
         Stage::Forced | Stage::Up | Stage::Unknown => Stage::Unknown,
         Stage::Drained | Stage::DrainedUnknown => Stage::DrainedUnknown,
-        Stage::HeldOut | Stage::DrainedHeldOut | Stage::Out | Stage::DrainedOut => stage,
+        Stage::Suppressed | Stage::DrainedSuppressed | Stage::Out | Stage::DrainedOut => stage,
     };
     let first = staged.first().map(|(stage, _, _)| shares_with(*stage));
     let sharing = staged.iter().take_while(|(stage, _, _)| Some(shares_with(*stage)) == first).count();
@@ -154,18 +158,18 @@ pub(crate) fn plan(order: &Order, forced: Option<ClusterId>, facts: impl Fn(Clus
         member.group = group;
         members.push(member);
     }
-    grow_only_beside_the_grown(&mut members[..sharing]);
+    skip_slow_start_without_alternative(&mut members[..sharing]);
     Plan { members, sharing, fail_open }
 }
 
-/// The place of a cluster in the order; after all others when it is not in it.
+/// The position of a cluster in the order, from 1; after all others if it is not listed.
 fn rank_of(order: &Order, cluster: ClusterId) -> usize {
-    let place = order.iter().position(|group| group.iter().any(|(other, _)| *other == cluster));
-    place.unwrap_or(order.len()) + 1
+    let position = order.iter().position(|group| group.iter().any(|(other, _)| *other == cluster));
+    position.unwrap_or(order.len()) + 1
 }
 
-/// Slow start sends the rest elsewhere: where no cluster has its whole share, there is no such place.
-fn grow_only_beside_the_grown(members: &mut [Member]) {
+/// Ends slow start if no member may have its whole share, since nobody could take the rest.
+fn skip_slow_start_without_alternative(members: &mut [Member]) {
     if members.iter().all(|member| member.ramp < ramp::WHOLE) {
         for member in members {
             member.ramp = ramp::WHOLE;

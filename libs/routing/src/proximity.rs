@@ -1,24 +1,24 @@
-//! How near a cluster is to a region's edges.
+//! The proximity of regions.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tidegate_model::{RegionName, fleet::Fleet};
 
-/// How near two regions are. The order is: the nearest first.
+/// The proximity of two regions. The nearest is the smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Proximity {
-    /// The one-way latency, configured or estimated, in microseconds; the largest number when nothing is known.
+    /// The one-way latency, configured or estimated, in microseconds; the largest number if nothing is known.
     pub latency_us: u64,
-    /// Where that is from.
+    /// The source of the latency.
     pub basis: ProximityBasis,
 }
 
-/// What a proximity is based on.
+/// The source of a proximity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProximityBasis {
-    /// It is the same region.
+    /// Both are the same region.
     SameRegion,
     /// The latency in the fleet file.
     Latency,
@@ -29,11 +29,11 @@ pub enum ProximityBasis {
 }
 
 /// Metres of great-circle distance per microsecond of one-way latency: light in fibre goes 200 m, and fibre is about
-/// twice as long as the great circle. It matters only where some latencies are configured and others are not.
+/// twice as long as the great circle. It matters only if some latencies are configured and others are not.
 const METRES_PER_US: u64 = 100;
 
 impl Proximity {
-    /// How near region `to` is as seen from `from`. A latency that is configured for one direction only counts for both.
+    /// The proximity of region `to` to region `from`. A latency that is configured for one direction counts for both.
     pub(crate) fn between(fleet: &Fleet, from: &RegionName, to: &RegionName) -> Proximity {
         if from == to {
             return Proximity { latency_us: 0, basis: ProximityBasis::SameRegion };
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configured_latency_stands_before_distance_in_both_directions() {
+    fn a_configured_latency_takes_precedence_over_distance_in_both_directions() {
         let name = |name: &str| name.parse::<RegionName>().unwrap();
         let region = |latitude, longitude| Region {
             location: Location::from_degrees(latitude, longitude),

@@ -1,16 +1,16 @@
-//! Slow start: the share of a cluster that came back grows in steps.
+//! Slow start: the share of a cluster that recovered grows in steps.
 
 use std::time::Duration;
 
 use tidegate_model::Timestamp;
 
-/// Steps from nothing to the whole share.
+/// The steps to the whole share.
 const STEPS: u64 = 10;
 
 /// A whole share, in thousandths.
 pub(crate) const WHOLE: u16 = 1000;
 
-/// The part of its share, in thousandths, that a cluster gets at `now` which came back at `since`.
+/// The part of its share, in thousandths, that a cluster which recovered at `since` gets at `now`.
 pub(crate) fn permille(since: Option<Timestamp>, slow_start: Duration, now: Timestamp) -> u16 {
     let (Some(since), step @ 1..) = (since, step_us(slow_start)) else { return WHOLE };
     let done = now.0.saturating_sub(since.0) / step;
@@ -18,7 +18,7 @@ pub(crate) fn permille(since: Option<Timestamp>, slow_start: Duration, now: Time
     ((done + 1).min(STEPS) * u64::from(WHOLE) / STEPS) as u16
 }
 
-/// When that part grows next.
+/// The next time at which that part grows.
 pub(crate) fn next_step(since: Timestamp, slow_start: Duration, now: Timestamp) -> Option<Timestamp> {
     let step @ 1.. = step_us(slow_start) else { return None };
     let done = now.0.saturating_sub(since.0) / step;

@@ -1,63 +1,62 @@
-//! What an engine is told once.
+//! The settings of an engine.
 
 use std::time::Duration;
 
 use tidegate_model::RegionName;
 
-/// The settings of an [`Engine`](crate::Engine). All route-computers of a region need the same ones.
+/// The settings of an [`Engine`](crate::Engine). All route-computers of a region must have the same ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The region that routes are computed for.
     pub region: RegionName,
-    /// How an endpoint that flaps is held out.
+    /// Flap damping: how long an endpoint that flaps is suppressed.
     pub damping: Damping,
-    /// Over what time a cluster that comes back regains its whole share, in ten steps. Zero: at once.
+    /// The time in which a cluster that recovered regains its whole share, in ten steps. Zero: at once.
     pub slow_start: Duration,
-    /// The time without a word or heartbeat after which a prober is silent.
-    pub prober_silent_after: Duration,
-    /// How often demand is looked at, at most; multiples of it since the epoch are the moments.
+    /// The time without a message after which a prober is stale.
+    pub prober_stale_after: Duration,
+    /// The least time between two measurements of demand, which happen at multiples of it since the Unix epoch.
     pub demand_interval: Duration,
-    /// The time without a report after which an edge's demand no longer counts, while other edges of its region report.
+    /// The time without a report after which the demand of an edge no longer counts, while other edges of its region report.
     pub load_expires_after: Duration,
-    /// The same when the whole region's edges are silent: they still send, they only cannot say so.
-    pub load_held_for: Duration,
-    /// By how much a share must be wrong before it moves, in thousandths. It moves at once where a cluster would get
-    /// more than its capacity.
+    /// The same if no edge of the region reports: they still forward requests, only their reports are lost.
+    pub load_kept_for: Duration,
+    /// The drift of a share that is tolerated, in thousandths. No drift is tolerated where a cluster would get more than
+    /// its capacity.
     pub share_tolerance_permille: u16,
-    /// The most requests per second that one edge is believed to be asked for.
+    /// The most requests per second that one edge can plausibly report.
     pub edge_capacity: u32,
 }
 
 impl Settings {
-    /// The defaults for `region`: slow start over 30 s, probers silent after 3 s, demand looked at every second, load
-    /// expired after 10 s (60 s when a whole region is silent), shares that tolerate 5 points, 200,000 requests
-    /// per second and edge.
+    /// The defaults for `region`: slow start over 30 s, probers stale after 3 s, demand measured every second, load reports
+    /// expired after 10 s (60 s if no edge of a region reports), a drift of 5 points, 200,000 requests per second and edge.
     pub fn new(region: RegionName) -> Settings {
         Settings {
             region,
             damping: Damping::default(),
             slow_start: Duration::from_secs(30),
-            prober_silent_after: Duration::from_secs(3),
+            prober_stale_after: Duration::from_secs(3),
             demand_interval: Duration::from_secs(1),
             load_expires_after: Duration::from_secs(10),
-            load_held_for: Duration::from_secs(60),
+            load_kept_for: Duration::from_secs(60),
             share_tolerance_permille: 50,
             edge_capacity: 200_000,
         }
     }
 }
 
-/// How an endpoint that flaps is held out.
+/// Flap damping: how long an endpoint that flaps is suppressed.
 ///
-/// The time doubles with each return, as in route flap damping (RFC 2439) and in Envoy's outlier ejection, and flaps
-/// are forgiven one by one while the endpoint passes. The first return is never held.
+/// Suppression grows with each flap, as in BGP route flap damping (RFC 2439) and in Envoy's outlier ejection; here it
+/// doubles. Flaps are forgiven one by one while the endpoint passes. The first recovery is never suppressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damping {
-    /// How long the second return is held. Zero: nothing is ever held.
-    pub first_hold: Duration,
-    /// The longest hold.
-    pub longest_hold: Duration,
-    /// The time of steady passing that forgives one flap.
+    /// How long the second recovery is suppressed. Zero turns damping off.
+    pub first_suppression: Duration,
+    /// The longest suppression.
+    pub longest_suppression: Duration,
+    /// The time of uninterrupted passing that forgives one flap.
     pub forgiven_after: Duration,
 }
 
@@ -65,19 +64,21 @@ impl Default for Damping {
     /// 5 s, doubling up to 5 minutes; a flap is forgiven after a minute.
     fn default() -> Self {
         Damping {
-            first_hold: Duration::from_secs(5),
-            longest_hold: Duration::from_secs(300),
+            first_suppression: Duration::from_secs(5),
+            longest_suppression: Duration::from_secs(300),
             forgiven_after: Duration::from_secs(60),
         }
     }
 }
 
 impl Damping {
-    /// How long a return is held when `flaps` failures, this one included, are not forgiven.
-    pub(crate) fn hold(&self, flaps: u32) -> Duration {
+    /// How long a recovery is suppressed after `flaps` failures that are not forgiven, the latest included.
+    pub(crate) fn suppression(&self, flaps: u32) -> Duration {
         match flaps {
             0 | 1 => Duration::ZERO,
-            2.. => self.first_hold.saturating_mul(1 << (flaps - 2).min(20)).min(self.longest_hold),
+            2.. => {
+                self.first_suppression.saturating_mul(1 << (flaps - 2).min(20)).min(self.longest_suppression)
+            }
         }
     }
 }
@@ -87,9 +88,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_double_from_the_second_return_up_to_the_limit() {
+    fn suppressions_double_from_the_second_recovery_up_to_the_limit() {
         let damping = Damping::default();
-        let seconds: Vec<u64> = [1, 2, 3, 4, 9, 4_000_000_000].map(|n| damping.hold(n).as_secs()).to_vec();
+        let seconds: Vec<u64> =
+            [1, 2, 3, 4, 9, 4_000_000_000].map(|n| damping.suppression(n).as_secs()).to_vec();
         assert_eq!(seconds, [0, 5, 10, 20, 300, 300]);
     }
 }

@@ -1,4 +1,4 @@
-//! A plan and its shares as an entry of the route table, with the reason in words.
+//! The tiers of an action: its plan and shares as an entry of the route table, with the reason in words.
 
 use tidegate_model::{
     fleet::Preference,
@@ -8,28 +8,28 @@ use tidegate_model::{
 };
 
 use crate::{
-    atlas::{Atlas, ClusterFacts, ClusterId},
     capacity::Placement,
+    fleet_index::{ClusterId, FleetIndex, IndexedCluster},
     overrides::{self, Overrides},
-    plan::{Facts, Plan},
+    plan::{CandidateState, Plan},
     ramp,
 };
 
-/// How many clusters a reason speaks of one by one.
+/// How many clusters a reason names.
 const CLUSTERS_NAMED: usize = 3;
 
-/// What the reason is made of, beside plan and placement.
-pub(crate) struct Circumstances<'a> {
-    pub(crate) atlas: &'a Atlas,
+/// What the reason mentions, beside plan and placement.
+pub(crate) struct TierContext<'a> {
+    pub(crate) index: &'a FleetIndex,
     pub(crate) preference: &'a Preference,
     /// The candidates in the order of preference.
-    pub(crate) candidates: Vec<(ClusterId, Facts)>,
+    pub(crate) candidates: Vec<(ClusterId, CandidateState)>,
     pub(crate) overrides: &'a Overrides,
     pub(crate) force: Option<(ClusterId, &'a Override)>,
 }
 
-/// The tiers: first those who share the traffic, then the rest of the plan, group by group.
-pub(crate) fn tiers(plan: &Plan, placement: &Placement, why: &Circumstances<'_>) -> ActionTiers {
+/// The tiers: first the clusters that share the traffic, then the rest of the plan, group by group.
+pub(crate) fn tiers(plan: &Plan, placement: &Placement, context: &TierContext<'_>) -> ActionTiers {
     let mut tiers = Vec::new();
     let first: Vec<(ClusterId, u64)> = plan
         .members
@@ -47,16 +47,16 @@ pub(crate) fn tiers(plan: &Plan, placement: &Placement, why: &Circumstances<'_>)
             .map(|member| (member.cluster, u64::from(member.weight.max(1))))
             .collect();
         if !rest.is_empty() {
-            tiers.push(tier(&shares(&rest), why.atlas));
+            tiers.push(tier(&shares(&rest), context.index));
         }
     }
     let first: Vec<(ClusterId, u16)> = first.into_iter().filter(|(_, share)| *share > 0).collect();
     if !first.is_empty() {
-        tiers.insert(0, tier(&first, why.atlas));
+        tiers.insert(0, tier(&first, context.index));
     }
     let shed_permille = permille(placement.unplaced(), placement.demand);
     ActionTiers {
-        reason: reason(plan, placement, &first, shed_permille, why),
+        reason: reason(plan, placement, &first, shed_permille, context),
         tiers,
         shed_permille,
         fail_open: plan.fail_open,
@@ -72,7 +72,7 @@ pub(crate) fn permille(part: u64, whole: u64) -> u16 {
     ((u128::from(part) * 1000 + u128::from(whole) / 2) / u128::from(whole)) as u16
 }
 
-/// Whether two placements of one plan give the same shares.
+/// Whether two placements of one plan result in the same shares.
 pub(crate) fn same_shares(a: &[u64], b: &[u64]) -> bool {
     let single = |placed: &[u64]| {
         let mut used = placed.iter().enumerate().filter(|(_, amount)| **amount > 0);
@@ -83,13 +83,13 @@ pub(crate) fn same_shares(a: &[u64], b: &[u64]) -> bool {
         (_, _) => {
             let used =
                 |placed: &[u64]| placed.iter().copied().filter(|amount| *amount > 0).collect::<Vec<_>>();
-            let places = |placed: &[u64]| placed.iter().map(|amount| *amount > 0).collect::<Vec<_>>();
-            places(a) == places(b) && parts(&used(a)) == parts(&used(b))
+            let is_used = |placed: &[u64]| placed.iter().map(|amount| *amount > 0).collect::<Vec<_>>();
+            is_used(a) == is_used(b) && parts(&used(a)) == parts(&used(b))
         }
     }
 }
 
-/// Amounts as shares that add up to 1000 (to 50,000 where many share), by largest remainders.
+/// Amounts as shares that add up to 1000 (50,000 if more than 32 share), by the largest remainder method.
 fn shares(amounts: &[(ClusterId, u64)]) -> Vec<(ClusterId, u16)> {
     let parts = parts(&amounts.iter().map(|(_, amount)| *amount).collect::<Vec<_>>());
     amounts.iter().map(|(cluster, _)| *cluster).zip(parts).collect()
@@ -101,7 +101,7 @@ fn parts(amounts: &[u64]) -> Vec<u16> {
     if sum == 0 {
         return vec![1; amounts.len()];
     }
-    // A part of `whole`, which fits.
+    // At most `whole`, which fits.
     let exact = |amount: u64| u128::from(amount) * u128::from(whole);
     let mut shares: Vec<u16> = amounts.iter().map(|amount| (exact(*amount) / sum) as u16).collect();
     let given: u64 = shares.iter().map(|share| u64::from(*share)).sum();
@@ -114,11 +114,11 @@ fn parts(amounts: &[u64]) -> Vec<u16> {
 }
 
 /// A tier in which at least one share is above zero.
-fn tier(shares: &[(ClusterId, u16)], atlas: &Atlas) -> Tier {
+fn tier(shares: &[(ClusterId, u16)], index: &FleetIndex) -> Tier {
     Tier {
         shares: shares
             .iter()
-            .map(|(cluster, share)| (atlas.cluster(*cluster).name.clone(), *share))
+            .map(|(cluster, share)| (index.cluster(*cluster).name.clone(), *share))
             .collect(),
     }
 }
@@ -128,12 +128,12 @@ fn reason(
     placement: &Placement,
     first: &[(ClusterId, u16)],
     shed_permille: u16,
-    why: &Circumstances<'_>,
+    context: &TierContext<'_>,
 ) -> String {
-    let name = |cluster: ClusterId| why.atlas.cluster(cluster).name.as_str();
-    let order = match why.preference {
+    let name = |cluster: ClusterId| context.index.cluster(cluster).name.as_str();
+    let order = match context.preference {
         Preference::Ordered(_) => "in the listed order".to_owned(),
-        Preference::Nearest(_) => format!("nearest to {} first", why.atlas.region(why.atlas.home)),
+        Preference::Nearest(_) => format!("nearest to {} first", context.index.region(context.index.home)),
         Preference::Weighted(_) => "by weight".to_owned(),
     };
     if plan.members.is_empty() {
@@ -144,60 +144,60 @@ fn reason(
     }
     let serving: Vec<&str> = first.iter().map(|(cluster, _)| name(*cluster)).collect();
     let mut sentences = match serving.as_slice() {
-        [] => vec![format!("{order}: nobody has room")],
+        [] => vec![format!("{order}: no cluster has headroom")],
         [one] => vec![format!("{order}: {one} serves")],
         several => vec![format!("{order}: {} serve", list(several))],
     };
-    if let Some((_, force)) = why.force {
-        sentences.push(overrides::sentence(force));
+    if let Some((_, force)) = context.force {
+        sentences.push(overrides::describe(force));
     }
-    let notes: Vec<String> = why
+    let limitations: Vec<String> = context
         .candidates
         .iter()
-        .filter_map(|(cluster, facts)| note(*cluster, *facts, plan, placement, why))
+        .filter_map(|(cluster, state)| limitation(*cluster, *state, plan, placement, context))
         .collect();
-    sentences.extend(notes.iter().take(CLUSTERS_NAMED).cloned());
-    if notes.len() > CLUSTERS_NAMED {
-        sentences.push(format!("and {} more that don't serve in full", notes.len() - CLUSTERS_NAMED));
+    sentences.extend(limitations.iter().take(CLUSTERS_NAMED).cloned());
+    if limitations.len() > CLUSTERS_NAMED {
+        sentences.push(format!("and {} more that don't serve in full", limitations.len() - CLUSTERS_NAMED));
     }
     if shed_permille > 0 {
-        sentences.push("nobody has room for the rest".to_owned());
+        sentences.push("no cluster has headroom for the rest".to_owned());
     }
     sentences.join("; ")
 }
 
-/// What keeps a cluster from its full part, if anything does.
-fn note(
+/// What keeps a cluster from its whole share, if anything does.
+fn limitation(
     cluster: ClusterId,
-    facts: Facts,
+    state: CandidateState,
     plan: &Plan,
     placement: &Placement,
-    why: &Circumstances<'_>,
+    context: &TierContext<'_>,
 ) -> Option<String> {
-    let ClusterFacts { name, region, .. } = why.atlas.cluster(cluster);
-    let forced = why.force.is_some_and(|(forced, _)| forced == cluster);
-    if !forced && let Some(drain) = why.overrides.drain(name, why.atlas.region(*region)) {
-        return Some(overrides::sentence(drain));
+    let IndexedCluster { name, region, .. } = context.index.cluster(cluster);
+    let forced = context.force.is_some_and(|(forced, _)| forced == cluster);
+    if !forced && let Some(drain) = context.overrides.drain_of(name, context.index.region(*region)) {
+        return Some(overrides::describe(drain));
     }
-    match facts.standing.verdict {
-        Verdict::Down | Verdict::PathDown if facts.standing.held_out => {
-            return Some(format!("{name} flaps and is held out"));
+    match state.health.verdict {
+        Verdict::Down | Verdict::PathDown if state.health.suppressed => {
+            return Some(format!("{name} flaps and is suppressed"));
         }
-        Verdict::Down | Verdict::PathDown => return Some(format!("{name} is {}", facts.standing.verdict)),
+        Verdict::Down | Verdict::PathDown => return Some(format!("{name} is {}", state.health.verdict)),
         Verdict::Unknown => return Some(format!("nothing is known of {name}")),
         Verdict::Up => {}
     }
-    let place = plan.members[..placement.placed.len()].iter().position(|member| member.cluster == cluster)?;
-    if plan.members[place].ramp < ramp::WHOLE {
-        return Some(format!("{name} is back and gets more step by step"));
+    let at = plan.members[..placement.placed.len()].iter().position(|member| member.cluster == cluster)?;
+    if plan.members[at].ramp < ramp::WHOLE {
+        return Some(format!("{name} recovered and is in slow start"));
     }
-    // Somebody behind it, or nobody, serves what it has no room for.
-    let group = plan.members[place].group;
+    // What exceeds its headroom is served by a later group, or by none.
+    let group = plan.members[at].group;
     let behind = plan.members.iter().zip(&placement.placed).any(|(m, placed)| m.group > group && *placed > 0);
     let full_beside = placement.counted && (behind || placement.unplaced() > 0);
     let slow_beside =
         plan.members[..placement.placed.len()].iter().any(|m| m.group == group && m.ramp < ramp::WHOLE);
-    (full_beside && !slow_beside).then(|| format!("{name} has no room for more"))
+    (full_beside && !slow_beside).then(|| format!("{name} has no headroom"))
 }
 
 fn list(names: &[&str]) -> String {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_is_cut() {
+    fn a_long_list_is_shortened() {
         assert_eq!(list(&["a"]), "a");
         assert_eq!(list(&["a", "b", "c"]), "a, b and c");
         assert_eq!(list(&["a", "b", "c", "d", "e"]), "a, b, c and 2 more");

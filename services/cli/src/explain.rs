@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use tidegate_bus::{BusError, subjects};
 use tidegate_model::{RegionName, ServiceName, fleet::Service};
-use tidegate_routing::{Candidate, Explanation};
+use tidegate_routing::{CandidateExplanation, Explanation};
 
 use crate::say::{say, say_line};
 use crate::{
@@ -88,7 +88,7 @@ fn text(explanation: &Explanation, service: Option<&Service>) -> String {
     text
 }
 
-fn line(text: &mut String, candidate: &Candidate) {
+fn line(text: &mut String, candidate: &CandidateExplanation) {
     let place = match candidate.tier {
         Some(0) => format!("{}.{} %", candidate.share_permille / 10, candidate.share_permille % 10),
         Some(tier) => format!("fallback {tier}"),

@@ -1,7 +1,7 @@
-//! What 10,000 endpoints at one probe a second cost: `cargo bench -p tidegate-health-prober --bench endpoints`.
+//! The cost of 10,000 endpoints at one probe per second: `cargo bench -p tidegate-health-prober --bench endpoints`.
 //!
 //! The prober runs here, on one thread, with its bus in process; the endpoints are addresses of 127.0.0.0/8 that one
-//! origin in a process of its own answers for. Prints one JSON object.
+//! origin in a process of its own serves. Prints one JSON object.
 #![allow(clippy::unwrap_used, reason = "a benchmark that can't go on should end loudly")]
 
 use std::{
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 const ENDPOINTS: usize = 10_000;
 const WARM_UP: Duration = Duration::from_secs(15);
 const MEASURED: Duration = Duration::from_secs(20);
-/// Tells this program to be the origin.
+/// Makes this program the origin.
 const ORIGIN: &str = "TIDEGATE_BENCH_ORIGIN";
 
 fn main() {
@@ -37,7 +37,7 @@ fn main() {
     }
 }
 
-/// Answers everything with 200, and prints its port.
+/// Responds with 200 to every request, and prints its port.
 async fn origin() {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap().port());

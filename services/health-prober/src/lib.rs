@@ -1,6 +1,6 @@
-//! The health-prober: probes every endpoint of the fleet and publishes what it sees.
+//! The health-prober: probes every endpoint of the fleet and publishes its observations.
 //!
-//! This crate must not know verdicts, routes or edges: what an observation means is for others.
+//! This crate must not know verdicts, routes or edges: it does not interpret observations.
 #![forbid(unsafe_code)]
 
 pub mod core;
@@ -10,7 +10,7 @@ mod metrics;
 mod prober;
 mod publish;
 mod settings;
-mod ways;
+mod transports;
 
 pub use prober::{run, run_with};
 pub use settings::{ProberSettings, ProbesSection};

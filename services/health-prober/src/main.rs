@@ -1,4 +1,4 @@
-//! The health-prober's binary: settings, the bus, and the prober until a signal.
+//! The `tidegate-health-prober` binary.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use tidegate_service::{Context, Description, bus};
 
 const ABOUT: Description = Description {
     name: "tidegate-health-prober",
-    about: "Probes every endpoint of the fleet and publishes what it sees.",
+    about: "Probes every endpoint of the fleet and publishes its observations.",
     version: env!("CARGO_PKG_VERSION"),
 };
 

@@ -1,4 +1,4 @@
-//! What a prober counts.
+//! The metrics of a health-prober.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use tidegate_service::{
     metrics::{Counter, Gauge, Histogram},
 };
 
-/// Upper bounds of the probes' durations, in seconds.
+/// Upper bounds of probe durations, in seconds.
 const DURATIONS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
 #[derive(Debug)]
 pub(crate) struct Metrics {
     passed: Counter,
     failed: [Counter; 8],
-    pub impossible: Counter,
+    pub local_errors: Counter,
     pub duration: Histogram,
     pub targets: Gauge,
     pub failing: Gauge,
-    pub unreachable: Gauge,
+    pub unusable: Gauge,
     pub running: Gauge,
     pub changes: Counter,
     pub unsent: Counter,
@@ -33,11 +33,15 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub fn new(registry: &Registry) -> Metrics {
         let probes = |outcome: &str| {
-            registry.counter("tidegate_probes_total", "Probes, by how they ended.", &[("outcome", outcome)])
+            registry.counter(
+                "tidegate_probes_total",
+                "Probes by outcome. \"local_resources\": this machine lacked what the probe needs.",
+                &[("outcome", outcome)],
+            )
         };
         let suspicions = |result: &str| {
-            let help = "Suspicions received: looked at; passed over because the endpoint was looked at just before or is \
-                        not probed; refused because the fleet lacks the edge; or limited because the edge sends too many.";
+            let help = "Suspicions received. looked_at: probed; passed_over: the endpoint was probed just before or is not \
+                        probed; refused: the fleet lacks the edge; limited: the edge sends too many.";
             registry.counter("tidegate_suspicions_total", help, &[("result", result)])
         };
         Metrics {
@@ -53,10 +57,10 @@ impl Metrics {
                 "bad_answer",
             ]
             .map(probes),
-            impossible: probes("impossible_here"),
+            local_errors: probes("local_resources"),
             duration: registry.histogram(
                 "tidegate_probe_duration_seconds",
-                "How long probes took.",
+                "Duration of probes.",
                 &[],
                 DURATIONS,
             ),
@@ -65,13 +69,17 @@ impl Metrics {
                 "Endpoints that are probed, once for each check.",
                 &[],
             ),
-            failing: registry.gauge("tidegate_probe_targets_failing", "Those whose last probe failed.", &[]),
-            unreachable: registry.gauge(
-                "tidegate_probe_clusters_unusable",
-                "Clusters that are not probed because the files of their TLS can't be used here.",
+            failing: registry.gauge(
+                "tidegate_probe_targets_failing",
+                "Probe targets whose last probe failed.",
                 &[],
             ),
-            running: registry.gauge("tidegate_probes_running", "Probes under way.", &[]),
+            unusable: registry.gauge(
+                "tidegate_probe_clusters_unusable",
+                "Clusters that are not probed because their TLS files can't be used on this machine.",
+                &[],
+            ),
+            running: registry.gauge("tidegate_probes_running", "Probes in flight.", &[]),
             changes: registry.counter(
                 "tidegate_observations_total",
                 "Changes of observations published.",
@@ -79,7 +87,7 @@ impl Metrics {
             ),
             unsent: registry.counter(
                 "tidegate_observations_unsent_total",
-                "Publications that the bus did not take; the next heartbeat makes up for them.",
+                "Publications that the bus did not accept; the next heartbeat repairs them.",
                 &[],
             ),
             suspicions_looked_at: suspicions("looked_at"),
@@ -88,13 +96,13 @@ impl Metrics {
             suspicions_limited: suspicions("limited"),
             fleets_refused: registry.counter(
                 "tidegate_fleets_refused_total",
-                "Fleet files on the bus that this version can't read.",
+                "Fleet files on the bus that this version can't parse.",
                 &[],
             ),
         }
     }
 
-    pub fn count(&self, outcome: &Outcome, took: Duration) {
+    pub fn record_probe(&self, outcome: &Outcome, took: Duration) {
         self.duration.observe(took.as_secs_f64());
         let failed = |at: usize| &self.failed[at];
         match outcome {

@@ -1,4 +1,4 @@
-//! The loop: starts what is due, takes what has ended, publishes what changed.
+//! The loop of a prober: starts due probes, records their outcomes, publishes changes.
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
@@ -25,42 +25,42 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    core::{Job, JobId, Schedule, Suspected, Wanted, wanted},
+    core::{Job, JobId, ProbeSchedule, ProbeTargets, Suspected, probe_targets},
     metrics::Metrics,
-    probe::{Connection, Way, probe},
+    probe::{Connection, ProbeTransport, probe},
     publish::Batch,
     settings::ProberSettings,
-    ways::Ways,
+    transports::ProbeTransports,
 };
 
-/// How often the fleet is looked at when nothing says that it changed.
+/// How often the fleet is polled if no change is notified.
 const FLEET_POLL: Duration = Duration::from_secs(1);
-/// How often certificates are looked at, and what could not be set up is tried again.
+/// How often certificates are renewed, and failed TLS setups are retried.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
-/// How often it is said that probes can't be made: it may concern thousands a second.
+/// The least time between log lines about probes that fail for lack of local resources: there may be thousands a second.
 const LOG_EVERY: Duration = Duration::from_secs(10);
-/// Frozen for this long, a prober looks at everything anew: before route-computers take it for silent, 3 s after a heartbeat that
-/// may have been a second before.
+/// A prober that stood still for this long restarts. Route-computers consider it stale 3 s after its last heartbeat, which
+/// may have been a second before it stood still.
 const STALLED_AFTER: Duration = Duration::from_millis(1900);
-/// Suspicions of one edge that are taken: at once, and each second from then on. An edge that loses a large cluster at once
-/// suspects each of its endpoints.
+/// The suspicions of one edge that are accepted, as a burst and per second. An edge that loses a large cluster suspects all
+/// of its endpoints at once.
 const SUSPICION_BURST: u32 = 2000;
 const SUSPICIONS_PER_SECOND: u32 = 500;
-/// Ended probes that are taken in one turn, so that a turn stays short.
+/// Ended probes that are recorded in one turn, so that turns stay short.
 const ENDED_PER_TURN: usize = 512;
 
-/// Runs a prober on `bus` until `shutdown`, with metrics of its own.
+/// Runs a prober on `bus` until `shutdown`, with its own metrics.
 ///
 /// # Errors
-/// The settings lack the region or the name, or the bus is closed. That the bus is away is no error.
+/// The settings lack the region or the name, or the bus is closed. An unreachable bus is no error.
 pub async fn run(settings: ProberSettings, bus: Bus, shutdown: CancellationToken) -> anyhow::Result<()> {
     run_with(settings, bus, &Registry::default(), shutdown).await
 }
 
-/// As [`run`], with the metrics in `registry`.
+/// Like [`run`], with the metrics in `registry`.
 ///
 /// # Errors
-/// As for [`run`].
+/// Those of [`run`].
 pub async fn run_with(
     settings: ProberSettings,
     bus: Bus,
@@ -75,7 +75,7 @@ pub async fn run_with(
     let presence = bear_name(registry, &bus, bearer, what, &shutdown).await?;
     let options =
         OwnerOptions { stalled_after: Some(STALLED_AFTER), epochs: Epochs::Timed, ..OwnerOptions::default() };
-    // A later start is a later epoch, so replicas never mistake an old life's table for this one's.
+    // A later start has a later epoch, so replicas never mistake the table of an earlier incarnation for this one's.
     let epoch = Epoch(clock::unix_millis());
     let owner = Owner::start(bus.clone(), &subject, epoch, Revision(0), [], options).await?;
     let follower = FleetFollower::start(&bus, FLEET_POLL, false).await?;
@@ -83,19 +83,19 @@ pub async fn run_with(
     let mut suspicions = bus.subscribe_reports::<Suspicion>(subjects::ALL_SUSPICIONS).await?;
     let mut prober = Prober {
         region: region.clone(),
-        schedule: Schedule::new(settings.limits(), seed(&subject)),
+        schedule: ProbeSchedule::new(settings.limits(), seed(&subject)),
         start: Instant::now(),
         networks: settings.probes.networks.clone(),
         fleet: None,
-        ways: Ways::default(),
+        transports: ProbeTransports::default(),
         connections: HashMap::new(),
         running: JoinSet::new(),
         owner,
         presence,
         shares_name: false,
         metrics: Metrics::new(registry),
-        suspecting: SenderLimit::new(SUSPICIONS_PER_SECOND, SUSPICION_BURST),
-        impossible_log: LogLimit::new(LOG_EVERY),
+        suspicion_limit: SenderLimit::new(SUSPICIONS_PER_SECOND, SUSPICION_BURST),
+        local_error_log: LogLimit::new(LOG_EVERY),
     };
     let mut renew = tokio::time::interval(RENEW_EVERY);
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -104,42 +104,42 @@ pub async fn run_with(
 
     let mut batch = Batch::default();
     loop {
-        prober.begin_anew_if_due(&mut batch).await;
+        prober.restart_if_due(&mut batch).await;
         prober.start_due();
         if !batch.is_empty() {
             std::mem::take(&mut batch)
                 .publish(&mut prober.owner, prober.start.elapsed(), &prober.metrics)
                 .await;
         }
-        let wake = prober.schedule.wake_at().map(|at| prober.start + at);
+        let wake = prober.schedule.next_deadline().map(|at| prober.start + at);
         tokio::select! {
             () = shutdown.cancelled() => break,
             Some(ended) = prober.running.join_next() => {
-                prober.take(ended, &mut batch);
+                prober.record_ended(ended, &mut batch);
                 for _ in 1..ENDED_PER_TURN {
                     let Some(ended) = prober.running.try_join_next() else { break };
-                    prober.take(ended, &mut batch);
+                    prober.record_ended(ended, &mut batch);
                 }
             }
             report = suspicions.next() => {
                 let report = report.context("the bus was closed")?;
                 let suspected = Suspected { first_failure_at: report.body.first_failure_at, trace: report.trace };
-                prober.suspect(&report.subject, &report.body, suspected);
+                prober.handle_suspicion(&report.subject, &report.body, suspected);
             }
             changed = fleet.changed() => {
                 changed.context("the bus was closed")?;
                 let newest = fleet.borrow_and_update().clone();
-                prober.read_fleet(newest.as_deref());
-                prober.set_targets(&mut batch);
+                prober.load_fleet(newest.as_deref());
+                prober.update_targets(&mut batch);
             }
             _ = renew.tick() => {
-                prober.metrics.failing.set(prober.schedule.failing() as f64);
-                if !prober.ways.unusable().is_empty() {
-                    prober.set_targets(&mut batch);
+                prober.metrics.failing.set(prober.schedule.failing_count() as f64);
+                if !prober.transports.unusable().is_empty() {
+                    prober.update_targets(&mut batch);
                 }
                 if renewing.as_ref().is_none_or(JoinHandle::is_finished) {
-                    let ways = prober.ways.with_tls();
-                    renewing = (!ways.is_empty()).then(|| tokio::task::spawn_blocking(move || Ways::renew(&ways)));
+                    let transports = prober.transports.with_tls();
+                    renewing = (!transports.is_empty()).then(|| tokio::task::spawn_blocking(move || ProbeTransports::renew(&transports)));
                 }
             }
             () = sleep_until(wake) => {}
@@ -147,7 +147,7 @@ pub async fn run_with(
     }
     prober.running.shutdown().await;
     if let Some(renewing) = renewing {
-        // Reading files can't be interrupted; it ends by itself, soon.
+        // Reading files can't be interrupted, and ends soon.
         _ = renewing.await;
     }
     follower.stop().await;
@@ -162,7 +162,7 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// What spreads this prober's probes apart from others'.
+/// The seed that spreads this prober's probes differently from those of others.
 fn seed(subject: &str) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
@@ -172,154 +172,156 @@ fn seed(subject: &str) -> u64 {
 
 struct Prober {
     region: RegionName,
-    schedule: Schedule,
-    /// Zero of the schedule's time.
+    schedule: ProbeSchedule,
+    /// The zero of the schedule's time.
     start: Instant,
     networks: Vec<NetworkName>,
     fleet: Option<Fleet>,
-    ways: Ways,
-    /// Connections to reuse, with their clusters' ways: they are of no use when those change.
-    connections: HashMap<JobId, (Arc<Way>, Connection)>,
+    transports: ProbeTransports,
+    /// Connections to reuse, each with the transport that it is valid for.
+    connections: HashMap<JobId, (Arc<ProbeTransport>, Connection)>,
     running: JoinSet<Ended>,
     owner: Owner<Target, Observation>,
     presence: Presence,
     /// Whether another process bears its name.
     shares_name: bool,
     metrics: Metrics,
-    /// How many suspicions of each edge are taken.
-    suspecting: SenderLimit<EdgeName>,
-    /// How often it is logged that probes can't be made.
-    impossible_log: LogLimit,
+    /// The limit of suspicions by edge.
+    suspicion_limit: SenderLimit<EdgeName>,
+    /// The limit of log lines about local resources.
+    local_error_log: LogLimit,
 }
 
 /// A probe that has ended.
 struct Ended {
     job: Job,
-    /// An error: it could not be made.
+    /// An error means that this machine lacks resources.
     outcome: io::Result<(Outcome, Option<Connection>)>,
     took: Duration,
-    way: Arc<Way>,
+    transport: Arc<ProbeTransport>,
 }
 
 impl Prober {
-    /// Looks at everything anew, as a later life, when what it has said is old or is believed no more: after it stood still, and
-    /// when another of its name has gone, whose later table everybody has.
-    async fn begin_anew_if_due(&mut self, batch: &mut Batch) {
+    /// Restarts as a new incarnation if the table is outdated or superseded: after the process stood still, and after another
+    /// process with the same name, whose later table replaced this one's, has gone.
+    async fn restart_if_due(&mut self, batch: &mut Batch) {
         let shares_name = self.presence.other().is_some();
         let is_alone_again = std::mem::replace(&mut self.shares_name, shares_name) && !shares_name;
         let later = self.owner.superseded_by();
-        let is_overruled = later.is_some() && !shares_name;
-        if !self.owner.is_stalled() && !is_alone_again && !is_overruled {
+        let is_superseded = later.is_some() && !shares_name;
+        if !self.owner.is_stalled() && !is_alone_again && !is_superseded {
             return;
         }
         let own = self.owner.position().epoch;
         let epoch = Epoch(clock::unix_millis().max(later.unwrap_or(own).max(own).0.saturating_add(1)));
-        tracing::warn!(%epoch, "looking at everything anew: it stood still, or its table was replaced by another's");
+        tracing::warn!(%epoch, "restarting with an empty table: the process stood still, or another process replaced its table");
         *batch = Batch::default();
-        self.schedule.set_targets(&Wanted::default(), self.start.elapsed());
+        self.schedule.set_targets(&ProbeTargets::default(), self.start.elapsed());
         self.connections.clear();
         if let Err(error) = self.owner.begin_anew(epoch).await {
-            tracing::debug!(%error, "the new table was not told of; the next heartbeat does");
+            tracing::debug!(%error, "the new table was not announced; the next heartbeat announces it");
         }
-        self.set_targets(batch);
+        self.update_targets(batch);
     }
 
     fn start_due(&mut self) {
         let now = self.start.elapsed();
-        while let Some(job) = self.schedule.next(now) {
-            let Some(way) = self.ways.get(&job.target.cluster).cloned() else {
-                self.schedule.abandoned();
+        while let Some(job) = self.schedule.next_job(now) {
+            let Some(transport) = self.transports.get(&job.target.cluster).cloned() else {
+                self.schedule.abandon();
                 continue;
             };
             let kept = self.connections.remove(&job.id);
-            let reused =
-                kept.filter(|(of, _)| !job.fresh && Arc::ptr_eq(of, &way)).map(|(_, connection)| connection);
+            let reused = kept
+                .filter(|(of, _)| !job.fresh && Arc::ptr_eq(of, &transport))
+                .map(|(_, connection)| connection);
             self.running.spawn(async move {
                 let began = Instant::now();
-                let outcome = probe(&way, &job.target.endpoint, &job.check, reused).await;
-                Ended { outcome, took: began.elapsed(), way, job }
+                let outcome = probe(&transport, &job.target.endpoint, &job.check, reused).await;
+                Ended { outcome, took: began.elapsed(), transport, job }
             });
         }
         self.metrics.running.set(self.running.len() as f64);
     }
 
-    fn take(&mut self, ended: Result<Ended, tokio::task::JoinError>, batch: &mut Batch) {
-        let Ended { job, outcome, took, way } = match ended {
+    fn record_ended(&mut self, ended: Result<Ended, tokio::task::JoinError>, batch: &mut Batch) {
+        let Ended { job, outcome, took, transport } = match ended {
             Ok(ended) => ended,
-            // A probe that panics is a defect of this program, which must not go on as if it had seen something.
+            // A probe that panics is a defect. The prober must not continue as if it had an outcome.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let (outcome, connection) = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
-                self.metrics.impossible.increment();
-                if self.impossible_log.admit(Instant::now()) {
-                    tracing::error!(%error, "probes can't be made from here, for now");
+                self.metrics.local_errors.increment();
+                if self.local_error_log.admit(Instant::now()) {
+                    tracing::error!(%error, "this machine lacks resources for probes");
                 }
-                self.schedule.abandoned();
+                self.schedule.abandon();
                 return;
             }
         };
-        self.metrics.count(&outcome, took);
+        self.metrics.record_probe(&outcome, took);
         if let Some(connection) = connection
-            && self.schedule.has(job.id)
+            && self.schedule.has_target(job.id)
         {
-            self.connections.insert(job.id, (way, connection));
+            self.connections.insert(job.id, (transport, connection));
         }
-        batch.changes.extend(self.schedule.finished(job, outcome));
+        batch.changes.extend(self.schedule.finish(job, outcome));
     }
 
-    fn suspect(&mut self, subject: &str, suspicion: &Suspicion, suspected: Suspected) {
-        // Only edges of the fleet suspect, each for itself: whoever else has a credential makes nobody look.
-        // Before there is a fleet nobody can be told from an inventor.
+    fn handle_suspicion(&mut self, subject: &str, suspicion: &Suspicion, suspected: Suspected) {
+        // Only edges of the fleet may suspect, each under its own name; other holders of a credential trigger no probe.
+        // Without a fleet, edges can't be verified.
         let Some(fleet) = &self.fleet else { return };
         if !fleet.has_edge(&suspicion.edge, &suspicion.region)
             || subject != subjects::suspect(&suspicion.region, &suspicion.edge, &suspicion.cluster)
         {
             return self.metrics.suspicions_refused.increment();
         }
-        if !self.suspecting.admit(&suspicion.edge, Instant::now()) {
+        if !self.suspicion_limit.admit(&suspicion.edge, Instant::now()) {
             return self.metrics.suspicions_limited.increment();
         }
         let now = self.start.elapsed();
-        if self.schedule.suspect(&suspicion.cluster, &suspicion.endpoint, suspected, now) {
+        if self.schedule.schedule_suspected(&suspicion.cluster, &suspicion.endpoint, suspected, now) {
             self.metrics.suspicions_looked_at.increment();
         } else {
             self.metrics.suspicions_passed_over.increment();
         }
     }
 
-    /// Takes a fleet file. One that can't be read (it was written for a newer version) leaves the last in force.
-    fn read_fleet(&mut self, newest: Option<&FleetText>) {
+    /// Loads a fleet file. If it can't be parsed, since it is for a newer version, the last one stays in force.
+    fn load_fleet(&mut self, newest: Option<&FleetText>) {
         let Some(newest) = newest else { return };
         match Fleet::parse(&newest.text, "fleet.yaml") {
             Ok(fleet) => {
-                tracing::info!(revision = newest.head.revision, "a new fleet");
+                tracing::info!(revision = newest.head.revision, "a new fleet is in force");
                 if let Some(problem) = fleet.lacks_region(&self.region) {
                     tracing::warn!("{problem}");
                 }
-                self.suspecting.retain(|edge| fleet.edges.contains_key(edge));
+                self.suspicion_limit.retain(|edge| fleet.edges.contains_key(edge));
                 self.fleet = Some(fleet);
             }
             Err(errors) => {
                 self.metrics.fleets_refused.increment();
-                tracing::error!(revision = newest.head.revision, %errors, "the fleet on the bus can't be read");
+                tracing::error!(revision = newest.head.revision, %errors, "the fleet on the bus can't be parsed; the last one stays in force");
             }
         }
     }
 
-    fn set_targets(&mut self, batch: &mut Batch) {
+    fn update_targets(&mut self, batch: &mut Batch) {
         let Some(fleet) = &self.fleet else { return };
-        self.ways.set(fleet);
-        let ways = &self.ways;
-        let wanted = wanted(fleet, &self.networks, |cluster: &ClusterName| ways.get(cluster).is_some());
-        for (id, target) in self.schedule.set_targets(&wanted, self.start.elapsed()) {
+        self.transports.update(fleet);
+        let transports = &self.transports;
+        let targets =
+            probe_targets(fleet, &self.networks, |cluster: &ClusterName| transports.get(cluster).is_some());
+        for (id, target) in self.schedule.set_targets(&targets, self.start.elapsed()) {
             self.connections.remove(&id);
-            // What changed of it in this very turn must not come after its removal.
+            // A change of the same turn must not follow the removal.
             batch.changes.retain(|change| change.target != target);
             batch.removed.push(target);
         }
         self.metrics.targets.set(self.schedule.len() as f64);
-        self.metrics.unreachable.set(self.ways.unusable().len() as f64);
+        self.metrics.unusable.set(self.transports.unusable().len() as f64);
     }
 }

@@ -1,4 +1,4 @@
-//! Changes to the prober's table, with their cause and trace.
+//! The publication of changes to the prober's table, with their cause and trace.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use tidegate_model::{
 use tidegate_service::telemetry;
 use tracing::{Span, info_span};
 
-use crate::{core::Change, metrics::Metrics};
+use crate::{core::ObservationChange, metrics::Metrics};
 
-/// What happened in one turn of the prober's loop.
+/// The changes of one turn of the prober's loop.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub changes: Vec<Change>,
+    pub changes: Vec<ObservationChange>,
     pub removed: Vec<Target>,
 }
 
@@ -24,17 +24,17 @@ impl Batch {
         self.changes.is_empty() && self.removed.is_empty()
     }
 
-    /// Publishes all of it as one change of the table. `now` is the time since the prober's start.
+    /// Publishes the batch as one change of the table. `now` is the time since the start of the prober.
     pub async fn publish(self, owner: &mut Owner<Target, Observation>, now: Duration, metrics: &Metrics) {
         let Batch { mut changes, removed } = self;
-        // The one that speaks for the batch, and whose trace goes on: what an edge waits for stands before what was due.
+        // The first change determines the cause and the trace: a suspicion that an edge waits for precedes due probes.
         changes.sort_by_key(|change| match &change.suspected {
             Some(suspected) => (false, suspected.first_failure_at.0, change.run_began),
             None => (true, 0, change.run_began),
         });
         let observed_at = clock::now();
-        let cause = cause(changes.first(), now, observed_at);
-        let spans: Vec<Span> = changes.iter().map(|change| span(change, now)).collect();
+        let cause = batch_cause(changes.first(), now, observed_at);
+        let spans: Vec<Span> = changes.iter().map(|change| probe_span(change, now)).collect();
         let trace: Option<TraceContext> = spans.first().and_then(telemetry::span_context);
         metrics.changes.add((changes.len() + removed.len()) as u64);
         let entries = changes
@@ -44,12 +44,13 @@ impl Batch {
         let published = owner.publish(entries, codec::encode(&cause), trace.as_ref()).await;
         if let Some(Err(error)) = published.map(|published| published.sent) {
             metrics.unsent.increment();
-            tracing::debug!(%error, "a change was not sent; the next heartbeat makes up for it");
+            tracing::debug!(%error, "a change was not sent; the next heartbeat repairs it");
         }
     }
 }
 
-fn cause(first: Option<&Change>, now: Duration, observed_at: Timestamp) -> ObservationCause {
+/// The cause of a batch by its first change.
+fn batch_cause(first: Option<&ObservationChange>, now: Duration, observed_at: Timestamp) -> ObservationCause {
     let ago =
         |at: Duration| Timestamp(observed_at.0.saturating_sub(now.saturating_sub(at).as_micros() as u64));
     ObservationCause {
@@ -62,9 +63,9 @@ fn cause(first: Option<&Change>, now: Duration, observed_at: Timestamp) -> Obser
     }
 }
 
-/// The span of a probe that changed an observation. It is made when the probe has ended, since most change nothing and
-/// deserve none, so its attributes say how long the probe took.
-fn span(change: &Change, now: Duration) -> Span {
+/// The span of a probe that changed an observation. It is created after the probe, since most probes change nothing and
+/// need no span. So its attributes hold the duration of the probe.
+fn probe_span(change: &ObservationChange, now: Duration) -> Span {
     let Target { cluster, endpoint, check } = &change.target;
     let outcome = match &change.observation.outcome {
         Outcome::Pass => "pass".to_owned(),

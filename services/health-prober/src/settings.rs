@@ -18,7 +18,7 @@ pub struct ProberSettings {
     pub region: Option<RegionName>,
     /// Its name, unique among the probers of its region.
     pub name: Option<ProberName>,
-    /// How it probes.
+    /// Its probes.
     pub probes: ProbesSection,
     /// How to reach the bus.
     pub nats: NatsSection,
@@ -30,15 +30,15 @@ pub struct ProberSettings {
     pub telemetry: TelemetrySection,
 }
 
-/// How a prober probes.
+/// The probes of a health-prober.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProbesSection {
-    /// Probes at once. More are due than that only when many endpoints don't answer.
+    /// The most due probes at once. More are due only if many endpoints don't respond.
     pub at_once: usize,
-    /// Every how many probes of an endpoint one has a new connection; 1: each.
+    /// One of so many probes of an endpoint uses a new connection; 1: every probe.
     pub fresh_every: u32,
-    /// The networks that this prober is on; endpoints on others are not probed. Empty: it is on all.
+    /// The networks that this prober can reach; endpoints on others are not probed. Empty: all networks.
     #[serde(deserialize_with = "comma_separated")]
     pub networks: Vec<NetworkName>,
 }
@@ -79,12 +79,12 @@ impl Settings for ProberSettings {
     fn check(&self) -> Result<(), (String, String)> {
         let wrong = |key: &str, right: &str| Err((key.to_owned(), right.to_owned()));
         if self.region.is_none() {
-            return wrong("region", "the region that this prober is in is needed, such as eu-west");
+            return wrong("region", "the region of this prober is required, such as eu-west");
         }
         if self.name.is_none() {
             return wrong(
                 "name",
-                "a name is needed that no other prober of the region has, such as prober-1",
+                "a name that no other prober of the region has is required, such as prober-1",
             );
         }
         if self.probes.at_once == 0 {

@@ -23,10 +23,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Far more than anything here takes.
+/// Longer than any test here needs.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// An origin that answers 200 to everything until it is aborted, with its connections.
+/// An origin that responds with 200 to every request until it is aborted with its connections.
 async fn origin() -> (Address, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = Address::Ip(listener.local_addr().unwrap());
@@ -79,7 +79,7 @@ impl Bench {
         Bench { bus, updates, replica, prober, shutdown }
     }
 
-    /// Waits until a target and its observation are as wanted. The cause is there unless it came with a snapshot.
+    /// Waits until a target and its observation are `wanted`. The cause is absent if they came with a snapshot.
     async fn change(
         &mut self,
         wanted: impl Fn(&Target, Option<&Observation>) -> bool,
@@ -136,7 +136,7 @@ async fn an_origin_is_observed_up_and_when_it_dies_down() {
 }
 
 #[tokio::test]
-async fn a_suspicion_is_looked_into_long_before_a_probe_is_due() {
+async fn a_suspicion_triggers_probes_long_before_they_are_due() {
     let (address, task) = origin().await;
     let mut bench = Bench::start(&fleet(&[&address], "1h")).await;
     bench.change(|_, observation| observation.is_some()).await;

@@ -1,4 +1,4 @@
-//! The loop: an event comes in, the engine says what changes, whoever leads publishes it.
+//! The loop of a route-computer: applies events to the engine, and publishes the changes while it leads.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,25 +19,25 @@ use tidegate_model::{
     report::{Applied, Load},
     routes::{Cause, RouteCause},
 };
-use tidegate_routing::{Engine, Event, Settings};
+use tidegate_routing::{Engine, RouteEvent, Settings};
 use tidegate_service::{Context, bus::bear_name, telemetry};
 use tokio::{sync::watch, time::Instant};
 use tracing::Span;
 
 use crate::{
-    chronicle::Chronicle, explain, expose::Exposed, leadership::Leadership, reports::EdgeReports,
-    serving::Serving, settings::RouteComputerSettings,
+    event_recorder::EventRecorder, explain, expose::Exposed, leadership::Leadership, reports::EdgeReports,
+    serving_consensus::ServingConsensus, settings::RouteComputerSettings,
 };
 
-/// How often the fleet and the overrides are looked at when nothing was heard of them.
+/// How often the fleet and the overrides are polled if no change is notified.
 const POLL: Duration = Duration::from_secs(1);
-/// After this time without a heartbeat a prober's table is forgotten; silent it is long before.
+/// The time without a heartbeat after which a prober's table is removed. The prober is stale long before.
 const PROBER_GONE: Duration = Duration::from_secs(60);
 
-/// Runs a route-computer until it is asked to stop.
+/// Runs a route-computer until shutdown.
 ///
 /// # Errors
-/// When settings are missing or the bus is closed.
+/// Settings are missing, or the bus is closed.
 pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) -> anyhow::Result<()> {
     let region = settings.computer.region.clone().context("the region is missing (computer.region)")?;
     let holder = settings.computer.name.clone().context("the name is missing (computer.name)")?;
@@ -53,7 +53,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let mut loads = EdgeReports::<Load>::new(subscription, &exposed.refused_reports);
     let subscription = bus.subscribe(&subjects::applied_in(&region)).await?;
     let mut applied = EdgeReports::<Applied>::new(subscription, &exposed.refused_reports);
-    let mut questions = bus.subscribe(&subjects::explain(&region)).await?;
+    let mut requests = bus.subscribe(&subjects::explain(&region)).await?;
     let (mut fleet, mut override_set) = (fleets.fleet(), overrides.overrides());
 
     let mut rules = Settings::new(region.clone());
@@ -66,13 +66,13 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let mut computer = Computer {
         engine: Engine::new(rules),
         exposed,
-        chronicle: Chronicle::new(&bus, &region, &holder),
+        recorder: EventRecorder::new(&bus, &region, &holder),
         region: region.clone(),
         fleet: None,
         knows_overrides: false,
         epochs: BTreeMap::new(),
         leadership: None,
-        serving: Serving::default(),
+        serving: ServingConsensus::default(),
         parsed: None,
         seal,
     };
@@ -93,27 +93,27 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
                 changed?;
                 computer.follow_lease().await?;
             }
-            // What operators say comes before what comes all the time.
+            // Changes by operators take precedence over the steady stream of reports.
             changed = changed(&mut fleet) => {
                 changed?;
-                computer.take_fleet(&fleet).await;
+                computer.load_fleet(&fleet).await;
                 if let Some(fleet) = &computer.parsed {
-                    loads.forget_unknown(fleet);
-                    applied.forget_unknown(fleet);
+                    loads.remove_unknown_edges(fleet);
+                    applied.remove_unknown_edges(fleet);
                 }
             }
             changed = changed(&mut override_set) => {
                 changed?;
-                computer.take_overrides(&override_set).await;
+                computer.apply_overrides(&override_set).await;
             }
             update = observations.recv() => match update {
-                Some(update) => computer.observe(update).await,
+                Some(update) => computer.apply_observations(update).await,
                 None => anyhow::bail!("the bus has closed"),
             },
             Some(report) = applied.next(computer.parsed.as_deref()) => computer.record_applied(&report),
-            Some(report) = loads.next(computer.parsed.as_deref()) => computer.step(Event::Load(report), None).await,
-            Some(question) = questions.next() => explain::answer(&bus, &computer.engine, &question).await,
-            () = due => computer.step(Event::Tick, None).await,
+            Some(report) = loads.next(computer.parsed.as_deref()) => computer.apply(RouteEvent::Load(report), None).await,
+            Some(request) = requests.next() => explain::respond(&bus, &computer.engine, &request).await,
+            () = due => computer.apply(RouteEvent::Tick, None).await,
             _ = ticks.tick() => computer.tick(),
         }
     }
@@ -129,30 +129,30 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
 struct Computer {
     engine: Engine,
     exposed: Exposed,
-    chronicle: Chronicle,
+    recorder: EventRecorder,
     region: RegionName,
     /// The revision of the fleet that the engine has.
     fleet: Option<u64>,
     knows_overrides: bool,
-    /// Probers that are heard, and the epochs of their tables.
+    /// The epoch of the table of each known prober.
     epochs: BTreeMap<(RegionName, ProberName), Epoch>,
     leadership: Option<Leadership>,
-    /// The epochs that the region's edges say they serve.
-    serving: Serving,
+    /// The epochs that the edges of the region serve.
+    serving: ServingConsensus,
     /// The fleet that the engine has.
     parsed: Option<Arc<Fleet>>,
     seal: LeaseSeal,
 }
 
-/// What an event came with.
-struct Came {
+/// The trace of a received event, and the time of its reception.
+struct Received {
     trace: Option<TraceContext>,
     at: Timestamp,
 }
 
 impl Computer {
-    /// Whether it knows enough to lead: the fleet, the overrides, and what a prober of its region sees, if one spoke in
-    /// time.
+    /// Whether it has the inputs to lead: the fleet, the overrides and, unless the time is up, the table of a prober of its
+    /// region.
     fn is_warm(&self, time_is_up: bool) -> bool {
         self.fleet.is_some()
             && self.knows_overrides
@@ -160,17 +160,17 @@ impl Computer {
             && (time_is_up || self.epochs.keys().any(|(region, _)| *region == self.region))
     }
 
-    /// Why what it signs would be refused, if it would be.
+    /// The reason why edges would refuse its signature, if any.
     fn key_problem(&self) -> Option<String> {
         let keys = &self.parsed.as_ref()?.regions.get(&self.region)?.signing_keys;
         match &self.seal.signer {
             _ if keys.is_empty() => None,
             None => Some(format!(
-                "the fleet names signing keys for {}, and this route-computer has none (computer.signing_key): edges refuse its tables, so it does not lead",
+                "the fleet names signing keys for {}, and this route-computer has none (computer.signing_key): edges would refuse its tables, so it does not lead",
                 self.region
             )),
             Some(signer) if !keys.contains(&signer.public_key()) => Some(format!(
-                "the fleet's signing keys of {} do not have this route-computer's, {}: edges refuse its tables, so it does not lead",
+                "the fleet's signing keys for {} lack the key of this route-computer, {}: edges would refuse its tables, so it does not lead",
                 self.region,
                 signer.public_key()
             )),
@@ -178,25 +178,25 @@ impl Computer {
         }
     }
 
-    async fn step(&mut self, event: Event, came: Option<Came>) {
+    async fn apply(&mut self, event: RouteEvent, received: Option<Received>) {
         let now = clock::now();
-        let input_at = came.as_ref().map_or(now, |came| came.at);
-        // Only what a prober saw belongs to a trace; load and time come too often to be traced.
-        let span = came.map_or_else(Span::none, |came| self.span(came.trace.as_ref()));
+        let input_at = received.as_ref().map_or(now, |received| received.at);
+        // Only observations belong to a trace; load reports and ticks are too frequent.
+        let span = received.map_or_else(Span::none, |received| self.span(received.trace.as_ref()));
         let entered = span.enter();
         let changes = self.engine.apply(event, now);
         let decided_at = clock::now();
         self.exposed.compute_seconds.observe(decided_at.since(now).as_secs_f64());
         span.record("tidegate.changes", changes.entries.len());
         for cause in &changes.causes {
-            note(cause);
+            log_cause(cause);
         }
-        self.exposed.note_verdicts(&changes.causes, decided_at);
+        self.exposed.record_verdicts(&changes.causes, decided_at);
         drop(entered);
         if changes.is_empty() {
             return;
         }
-        let moves = self.chronicle.note(&changes.entries);
+        let moves = self.recorder.record_moves(&changes.entries);
         let cause = RouteCause { causes: changes.causes.clone(), input_at, decided_at };
         let Some(leadership) = &mut self.leadership else { return };
         let publication = span.in_scope(|| {
@@ -214,9 +214,9 @@ impl Computer {
             publication.record("tidegate.epoch", published.position.epoch.0);
             publication.record("tidegate.revision", published.position.revision.0);
             if let Err(error) = published.sent {
-                tracing::warn!(%error, "a change was not published; the next heartbeat tells of it");
+                tracing::warn!(%error, "a change was not published; the next heartbeat repairs it");
             }
-            self.chronicle.decided(published.position, cause, moves, trace.as_ref()).await;
+            self.recorder.publish_decision(published.position, cause, moves, trace.as_ref()).await;
         }
     }
 
@@ -233,52 +233,56 @@ impl Computer {
         span
     }
 
-    async fn observe(&mut self, update: TableUpdate<Target, Observation>) {
+    async fn apply_observations(&mut self, update: TableUpdate<Target, Observation>) {
         let (subject, update) = match update {
             TableUpdate::Update(subject, update) => (subject, Some(update)),
             TableUpdate::Gone(subject) => (subject, None),
         };
         let Some((region, prober)) = subjects::parse_probe(&subject) else { return };
         let who = (region.clone(), prober.clone());
-        let (event, came) = match update {
+        let (event, received) = match update {
             None => {
                 self.epochs.remove(&who);
                 if self.epochs.is_empty() {
-                    tracing::warn!("no prober is heard any more: verdicts stay what was known last");
+                    tracing::warn!("no prober is left: verdicts stay as they are");
                 }
-                (Event::ProberGone { region, prober }, None)
+                (RouteEvent::ProberGone { region, prober }, None)
             }
             Some(Update::Snapshot { epoch, entries, received_at, .. }) => {
-                // What an earlier life saw is no observation of this one's.
-                let begins_anew = self.epochs.insert(who, epoch).is_some_and(|before| before != epoch);
+                // The observations of an earlier incarnation are not those of this one.
+                let restarted = self.epochs.insert(who, epoch).is_some_and(|before| before != epoch);
                 let event =
-                    Event::ObservationsReset { region, prober, all: entries, begins_anew, cause: None };
-                (event, Some(Came { trace: None, at: received_at }))
+                    RouteEvent::ObservationsReset { region, prober, all: entries, restarted, cause: None };
+                (event, Some(Received { trace: None, at: received_at }))
             }
             Some(Update::Delta { epoch, changes, meta, trace, received_at, .. }) => {
                 self.epochs.insert(who, epoch);
-                // What can't be read is a newer prober's; its observations count all the same.
+                // A cause that can't be decoded is from a newer prober, whose observations still count.
                 let cause: Option<ObservationCause> = codec::decode(&meta).ok();
-                let event = Event::Observations { region, prober, changes, cause };
-                (event, Some(Came { trace, at: received_at }))
+                let event = RouteEvent::Observations { region, prober, changes, cause };
+                (event, Some(Received { trace, at: received_at }))
             }
-            // No sign of life until what it says is here.
+            // The prober is not live until its current table is here.
             Some(Update::Heartbeat { current: false, .. }) => return,
-            Some(Update::Heartbeat { .. }) => (Event::ProberHeard { region, prober }, None),
+            Some(Update::Heartbeat { .. }) => (RouteEvent::ProberHeartbeat { region, prober }, None),
             Some(Update::Refused { .. }) => {
                 self.exposed.refused.increment();
                 return;
             }
         };
-        self.step(event, came).await;
+        self.apply(event, received).await;
     }
 
-    async fn take_fleet(&mut self, fleet: &watch::Receiver<Option<Arc<FleetText>>>) {
+    async fn load_fleet(&mut self, fleet: &watch::Receiver<Option<Arc<FleetText>>>) {
         let Some(text) = fleet.borrow().clone() else { return };
         match Fleet::parse(&text.text, "fleet") {
             Ok(parsed) => {
                 self.fleet = Some(text.head.revision);
-                tracing::info!(revision = text.head.revision, author = text.head.author, "a new fleet");
+                tracing::info!(
+                    revision = text.head.revision,
+                    author = text.head.author,
+                    "a new fleet is in force"
+                );
                 let unknown = parsed.lacks_region(&self.region);
                 if let Some(problem) = &unknown {
                     tracing::warn!("{problem}");
@@ -295,38 +299,40 @@ impl Computer {
                 if problem.is_some()
                     && let Some(leadership) = self.leadership.take()
                 {
-                    // Another, whose key the fleet names, leads at once.
+                    // So that another one, whose key the fleet names, can lead at once.
                     leadership.stop().await;
                 }
-                self.exposed.note_region(unknown.or(problem));
+                self.exposed.set_fleet_problem(unknown.or(problem));
                 if self.leads() {
-                    self.chronicle.fleet(clock::now(), text.head.revision, text.head.author.clone()).await;
+                    self.recorder
+                        .publish_fleet(clock::now(), text.head.revision, text.head.author.clone())
+                        .await;
                 }
-                self.step(Event::Fleet(parsed), None).await;
+                self.apply(RouteEvent::Fleet(parsed), None).await;
             }
-            // `apply` checks before it writes, so this is a fleet for a newer version.
+            // `tidegate apply` checks before it writes, so this fleet is for a newer version.
             Err(errors) => {
                 let first = errors.iter().next().map(ToString::to_string);
                 tracing::error!(
                     revision = text.head.revision,
                     error = first,
-                    "a fleet that cannot be read; the one before stays"
+                    "the fleet on the bus cannot be parsed; the last one stays in force"
                 );
             }
         }
     }
 
-    async fn take_overrides(&mut self, overrides: &watch::Receiver<Option<Arc<Overrides>>>) {
+    async fn apply_overrides(&mut self, overrides: &watch::Receiver<Option<Arc<Overrides>>>) {
         let Some(overrides) = overrides.borrow().clone() else { return };
         self.knows_overrides = true;
-        self.step(Event::Overrides(overrides.as_ref().clone()), None).await;
+        self.apply(RouteEvent::Overrides(overrides.as_ref().clone()), None).await;
     }
 
     async fn follow_lease(&mut self) -> anyhow::Result<()> {
         if let Some(leadership) = &mut self.leadership
-            && let Some(epoch) = leadership.follow(&self.engine).await?
+            && let Some(epoch) = leadership.follow_lease(&self.engine).await?
         {
-            self.chronicle.leads(clock::now(), epoch).await;
+            self.recorder.publish_leadership(clock::now(), epoch).await;
         }
         self.tick();
         Ok(())
@@ -336,28 +342,29 @@ impl Computer {
         self.leadership.as_ref().is_some_and(|leadership| leadership.position().is_some())
     }
 
-    /// Records which epoch an edge needs: it serves by it, or has heard of it and believes no older one. One that is larger than the lease's is outdone when [`Serving`] says that it counts:
-    /// a single edge's credential cannot make leaders change while others of the region report.
+    /// Records the epoch that an edge serves, or the later one that it is fenced to. If the edges agree on an epoch above the
+    /// lease's, the lease must exceed it ([`ServingConsensus`]). So a single edge's credential cannot force a change of
+    /// leaders while others of the region report.
     fn record_applied(&mut self, report: &Applied) {
         let Applied { edge, epoch, fence, .. } = report;
         let Some(fleet) = &self.parsed else { return };
         let edges = fleet.edges.values().filter(|edge| edge.region == self.region).count();
         let agreed = self.serving.record(edge, *epoch.max(fence), edges == 1, Instant::now());
         if let (Some(leadership), Some(agreed)) = (&self.leadership, agreed) {
-            leadership.hear(agreed);
+            leadership.report_epoch(agreed);
         }
     }
 
     fn tick(&self) {
         if let Some(leadership) = &self.leadership {
-            leadership.hear_superseded();
+            leadership.report_superseding_epoch();
         }
-        self.exposed.show(&self.engine, self.leadership.as_ref(), self.fleet.is_some(), self.epochs.len());
+        self.exposed.update(&self.engine, self.leadership.as_ref(), self.fleet.is_some(), self.epochs.len());
     }
 }
 
-/// Logs and traces what was concluded.
-fn note(cause: &Cause) {
+/// Logs and traces a cause.
+fn log_cause(cause: &Cause) {
     match cause {
         Cause::Health { cluster, verdict, reason, signal, .. } => {
             let span = tracing::info_span!(
@@ -385,7 +392,7 @@ async fn leadership_changed(leadership: &mut Option<Leadership>) -> anyhow::Resu
 }
 
 async fn changed<T>(receiver: &mut watch::Receiver<T>) -> anyhow::Result<()> {
-    receiver.changed().await.context("what operators say is no longer followed")?;
+    receiver.changed().await.context("the fleet and the overrides are no longer followed")?;
     receiver.mark_unchanged();
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Who publishes the region's table: the holder of its lease, as the table's owner for one epoch.
+//! Leadership: the holder of the region's lease owns and publishes its table for one epoch.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use tidegate_model::{
 use tidegate_routing::{Changes, Engine};
 use tokio::sync::watch;
 
-/// The first revision of an epoch: the table as it is taken over.
+/// The first revision of an epoch: the table at the start of the leadership.
 const FIRST: Revision = Revision(1);
 
-/// A candidate's part in the region.
+/// A candidate for the leadership of the region.
 pub struct Leadership {
     bus: Bus,
     region: RegionName,
@@ -31,7 +31,7 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Begins to seek the region's lease.
+    /// Starts to seek the region's lease.
     pub fn seek(bus: &Bus, region: &RegionName, holder: HolderName, seal: LeaseSeal) -> Leadership {
         let signer = seal.signer.clone();
         let lease = Lease::start(bus.bucket(LEASE_BUCKET), region.as_str(), holder, LEASE_DURATION, seal);
@@ -42,22 +42,22 @@ impl Leadership {
     /// Waits until the lease's state has changed.
     ///
     /// # Errors
-    /// The lease's task has ended, which it only does by a defect.
+    /// The lease's task has ended, which is a defect.
     pub async fn changed(&mut self) -> anyhow::Result<()> {
         self.state.changed().await.context("the lease is no longer sought")
     }
 
-    /// Makes the ownership of the table follow the lease. Returns the epoch from which on it leads, where it just began.
+    /// Makes the ownership of the table follow the lease. Returns the epoch if it just became the leader.
     ///
     /// # Errors
-    /// When the bus is closed.
-    pub async fn follow(&mut self, engine: &Engine) -> anyhow::Result<Option<Epoch>> {
+    /// The bus is closed.
+    pub async fn follow_lease(&mut self, engine: &Engine) -> anyhow::Result<Option<Epoch>> {
         let state = *self.state.borrow_and_update();
         if let Some((epoch, owner)) = &self.owner {
             if state.epoch() == Some(*epoch) {
                 return Ok(None);
             }
-            tracing::warn!(region = %self.region, %epoch, heard = ?owner.superseded_by(), "no longer leads the region");
+            tracing::warn!(region = %self.region, %epoch, superseded_by = ?owner.superseded_by(), "no longer leads the region");
         }
         if let Some((_, owner)) = self.owner.take() {
             owner.stop().await;
@@ -89,30 +89,30 @@ impl Leadership {
         owner.publish(changes.entries, codec::encode(cause), trace).await
     }
 
-    /// Somebody serves by, or speaks of, this epoch.
-    pub fn hear(&self, epoch: Epoch) {
+    /// Reports an epoch that is in use, which the lease must exceed.
+    pub fn report_epoch(&self, epoch: Epoch) {
         self.lease.hear(epoch);
     }
 
-    /// An epoch above its own that the owner met in its bucket.
-    pub fn hear_superseded(&self) {
+    /// Reports the epoch above its own that the owner found in its bucket, if any.
+    pub fn report_superseding_epoch(&self) {
         if let Some(epoch) = self.owner.as_ref().and_then(|(_, owner)| owner.superseded_by()) {
             self.lease.hear(epoch);
         }
     }
 
-    /// Whether the lease is surely its own: not while it cannot be renewed because the bus is away.
+    /// Whether it certainly holds the lease: not while the lease cannot be renewed because the bus is unreachable.
     pub fn is_certain(&self) -> bool {
         self.owner.is_some() && matches!(*self.state.borrow(), LeaseState::Leader { .. })
     }
 
-    /// Where the table stands, if it leads.
+    /// The position of the table, if it leads.
     pub fn position(&self) -> Option<(Epoch, Revision)> {
         let (epoch, owner) = self.owner.as_ref()?;
         Some((*epoch, owner.position().revision))
     }
 
-    /// Gives the lease back, so that another can lead at once.
+    /// Releases the lease, so that another can lead at once.
     pub async fn stop(self) {
         if let Some((_, owner)) = self.owner {
             owner.stop().await;

@@ -1,15 +1,15 @@
-//! The route-computer: turns what probers see, edges carry and operators override into its region's route table.
+//! The route-computer: computes its region's route table from observations, load reports, the fleet and overrides.
 //!
-//! This crate must not know how a verdict or a route is decided (`tidegate-routing` does), nor how a message is carried.
+//! This crate must not know how verdicts and routes are decided (`tidegate-routing` does), nor how messages are transported.
 #![forbid(unsafe_code)]
 
-mod chronicle;
 mod computer;
+mod event_recorder;
 mod explain;
 mod expose;
 mod leadership;
 mod reports;
-mod serving;
+mod serving_consensus;
 mod settings;
 
 pub use computer::run;

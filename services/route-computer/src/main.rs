@@ -8,7 +8,7 @@ use tidegate_service::{Context, Description};
 fn main() -> ExitCode {
     let about = Description {
         name: "tidegate-route-computer",
-        about: "Turns what probers see into its region's route table.",
+        about: "Computes its region's route table from the observations of health-probers.",
         version: env!("CARGO_PKG_VERSION"),
     };
     tidegate_service::main(about, |settings: RouteComputerSettings, context: Context| async move {

@@ -1,4 +1,4 @@
-//! Reports of edges, as far as they count: of an edge that the fleet has, about itself, and not too many.
+//! The reports of edges that count: from an edge of the fleet, about itself, and within the rate limit.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -16,13 +16,13 @@ use tidegate_model::{
 use tidegate_service::{Registry, metrics::Counter};
 use tokio::time::Instant;
 
-/// An edge reports once a second, and what it applied at each change besides.
+/// An edge reports its load once a second, and each change that it applied.
 const PER_SECOND: u32 = 20;
 const BURST: u32 = 60;
-/// Reports that do not count, after which others have their turn.
+/// The refused reports after which other tasks get their turn.
 const IGNORED_PER_TURN: u32 = 32;
 
-/// A report that names who sends it.
+/// A report that names its sender.
 pub trait FromEdge: Wire {
     /// The sender.
     fn sender(&self) -> (&RegionName, &EdgeName);
@@ -40,52 +40,53 @@ impl FromEdge for Load {
     }
 }
 
-/// Why a report does not count.
+/// The reason why a report is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Refusal {
-    /// The fleet does not have this edge in this region.
+pub enum ReportRefusal {
+    /// The fleet lacks this edge in this region.
     UnknownEdge,
-    /// The edge sends too many.
+    /// The edge exceeds the rate limit.
     Rate,
-    /// It is published for another edge than it is about.
+    /// Its subject names another edge than its body.
     Subject,
-    /// It cannot be read.
+    /// It cannot be decoded.
     Unreadable,
 }
 
-impl Refusal {
-    const ALL: [Refusal; 4] = [Refusal::UnknownEdge, Refusal::Rate, Refusal::Subject, Refusal::Unreadable];
+impl ReportRefusal {
+    const ALL: [ReportRefusal; 4] =
+        [ReportRefusal::UnknownEdge, ReportRefusal::Rate, ReportRefusal::Subject, ReportRefusal::Unreadable];
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ReportRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Refusal::UnknownEdge => "unknown_edge",
-            Refusal::Rate => "rate",
-            Refusal::Subject => "subject",
-            Refusal::Unreadable => "unreadable",
+            ReportRefusal::UnknownEdge => "unknown_edge",
+            ReportRefusal::Rate => "rate",
+            ReportRefusal::Subject => "subject",
+            ReportRefusal::Unreadable => "unreadable",
         })
     }
 }
 
-/// Counts refused reports by reason. Clones share the counters.
+/// Counters of refused reports by reason. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Refusals(BTreeMap<Refusal, Counter>);
+pub struct ReportRefusals(BTreeMap<ReportRefusal, Counter>);
 
-impl Refusals {
+impl ReportRefusals {
     /// Counters in this registry.
-    pub fn new(registry: &Registry) -> Refusals {
-        let counter = |reason: Refusal| {
+    pub fn new(registry: &Registry) -> ReportRefusals {
+        let counter = |reason: ReportRefusal| {
             let help = "Reports of edges that were refused: of edges that the fleet does not have in that region, too many of one \
                         edge, published for another edge, or unreadable.";
             let reason_text = reason.to_string();
             (reason, registry.counter("tidegate_reports_refused_total", help, &[("reason", &reason_text)]))
         };
-        Refusals(Refusal::ALL.map(counter).into())
+        ReportRefusals(ReportRefusal::ALL.map(counter).into())
     }
 
-    /// Counts one.
-    pub fn count(&self, refusal: Refusal) {
+    /// Counts a refused report.
+    pub fn count(&self, refusal: ReportRefusal) {
         if let Some(counter) = self.0.get(&refusal) {
             counter.increment();
         }
@@ -96,20 +97,20 @@ impl Refusals {
 pub struct EdgeReports<T> {
     subscription: Subscription,
     admission: Admission,
-    refusals: Refusals,
+    refusals: ReportRefusals,
     ignored: u32,
     body: PhantomData<fn() -> T>,
 }
 
 impl<T: FromEdge> EdgeReports<T> {
     /// Reports of this subscription.
-    pub fn new(subscription: Subscription, refusals: &Refusals) -> EdgeReports<T> {
+    pub fn new(subscription: Subscription, refusals: &ReportRefusals) -> EdgeReports<T> {
         let refusals = refusals.clone();
         EdgeReports { subscription, admission: Admission::new(), refusals, ignored: 0, body: PhantomData }
     }
 
-    /// The next report that counts; nothing when the bus is closed. Before there is a fleet nobody can be told from an
-    /// inventor: reports are left out, and not counted. Safe to cancel.
+    /// The next report that counts; absent once the bus is closed. Without a fleet, edges can't be verified: reports are
+    /// skipped, and not counted as refused. Safe to cancel.
     pub async fn next(&mut self, fleet: Option<&Fleet>) -> Option<T> {
         loop {
             let message = self.subscription.next().await?;
@@ -128,13 +129,13 @@ impl<T: FromEdge> EdgeReports<T> {
         }
     }
 
-    /// Forgets edges that another fleet no longer has.
-    pub fn forget_unknown(&mut self, fleet: &Fleet) {
+    /// Removes edges that the fleet does not have.
+    pub fn remove_unknown_edges(&mut self, fleet: &Fleet) {
         self.admission.limit.retain(|edge| fleet.edges.contains_key(edge));
     }
 }
 
-/// What may count, without I/O.
+/// The admission of reports, without I/O.
 struct Admission {
     limit: SenderLimit<EdgeName>,
 }
@@ -144,24 +145,24 @@ impl Admission {
         Admission { limit: SenderLimit::new(PER_SECOND, BURST) }
     }
 
-    /// A report, decoded only after its subject and how many came before allow it.
+    /// Decodes a report, if its subject and the rate limit admit it.
     fn admit<T: FromEdge>(
         &mut self,
         subject: &str,
         body: &[u8],
         fleet: &Fleet,
         now: Instant,
-    ) -> Result<T, Refusal> {
-        let (region, edge) = subjects::parse_report(subject).ok_or(Refusal::Subject)?;
+    ) -> Result<T, ReportRefusal> {
+        let (region, edge) = subjects::parse_report(subject).ok_or(ReportRefusal::Subject)?;
         if !fleet.has_edge(&edge, &region) {
-            return Err(Refusal::UnknownEdge);
+            return Err(ReportRefusal::UnknownEdge);
         }
         if !self.limit.admit(&edge, now) {
-            return Err(Refusal::Rate);
+            return Err(ReportRefusal::Rate);
         }
-        let report: T = codec::decode(body).map_err(|_| Refusal::Unreadable)?;
+        let report: T = codec::decode(body).map_err(|_| ReportRefusal::Unreadable)?;
         if report.sender() != (&region, &edge) {
-            return Err(Refusal::Subject);
+            return Err(ReportRefusal::Subject);
         }
         Ok(report)
     }
@@ -211,28 +212,28 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
         let flood: Vec<_> = (0..1000).map(|at| send("e-1", at)).collect();
         let admitted = flood.iter().filter(|sent| sent.is_ok()).count();
         assert!(admitted <= (PER_SECOND + BURST) as usize, "{admitted}");
-        assert_eq!(flood.last(), Some(&Err(Refusal::Rate)));
+        assert_eq!(flood.last(), Some(&Err(ReportRefusal::Rate)));
         assert_eq!(send("e-2", 1000), Ok(load("us", "e-2")));
         assert_eq!(send("e-1", 1000 + 1000 / u64::from(PER_SECOND)), Ok(load("us", "e-1")));
     }
 
     #[test]
-    fn only_what_an_edge_of_the_fleet_says_of_itself_counts() {
+    fn only_reports_of_edges_of_the_fleet_about_themselves_count() {
         let (fleet, mut admission, now) = (fleet(), Admission::new(), Instant::now());
         let mut send = |subject: &str, body: &[u8]| admission.admit::<Load>(subject, body, &fleet, now);
         let report = codec::encode(&load("us", "e-1"));
-        assert_eq!(send("tidegate.v1.load.us.e-2", &report), Err(Refusal::Subject));
-        assert_eq!(send("tidegate.v1.load.eu.e-1", &report), Err(Refusal::UnknownEdge));
-        assert_eq!(send("tidegate.v1.load.us.nobody", &report), Err(Refusal::UnknownEdge));
-        assert_eq!(send("tidegate.v1.load.us.e-1", b"?"), Err(Refusal::Unreadable));
+        assert_eq!(send("tidegate.v1.load.us.e-2", &report), Err(ReportRefusal::Subject));
+        assert_eq!(send("tidegate.v1.load.eu.e-1", &report), Err(ReportRefusal::UnknownEdge));
+        assert_eq!(send("tidegate.v1.load.us.nobody", &report), Err(ReportRefusal::UnknownEdge));
+        assert_eq!(send("tidegate.v1.load.us.e-1", b"?"), Err(ReportRefusal::Unreadable));
         assert_eq!(send("tidegate.v1.load.us.e-1", &report), Ok(load("us", "e-1")));
     }
 
     #[tokio::test]
-    async fn what_comes_before_the_first_fleet_is_not_counted_as_refused() {
+    async fn reports_before_the_first_fleet_are_not_counted_as_refused() {
         let (bus, registry) = (tidegate_bus::Bus::in_process(), Registry::default());
         let subscription = bus.subscribe(subjects::ALL_LOAD).await.unwrap();
-        let mut reports = EdgeReports::<Load>::new(subscription, &Refusals::new(&registry));
+        let mut reports = EdgeReports::<Load>::new(subscription, &ReportRefusals::new(&registry));
         let report = load("us", "e-1");
         let subject = subjects::load(&report.region, &report.edge);
         bus.publish_report(&subject, None, &report).await.unwrap();

@@ -15,7 +15,7 @@ use tidegate_service::{
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouteComputerSettings {
-    /// Who it is and how it decides.
+    /// Its identity, and how it decides.
     pub computer: ComputerSection,
     /// How to reach the bus.
     pub nats: NatsSection,
@@ -27,26 +27,27 @@ pub struct RouteComputerSettings {
     pub telemetry: TelemetrySection,
 }
 
-/// Who a route-computer is and how it decides.
+/// The identity of a route-computer, and how it decides.
 #[derive(Debug, Clone, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ComputerSection {
     /// The region whose table it computes.
     pub region: Option<RegionName>,
-    /// Its name, which no other route-computer of the region has.
+    /// Its name, unique among the route-computers of the region.
     pub name: Option<HolderName>,
-    /// Over what time a cluster that comes back regains its whole share. All of a region need the same.
+    /// The time in which a cluster that recovered regains its whole share. All route-computers of a region must have the same.
     #[serde(with = "duration")]
     pub slow_start: Duration,
-    /// How endpoints that flap are held out. All of a region need the same.
+    /// Flap damping: how long endpoints that flap are suppressed. All route-computers of a region must have the same values.
     pub damping: DampingSection,
-    /// The private key with which it signs the region's table and lease, as `tidegate signing-key` makes one. Needed where the
+    /// The file of the private key that signs the region's table and lease, made by `tidegate signing-key`. Required if the
     /// fleet names keys for the region.
     pub signing_key: Option<PathBuf>,
-    /// The most requests per second that one edge is believed to be asked for: about what the largest edge can carry. All of a
-    /// region need the same.
+    /// The most requests per second that one edge can plausibly report: about what the largest edge can carry. All
+    /// route-computers of a region must have the same.
     pub edge_capacity: u32,
-    /// How long it listens after its start, at most, before it seeks to lead: until then it may know less than who leads.
+    /// The longest time that it collects observations after its start before it seeks to lead. Until then it may know less
+    /// than the leader.
     #[serde(with = "duration")]
     pub warm_up: Duration,
 }
@@ -65,33 +66,34 @@ impl Default for ComputerSection {
     }
 }
 
-/// How an endpoint that flaps is held out: the time doubles with each return, the first of which is never held.
+/// Flap damping: how long an endpoint that flaps is suppressed. The time doubles with each flap, and the first recovery is
+/// never suppressed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct DampingSection {
-    /// How long the second return is held. Zero: nothing is ever held.
+    /// How long the second recovery is suppressed. Zero turns damping off.
     #[serde(with = "duration")]
-    pub first_hold: Duration,
-    /// The longest hold.
+    pub first_suppression: Duration,
+    /// The longest suppression.
     #[serde(with = "duration")]
-    pub longest_hold: Duration,
-    /// The time of steady passing that forgives one flap.
+    pub longest_suppression: Duration,
+    /// The time of uninterrupted passing that forgives one flap.
     #[serde(with = "duration")]
     pub forgiven_after: Duration,
 }
 
 impl Default for DampingSection {
     fn default() -> Self {
-        let Damping { first_hold, longest_hold, forgiven_after } = Damping::default();
-        DampingSection { first_hold, longest_hold, forgiven_after }
+        let Damping { first_suppression, longest_suppression, forgiven_after } = Damping::default();
+        DampingSection { first_suppression, longest_suppression, forgiven_after }
     }
 }
 
 impl DampingSection {
-    /// As the engine takes it.
+    /// The damping of the engine.
     pub fn damping(&self) -> Damping {
-        let DampingSection { first_hold, longest_hold, forgiven_after } = *self;
-        Damping { first_hold, longest_hold, forgiven_after }
+        let DampingSection { first_suppression, longest_suppression, forgiven_after } = *self;
+        Damping { first_suppression, longest_suppression, forgiven_after }
     }
 }
 
@@ -119,10 +121,10 @@ impl Settings for RouteComputerSettings {
 
     fn check(&self) -> Result<(), (String, String)> {
         if self.computer.region.is_none() {
-            return Err(("computer.region".into(), "the region whose table it computes is needed".into()));
+            return Err(("computer.region".into(), "the region whose table it computes is required".into()));
         }
         if self.computer.name.is_none() {
-            let problem = "a name that no other route-computer of the region has is needed";
+            let problem = "a name that no other route-computer of the region has is required";
             return Err(("computer.name".into(), problem.into()));
         }
         Ok(())

@@ -27,8 +27,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const ANSWERS: usize = 1500;
 /// So long that one sees traffic come back step by step, so short that the demo ends soon.
 const SLOW_START: Duration = Duration::from_secs(2);
-/// So short that three returns within a minute are not held out for long.
-const FIRST_HOLD: Duration = Duration::from_millis(500);
+/// So short that three recoveries within a minute are not suppressed for long.
+const FIRST_SUPPRESSION: Duration = Duration::from_millis(500);
 /// Requests per second and connections through the first region's edge, and the second's.
 const LOADS: [(u32, u32); 2] = [(600, 40), (200, 10)];
 
@@ -78,7 +78,7 @@ async fn run(show: &Show) -> anyhow::Result<Demo> {
     show.title(
         "Two regions, each with a nearest cluster of two endpoints, an edge, a prober and a route-computer.",
     );
-    let plan = Plan { slow_start: SLOW_START, first_hold: FIRST_HOLD, ..Plan::default() };
+    let plan = Plan { slow_start: SLOW_START, first_suppression: FIRST_SUPPRESSION, ..Plan::default() };
     let mut world = World::start(&plan).await?;
     let ran = drill(show, &mut world).await;
     if ran.as_ref().is_ok_and(|demo| demo.ok) {

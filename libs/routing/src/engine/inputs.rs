@@ -1,4 +1,4 @@
-//! What each input, and time, touches.
+//! The effects of each event, and of time.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,28 +8,28 @@ use tidegate_model::{
 };
 
 use super::{Engine, Work};
-use crate::{atlas::Atlas, event::Event, evidence::ProberKey, overrides::Overrides, ramp};
+use crate::{event::RouteEvent, fleet_index::FleetIndex, overrides::Overrides, probers::ProberKey, ramp};
 
 impl Engine {
-    /// Lets time pass until `self.now`.
-    pub(super) fn advance(&mut self, work: &mut Work) {
+    /// Advances time to `self.now`.
+    pub(super) fn advance_time(&mut self, work: &mut Work) {
         let now = self.now;
         let mut time_matters = false;
-        self.evidence.advance(self.settings.prober_silent_after, now);
-        self.touch_pairs(None, work);
+        self.probers.advance(self.settings.prober_stale_after, now);
+        self.add_changed_pairs(None, work);
         while let Some(end) = self.overrides.next_deadline().filter(|end| *end <= now) {
-            self.override_by(self.overrides.at(end), end, work);
+            self.replace_overrides(self.overrides.without_expired(end), end, work);
             time_matters = true;
         }
         while let Some((at, cluster)) = self.ramps.first().cloned()
             && at <= now
         {
-            self.touch_services_of(&cluster, work);
+            self.add_services_of(&cluster, work);
             self.schedule_ramp(&cluster);
             time_matters = true;
         }
-        self.demand.advance(&self.settings, self.atlas.as_ref(), now);
-        work.demand = self.demand.take_moved(&self.settings, now);
+        self.demand.expire_reports(&self.settings, self.index.as_ref(), now);
+        work.demand = self.demand.measure(&self.settings, now);
         if !work.demand.is_empty() {
             work.causes.push(Cause::Load);
         }
@@ -38,105 +38,109 @@ impl Engine {
         }
     }
 
-    /// Takes one event.
-    pub(super) fn take(&mut self, event: Event, work: &mut Work) {
+    /// Applies one event.
+    pub(super) fn apply_event(&mut self, event: RouteEvent, work: &mut Work) {
         let (now, damping) = (self.now, self.settings.damping);
         match event {
-            Event::Fleet(fleet) => self.take_fleet(fleet, work),
-            Event::Observations { region, prober, changes, cause } => {
-                self.evidence.observe(ProberKey { region, name: prober }, changes, &damping, now);
-                self.touch_pairs(cause.as_ref(), work);
+            RouteEvent::Fleet(fleet) => self.set_fleet(fleet, work),
+            RouteEvent::Observations { region, prober, changes, cause } => {
+                self.probers.apply_changes(ProberKey { region, name: prober }, changes, &damping, now);
+                self.add_changed_pairs(cause.as_ref(), work);
             }
-            Event::ObservationsReset { region, prober, all, begins_anew, cause } => {
+            RouteEvent::ObservationsReset { region, prober, all, restarted, cause } => {
                 let key = ProberKey { region, name: prober };
-                self.evidence.observe_all(key, all, begins_anew, &damping, now);
-                self.touch_pairs(cause.as_ref(), work);
+                self.probers.replace_table(key, all, restarted, &damping, now);
+                self.add_changed_pairs(cause.as_ref(), work);
             }
-            Event::ProberHeard { region, prober } => {
-                self.evidence.heartbeat(ProberKey { region, name: prober }, now);
-                self.touch_pairs(None, work);
+            RouteEvent::ProberHeartbeat { region, prober } => {
+                self.probers.record_heartbeat(ProberKey { region, name: prober }, now);
+                self.add_changed_pairs(None, work);
             }
-            Event::ProberGone { region, prober } => {
-                self.evidence.forget(&ProberKey { region, name: prober });
-                self.touch_pairs(None, work);
+            RouteEvent::ProberGone { region, prober } => {
+                self.probers.remove(&ProberKey { region, name: prober });
+                self.add_changed_pairs(None, work);
             }
-            Event::Load(load) => self.demand.report(&load, &self.settings, self.atlas.as_ref(), now),
-            Event::Overrides(all) => self.take_overrides(all, work),
-            Event::Tick => {}
+            RouteEvent::Load(load) => {
+                self.demand.record_report(&load, &self.settings, self.index.as_ref(), now);
+            }
+            RouteEvent::Overrides(all) => self.set_overrides(all, work),
+            RouteEvent::Tick => {}
         }
     }
 
-    fn take_fleet(&mut self, fleet: Arc<Fleet>, work: &mut Work) {
-        if self.atlas.as_ref().is_some_and(|atlas| atlas.fleet == fleet) {
+    fn set_fleet(&mut self, fleet: Arc<Fleet>, work: &mut Work) {
+        if self.index.as_ref().is_some_and(|index| index.fleet == fleet) {
             return;
         }
-        let atlas = Atlas::new(fleet, &self.settings.region);
-        self.evidence.know(atlas.thresholds(), &self.settings.damping, self.now);
-        // All pairs are looked at anyway.
-        self.evidence.take_touched();
-        self.demand.renumber(self.atlas.as_ref(), &atlas, self.now);
-        self.atlas = Some(atlas);
+        let index = FleetIndex::new(fleet, &self.settings.region);
+        self.probers.set_thresholds(index.thresholds(), &self.settings.damping, self.now);
+        // All pairs are recomputed anyway.
+        self.probers.take_changed();
+        self.demand.reindex(self.index.as_ref(), &index, self.now);
+        self.index = Some(index);
         work.everything = true;
         work.causes.push(Cause::Fleet);
     }
 
-    fn take_overrides(&mut self, all: BTreeMap<String, Override>, work: &mut Work) {
+    fn set_overrides(&mut self, all: BTreeMap<String, Override>, work: &mut Work) {
         let now = self.now;
-        self.override_by(Overrides::in_force(all.into_values(), now), now, work);
+        self.replace_overrides(Overrides::in_force(all.into_values(), now), now, work);
     }
 
-    fn override_by(&mut self, after: Overrides, now: Timestamp, work: &mut Work) {
-        let changes = self.overrides.changes(&after);
+    fn replace_overrides(&mut self, after: Overrides, now: Timestamp, work: &mut Work) {
+        let changes = self.overrides.changes_to(&after);
         let before = std::mem::replace(&mut self.overrides, after);
         work.causes.extend(changes.sentences.into_iter().map(Cause::Override));
         work.edges.extend(changes.edges);
-        let Some(atlas) = &self.atlas else { return };
+        let Some(index) = &self.index else { return };
         for service in &changes.services {
-            work.services.extend(atlas.service_id(service));
+            work.services.extend(index.service_id(service));
             work.forces = true;
         }
-        let touched: Vec<ClusterName> = atlas
+        let changed: Vec<ClusterName> = index
             .clusters()
-            .filter(|(_, facts)| {
-                changes.clusters.contains(&facts.name) || changes.regions.contains(atlas.region(facts.region))
+            .map(|(_, cluster)| cluster)
+            .filter(|cluster| {
+                changes.clusters.contains(&cluster.name)
+                    || changes.regions.contains(index.region(cluster.region))
             })
-            .map(|(_, facts)| facts.name.clone())
+            .map(|cluster| cluster.name.clone())
             .collect();
-        for cluster in touched {
-            let region = &self.atlas.as_ref().map(|atlas| atlas.fleet.clusters[&cluster].region.clone());
+        for cluster in changed {
+            let region = &self.index.as_ref().map(|index| index.fleet.clusters[&cluster].region.clone());
             let drained = |overrides: &Overrides| {
-                region.as_ref().is_some_and(|region| overrides.drain(&cluster, region).is_some())
+                region.as_ref().is_some_and(|region| overrides.drain_of(&cluster, region).is_some())
             };
             if drained(&before) && !drained(&self.overrides) {
-                self.undrained.insert(cluster.clone(), now);
+                self.drain_ended.insert(cluster.clone(), now);
             }
-            self.touch_services_of(&cluster, work);
+            self.add_services_of(&cluster, work);
             self.schedule_ramp(&cluster);
         }
     }
 
-    fn touch_pairs(&mut self, cause: Option<&ObservationCause>, work: &mut Work) {
-        for pair in self.evidence.take_touched() {
+    fn add_changed_pairs(&mut self, cause: Option<&ObservationCause>, work: &mut Work) {
+        for pair in self.probers.take_changed() {
             work.pairs.insert(pair, cause.cloned());
         }
     }
 
-    fn touch_services_of(&self, cluster: &ClusterName, work: &mut Work) {
+    fn add_services_of(&self, cluster: &ClusterName, work: &mut Work) {
         for (_, services) in self.users.range(all_checks(cluster)) {
             work.services.extend(services);
         }
     }
 
-    /// Finds when a cluster's slow start goes on.
+    /// Schedules the next step of a cluster's slow start.
     pub(super) fn schedule_ramp(&mut self, cluster: &ClusterName) {
         let (now, slow_start) = (self.now, self.settings.slow_start);
         let step = |since: Timestamp| ramp::next_step(since, slow_start, now);
-        let undrained = self.undrained.get(cluster).copied();
-        if undrained.is_some_and(|since| step(since).is_none()) {
-            self.undrained.remove(cluster);
+        let drain_ended = self.drain_ended.get(cluster).copied();
+        if drain_ended.is_some_and(|since| step(since).is_none()) {
+            self.drain_ended.remove(cluster);
         }
         let recoveries = self.health.range(all_checks(cluster)).flat_map(|(_, health)| health.recoveries());
-        let next = recoveries.chain(undrained).filter_map(step).min();
+        let next = recoveries.chain(drain_ended).filter_map(step).min();
         if let Some(before) = self.ramp_of.remove(cluster) {
             self.ramps.remove(&(before, cluster.clone()));
         }
@@ -147,7 +151,7 @@ impl Engine {
     }
 }
 
-/// The range of all pairs of a cluster.
+/// All pairs of a cluster.
 fn all_checks(cluster: &ClusterName) -> std::ops::RangeInclusive<(ClusterName, CheckId)> {
     (cluster.clone(), CheckId(0))..=(cluster.clone(), CheckId(u64::MAX))
 }

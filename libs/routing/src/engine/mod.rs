@@ -1,7 +1,8 @@
-//! The engine: applies events, and recomputes what each of them touches.
+//! The engine: applies events, and recomputes what each of them affects.
 
+mod allocations;
+mod explain;
 mod inputs;
-mod ledger;
 mod recompute;
 mod sharing;
 
@@ -14,22 +15,22 @@ use tidegate_model::{
     routes::{ActionTiers, Cause, RouteEntry, RouteKey},
 };
 
-use ledger::Ledger;
+use allocations::Allocations;
 
 use crate::{
-    atlas::{Atlas, ClusterId, Coupling, LaneId, RegionId, ServiceId},
     capacity::Placement,
     demand::Demand,
-    event::{Changes, Event},
-    evidence::Evidence,
-    explain::Explanation,
-    health::Health,
+    event::{Changes, RouteEvent},
+    explanation::Explanation,
+    fleet_index::{ClusterId, Coupling, DemandClassId, FleetIndex, RegionId, ServiceId},
     overrides::Overrides,
     plan::{Order, Plan},
+    probers::Probers,
+    regional_health::ClusterHealth,
     settings::Settings,
 };
 
-/// A cluster and the check that it is asked with.
+/// A cluster and a check that probes it.
 type Pair = (ClusterName, CheckId);
 
 /// The verdicts and the route table of one region.
@@ -37,96 +38,96 @@ type Pair = (ClusterName, CheckId);
 /// ```
 /// use std::sync::Arc;
 /// use tidegate_model::{Timestamp, fleet::Fleet};
-/// use tidegate_routing::{Engine, Event, Settings};
+/// use tidegate_routing::{Engine, RouteEvent, Settings};
 ///
 /// let mut engine = Engine::new(Settings::new("us-east".parse().unwrap()));
-/// let changes = engine.apply(Event::Fleet(Arc::new(Fleet::default())), Timestamp(0));
+/// let changes = engine.apply(RouteEvent::Fleet(Arc::new(Fleet::default())), Timestamp(0));
 /// assert!(changes.is_empty(), "an empty fleet has an empty table");
 /// ```
 #[derive(Debug)]
 pub struct Engine {
     settings: Settings,
     now: Timestamp,
-    evidence: Evidence,
+    probers: Probers,
     overrides: Overrides,
     demand: Demand,
-    /// Nothing before the first fleet.
-    atlas: Option<Atlas>,
+    /// Absent before the first fleet.
+    index: Option<FleetIndex>,
     coupling: Coupling,
-    health: BTreeMap<Pair, Health>,
-    /// The services that each pair matters to.
+    health: BTreeMap<Pair, ClusterHealth>,
+    /// The services that use each pair.
     users: BTreeMap<Pair, Vec<ServiceId>>,
     /// When a cluster's drain ended.
-    undrained: BTreeMap<ClusterName, Timestamp>,
-    /// When a cluster's slow start goes on; the second is for looking up the first.
+    drain_ended: BTreeMap<ClusterName, Timestamp>,
+    /// The next step of each cluster's slow start, by time and by cluster.
     ramps: BTreeSet<(Timestamp, ClusterName)>,
     ramp_of: BTreeMap<ClusterName, Timestamp>,
-    /// By lane and region.
-    orders: BTreeMap<(LaneId, RegionId), Order>,
-    /// By lane and region; nothing where it must be made anew.
+    /// By demand class and region.
+    orders: BTreeMap<(DemandClassId, RegionId), Order>,
+    /// By demand class, then region; absent if it must be recomputed.
     plans: Vec<Vec<Option<Plan>>>,
-    ledger: Ledger,
-    /// Of each lane in this region.
+    allocations: Allocations,
+    /// By demand class, in the home region.
     placements: Vec<Placement>,
     table: BTreeMap<RouteKey, RouteEntry>,
 }
 
-/// What is to be looked at again.
+/// The work that an event causes.
 #[derive(Debug, Default)]
 struct Work {
     /// The fleet is new.
     everything: bool,
-    /// Forced routes are different, so other pairs may matter and other services may be coupled.
+    /// Forced routes changed, so other pairs may be in use and other services may be coupled.
     forces: bool,
-    /// With why the prober looked, where an observation is what touched it.
+    /// Pairs whose health may have changed, with the cause of the observation if one changed it.
     pairs: BTreeMap<Pair, Option<ObservationCause>>,
     services: BTreeSet<ServiceId>,
-    /// Lanes whose demand is to be looked at.
-    demand: BTreeSet<LaneId>,
+    /// Demand classes whose drift must be checked.
+    demand: BTreeSet<DemandClassId>,
     edges: BTreeSet<EdgeName>,
     causes: Vec<Cause>,
 }
 
 impl Engine {
-    /// An engine that knows nothing yet.
+    /// An engine without a fleet.
     pub fn new(settings: Settings) -> Engine {
         Engine {
             settings,
             now: Timestamp::default(),
-            evidence: Evidence::default(),
+            probers: Probers::default(),
             overrides: Overrides::default(),
             demand: Demand::default(),
-            atlas: None,
+            index: None,
             coupling: Coupling::default(),
             health: BTreeMap::new(),
             users: BTreeMap::new(),
-            undrained: BTreeMap::new(),
+            drain_ended: BTreeMap::new(),
             ramps: BTreeSet::new(),
             ramp_of: BTreeMap::new(),
             orders: BTreeMap::new(),
             plans: Vec::new(),
-            ledger: Ledger::default(),
+            allocations: Allocations::default(),
             placements: Vec::new(),
             table: BTreeMap::new(),
         }
     }
 
-    /// Lets time pass until `now`, applies one event, and returns what changed in the route table.
+    /// Advances time to `now`, applies one event, and returns the changes of the route table.
     ///
-    /// `now` earlier than that of the event before counts as the same.
-    pub fn apply(&mut self, event: Event, now: Timestamp) -> Changes {
+    /// If `now` is earlier than in the call before, time stands still.
+    pub fn apply(&mut self, event: RouteEvent, now: Timestamp) -> Changes {
         self.now = self.now.max(now);
         let mut work = Work::default();
-        self.advance(&mut work);
-        self.take(event, &mut work);
+        self.advance_time(&mut work);
+        self.apply_event(event, &mut work);
         self.recompute(work)
     }
 
-    /// When time alone may change something next: a hold, an override, a step of slow start or a report's life ends, a
-    /// prober falls silent, or demand is to be looked at. [`Event::Tick`] is to be applied then.
+    /// The next time at which time alone may change something: a suppression, an override or a step of slow start ends, a
+    /// report expires, a prober becomes stale, or demand is measured. Apply [`RouteEvent::Tick`] then.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let deadlines = [
-            self.evidence.next_deadline(self.settings.prober_silent_after),
+            self.probers.next_deadline(self.settings.prober_stale_after),
             self.overrides.next_deadline(),
             self.demand.next_deadline(&self.settings),
             self.ramps.first().map(|(at, _)| *at),
@@ -134,51 +135,48 @@ impl Engine {
         deadlines.into_iter().flatten().min()
     }
 
-    /// The whole table.
+    /// The whole route table.
     pub fn table(&self) -> &BTreeMap<RouteKey, RouteEntry> {
         &self.table
     }
 
-    /// How many probers are heard: not those that are silent.
-    pub fn probers_heard(&self) -> usize {
-        self.evidence.heard()
+    /// How many probers are not stale.
+    pub fn live_probers(&self) -> usize {
+        self.probers.live_count()
     }
 
-    /// Why a service's requests go where they go; nothing for a service that the fleet does not have.
+    /// The explanation of where a service's requests go; absent if the fleet lacks the service.
     pub fn explain(&self, service: &ServiceName) -> Option<Explanation> {
-        let atlas = self.atlas.as_ref()?;
-        let service = atlas.service_id(service)?;
-        Some(self.explain_service(atlas, service))
+        let index = self.index.as_ref()?;
+        let service = index.service_id(service)?;
+        Some(self.explain_service(index, service))
     }
 
-    /// The clusters of the fleet that have a capacity, with what they can take and what all regions send there, both in
-    /// requests per second.
+    /// The clusters that have a capacity, with their capacity and their load from all regions, both in requests per second.
     ///
-    /// The second is what the shares in force were made from, which measured demand may leave by
-    /// [`Settings::share_tolerance_permille`].
+    /// The load is that of settled demand, from which measured demand may drift by [`Settings::share_tolerance_permille`].
     pub fn capacities(&self) -> impl Iterator<Item = (&ClusterName, u32, f64)> {
-        self.atlas
-            .iter()
-            .flat_map(Atlas::clusters)
-            .filter_map(|(id, facts)| Some((&facts.name, facts.capacity?, self.load_of(id) as f64 / 1000.0)))
+        self.index.iter().flat_map(FleetIndex::clusters).filter_map(|(id, cluster)| {
+            Some((&cluster.name, cluster.capacity?, self.load_of(id) as f64 / 1000.0))
+        })
     }
 
     pub(crate) fn overrides(&self) -> &Overrides {
         &self.overrides
     }
 
-    pub(crate) fn health_of(&self, cluster: &ClusterName, check: CheckId) -> Option<&Health> {
+    pub(crate) fn health_of(&self, cluster: &ClusterName, check: CheckId) -> Option<&ClusterHealth> {
         self.health.get(&(cluster.clone(), check))
     }
 
-    /// What a cluster gets from lanes that use clusters of limited capacity, in thousandths of requests per second.
+    /// The load of a cluster from demand classes that use clusters of limited capacity, in thousandths of requests per second.
     pub(crate) fn load_of(&self, cluster: ClusterId) -> u64 {
-        self.ledger.load(cluster)
+        self.allocations.load(cluster)
     }
 
     /// Measured and settled demand, in thousandths of requests per second.
-    pub(crate) fn demand_of(&self, lane: LaneId, region: RegionId) -> (u64, u64) {
-        (self.demand.measured(lane, region), self.demand.settled(lane, region))
+    pub(crate) fn demand_of(&self, class: DemandClassId, region: RegionId) -> (u64, u64) {
+        (self.demand.measured(class, region), self.demand.settled(class, region))
     }
 
     /// The tiers of a service's actions as they are in the table.

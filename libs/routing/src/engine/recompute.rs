@@ -1,4 +1,4 @@
-//! From what was touched to what changed in the table.
+//! The recomputation of what an event affects, and the resulting changes of the route table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,39 +8,39 @@ use tidegate_model::{
     routes::{Cause, ClusterEntry, EdgeEntry, HealthEntry, RouteEntry, RouteKey, ServiceEntry, TiersEntry},
 };
 
-use super::{Engine, Pair, Work, ledger::Ledger};
+use super::{Engine, Pair, Work, allocations::Allocations};
 use crate::{
-    atlas::{Atlas, ClusterId, Coupling, LaneId, ServiceId},
     event::Changes,
-    health::Health,
+    fleet_index::{ClusterId, Coupling, DemandClassId, FleetIndex, ServiceId},
     overrides::{self, Overrides},
+    regional_health::ClusterHealth,
 };
 
-/// The entries that changed, and nothing for those that are gone.
+/// The entries that changed; absent if removed.
 type Changed = BTreeMap<RouteKey, Option<RouteEntry>>;
 
 impl Engine {
     pub(super) fn recompute(&mut self, mut work: Work) -> Changes {
-        // Taken out for the time of the computation, so that the rest can be changed by it.
-        let Some(atlas) = self.atlas.take() else { return Changes::default() };
+        // Taken during the computation, which needs it while it changes the rest.
+        let Some(index) = self.index.take() else { return Changes::default() };
         let mut changed = Changed::new();
         let mut causes = std::mem::take(&mut work.causes);
         if work.everything {
-            self.start_anew(&atlas, &mut work, &mut changed);
+            self.rebuild(&index, &mut work, &mut changed);
         } else {
             if work.forces {
-                self.recouple(&atlas, &mut work, &mut changed);
+                self.recouple(&index, &mut work, &mut changed);
             }
             for name in &work.edges {
-                self.set(RouteKey::Edge(name.clone()), self.edge(&atlas, name), &mut changed);
+                self.set_entry(RouteKey::Edge(name.clone()), self.edge_entry(&index, name), &mut changed);
             }
         }
-        self.recompute_health(&atlas, &mut work, &mut changed, &mut causes);
-        for service in self.share(&atlas, &work) {
-            let entry = RouteEntry::Tiers(self.tiers(&atlas, service));
-            self.set(RouteKey::Tiers(atlas.service(service).name.clone()), Some(entry), &mut changed);
+        self.recompute_health(&index, &mut work, &mut changed, &mut causes);
+        for service in self.share_out(&index, &work) {
+            let entry = RouteEntry::Tiers(self.tiers_entry(&index, service));
+            self.set_entry(RouteKey::Tiers(index.service(service).name.clone()), Some(entry), &mut changed);
         }
-        self.atlas = Some(atlas);
+        self.index = Some(index);
         if changed.is_empty() {
             causes.clear();
         } else if causes.is_empty() {
@@ -49,44 +49,44 @@ impl Engine {
         Changes { entries: changed.into_iter().collect(), causes }
     }
 
-    /// Everything that the fleet alone decides, when it is new.
-    fn start_anew(&mut self, atlas: &Atlas, work: &mut Work, changed: &mut Changed) {
+    /// Rebuilds what the fleet alone decides.
+    fn rebuild(&mut self, index: &FleetIndex, work: &mut Work, changed: &mut Changed) {
         self.orders.clear();
-        let (lanes, regions) = (atlas.lanes().len(), atlas.regions().len());
-        self.plans = vec![vec![None; regions]; lanes];
-        self.placements = vec![crate::capacity::Placement::default(); lanes];
-        self.ledger = Ledger::new(lanes, regions, atlas.clusters().len());
-        self.coupling = couple(atlas, &self.overrides);
-        self.users = users(atlas, &self.overrides);
-        work.services.extend(atlas.services().map(|(id, _)| id));
+        let (classes, regions) = (index.classes().len(), index.regions().len());
+        self.plans = vec![vec![None; regions]; classes];
+        self.placements = vec![crate::capacity::Placement::default(); classes];
+        self.allocations = Allocations::new(classes, regions, index.clusters().len());
+        self.coupling = couple(index, &self.overrides);
+        self.users = users(index, &self.overrides);
+        work.services.extend(index.services().map(|(id, _)| id));
         work.pairs.extend(self.users.keys().map(|pair| (pair.clone(), None)));
         let gone: Vec<Pair> =
             self.health.keys().filter(|pair| !self.users.contains_key(*pair)).cloned().collect();
         for pair in gone {
             self.health.remove(&pair);
         }
-        self.undrained.retain(|cluster, _| atlas.cluster_id(cluster).is_some());
+        self.drain_ended.retain(|cluster, _| index.cluster_id(cluster).is_some());
         self.ramps.clear();
         self.ramp_of.clear();
-        for (_, cluster) in atlas.clusters() {
+        for (_, cluster) in index.clusters() {
             self.schedule_ramp(&cluster.name);
         }
         let gone: Vec<RouteKey> =
-            self.table.keys().filter(|key| !self.belongs(atlas, key)).cloned().collect();
+            self.table.keys().filter(|key| !self.is_in_fleet(index, key)).cloned().collect();
         for key in gone {
-            self.set(key, None, changed);
+            self.set_entry(key, None, changed);
         }
-        for (key, entry) in fleet_entries(&atlas.fleet) {
-            self.set(key, Some(entry), changed);
+        for (key, entry) in fleet_entries(&index.fleet) {
+            self.set_entry(key, Some(entry), changed);
         }
-        for name in atlas.fleet.edges.keys() {
-            self.set(RouteKey::Edge(name.clone()), self.edge(atlas, name), changed);
+        for name in index.fleet.edges.keys() {
+            self.set_entry(RouteKey::Edge(name.clone()), self.edge_entry(index, name), changed);
         }
     }
 
-    /// Whether there may be an entry of this key.
-    fn belongs(&self, atlas: &Atlas, key: &RouteKey) -> bool {
-        let fleet = &atlas.fleet;
+    /// Whether the route table may have an entry with this key.
+    fn is_in_fleet(&self, index: &FleetIndex, key: &RouteKey) -> bool {
+        let fleet = &index.fleet;
         match key {
             RouteKey::Edge(name) => {
                 fleet.edges.get(name).is_some_and(|edge| edge.region == self.settings.region)
@@ -97,22 +97,22 @@ impl Engine {
         }
     }
 
-    /// Finds anew which pairs matter and who is coupled, after forced routes changed.
-    fn recouple(&mut self, atlas: &Atlas, work: &mut Work, changed: &mut Changed) {
-        let touched: Vec<LaneId> = atlas.lanes_of(&work.services).collect();
-        let after = couple(atlas, &self.overrides);
-        for lane in touched {
+    /// Updates the pairs in use and the coupling after forced routes changed.
+    fn recouple(&mut self, index: &FleetIndex, work: &mut Work, changed: &mut Changed) {
+        let changed_classes: Vec<DemandClassId> = index.classes_of(&work.services).collect();
+        let after = couple(index, &self.overrides);
+        for class in changed_classes {
             for coupling in [&self.coupling, &after] {
-                let group = coupling.group_of(lane).map(|group| coupling.lanes(group)).unwrap_or_default();
-                work.services.extend(group.iter().map(|lane| atlas.lane(*lane).service));
+                let group = coupling.group_of(class).map(|group| coupling.classes(group)).unwrap_or_default();
+                work.services.extend(group.iter().map(|class| index.class(*class).service));
             }
         }
         self.coupling = after;
-        let before = std::mem::replace(&mut self.users, users(atlas, &self.overrides));
+        let before = std::mem::replace(&mut self.users, users(index, &self.overrides));
         for pair in before.keys().filter(|pair| !self.users.contains_key(*pair)).cloned().collect::<Vec<_>>()
         {
             self.health.remove(&pair);
-            self.set(RouteKey::Health(pair.0, pair.1), None, changed);
+            self.set_entry(RouteKey::Health(pair.0, pair.1), None, changed);
         }
         work.pairs.extend(
             self.users.keys().filter(|pair| !before.contains_key(*pair)).map(|pair| (pair.clone(), None)),
@@ -121,7 +121,7 @@ impl Engine {
 
     fn recompute_health(
         &mut self,
-        atlas: &Atlas,
+        index: &FleetIndex,
         work: &mut Work,
         changed: &mut Changed,
         causes: &mut Vec<Cause>,
@@ -131,24 +131,28 @@ impl Engine {
             let Some(services) = self.users.get(&pair) else { continue };
             let (cluster, check) = &pair;
             let before = self.health.get(&pair);
-            let health = Health::look(
+            let health = ClusterHealth::assess(
                 cluster,
                 *check,
-                &atlas.fleet.clusters[cluster].endpoints,
-                &self.evidence,
+                &index.fleet.clusters[cluster].endpoints,
+                &self.probers,
                 &self.settings.region,
                 before,
             );
             if before == Some(&health) {
                 continue;
             }
-            // What is seen elsewhere matters to the shares of other regions, and so to those of this one.
+            // Verdicts of other regions affect their shares, and so those of this one.
             work.services.extend(services);
             let entry = health.entry.clone();
             self.health.insert(pair.clone(), health);
             self.schedule_ramp(&pair.0);
             let HealthEntry { verdict, reason, .. } = entry.clone();
-            if self.set(RouteKey::Health(pair.0.clone(), pair.1), Some(RouteEntry::Health(entry)), changed) {
+            if self.set_entry(
+                RouteKey::Health(pair.0.clone(), pair.1),
+                Some(RouteEntry::Health(entry)),
+                changed,
+            ) {
                 of_health.push(Cause::Health {
                     cluster: pair.0,
                     verdict,
@@ -158,7 +162,7 @@ impl Engine {
                 });
             }
         }
-        // With a new fleet, verdicts are no news of their own.
+        // With a new fleet, the fleet is the cause of its verdicts.
         if !work.everything {
             of_health.dedup();
             of_health.append(causes);
@@ -166,8 +170,8 @@ impl Engine {
         }
     }
 
-    /// Puts an entry into the table, or takes it out; tells whether that changed anything.
-    fn set(&mut self, key: RouteKey, entry: Option<RouteEntry>, changed: &mut Changed) -> bool {
+    /// Sets or removes an entry of the table. Returns whether that changed it.
+    fn set_entry(&mut self, key: RouteKey, entry: Option<RouteEntry>, changed: &mut Changed) -> bool {
         if self.table.get(&key) == entry.as_ref() {
             return false;
         }
@@ -179,23 +183,23 @@ impl Engine {
         true
     }
 
-    /// The entry of an edge of this region.
-    fn edge(&self, atlas: &Atlas, name: &tidegate_model::EdgeName) -> Option<RouteEntry> {
-        let edge = atlas.fleet.edges.get(name).filter(|edge| edge.region == self.settings.region)?;
+    /// The entry of an edge; absent if the home region lacks it.
+    fn edge_entry(&self, index: &FleetIndex, name: &tidegate_model::EdgeName) -> Option<RouteEntry> {
+        let edge = index.fleet.edges.get(name).filter(|edge| edge.region == self.settings.region)?;
         let listeners = edge.listeners.iter();
         Some(RouteEntry::Edge(EdgeEntry {
             address: edge.address,
             listeners: listeners
-                .filter_map(|name| Some((name.clone(), atlas.fleet.listeners.get(name)?.clone())))
+                .filter_map(|name| Some((name.clone(), index.fleet.listeners.get(name)?.clone())))
                 .collect(),
             networks: edge.networks.iter().cloned().collect(),
-            drain: self.overrides.edge(name).map(overrides::sentence),
+            drain: self.overrides.edge_drain_of(name).map(overrides::describe),
         }))
     }
 
-    fn tiers(&mut self, atlas: &Atlas, service: ServiceId) -> TiersEntry {
-        let actions = 0..atlas.service(service).by_action.len();
-        TiersEntry { actions: actions.map(|action| self.action_tiers(atlas, service, action)).collect() }
+    fn tiers_entry(&mut self, index: &FleetIndex, service: ServiceId) -> TiersEntry {
+        let actions = 0..index.service(service).by_action.len();
+        TiersEntry { actions: actions.map(|action| self.action_tiers(index, service, action)).collect() }
     }
 }
 
@@ -223,24 +227,24 @@ fn fleet_entries(fleet: &Fleet) -> impl Iterator<Item = (RouteKey, RouteEntry)> 
 }
 
 /// The cluster that a service is forced to, if the fleet has both.
-pub(super) fn forced(atlas: &Atlas, overrides: &Overrides, service: ServiceId) -> Option<ClusterId> {
-    let (cluster, _) = overrides.force(&atlas.service(service).name)?;
-    atlas.cluster_id(cluster)
+pub(super) fn forced(index: &FleetIndex, overrides: &Overrides, service: ServiceId) -> Option<ClusterId> {
+    let (cluster, _) = overrides.forced_route(&index.service(service).name)?;
+    index.cluster_id(cluster)
 }
 
-fn couple(atlas: &Atlas, overrides: &Overrides) -> Coupling {
-    Coupling::new(atlas, |service| forced(atlas, overrides, service))
+fn couple(index: &FleetIndex, overrides: &Overrides) -> Coupling {
+    Coupling::new(index, |service| forced(index, overrides, service))
 }
 
-/// The services that each pair matters to.
-fn users(atlas: &Atlas, overrides: &Overrides) -> BTreeMap<Pair, Vec<ServiceId>> {
+/// The services that use each pair.
+fn users(index: &FleetIndex, overrides: &Overrides) -> BTreeMap<Pair, Vec<ServiceId>> {
     let mut users: BTreeMap<Pair, Vec<ServiceId>> = BTreeMap::new();
-    for (service, facts) in atlas.services() {
+    for (id, service) in index.services() {
         let clusters: BTreeSet<ClusterId> =
-            facts.clusters.iter().copied().chain(forced(atlas, overrides, service)).collect();
+            service.clusters.iter().copied().chain(forced(index, overrides, id)).collect();
         for cluster in clusters {
-            let name: ClusterName = atlas.cluster(cluster).name.clone();
-            users.entry((name, facts.check)).or_default().push(service);
+            let name: ClusterName = index.cluster(cluster).name.clone();
+            users.entry((name, service.check)).or_default().push(id);
         }
     }
     users

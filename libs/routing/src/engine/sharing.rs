@@ -1,4 +1,4 @@
-//! Plans and shares of the lanes that were touched, and of those that are coupled with them.
+//! Plans and shares of the demand classes that an event affects, and of those that are coupled with them.
 
 use std::collections::BTreeSet;
 
@@ -6,299 +6,326 @@ use tidegate_model::routes::ActionTiers;
 
 use super::{
     Engine, Work,
-    ledger::{FlowKey, Ledger, NO_PLAN},
+    allocations::{Allocations, DemandKey, NO_PLAN},
     recompute::forced,
 };
 use crate::{
-    atlas::{Atlas, ClusterId, LaneId, RegionId, ServiceId},
-    capacity::{self, Assignment, Flow, Placement, UNLIMITED},
-    plan::{self, Facts, Plan},
+    capacity::{self, Assignment, Placement, RegionalDemand, UNLIMITED},
+    fleet_index::{ClusterId, DemandClassId, FleetIndex, RegionId, ServiceId},
+    plan::{self, CandidateState, Plan},
     ramp,
-    tiers::{self, Circumstances},
-    view::Standing,
+    regional_health::RegionalVerdict,
+    tiers::{self, TierContext},
 };
 
-/// By how much a cluster may be over its capacity before that counts, in thousandths of requests per second: what
-/// rounding shares of this demand to thousandths may do, and no more than a request per second.
+/// The excess over a cluster's capacity that is ignored, in thousandths of requests per second: what the rounding of shares
+/// to thousandths may cause for this demand, and at most one request per second.
 fn rounding(demand: u64) -> u64 {
     (demand / 500 + 10).min(1000)
 }
 
-/// Which demand shares are computed from.
+/// The demand that shares are computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Figure {
+enum DemandSource {
     Settled,
     Measured,
 }
 
-/// How right the shares in force are for the measured demand.
+/// How far the shares in force have drifted from those that the measured demand needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fit {
-    /// The right ones are the same.
-    Same,
-    /// The right ones are a little different.
+enum Drift {
+    None,
+    /// Within the tolerance.
     Tolerable,
-    Wrong,
+    Excessive,
 }
 
 impl Engine {
-    /// Shares out again what was touched, and returns the services whose tiers may be different.
-    pub(super) fn share(&mut self, atlas: &Atlas, work: &Work) -> BTreeSet<ServiceId> {
-        let mut different = BTreeSet::new();
-        let mut flows = Vec::new();
-        for lane in atlas.lanes_of(&work.services) {
-            self.plans[lane.index()].fill(None);
-            if self.coupling.group_of(lane).is_some() {
-                flows.extend(self.flows(atlas, &[lane], &[Figure::Settled]));
+    /// Recomputes shares, and returns the services whose tiers may have changed.
+    pub(super) fn share_out(&mut self, index: &FleetIndex, work: &Work) -> BTreeSet<ServiceId> {
+        let mut moved = BTreeSet::new();
+        let mut demands = Vec::new();
+        for class in index.classes_of(&work.services) {
+            self.plans[class.index()].fill(None);
+            if self.coupling.group_of(class).is_some() {
+                demands.extend(self.demand_keys(index, &[class], &[DemandSource::Settled]));
             } else {
-                self.ledger.forget(lane);
-                self.share_alone(atlas, lane);
+                self.allocations.remove_class(class);
+                self.share_uncoupled(index, class);
             }
         }
-        self.reassign(atlas, flows, &mut different);
+        self.reassign(index, demands, &mut moved);
         let mut groups = BTreeSet::new();
-        for lane in &work.demand {
-            match self.coupling.group_of(*lane) {
+        for class in &work.demand {
+            match self.coupling.group_of(*class) {
                 Some(group) => {
                     groups.insert(group);
                 }
-                // Without limits, demand changes nothing.
-                None => self.demand.settle(*lane),
+                // Without limited capacity, demand does not matter.
+                None => self.demand.settle(*class),
             }
         }
         for group in groups {
-            self.look_at_demand(atlas, group, &mut different);
+            self.correct_drift(index, group, &mut moved);
         }
-        // What was tolerable before may not be now; found out when demand is looked at next, the same for all replicas.
-        for lane in atlas.lanes_of(&work.services) {
-            if let Some(group) = self.coupling.group_of(lane)
-                && self.coupling.lanes(group).iter().any(|lane| !self.demand.is_settled(*lane))
+        // Drift that was tolerable may no longer be. The next measurement tells, at the same time for all replicas.
+        for class in index.classes_of(&work.services) {
+            if let Some(group) = self.coupling.group_of(class)
+                && self.coupling.classes(group).iter().any(|class| !self.demand.is_settled(*class))
             {
-                self.demand.look_again(lane, self.now);
+                self.demand.schedule_measurement(class, self.now);
             }
         }
         let mut services = work.services.clone();
-        services.extend(different.into_iter().map(|lane| atlas.lane(lane).service));
+        services.extend(moved.into_iter().map(|class| index.class(class).service));
         services
     }
 
-    fn share_alone(&mut self, atlas: &Atlas, lane: LaneId) {
-        self.make_plan(atlas, lane, atlas.home);
-        self.demand.settle(lane);
-        if let Some(plan) = &self.plans[lane.index()][atlas.home.index()] {
-            self.placements[lane.index()] = nominal(plan, atlas);
+    fn share_uncoupled(&mut self, index: &FleetIndex, class: DemandClassId) {
+        self.ensure_plan(index, class, index.home);
+        self.demand.settle(class);
+        if let Some(plan) = &self.plans[class.index()][index.home.index()] {
+            self.placements[class.index()] = nominal_placement(plan, index);
         }
     }
 
-    /// Shares out `flows` by settled demand.
-    fn reassign(&mut self, atlas: &Atlas, flows: Vec<FlowKey>, different: &mut BTreeSet<LaneId>) {
-        for (lane, region) in &flows {
-            self.make_plan(atlas, *lane, *region);
+    /// Reassigns `demands` by settled demand.
+    fn reassign(&mut self, index: &FleetIndex, demands: Vec<DemandKey>, moved: &mut BTreeSet<DemandClassId>) {
+        for (class, region) in &demands {
+            self.ensure_plan(index, *class, *region);
         }
-        let mut ledger = std::mem::take(&mut self.ledger);
-        let concerned = ledger.reassign(flows, &rooms(atlas), |key| self.flow(atlas, key, Figure::Settled));
-        self.ledger = ledger;
-        self.take_placements(atlas, &concerned, different);
+        let mut allocations = std::mem::take(&mut self.allocations);
+        let affected = allocations.reassign(demands, &capacities(index), |key| {
+            self.regional_demand(index, key, DemandSource::Settled)
+        });
+        self.allocations = allocations;
+        self.adopt_placements(index, &affected, moved);
     }
 
-    /// Lets the shares of a group follow what is measured, if that matters.
-    fn look_at_demand(&mut self, atlas: &Atlas, group: usize, different: &mut BTreeSet<LaneId>) {
-        let lanes = self.coupling.lanes(group).to_vec();
-        if lanes.iter().all(|lane| self.demand.is_settled(*lane)) {
+    /// Settles a group at its measured demand if its shares have drifted too far.
+    fn correct_drift(&mut self, index: &FleetIndex, group: usize, moved: &mut BTreeSet<DemandClassId>) {
+        let classes = self.coupling.classes(group).to_vec();
+        if classes.iter().all(|class| self.demand.is_settled(*class)) {
             return;
         }
-        let keys = self.flows(atlas, &lanes, &[Figure::Settled, Figure::Measured]);
-        let new = keys.iter().copied().filter(|key| self.ledger.placement(*key).is_none()).collect();
-        self.reassign(atlas, new, different);
+        let keys = self.demand_keys(index, &classes, &[DemandSource::Settled, DemandSource::Measured]);
+        let new = keys.iter().copied().filter(|key| self.allocations.placement(*key).is_none()).collect();
+        self.reassign(index, new, moved);
 
-        let flows: Vec<Flow<'_>> = keys.iter().map(|key| self.flow(atlas, *key, Figure::Measured)).collect();
-        let mut room = rooms(atlas);
-        let assignment = capacity::assign(&flows, &mut room);
-        let fit = self.fit(atlas, &keys, &flows, &assignment);
-        if fit == Fit::Tolerable {
+        let demands: Vec<RegionalDemand<'_>> =
+            keys.iter().map(|key| self.regional_demand(index, *key, DemandSource::Measured)).collect();
+        let mut headroom = capacities(index);
+        let assignment = capacity::assign(&demands, &mut headroom);
+        if self.drift(index, &keys, &demands, &assignment) == Drift::Tolerable {
             return;
         }
-        let asked = Ledger::asked(&flows, &assignment);
-        self.ledger.write(&keys, asked, &room);
-        for lane in lanes {
-            self.demand.settle(lane);
+        let allocations = Allocations::of(&demands, &assignment);
+        self.allocations.replace(&keys, allocations, &headroom);
+        for class in classes {
+            self.demand.settle(class);
         }
-        self.take_placements(atlas, &keys, different);
+        self.adopt_placements(index, &keys, moved);
     }
 
-    /// Takes over what the flows of this region got.
-    fn take_placements(&mut self, atlas: &Atlas, keys: &[FlowKey], different: &mut BTreeSet<LaneId>) {
-        for (lane, region) in keys {
-            if *region == atlas.home
-                && let Some(placement) = self.ledger.placement((*lane, *region))
-                && self.placements[lane.index()] != *placement
+    /// Adopts the allocations of the home region, and adds the demand classes whose placement changed to `moved`.
+    fn adopt_placements(
+        &mut self,
+        index: &FleetIndex,
+        keys: &[DemandKey],
+        moved: &mut BTreeSet<DemandClassId>,
+    ) {
+        for (class, region) in keys {
+            if *region == index.home
+                && let Some(placement) = self.allocations.placement((*class, *region))
+                && self.placements[class.index()] != *placement
             {
-                self.placements[lane.index()] = placement.clone();
-                different.insert(*lane);
+                self.placements[class.index()] = placement.clone();
+                moved.insert(*class);
             }
         }
     }
 
-    /// The flows of some lanes: those with demand by one of the figures, and all of this region.
-    fn flows(&self, atlas: &Atlas, lanes: &[LaneId], figures: &[Figure]) -> Vec<FlowKey> {
-        let all = lanes.iter().flat_map(|lane| atlas.regions().map(move |(region, _)| (*lane, region)));
-        all.filter(|key| {
-            key.1 == atlas.home || figures.iter().any(|figure| self.demand_by(*key, *figure) > 0)
-        })
-        .collect()
+    /// The demands of some demand classes: those above zero by one of the sources, and all of the home region.
+    fn demand_keys(
+        &self,
+        index: &FleetIndex,
+        classes: &[DemandClassId],
+        sources: &[DemandSource],
+    ) -> Vec<DemandKey> {
+        let all = classes.iter().flat_map(|class| index.regions().map(move |(region, _)| (*class, region)));
+        all.filter(|key| key.1 == index.home || sources.iter().any(|source| self.rate_of(*key, *source) > 0))
+            .collect()
     }
 
-    fn demand_by(&self, (lane, region): FlowKey, figure: Figure) -> u64 {
-        match figure {
-            Figure::Settled => self.demand.settled(lane, region),
-            Figure::Measured => self.demand.measured(lane, region),
+    fn rate_of(&self, (class, region): DemandKey, source: DemandSource) -> u64 {
+        match source {
+            DemandSource::Settled => self.demand.settled(class, region),
+            DemandSource::Measured => self.demand.measured(class, region),
         }
     }
 
-    fn flow(&self, atlas: &Atlas, key: FlowKey, figure: Figure) -> Flow<'_> {
-        let (lane, region) = key;
-        Flow {
-            priority: atlas.service(atlas.lane(lane).service).priority,
-            demand: self.demand_by(key, figure),
-            plan: self.plans[lane.index()][region.index()].as_ref().unwrap_or(&NO_PLAN),
+    fn regional_demand(
+        &self,
+        index: &FleetIndex,
+        key: DemandKey,
+        source: DemandSource,
+    ) -> RegionalDemand<'_> {
+        let (class, region) = key;
+        RegionalDemand {
+            priority: index.service(index.class(class).service).priority,
+            rate: self.rate_of(key, source),
+            plan: self.plans[class.index()][region.index()].as_ref().unwrap_or(&NO_PLAN),
         }
     }
 
-    /// How well the shares in force fit the measured demand of `flows`, for which `then` would be right.
-    fn fit(&self, atlas: &Atlas, keys: &[FlowKey], flows: &[Flow<'_>], then: &Assignment) -> Fit {
+    /// The drift of the shares in force from `needed`, the assignment of the measured `demands`.
+    fn drift(
+        &self,
+        index: &FleetIndex,
+        keys: &[DemandKey],
+        demands: &[RegionalDemand<'_>],
+        needed: &Assignment,
+    ) -> Drift {
         let tolerance = self.settings.share_tolerance_permille;
-        let mut load: Vec<u64> = vec![0; atlas.clusters().len()];
-        let mut refused: Vec<&Plan> = Vec::new();
-        let mut fit = Fit::Same;
-        let rounding = rounding(flows.iter().map(|flow| flow.demand).sum());
-        for ((key, flow), then) in keys.iter().zip(flows).zip(then.placements()) {
-            let Some(now) = self.ledger.placement(*key) else { return Fit::Wrong };
+        let mut load: Vec<u64> = vec![0; index.clusters().len()];
+        let mut shed: Vec<&Plan> = Vec::new();
+        let mut drift = Drift::None;
+        let rounding = rounding(demands.iter().map(|demand| demand.rate).sum());
+        for ((key, demand), needed) in keys.iter().zip(demands).zip(needed.placements()) {
+            let Some(now) = self.allocations.placement(*key) else { return Drift::Excessive };
             let share = |placed: &[u64], at: usize, demand: u64| {
                 tiers::permille(placed.get(at).copied().unwrap_or(0), demand)
             };
-            let shed =
-                (tiers::permille(now.unplaced(), now.demand), tiers::permille(then.unplaced(), then.demand));
+            let shed_now = tiers::permille(now.unplaced(), now.demand);
+            let shed_needed = tiers::permille(needed.unplaced(), needed.demand);
             let off = (0..now.placed.len())
-                .map(|at| share(&now.placed, at, now.demand).abs_diff(share(then.placed, at, then.demand)))
+                .map(|at| {
+                    share(&now.placed, at, now.demand).abs_diff(share(needed.placed, at, needed.demand))
+                })
                 .max();
-            // No request is refused for which there is room.
-            if off.is_some_and(|off| off > tolerance) || shed.0 > shed.1 {
-                return Fit::Wrong;
+            // No request is shed for which there is headroom.
+            if off.is_some_and(|off| off > tolerance) || shed_now > shed_needed {
+                return Drift::Excessive;
             }
-            if shed.0 != shed.1 || !tiers::same_shares(&now.placed, then.placed) {
-                fit = Fit::Tolerable;
+            if shed_now != shed_needed || !tiers::same_shares(&now.placed, needed.placed) {
+                drift = Drift::Tolerable;
             }
-            if flow.demand > 0 && shed.0 > 0 {
-                refused.push(flow.plan);
+            if demand.rate > 0 && shed_now > 0 {
+                shed.push(demand.plan);
             }
-            if !flow.plan.fail_open && now.demand > 0 {
+            if !demand.plan.fail_open && now.demand > 0 {
                 for (member, placed) in
-                    flow.plan.members.iter().zip(&now.placed).filter(|(_, placed)| **placed > 0)
+                    demand.plan.members.iter().zip(&now.placed).filter(|(_, placed)| **placed > 0)
                 {
-                    load[member.cluster.index()] += capacity::scaled(flow.demand, *placed, now.demand);
+                    load[member.cluster.index()] += capacity::scaled(demand.rate, *placed, now.demand);
                 }
             }
         }
-        let room = |cluster: ClusterId| capacity::room(atlas.cluster(cluster).capacity);
-        let over = atlas
+        let capacity = |cluster: ClusterId| capacity::thousandths(index.cluster(cluster).capacity);
+        let is_overloaded = index
             .clusters()
-            .any(|(cluster, _)| load[cluster.index()] > room(cluster).saturating_add(rounding));
-        // Who fills a cluster may send it less than was settled; then others who were refused would find room there.
-        let needless = refused
+            .any(|(cluster, _)| load[cluster.index()] > capacity(cluster).saturating_add(rounding));
+        // The demand that fills a cluster may have fallen, which leaves headroom for those that are shed.
+        let sheds_needlessly = shed
             .iter()
             .flat_map(|plan| &plan.members[..plan.sharing])
-            .any(|member| load[member.cluster.index()] + rounding < room(member.cluster));
-        if over || needless { Fit::Wrong } else { fit }
+            .any(|member| load[member.cluster.index()] + rounding < capacity(member.cluster));
+        if is_overloaded || sheds_needlessly { Drift::Excessive } else { drift }
     }
 
-    /// The plan of a lane as seen from `region`, if it is not there.
-    fn make_plan(&mut self, atlas: &Atlas, lane: LaneId, region: RegionId) {
-        if self.plans[lane.index()][region.index()].is_none() {
-            let facts = atlas.lane(lane);
+    /// Computes the plan of a demand class in `region`, unless it is up to date.
+    fn ensure_plan(&mut self, index: &FleetIndex, class: DemandClassId, region: RegionId) {
+        if self.plans[class.index()][region.index()].is_none() {
+            let of_class = index.class(class);
             let order = self
                 .orders
-                .entry((lane, region))
-                .or_insert_with(|| plan::order(&facts.preference, region, atlas))
+                .entry((class, region))
+                .or_insert_with(|| plan::order(&of_class.preference, region, index))
                 .clone();
-            let forced = forced(atlas, &self.overrides, facts.service);
-            let plan =
-                plan::plan(&order, forced, |cluster| self.facts(atlas, facts.service, cluster, region));
-            self.plans[lane.index()][region.index()] = Some(plan);
+            let forced = forced(index, &self.overrides, of_class.service);
+            let plan = plan::plan(&order, forced, |cluster| {
+                self.candidate_state(index, of_class.service, cluster, region)
+            });
+            self.plans[class.index()][region.index()] = Some(plan);
         }
     }
 
-    /// What decides about a candidate, as seen from `region`.
-    pub(crate) fn facts(
+    /// The state of a candidate as seen from `region`.
+    pub(crate) fn candidate_state(
         &self,
-        atlas: &Atlas,
+        index: &FleetIndex,
         service: ServiceId,
         cluster: ClusterId,
         region: RegionId,
-    ) -> Facts {
-        let cluster = atlas.cluster(cluster);
-        let health = self.health.get(&(cluster.name.clone(), atlas.service(service).check));
-        let standing = match health {
-            Some(health) if region == atlas.home => health.standing,
-            Some(health) => health.from(atlas.region(region)),
-            None => Standing::UNKNOWN,
+    ) -> CandidateState {
+        let cluster = index.cluster(cluster);
+        let health = self.health.get(&(cluster.name.clone(), index.service(service).check));
+        let verdict = match health {
+            Some(health) if region == index.home => health.verdict,
+            Some(health) => health.verdict_in(index.region(region)),
+            None => RegionalVerdict::UNKNOWN,
         };
-        let since = standing.recovered_at.max(self.undrained.get(&cluster.name).copied());
-        Facts {
-            standing,
-            drained: self.overrides.drain(&cluster.name, atlas.region(cluster.region)).is_some(),
+        let since = verdict.recovered_at.max(self.drain_ended.get(&cluster.name).copied());
+        CandidateState {
+            health: verdict,
+            drained: self.overrides.drain_of(&cluster.name, index.region(cluster.region)).is_some(),
             ramp: ramp::permille(since, self.settings.slow_start, self.now),
         }
     }
 
-    /// The tiers of one action in this region.
-    pub(super) fn action_tiers(&self, atlas: &Atlas, service: ServiceId, action: usize) -> ActionTiers {
-        let lane = atlas.service(service).lane(action);
-        let plan = self.plans[lane.index()][atlas.home.index()].as_ref().unwrap_or(&NO_PLAN);
-        let candidates = self.candidates(atlas, lane);
-        tiers::tiers(plan, &self.placements[lane.index()], &self.circumstances(atlas, lane, candidates))
+    /// The tiers of one action in the home region.
+    pub(super) fn action_tiers(&self, index: &FleetIndex, service: ServiceId, action: usize) -> ActionTiers {
+        let class = index.service(service).class(action);
+        let plan = self.plans[class.index()][index.home.index()].as_ref().unwrap_or(&NO_PLAN);
+        let candidates = self.candidates(index, class);
+        tiers::tiers(plan, &self.placements[class.index()], &self.tier_context(index, class, candidates))
     }
 
-    /// The candidates of a lane in this region in the order of preference, with what decides about them.
-    pub(crate) fn candidates(&self, atlas: &Atlas, lane: LaneId) -> Vec<(ClusterId, Facts)> {
-        let order = self.orders.get(&(lane, atlas.home));
+    /// The candidates of a demand class in the home region in the order of preference, each with its state.
+    pub(crate) fn candidates(
+        &self,
+        index: &FleetIndex,
+        class: DemandClassId,
+    ) -> Vec<(ClusterId, CandidateState)> {
+        let order = self.orders.get(&(class, index.home));
         let listed = order.into_iter().flatten().flatten().map(|(cluster, _)| *cluster);
         let mut candidates: Vec<ClusterId> = listed.collect();
-        let service = atlas.lane(lane).service;
-        let forced = forced(atlas, &self.overrides, service);
+        let service = index.class(class).service;
+        let forced = forced(index, &self.overrides, service);
         candidates.extend(forced.filter(|cluster| !candidates.contains(cluster)));
         candidates
             .into_iter()
-            .map(|cluster| (cluster, self.facts(atlas, service, cluster, atlas.home)))
+            .map(|cluster| (cluster, self.candidate_state(index, service, cluster, index.home)))
             .collect()
     }
 
-    fn circumstances<'a>(
+    fn tier_context<'a>(
         &'a self,
-        atlas: &'a Atlas,
-        lane: LaneId,
-        candidates: Vec<(ClusterId, Facts)>,
-    ) -> Circumstances<'a> {
-        let lane = atlas.lane(lane);
-        let force = self.overrides.force(&atlas.service(lane.service).name);
-        Circumstances {
-            atlas,
-            preference: &lane.preference,
+        index: &'a FleetIndex,
+        class: DemandClassId,
+        candidates: Vec<(ClusterId, CandidateState)>,
+    ) -> TierContext<'a> {
+        let class = index.class(class);
+        let force = self.overrides.forced_route(&index.service(class.service).name);
+        TierContext {
+            index,
+            preference: &class.preference,
             candidates,
             overrides: &self.overrides,
-            force: force.and_then(|(cluster, item)| Some((atlas.cluster_id(cluster)?, item))),
+            force: force.and_then(|(cluster, item)| Some((index.cluster_id(cluster)?, item))),
         }
     }
 }
 
-/// A plan's shares where demand does not matter.
-fn nominal(plan: &Plan, atlas: &Atlas) -> Placement {
-    let mut room = vec![UNLIMITED; atlas.clusters().len()];
-    let flow = Flow { priority: 0, demand: 0, plan };
-    let assignment = capacity::assign(&[flow], &mut room);
+/// The placement of a plan whose demand does not matter.
+fn nominal_placement(plan: &Plan, index: &FleetIndex) -> Placement {
+    let mut headroom = vec![UNLIMITED; index.clusters().len()];
+    let demand = RegionalDemand { priority: 0, rate: 0, plan };
+    let assignment = capacity::assign(&[demand], &mut headroom);
     assignment.placements().next().map(|placement| placement.to_owned()).unwrap_or_default()
 }
 
-/// What each cluster can take.
-fn rooms(atlas: &Atlas) -> Vec<u64> {
-    atlas.clusters().map(|(_, facts)| capacity::room(facts.capacity)).collect()
+/// The capacity of each cluster in thousandths of requests per second.
+fn capacities(index: &FleetIndex) -> Vec<u64> {
+    index.clusters().map(|(_, cluster)| capacity::thousandths(cluster.capacity)).collect()
 }

@@ -1,4 +1,4 @@
-//! Single behaviours, as an operator would tell them.
+//! Single behaviours, as an operator would describe them.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use tidegate_model::{
     routes::{Cause, RouteKey},
     verdict::Verdict,
 };
-use tidegate_routing::{Event, ProximityBasis, Settings};
+use tidegate_routing::{ProximityBasis, RouteEvent, Settings};
 
 use crate::world::{
     Builder, SURE, World, actions, load, load_by_action, ms, name, nearest, ordered, outcome, over,
     overrides, targets, weighted,
 };
 
-/// Two regions with a cluster each, and a service that likes the first better.
+/// Two regions with a cluster each, and a service that prefers the first.
 fn two_regions() -> Builder {
     Builder::default()
         .region("us", 38.9, -77.4)
@@ -32,7 +32,7 @@ const PROBERS: &[(&str, &str)] = &[("us", "p"), ("eu", "p")];
 fn all_up(builder: &Builder) -> World {
     let mut world = World::new("us", builder);
     for (region, prober) in PROBERS {
-        world.say(region, prober, BOTH, true);
+        world.report(region, prober, BOTH, true);
     }
     world
 }
@@ -50,16 +50,16 @@ fn without_any_observation_the_configured_order_is_served() {
 }
 
 #[test]
-fn a_dead_cluster_leaves_the_table_with_the_first_observation_that_says_so() {
+fn a_dead_cluster_leaves_the_table_with_the_first_observation_that_shows_it() {
     let mut world = all_up(&two_regions());
-    world.say("eu", "p", &["us-1"], false);
+    world.report("eu", "p", &["us-1"], false);
     let cause = ObservationCause {
         signal: Signal::Suspicion { first_failure_at: Timestamp(7) },
         probed_at: Timestamp(8),
         observed_at: Timestamp(9),
     };
     let failing = Observation { outcome: outcome(false), streak: 2 };
-    let changes = world.apply(Event::Observations {
+    let changes = world.apply(RouteEvent::Observations {
         region: name("us"),
         prober: name("p"),
         changes: targets(&world.fleet, &name("us-1"))
@@ -88,7 +88,7 @@ fn a_dead_cluster_leaves_the_table_with_the_first_observation_that_says_so() {
 #[test]
 fn what_only_this_region_cannot_reach_is_path_down_and_left_out() {
     let mut world = all_up(&two_regions());
-    world.say("us", "p", &["eu-1"], false);
+    world.report("us", "p", &["eu-1"], false);
     assert_eq!(world.health("eu-1").verdict, Verdict::PathDown);
     assert!(
         world
@@ -104,7 +104,7 @@ fn one_endpoint_down_leaves_the_cluster_up() {
     let mut world = all_up(&two_regions());
     let target = targets(&world.fleet, &name("us-1")).remove(0);
     let failing = Observation { outcome: outcome(false), streak: SURE };
-    world.apply(Event::Observations {
+    world.apply(RouteEvent::Observations {
         region: name("us"),
         prober: name("p"),
         changes: vec![(target, Some(failing))],
@@ -121,7 +121,7 @@ fn one_endpoint_down_leaves_the_cluster_up() {
 fn when_everything_is_down_all_of_it_is_tried_and_the_table_says_so() {
     let mut world = all_up(&two_regions());
     for (region, prober) in PROBERS {
-        world.say(region, prober, BOTH, false);
+        world.report(region, prober, BOTH, false);
     }
     assert!(world.tiers("shop").fail_open);
     assert_eq!(world.shares("shop"), [[("us-1", 1000)], [("eu-1", 1000)]]);
@@ -131,16 +131,16 @@ fn when_everything_is_down_all_of_it_is_tried_and_the_table_says_so() {
 #[test]
 fn a_prober_that_alone_sees_everything_down_moves_nothing() {
     let mut world = all_up(&two_regions());
-    world.say("us", "p", BOTH, false);
+    world.report("us", "p", BOTH, false);
     assert_eq!(world.health("us-1").verdict, Verdict::Up);
     assert_eq!(world.shares("shop"), [[("us-1", 1000)], [("eu-1", 1000)]]);
 }
 
 #[test]
-fn probers_that_fall_silent_change_nothing() {
+fn probers_that_become_stale_change_nothing() {
     let mut world = all_up(&two_regions());
     for (region, prober) in PROBERS {
-        world.say(region, prober, &["us-1"], false);
+        world.report(region, prober, &["us-1"], false);
     }
     let before = world.engine.table().clone();
     world.tick_until(3_600_000);
@@ -149,21 +149,21 @@ fn probers_that_fall_silent_change_nothing() {
 }
 
 #[test]
-fn another_regions_word_stands_in_for_a_silent_prober() {
+fn another_regions_probers_stand_in_for_a_stale_prober() {
     let mut world = all_up(&two_regions());
-    world.say("us", "p", &["eu-1"], false);
+    world.report("us", "p", &["eu-1"], false);
     world.pass(5_000, &[("eu", "p")]);
     assert_eq!(world.health("eu-1").verdict, Verdict::Up);
-    world.apply(Event::ProberHeard { region: name("us"), prober: name("p") });
+    world.apply(RouteEvent::ProberHeartbeat { region: name("us"), prober: name("p") });
     assert_eq!(world.health("eu-1").verdict, Verdict::PathDown);
 }
 
 #[test]
-fn a_cluster_that_returns_gets_more_step_by_step() {
+fn a_cluster_that_recovers_gets_more_step_by_step() {
     let mut world = all_up(&two_regions());
     for pass in [false, true] {
         for (region, prober) in PROBERS {
-            world.say(region, prober, &["us-1"], pass);
+            world.report(region, prober, &["us-1"], pass);
         }
     }
     assert_eq!(world.shares("shop"), [[("us-1", 100), ("eu-1", 900)]]);
@@ -174,40 +174,40 @@ fn a_cluster_that_returns_gets_more_step_by_step() {
 }
 
 #[test]
-fn a_cluster_that_returns_alone_gets_everything() {
+fn a_cluster_that_recovers_alone_gets_everything() {
     let mut world = all_up(&two_regions());
     for (region, prober) in PROBERS {
-        world.say(region, prober, BOTH, false);
-        world.say(region, prober, &["us-1"], true);
+        world.report(region, prober, BOTH, false);
+        world.report(region, prober, &["us-1"], true);
     }
     assert_eq!(world.shares("shop"), [[("us-1", 1000)]]);
 }
 
 #[test]
-fn clusters_that_return_together_are_served_in_order_at_once() {
+fn clusters_that_recover_together_serve_in_order_at_once() {
     let mut world = all_up(&two_regions());
     for pass in [false, true] {
         for (region, prober) in PROBERS {
-            world.say(region, prober, BOTH, pass);
+            world.report(region, prober, BOTH, pass);
         }
     }
     assert_eq!(world.shares("shop"), [[("us-1", 1000)], [("eu-1", 1000)]], "nobody else could take the rest");
 }
 
 #[test]
-fn a_cluster_that_flaps_is_held_out_and_still_preferred_to_nothing() {
+fn a_cluster_that_flaps_is_suppressed_and_still_preferred_to_nothing() {
     let mut world = all_up(&two_regions());
     for pass in [false, true, false, true] {
         for (region, prober) in PROBERS {
-            world.say(region, prober, &["us-1"], pass);
+            world.report(region, prober, &["us-1"], pass);
         }
     }
     assert_eq!(world.health("us-1").verdict, Verdict::Down);
     assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
-    assert!(world.tiers("shop").reason.contains("us-1 flaps and is held out"));
+    assert!(world.tiers("shop").reason.contains("us-1 flaps and is suppressed"));
 
     for (region, prober) in PROBERS {
-        world.say(region, prober, &["eu-1"], false);
+        world.report(region, prober, &["eu-1"], false);
     }
     assert_eq!(world.shares("shop"), [[("us-1", 1000)]], "it answers, the other does not");
     assert!(!world.tiers("shop").fail_open);
@@ -220,7 +220,7 @@ fn a_cluster_that_flaps_is_held_out_and_still_preferred_to_nothing() {
 fn a_drained_cluster_comes_last_until_the_drain_expires_and_then_returns_slowly() {
     let mut world = all_up(&two_regions());
     let item = over(drain("us-1"), Some(ms(60_000)));
-    let changes = world.apply(Event::Overrides(BTreeMap::from([("x".to_owned(), item)])));
+    let changes = world.apply(RouteEvent::Overrides(BTreeMap::from([("x".to_owned(), item)])));
     assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
     assert_eq!(changes.causes, [Cause::Override("drain of cluster us-1 by ann: deploy".to_owned())]);
 
@@ -235,7 +235,7 @@ fn a_drained_cluster_serves_when_nothing_else_may() {
     let mut world = all_up(&two_regions());
     world.apply(overrides(&[OverrideKind::EvacuateRegion(name("us"))]));
     for (region, prober) in PROBERS {
-        world.say(region, prober, &["eu-1"], false);
+        world.report(region, prober, &["eu-1"], false);
     }
     assert_eq!(world.shares("shop"), [[("us-1", 1000)]]);
 }
@@ -246,7 +246,7 @@ fn a_forced_route_goes_first_while_it_serves() {
     world.apply(overrides(&[OverrideKind::ForceRoute { service: name("shop"), cluster: name("eu-1") }]));
     assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
     for (region, prober) in PROBERS {
-        world.say(region, prober, &["eu-1"], false);
+        world.report(region, prober, &["eu-1"], false);
     }
     assert_eq!(world.shares("shop"), [[("us-1", 1000)]]);
 }
@@ -255,7 +255,7 @@ fn a_forced_route_goes_first_while_it_serves() {
 fn a_service_can_be_forced_to_a_cluster_that_is_not_its_own() {
     let builder = two_regions().cluster("spare", "eu", 1, Some(10));
     let mut world = all_up(&builder);
-    world.say("us", "p", &["spare"], true);
+    world.report("us", "p", &["spare"], true);
     world.apply(overrides(&[OverrideKind::ForceRoute { service: name("shop"), cluster: name("spare") }]));
     assert_eq!(world.shares("shop")[0], [("spare", 1000)]);
     world.apply(overrides(&[]));
@@ -296,7 +296,7 @@ fn weights_are_shares_and_weight_zero_is_a_fallback() {
 }
 
 #[test]
-fn demand_beyond_capacity_goes_to_the_next_and_what_nobody_has_room_for_is_shed() {
+fn demand_beyond_capacity_goes_to_the_next_and_what_exceeds_all_headroom_is_shed() {
     let mut world = all_up(&two_regions());
     world.apply(load("us", "e1", &[("shop", 900)]));
     world.tick_until(1_000);
@@ -304,11 +304,7 @@ fn demand_beyond_capacity_goes_to_the_next_and_what_nobody_has_room_for_is_shed(
     world.apply(load("us", "e1", &[("shop", 1600)]));
     world.tick_until(2_000);
     assert_eq!(world.shares("shop"), [[("us-1", 625), ("eu-1", 375)]]);
-    assert!(
-        world.tiers("shop").reason.contains("us-1 has no room for more"),
-        "{}",
-        world.tiers("shop").reason
-    );
+    assert!(world.tiers("shop").reason.contains("us-1 has no headroom"), "{}", world.tiers("shop").reason);
     world.apply(load("eu", "e2", &[("shop", 900)]));
     world.tick_until(3_000);
     assert_eq!(world.tiers("shop").shed_permille, 200);
@@ -338,13 +334,13 @@ fn routes_share_capacity_by_their_own_demand() {
     };
     let at = |cluster: &str, share: u16| (cluster.to_owned(), share);
 
-    // What one route asks for is not charged to the clusters of another.
+    // The demand of one route is not charged to the clusters of another.
     let [default, first, second] = shares([900, 900, 0]).try_into().unwrap();
     assert_eq!(default, (vec![at("us-1", 1000)], 0));
     assert_eq!(first, (vec![at("eu-1", 1000)], 0));
     assert_eq!(second, (vec![at("eu-1", 1000)], 0));
 
-    // What has no room goes on to the next, and what nobody has room for is refused.
+    // What exceeds the headroom goes to the next cluster, and what exceeds all of it is shed.
     let [_, first, _] = shares([100, 1600, 0]).try_into().unwrap();
     assert_eq!(first, (vec![at("eu-1", 625), at("us-1", 375)], 0));
     let [_, _, second] = shares([0, 0, 1250]).try_into().unwrap();
@@ -352,7 +348,7 @@ fn routes_share_capacity_by_their_own_demand() {
 }
 
 #[test]
-fn demand_that_wobbles_moves_no_shares() {
+fn demand_that_fluctuates_moves_no_shares() {
     let mut world = all_up(&two_regions());
     world.apply(load("us", "e1", &[("shop", 1600)]));
     world.tick_until(1_000);
@@ -365,7 +361,7 @@ fn demand_that_wobbles_moves_no_shares() {
 }
 
 #[test]
-fn nothing_is_refused_while_a_fall_in_demand_leaves_room() {
+fn nothing_is_shed_while_a_fall_in_demand_leaves_headroom() {
     // A twentieth of the important service fills eu-1, so that nothing is left there for the other one.
     let builder = Builder::default()
         .region("us", 38.9, -77.4)
@@ -382,7 +378,11 @@ fn nothing_is_refused_while_a_fall_in_demand_leaves_room() {
     };
 
     assert_eq!(demand(800), (Some(50), 1000));
-    assert_eq!(demand(790), (Some(50), 1000), "room for half a request a second is too little to move for");
+    assert_eq!(
+        demand(790),
+        (Some(50), 1000),
+        "headroom for half a request per second is too little to move for"
+    );
     // Fewer than five points less than what is right, but half of eu-1 would be idle.
     assert_eq!(demand(420), (Some(95), 1000));
 }
@@ -415,13 +415,13 @@ fn the_least_important_service_is_shed_first() {
 fn an_endpoint_that_fails_in_another_way_does_not_change_the_table() {
     let mut world = all_up(&two_regions());
     for (region, prober) in PROBERS {
-        world.say(region, prober, &["us-1"], false);
+        world.report(region, prober, &["us-1"], false);
     }
     let timed_out = Observation {
         outcome: tidegate_model::observation::Outcome::Fail(tidegate_model::observation::Failure::NoAnswer),
         streak: SURE,
     };
-    let changes = world.apply(Event::Observations {
+    let changes = world.apply(RouteEvent::Observations {
         region: name("us"),
         prober: name("p"),
         changes: vec![(targets(&world.fleet, &name("us-1")).remove(0), Some(timed_out))],
@@ -436,14 +436,14 @@ fn what_was_observed_before_the_fleet_came_counts() {
     let mut world = World::with(Settings::new(name("us")), &Builder::default());
     let failing = Observation { outcome: outcome(false), streak: SURE };
     let targets = targets(&builder.0, &name("us-1"));
-    world.apply(Event::ObservationsReset {
-        begins_anew: false,
+    world.apply(RouteEvent::ObservationsReset {
+        restarted: false,
         region: name("us"),
         prober: name("p"),
         all: targets.into_iter().map(|target| (target, failing.clone())).collect(),
         cause: None,
     });
-    world.apply(Event::Fleet(std::sync::Arc::new(builder.0)));
+    world.apply(RouteEvent::Fleet(std::sync::Arc::new(builder.0)));
     assert_eq!(world.health("us-1").verdict, Verdict::Down);
 }
 
@@ -453,7 +453,7 @@ fn what_leaves_the_fleet_leaves_the_table() {
     let mut smaller = (*world.fleet).clone();
     smaller.services.get_mut("shop").unwrap().default.clusters = ordered(&["eu-1"]);
     smaller.clusters.remove("us-1");
-    let changes = world.apply(Event::Fleet(std::sync::Arc::new(smaller)));
+    let changes = world.apply(RouteEvent::Fleet(std::sync::Arc::new(smaller)));
     assert_eq!(changes.causes, [Cause::Fleet]);
     assert_eq!(world.shares("shop"), [[("eu-1", 1000)]]);
     assert_eq!(world.mirror, *world.engine.table());

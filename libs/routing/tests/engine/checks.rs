@@ -1,4 +1,4 @@
-//! What must hold of every table.
+//! Checks that every table passes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,10 +24,10 @@ pub fn drained(fleet: &Fleet, overrides: &[OverrideKind]) -> BTreeSet<ClusterNam
 /// Checks the tiers of every service.
 pub fn check_table(engine: &Engine, fleet: &Fleet, overrides: &[OverrideKind]) {
     let drained = drained(fleet, overrides);
-    let all = fleet.services.iter().flat_map(|(service, facts)| {
-        let in_force = actions(engine, service);
-        assert_eq!(in_force.len(), facts.actions().count());
-        facts.actions().zip(in_force).map(move |(wanted, action)| (service, &wanted.clusters, action))
+    let all = fleet.services.iter().flat_map(|(name, service)| {
+        let in_force = actions(engine, name);
+        assert_eq!(in_force.len(), service.actions().count());
+        service.actions().zip(in_force).map(move |(wanted, action)| (name, &wanted.clusters, action))
     });
     for (service, preference, action) in all {
         let forced = overrides.iter().find_map(|kind| match kind {
@@ -50,7 +50,7 @@ pub fn check_table(engine: &Engine, fleet: &Fleet, overrides: &[OverrideKind]) {
         for cluster in &candidates {
             assert!(
                 !may_serve(cluster) || seen.contains(*cluster),
-                "{service}: {cluster} may serve, and is out"
+                "{service}: {cluster} may serve, and is left out"
             );
         }
         assert!(!action.reason.is_empty());
@@ -74,10 +74,10 @@ pub fn check_table(engine: &Engine, fleet: &Fleet, overrides: &[OverrideKind]) {
     }
 }
 
-/// What is asked for, in requests per second: by region, service and action.
+/// Demand in requests per second, by region, service and action.
 pub type Demand = BTreeMap<(RegionName, ServiceName, usize), u32>;
 
-/// Checks what all regions' engines together send to each cluster.
+/// Checks the load that the engines of all regions together send to each cluster.
 pub fn check_capacity(
     engines: &[(RegionName, &Engine)],
     fleet: &Fleet,
@@ -92,15 +92,15 @@ pub fn check_capacity(
             actions(engine, service).iter().enumerate().map(move |(at, action)| (service, at, action))
         });
         for (service, at, action) in all {
-            let asked = demand.get(&(region.clone(), service.clone(), at)).copied().unwrap_or(0);
-            if action.fail_open || asked == 0 {
+            let rate = demand.get(&(region.clone(), service.clone(), at)).copied().unwrap_or(0);
+            if action.fail_open || rate == 0 {
                 continue;
             }
             if action.shed_permille > 2 {
                 shed.push((service, at, engine));
             }
             let whole: f64 = action.tiers[0].shares.iter().map(|(_, share)| f64::from(*share)).sum();
-            let accepted = f64::from(asked) * f64::from(1000 - action.shed_permille) / 1000.0;
+            let accepted = f64::from(rate) * f64::from(1000 - action.shed_permille) / 1000.0;
             for (cluster, share) in &action.tiers[0].shares {
                 let clusters = fleet.clusters.get_key_value(cluster).unwrap().0;
                 *sent.entry(clusters).or_default() += accepted * f64::from(*share) / whole;
@@ -108,8 +108,8 @@ pub fn check_capacity(
         }
     }
     // Shares are whole thousandths.
-    let asked: f64 = demand.values().map(|rate| f64::from(*rate)).sum();
-    let tolerance = 2.0 + asked * 0.002;
+    let total: f64 = demand.values().map(|rate| f64::from(*rate)).sum();
+    let tolerance = 2.0 + total * 0.002;
     for (cluster, sent) in &sent {
         if let Some(capacity) = fleet.clusters[*cluster].capacity {
             assert!(*sent <= f64::from(capacity) + tolerance, "{cluster} gets {sent} of {capacity}");
@@ -119,9 +119,12 @@ pub fn check_capacity(
         for cluster in fleet.services[service].actions().nth(at).unwrap().clusters.clusters() {
             let serves =
                 health(engine, cluster).unwrap().verdict == Verdict::Up && !drained.contains(cluster);
-            let room = fleet.clusters[cluster].capacity.map_or(f64::MAX, f64::from)
+            let headroom = fleet.clusters[cluster].capacity.map_or(f64::MAX, f64::from)
                 - sent.get(cluster).copied().unwrap_or(0.0);
-            assert!(!serves || room <= tolerance, "{service} sheds while {cluster} has room for {room}");
+            assert!(
+                !serves || headroom <= tolerance,
+                "{service} sheds while {cluster} has headroom for {headroom}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What must always hold, over fleets and inputs of any kind.
+//! Properties that hold for all fleets and inputs.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use tidegate_model::{
     ClusterName, ServiceName, fleet::Preference, observation::Observation, observation::Target,
     overrides::OverrideKind,
 };
-use tidegate_routing::{Changes, Engine, Event, Settings};
+use tidegate_routing::{Changes, Engine, RouteEvent, Settings};
 
 use crate::{
     checks::{check_capacity, check_table},
@@ -16,15 +16,15 @@ use crate::{
 };
 
 const REGIONS: [(&str, f64, f64); 3] = [("asia", 1.3, 103.8), ("eu", 53.3, -6.3), ("us", 38.9, -77.4)];
-/// Of a service, at most.
+/// The most actions of a service.
 const ACTIONS: usize = 3;
 const PROBERS: [(&str, &str); 4] = [("asia", "p1"), ("eu", "p1"), ("us", "p1"), ("us", "p2")];
 
-/// One change of the inputs. Numbers choose among what there is.
+/// One change of the inputs. Numbers select among the items that exist.
 #[derive(Debug, Clone)]
 enum Change {
-    Word { prober: usize, cluster: usize, endpoint: usize, pass: bool, streak: u16 },
-    Heard { prober: usize },
+    Observation { prober: usize, cluster: usize, endpoint: usize, pass: bool, streak: u16 },
+    Heartbeat { prober: usize },
     Demand { region: usize, service: usize, action: usize, rate: u32 },
     Drain(usize),
     Evacuate(usize),
@@ -36,9 +36,9 @@ enum Change {
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         8 => (0..4usize, 0..8usize, 0..2usize, any::<bool>(), 1..=SURE).prop_map(
-            |(prober, cluster, endpoint, pass, streak)| Change::Word { prober, cluster, endpoint, pass, streak }
+            |(prober, cluster, endpoint, pass, streak)| Change::Observation { prober, cluster, endpoint, pass, streak }
         ),
-        1 => (0..4usize).prop_map(|prober| Change::Heard { prober }),
+        1 => (0..4usize).prop_map(|prober| Change::Heartbeat { prober }),
         3 => (0..3usize, 0..4usize, 0..ACTIONS, 0..3000u32)
             .prop_map(|(region, service, action, rate)| Change::Demand { region, service, action, rate }),
         1 => (0..8usize).prop_map(Change::Drain),
@@ -49,17 +49,17 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Which clusters are liked: a kind, and clusters with weights.
-type Liking = (u8, Vec<(usize, u16)>);
+/// A random preference: its kind, and clusters with weights.
+type Preferred = (u8, Vec<(usize, u16)>);
 
-fn liking() -> impl Strategy<Value = Liking> {
+fn preferred() -> impl Strategy<Value = Preferred> {
     (0..3u8, vec((0..8usize, 0..100u16), 1..5))
 }
 
-fn preference(clusters: usize, (kind, liked): Liking) -> Preference {
+fn preference(clusters: usize, (kind, preferred): Preferred) -> Preference {
     let mut names: Vec<ClusterName> = Vec::new();
     let mut weights = BTreeMap::new();
-    for (cluster, weight) in liked {
+    for (cluster, weight) in preferred {
         let cluster: ClusterName = name(&format!("c{}", cluster % clusters));
         if !names.contains(&cluster) {
             names.push(cluster.clone());
@@ -73,12 +73,12 @@ fn preference(clusters: usize, (kind, liked): Liking) -> Preference {
     }
 }
 
-/// Two to eight clusters, some with a capacity, and four services that like some of them, with up to two routes that like
-/// others or the same.
+/// Two to eight clusters, some with a capacity, and four services that prefer some of them, with up to two routes that
+/// prefer others or the same.
 fn fleet() -> impl Strategy<Value = Builder> {
     let cluster = (0..3usize, 1..3usize, proptest::option::weighted(0.7, 1..2000u32));
-    let routes = vec(proptest::option::weighted(0.8, liking()), 0..ACTIONS);
-    let service = (0..3u8, liking(), routes);
+    let routes = vec(proptest::option::weighted(0.8, preferred()), 0..ACTIONS);
+    let service = (0..3u8, preferred(), routes);
     (vec(cluster, 2..8), vec(service, 4)).prop_map(|(clusters, services)| {
         let mut builder = Builder::default();
         for (region, latitude, longitude) in REGIONS {
@@ -87,11 +87,11 @@ fn fleet() -> impl Strategy<Value = Builder> {
         for (at, (region, endpoints, capacity)) in clusters.iter().enumerate() {
             builder = builder.cluster(&format!("c{at}"), REGIONS[*region].0, *endpoints, *capacity);
         }
-        for (at, (priority, liked, routes)) in services.into_iter().enumerate() {
-            let (service, default) = (format!("s{at}"), preference(clusters.len(), liked));
+        for (at, (priority, preferred, routes)) in services.into_iter().enumerate() {
+            let (service, default) = (format!("s{at}"), preference(clusters.len(), preferred));
             builder = builder.service(&service, priority, default.clone());
-            for liked in routes {
-                let clusters = liked.map_or(default.clone(), |liked| preference(clusters.len(), liked));
+            for route in routes {
+                let clusters = route.map_or(default.clone(), |route| preference(clusters.len(), route));
                 builder = builder.route(&service, clusters);
             }
         }
@@ -99,7 +99,7 @@ fn fleet() -> impl Strategy<Value = Builder> {
     })
 }
 
-/// The inputs as they stand, from which an engine can be made anew.
+/// The current inputs, from which an engine can be built from scratch.
 struct Inputs {
     builder: Builder,
     tables: BTreeMap<usize, BTreeMap<Target, Observation>>,
@@ -117,7 +117,7 @@ impl Inputs {
         self.builder.0.clusters.keys().nth(at % self.builder.0.clusters.len()).unwrap().clone()
     }
 
-    fn load(&self, region: usize) -> Event {
+    fn load(&self, region: usize) -> RouteEvent {
         let of_region = self.demand[&region].iter();
         let named: Vec<(String, Vec<u32>)> =
             of_region.map(|(service, rates)| (format!("s{service}"), rates.clone())).collect();
@@ -126,10 +126,10 @@ impl Inputs {
         load_by_action(REGIONS[region].0, "e", &demand)
     }
 
-    /// Takes a change, and returns the event that tells of it; none where only time passes.
-    fn take(&mut self, change: &Change) -> Option<Event> {
+    /// Applies a change, and returns its event; none if only time passes.
+    fn apply(&mut self, change: &Change) -> Option<RouteEvent> {
         match change {
-            Change::Word { prober, cluster, endpoint, pass, streak } => {
+            Change::Observation { prober, cluster, endpoint, pass, streak } => {
                 let cluster = self.cluster(*cluster);
                 let targets = targets(&self.builder.0, &cluster);
                 let target = targets[endpoint % targets.len()].clone();
@@ -137,7 +137,7 @@ impl Inputs {
                 self.tables.entry(*prober).or_default().insert(target.clone(), observation.clone());
                 Some(self.observations(*prober, vec![(target, Some(observation))]))
             }
-            Change::Heard { prober } => Some(heard(*prober)),
+            Change::Heartbeat { prober } => Some(heartbeat(*prober)),
             Change::Demand { region, service, action, rate } => {
                 let service_name: ServiceName = name(&format!("s{service}"));
                 let actions = self.builder.0.services[&service_name].actions().count();
@@ -161,24 +161,24 @@ impl Inputs {
         }
     }
 
-    fn also(&mut self, kind: OverrideKind) -> Event {
+    fn also(&mut self, kind: OverrideKind) -> RouteEvent {
         self.overrides.retain(|other| other.key() != kind.key());
         self.overrides.push(kind);
         overrides(&self.overrides)
     }
 
-    fn observations(&self, prober: usize, changes: Vec<(Target, Option<Observation>)>) -> Event {
+    fn observations(&self, prober: usize, changes: Vec<(Target, Option<Observation>)>) -> RouteEvent {
         let (region, prober) = PROBERS[prober];
-        Event::Observations { region: name(region), prober: name(prober), changes, cause: None }
+        RouteEvent::Observations { region: name(region), prober: name(prober), changes, cause: None }
     }
 
-    /// Every source's whole state.
-    fn all(&self) -> Vec<Event> {
-        let mut events: Vec<Event> = self
+    /// The whole state of each source.
+    fn all(&self) -> Vec<RouteEvent> {
+        let mut events: Vec<RouteEvent> = self
             .tables
             .iter()
-            .map(|(prober, table)| Event::ObservationsReset {
-                begins_anew: false,
+            .map(|(prober, table)| RouteEvent::ObservationsReset {
+                restarted: false,
                 region: name(PROBERS[*prober].0),
                 prober: name(PROBERS[*prober].1),
                 all: table.clone().into_iter().collect(),
@@ -191,12 +191,12 @@ impl Inputs {
     }
 }
 
-fn heard(prober: usize) -> Event {
-    Event::ProberHeard { region: name(PROBERS[prober].0), prober: name(PROBERS[prober].1) }
+fn heartbeat(prober: usize) -> RouteEvent {
+    RouteEvent::ProberHeartbeat { region: name(PROBERS[prober].0), prober: name(PROBERS[prober].1) }
 }
 
 fn step(world: &mut World, inputs: &mut Inputs, change: &Change) {
-    match (inputs.take(change), change) {
+    match (inputs.apply(change), change) {
         (Some(event), _) => {
             world.apply(event);
         }
@@ -205,7 +205,7 @@ fn step(world: &mut World, inputs: &mut Inputs, change: &Change) {
     }
 }
 
-/// Settings under which no share may be wrong at all, so that none depends on history.
+/// Settings that tolerate no drift, so that no share depends on history.
 fn exact(region: &str) -> Settings {
     Settings { share_tolerance_permille: 0, ..Settings::new(name(region)) }
 }
@@ -231,24 +231,24 @@ proptest! {
         }
     }
 
-    /// Events of one source keep their order; those of different sources come in any.
+    /// Events of one source keep their order; those of different sources are interleaved at random.
     #[test]
-    fn the_order_in_which_sources_are_heard_does_not_matter(
+    fn the_order_of_events_from_different_sources_does_not_matter(
         builder in fleet(), changes in vec(change(), 1..60), mix in any::<u64>()
     ) {
         let mut inputs = Inputs::new(builder.clone());
-        let mut streams: BTreeMap<usize, Vec<Event>> = BTreeMap::new();
-        let mut told = Vec::new();
+        let mut streams: BTreeMap<usize, Vec<RouteEvent>> = BTreeMap::new();
+        let mut ordered = Vec::new();
         for change in changes.iter().filter(|change| !matches!(change, Change::Time { .. })) {
             let source = match change {
-                Change::Word { prober, .. } | Change::Heard { prober } => *prober,
+                Change::Observation { prober, .. } | Change::Heartbeat { prober } => *prober,
                 Change::Demand { region, .. } => 10 + region,
                 Change::Drain(_) | Change::Evacuate(_) | Change::Force { .. } | Change::NoOverrides
                 | Change::Time { .. } => 20,
             };
-            let event = inputs.take(change).unwrap();
+            let event = inputs.apply(change).unwrap();
             streams.entry(source).or_default().push(event.clone());
-            told.push(event);
+            ordered.push(event);
         }
         let mut mixed = Vec::new();
         let mut streams: Vec<_> = streams.into_values().map(Vec::into_iter).collect();
@@ -261,7 +261,7 @@ proptest! {
             }
         }
 
-        let table = |events: Vec<Event>| {
+        let table = |events: Vec<RouteEvent>| {
             let mut world = World::new("us", &builder);
             for event in events {
                 world.apply(event);
@@ -270,11 +270,11 @@ proptest! {
             world.tick_until(2_000);
             (at_once, world.mirror)
         };
-        prop_assert_eq!(table(told), table(mixed));
+        prop_assert_eq!(table(ordered), table(mixed));
     }
 
-    /// Left out, because they are memory on purpose: rise and fall (the streaks are made sure), holds and slow start
-    /// (they end), and shares that are a little wrong (none may be).
+    /// Excludes what depends on history by design: rise and fall (all streaks are long enough), suppressions and slow start
+    /// (they end), and drift (none is tolerated).
     #[test]
     fn the_table_equals_one_computed_from_scratch(
         builder in fleet(), changes in vec(change(), 1..80), home in 0..3usize
@@ -305,7 +305,7 @@ proptest! {
     }
 
     #[test]
-    fn no_cluster_is_sent_more_than_it_can_take_while_another_has_room(
+    fn no_cluster_gets_more_than_its_capacity_while_another_has_headroom(
         builder in fleet(),
         down in vec(any::<bool>(), 8),
         steps in vec(vec((0..3usize, 0..4usize, 0..ACTIONS, 0..1500u32), 1..8), 1..5)
@@ -316,13 +316,13 @@ proptest! {
         for (cluster, down) in down.iter().enumerate() {
             for prober in 0..4 {
                 for endpoint in 0..2 {
-                    inputs.take(&Change::Word { prober, cluster, endpoint, pass: !down, streak: SURE });
+                    inputs.apply(&Change::Observation { prober, cluster, endpoint, pass: !down, streak: SURE });
                 }
             }
         }
         for step in &steps {
             for (region, service, action, rate) in step.iter().copied() {
-                inputs.take(&Change::Demand { region, service, action, rate });
+                inputs.apply(&Change::Demand { region, service, action, rate });
             }
             for world in &mut worlds {
                 for event in inputs.all() {
@@ -347,18 +347,18 @@ proptest! {
     }
 
     #[test]
-    fn a_change_of_one_service_touches_no_other(
+    fn a_change_of_one_service_affects_no_other(
         one in fleet(), other in fleet(), changes in vec(change(), 1..60)
     ) {
         // The other fleet under other names, beside the first.
         let mut both = one.clone();
         let renamed = |cluster: &ClusterName| -> ClusterName { name(&format!("x{cluster}")) };
-        for (cluster, facts) in &other.0.clusters {
-            both.0.clusters.insert(renamed(cluster), facts.clone());
+        for (name, cluster) in &other.0.clusters {
+            both.0.clusters.insert(renamed(name), cluster.clone());
         }
-        for (service, facts) in &other.0.services {
-            let mut facts = facts.clone();
-            let actions = std::iter::once(&mut facts.default).chain(facts.routes.iter_mut().map(|r| &mut r.action));
+        for (service_name, service) in &other.0.services {
+            let mut service = service.clone();
+            let actions = std::iter::once(&mut service.default).chain(service.routes.iter_mut().map(|r| &mut r.action));
             for clusters in actions.map(|action| &mut action.clusters) {
                 *clusters = match &*clusters {
                     Preference::Ordered(list) => Preference::Ordered(list.iter().map(renamed).collect()),
@@ -368,14 +368,14 @@ proptest! {
                     }
                 };
             }
-            both.0.services.insert(name(&format!("x{service}")), facts);
+            both.0.services.insert(name(&format!("x{service_name}")), service);
         }
         let mut world = World::new("us", &both);
-        // So that no prober sees everything down, and is doubted.
+        // So that no prober sees everything down, and is distrusted.
         for (region, prober) in PROBERS {
             let all: Vec<&str> =
                 both.0.clusters.keys().map(ClusterName::as_str).filter(|c| c.starts_with('x')).collect();
-            world.say(region, prober, &all, true);
+            world.report(region, prober, &all, true);
         }
         let untouched = |engine: &Engine| -> Vec<_> {
             engine.table().iter().filter(|(key, _)| format!("{key:?}").contains("(x")).map(|(k, e)| (k.clone(), e.clone())).collect()
@@ -405,7 +405,7 @@ proptest! {
         for event in whole.iter().cloned() {
             world.apply(event);
         }
-        for event in whole.into_iter().chain([Event::Fleet(Arc::new(builder.0))]) {
+        for event in whole.into_iter().chain([RouteEvent::Fleet(Arc::new(builder.0))]) {
             let again = world.engine.apply(event, ms(world.now));
             prop_assert_eq!(again, Changes::default());
         }

@@ -1,8 +1,9 @@
-//! Many regions in virtual time: clusters die, regions are cut off, probers lie and fall silent, deltas are late or lost.
+//! Many regions in virtual time: clusters die, regions are cut off, probers report failures that do
+//! not exist or become stale, deltas are late or lost.
 //!
-//! Each region has two replicas of an engine, which hear the same probers over links of their own. Whatever happens, each
-//! table is sound at each step; and when it stops happening, all replicas of a region have the same table to the byte,
-//! every verdict is the truth, and no cluster is sent more than it can take while another has room.
+//! Each region has two replicas of an engine, which follow the same probers over links of their own. Whatever happens, each
+//! table is sound at each step. When the faults end, all replicas of a region have the same table to the byte, every
+//! verdict is true, and no cluster gets more than its capacity while another has headroom.
 //!
 //! `TIDEGATE_SIM_SEED=<number>` runs one seed; a failure prints its own.
 
@@ -18,7 +19,7 @@ use tidegate_model::{
     overrides::OverrideKind,
     verdict::Verdict,
 };
-use tidegate_routing::{Damping, Event, Settings};
+use tidegate_routing::{Damping, RouteEvent, Settings};
 
 use crate::{
     checks::{check_capacity, check_table},
@@ -34,14 +35,14 @@ const REGIONS: [(&str, f64, f64); 4] =
 const SERVICES: [&str; 5] = ["batch", "chat", "forum", "shop", "wiki"];
 const FAULTS_MS: u64 = 60_000;
 const STEP_MS: u64 = 250;
-/// Longer than the longest hold and the slow start after it.
+/// Longer than the longest suppression and the slow start after it.
 const CALM_MS: u64 = 40_000;
 
-/// Short times, so that calm comes soon. No share may be wrong at all: what replicas tolerate depends on which reports
+/// Short times, so that calm comes soon. No drift is tolerated, since what replicas tolerate depends on the reports that
 /// they missed.
 fn settings(region: &str) -> Settings {
     Settings {
-        damping: Damping { longest_hold: Duration::from_secs(20), ..Damping::default() },
+        damping: Damping { longest_suppression: Duration::from_secs(20), ..Damping::default() },
         slow_start: Duration::from_secs(10),
         share_tolerance_permille: 0,
         ..Settings::new(name(region))
@@ -73,11 +74,11 @@ enum Message {
     Heartbeat { revision: u64 },
 }
 
-/// The way from one prober to one replica: in order, late, and not everything arrives.
+/// The link from one prober to one replica: in order, late and lossy.
 #[derive(Debug, Default)]
 struct Link {
     queue: VecDeque<(u64, Message)>,
-    /// What the replica has; nothing before its first snapshot.
+    /// The revision that the replica has; absent before its first snapshot.
     revision: Option<u64>,
 }
 
@@ -87,32 +88,32 @@ struct Prober {
     table: BTreeMap<Target, Observation>,
     revision: u64,
     lies: bool,
-    silent: bool,
+    stale: bool,
     /// To each replica, in their order.
     links: Vec<Link>,
 }
 
 impl Prober {
-    /// What a replica makes of a message.
-    fn receive(&mut self, replica: usize, message: Message) -> Option<Event> {
+    /// The event that a replica derives from a message.
+    fn receive(&mut self, replica: usize, message: Message) -> Option<RouteEvent> {
         let (region, prober) = (name(self.region), name(self.name));
         let link = &mut self.links[replica];
         match message {
             Message::Delta { revision, changes } if link.revision == Some(revision - 1) => {
                 link.revision = Some(revision);
-                Some(Event::Observations { region, prober, changes, cause: None })
+                Some(RouteEvent::Observations { region, prober, changes, cause: None })
             }
             // A gap: the whole table is fetched with the next heartbeat.
             Message::Delta { .. } => None,
             Message::Heartbeat { revision } if link.revision == Some(revision) => {
-                Some(Event::ProberHeard { region, prober })
+                Some(RouteEvent::ProberHeartbeat { region, prober })
             }
             Message::Heartbeat { .. } => {
-                // It is what the prober has now, so it is ahead of what is still on its way.
+                // The snapshot is newer than all messages that are still on their way.
                 link.revision = Some(self.revision);
                 link.queue.clear();
                 let all = self.table.clone().into_iter().collect();
-                Some(Event::ObservationsReset { region, prober, all, begins_anew: false, cause: None })
+                Some(RouteEvent::ObservationsReset { region, prober, all, restarted: false, cause: None })
             }
         }
     }
@@ -148,7 +149,7 @@ impl Simulation {
             table: BTreeMap::new(),
             revision: 0,
             lies: false,
-            silent: false,
+            stale: false,
             links: replicas.iter().map(|_| Link::default()).collect(),
         };
         let probers = [
@@ -224,7 +225,7 @@ impl Simulation {
                 *cut = !*cut;
             }
             4 => self.probers[prober].lies = !self.probers[prober].lies,
-            5 => self.probers[prober].silent = !self.probers[prober].silent,
+            5 => self.probers[prober].stale = !self.probers[prober].stale,
             6 => {
                 let kind = if self.random.percent(70) {
                     OverrideKind::DrainCluster(cluster)
@@ -236,7 +237,7 @@ impl Simulation {
                 if others == self.overrides.len() {
                     self.overrides.push(kind);
                 }
-                self.tell_overrides();
+                self.publish_overrides();
             }
             _ => {
                 let service = SERVICES[self.random.below(SERVICES.len())];
@@ -246,14 +247,14 @@ impl Simulation {
         }
     }
 
-    fn tell_overrides(&mut self) {
+    fn publish_overrides(&mut self) {
         for (_, world) in &mut self.replicas {
             world.tick_until(self.now);
             world.apply(overrides(&self.overrides));
         }
     }
 
-    /// One round of probes, and what is published of it.
+    /// One round of probes, and the messages that follow.
     fn probe(&mut self, at: usize) {
         let prober = &mut self.probers[at];
         let mut changes = Vec::new();
@@ -281,7 +282,7 @@ impl Simulation {
         }
         for link in &mut prober.links {
             for message in &messages {
-                let lost = prober.silent || !self.calm && self.random.percent(10);
+                let lost = prober.stale || !self.calm && self.random.percent(10);
                 let late = if self.calm { 0 } else { self.random.below(400) as u64 };
                 if !lost {
                     let earliest = link.queue.back().map_or(0, |(at, _)| *at);
@@ -291,7 +292,7 @@ impl Simulation {
         }
     }
 
-    /// What is due for one replica, in the order of arrival.
+    /// Delivers the messages that are due to one replica, in the order of arrival.
     fn deliver(&mut self, at: usize) {
         let world = &mut self.replicas[at].1;
         loop {
@@ -324,11 +325,11 @@ impl Simulation {
         }
     }
 
-    /// No more faults on the way; what is dead stays dead.
+    /// Ends the faults of probers and links. Dead endpoints stay dead.
     fn calm_down(&mut self) {
         self.calm = true;
         for prober in &mut self.probers {
-            (prober.lies, prober.silent) = (false, false);
+            (prober.lies, prober.stale) = (false, false);
         }
         self.cut.values_mut().for_each(|cut| *cut = false);
         self.pass(3_000, STEP_MS);
@@ -365,14 +366,14 @@ impl Simulation {
         check_capacity(&engines, &self.fleet, &self.overrides, &demand.collect());
     }
 
-    /// What engines that begin now, with the inputs as they stand, would make of it.
+    /// Compares with engines that start now from the current inputs.
     fn check_from_scratch(&self) {
         for (region, world) in self.replicas.iter().step_by(2) {
             let mut fresh = World::with(settings(region.as_str()), &Builder(self.fleet.clone()));
             fresh.now = self.now;
             for prober in &self.probers {
-                fresh.apply(Event::ObservationsReset {
-                    begins_anew: false,
+                fresh.apply(RouteEvent::ObservationsReset {
+                    restarted: false,
                     region: name(prober.region),
                     prober: name(prober.name),
                     all: prober.table.clone().into_iter().collect(),
@@ -420,7 +421,7 @@ fn simulate(seed: u64) {
     }
     simulation.down.values_mut().for_each(|down| *down = false);
     simulation.overrides.clear();
-    simulation.tell_overrides();
+    simulation.publish_overrides();
     simulation.calm_down();
     simulation.check_converged();
     simulation.check_from_scratch();

@@ -15,7 +15,7 @@ use tidegate_model::{
     routes::{ActionTiers, HealthEntry, RouteEntry, RouteKey},
     unit::{Location, Weight},
 };
-use tidegate_routing::{Changes, Engine, Event, Settings};
+use tidegate_routing::{Changes, Engine, RouteEvent, Settings};
 
 /// The streak at which an outcome counts, whatever it is.
 pub const SURE: u16 = 3;
@@ -130,13 +130,13 @@ pub fn ms(ms: u64) -> Timestamp {
 }
 
 /// Demand of default actions.
-pub fn load(region: &str, edge: &str, demand: &[(&str, u32)]) -> Event {
+pub fn load(region: &str, edge: &str, demand: &[(&str, u32)]) -> RouteEvent {
     let by_action: Vec<_> = demand.iter().map(|(service, rate)| (*service, vec![*rate])).collect();
     load_by_action(region, edge, &by_action)
 }
 
-pub fn load_by_action(region: &str, edge: &str, demand: &[(&str, Vec<u32>)]) -> Event {
-    Event::Load(Load {
+pub fn load_by_action(region: &str, edge: &str, demand: &[(&str, Vec<u32>)]) -> RouteEvent {
+    RouteEvent::Load(Load {
         edge: name(&format!("{edge}-{region}")),
         region: name(region),
         interval_ms: 1000,
@@ -145,16 +145,16 @@ pub fn load_by_action(region: &str, edge: &str, demand: &[(&str, Vec<u32>)]) -> 
     })
 }
 
-pub fn overrides(kinds: &[OverrideKind]) -> Event {
+pub fn overrides(kinds: &[OverrideKind]) -> RouteEvent {
     let each = kinds.iter().map(|kind| (kind.key(), over(kind.clone(), None)));
-    Event::Overrides(each.collect())
+    RouteEvent::Overrides(each.collect())
 }
 
 pub fn over(kind: OverrideKind, expires_at: Option<Timestamp>) -> Override {
     Override { kind, author: "ann".to_owned(), reason: "deploy".to_owned(), created_at: ms(0), expires_at }
 }
 
-/// An engine, and a mirror of its table that is made of its changes alone.
+/// An engine, and a mirror of its table that is built from its changes alone.
 pub struct World {
     pub fleet: Arc<Fleet>,
     pub engine: Engine,
@@ -171,11 +171,11 @@ impl World {
         let fleet = Arc::new(builder.0.clone());
         let mut world =
             World { fleet: fleet.clone(), engine: Engine::new(settings), mirror: BTreeMap::new(), now: 0 };
-        world.apply(Event::Fleet(fleet));
+        world.apply(RouteEvent::Fleet(fleet));
         world
     }
 
-    pub fn apply(&mut self, event: Event) -> Changes {
+    pub fn apply(&mut self, event: RouteEvent) -> Changes {
         let changes = self.engine.apply(event, ms(self.now));
         for (key, entry) in &changes.entries {
             let before = match entry {
@@ -188,11 +188,11 @@ impl World {
         changes
     }
 
-    /// What a prober now says of all endpoints of some clusters.
-    pub fn say(&mut self, region: &str, prober: &str, clusters: &[&str], pass: bool) -> Changes {
+    /// Applies the observation of one prober on all endpoints of some clusters.
+    pub fn report(&mut self, region: &str, prober: &str, clusters: &[&str], pass: bool) -> Changes {
         let targets = clusters.iter().flat_map(|cluster| targets(&self.fleet, &name(cluster)));
         let observation = Observation { outcome: outcome(pass), streak: SURE };
-        self.apply(Event::Observations {
+        self.apply(RouteEvent::Observations {
             region: name(region),
             prober: name(prober),
             changes: targets.map(|target| (target, Some(observation.clone()))).collect(),
@@ -200,12 +200,12 @@ impl World {
         })
     }
 
-    /// Lets time pass, deadline by deadline, while these probers are heard.
+    /// Lets time pass, deadline by deadline, while these probers send heartbeats.
     pub fn pass(&mut self, duration_ms: u64, probers: &[(&str, &str)]) {
         let end = self.now + duration_ms;
         while self.now < end {
             for (region, prober) in probers {
-                self.apply(Event::ProberHeard { region: name(region), prober: name(prober) });
+                self.apply(RouteEvent::ProberHeartbeat { region: name(region), prober: name(prober) });
             }
             let next = (self.now + 1000).min(end);
             self.tick_until(next);
@@ -217,10 +217,10 @@ impl World {
         while let Some(deadline) = self.engine.next_deadline().filter(|deadline| *deadline <= ms(end)) {
             assert!(deadline > ms(self.now), "a deadline must lie ahead");
             self.now = (deadline.0 - ms(0).0).div_ceil(1000);
-            self.apply(Event::Tick);
+            self.apply(RouteEvent::Tick);
         }
         self.now = end;
-        self.apply(Event::Tick);
+        self.apply(RouteEvent::Tick);
     }
 
     pub fn tiers(&self, service: &str) -> &ActionTiers {

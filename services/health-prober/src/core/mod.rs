@@ -1,14 +1,15 @@
-//! What is probed when, and what follows from an outcome: values in, values out, with time as an argument.
+//! The schedule of probes and the observations that follow from outcomes: values in, values out, with time as an argument.
 
-mod observing;
+mod observation;
 mod schedule;
 mod suspicion;
-mod wanted;
+mod targets;
 
 pub use self::{
-    observing::Change,
-    schedule::{Job, JobId, Limits, Schedule, Suspected},
-    wanted::{Wanted, wanted},
+    observation::ObservationChange,
+    schedule::{Job, JobId, Limits, ProbeSchedule},
+    suspicion::Suspected,
+    targets::{ProbeTargets, probe_targets},
 };
 
 #[cfg(test)]

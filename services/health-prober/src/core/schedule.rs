@@ -1,4 +1,4 @@
-//! When each target is probed.
+//! The schedule of probes.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -8,31 +8,30 @@ use std::{
     time::Duration,
 };
 
-use tidegate_bus::TraceContext;
 use tidegate_model::{
-    ClusterName, Timestamp,
+    ClusterName,
     fleet::Address,
     health::HealthCheck,
     observation::{Outcome, Target},
 };
 
 use super::{
-    observing::{Change, Observing},
-    suspicion::Throttle,
-    wanted::Wanted,
+    observation::{ObservationChange, ObservationTracker},
+    suspicion::{Suspected, Throttle},
+    targets::ProbeTargets,
 };
 
-/// How much is probed at once and how often.
+/// The limits of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Probes under way at once because they are due. Suspicions may add a quarter: they must not wait behind a
+    /// The most due probes in flight at once. Suspicions may add a quarter: their probes must not wait behind those of a
     /// region that is gone.
     pub at_once: usize,
-    /// Every how many probes of a target one has a connection of its own, at least 1.
+    /// One of so many probes of a target uses a new connection, at least 1.
     pub fresh_every: u32,
-    /// The least time between two looks at a target because of suspicions.
+    /// The least time between two pairs of probes of a target that suspicions trigger.
     pub suspicion_gap: Duration,
-    /// The time between the two probes of one such look.
+    /// The time between the two probes of such a pair.
     pub suspicion_pair: Duration,
 }
 
@@ -47,31 +46,22 @@ impl Default for Limits {
     }
 }
 
-/// Why a prober looks before a probe is due.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Suspected {
-    /// When the first real request failed.
-    pub first_failure_at: Timestamp,
-    /// The trace of the suspicion.
-    pub trace: Option<TraceContext>,
-}
-
 /// A probe to make.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// Its number, to be given back with the outcome.
+    /// The number of its target.
     pub id: JobId,
-    /// What to probe.
+    /// The target.
     pub target: Target,
-    /// How.
+    /// The check.
     pub check: Arc<HealthCheck>,
-    /// Whether it must have a connection of its own.
+    /// Whether it needs a new connection.
     pub fresh: bool,
     began: Duration,
     suspected: Option<Arc<Suspected>>,
 }
 
-/// The number of a target in a [`Schedule`]: the same until the target is removed, and never another one's.
+/// The number of a target in a [`ProbeSchedule`], which is never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(u64);
 
@@ -79,11 +69,11 @@ pub struct JobId(u64);
 struct Entry {
     target: Target,
     check: Arc<HealthCheck>,
-    /// When it is due, modulo the interval.
+    /// Its due times, modulo the interval.
     phase: Duration,
-    /// Counts from a number of its own.
+    /// The number of probes, from a start of its own.
     probes: u32,
-    observing: Observing,
+    tracker: ObservationTracker,
     throttle: Throttle,
 }
 
@@ -115,9 +105,9 @@ impl PartialEq for Due {
 
 impl Eq for Due {}
 
-/// All targets, and when each is probed next. Times are those since the prober's start, and never run backwards.
+/// All targets with the times of their next probes. Times count from the start of the prober, and never decrease.
 #[derive(Debug)]
-pub struct Schedule {
+pub struct ProbeSchedule {
     limits: Limits,
     seed: u64,
     entries: HashMap<JobId, Entry>,
@@ -125,17 +115,16 @@ pub struct Schedule {
     next_id: u64,
     regular: BinaryHeap<Reverse<Due>>,
     urgent: BinaryHeap<Reverse<Due>>,
-    under_way: usize,
+    in_flight: usize,
 }
 
-/// The longest time to a target's first probe: nothing is known of it until then.
+/// The longest time to a target's first probe.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
 
-impl Schedule {
-    /// An empty schedule. Different `seed`s spread the same targets differently, so that two probers don't probe in
-    /// step.
-    pub fn new(limits: Limits, seed: u64) -> Schedule {
-        Schedule {
+impl ProbeSchedule {
+    /// An empty schedule. Different `seed`s spread the same targets differently, so that probers don't probe in step.
+    pub fn new(limits: Limits, seed: u64) -> ProbeSchedule {
+        ProbeSchedule {
             limits,
             seed,
             entries: HashMap::new(),
@@ -143,15 +132,15 @@ impl Schedule {
             next_id: 0,
             regular: BinaryHeap::new(),
             urgent: BinaryHeap::new(),
-            under_way: 0,
+            in_flight: 0,
         }
     }
 
-    /// Makes the targets those of `wanted`. What is new gets its first probe within a second or its interval, whichever
-    /// is less, at a time of its own. Returns what was removed.
-    pub fn set_targets(&mut self, wanted: &Wanted, now: Duration) -> Vec<(JobId, Target)> {
+    /// Replaces the targets. New ones get their first probe within a second or their interval, whichever is less, spread over
+    /// that time. Returns the targets that were removed.
+    pub fn set_targets(&mut self, targets: &ProbeTargets, now: Duration) -> Vec<(JobId, Target)> {
         let gone: Vec<Target> =
-            self.ids.keys().filter(|target| !wanted.contains_key(*target)).cloned().collect();
+            self.ids.keys().filter(|target| !targets.contains_key(*target)).cloned().collect();
         let mut removed = Vec::with_capacity(gone.len());
         for target in gone {
             if let Some(id) = self.ids.remove(&target) {
@@ -159,7 +148,7 @@ impl Schedule {
                 removed.push((id, target));
             }
         }
-        for (target, check) in wanted {
+        for (target, check) in targets {
             if !self.ids.contains_key(target) {
                 self.add(target.clone(), check.clone(), now);
             }
@@ -180,18 +169,24 @@ impl Schedule {
             suspected: None,
         }));
         let throttle = Throttle::new(self.limits.suspicion_gap, check.interval);
-        // Or else all targets of a fleet would have their new connections in the same interval.
+        // Otherwise all targets of a fleet would get their new connections in the same interval.
         let probes = (hash % u64::from(self.limits.fresh_every.max(1))) as u32;
         let phase = within(check.interval);
-        let entry =
-            Entry { target: target.clone(), check, phase, probes, observing: Observing::default(), throttle };
+        let entry = Entry {
+            target: target.clone(),
+            check,
+            phase,
+            probes,
+            tracker: ObservationTracker::default(),
+            throttle,
+        };
         self.entries.insert(id, entry);
         self.ids.insert(target, id);
     }
 
-    /// An edge suspects an endpoint: each of its targets is looked at with two probes, unless one was so just before.
-    /// Says whether any is.
-    pub fn suspect(
+    /// Schedules two probes of each target of an endpoint that an edge suspects, as far as the rate limit admits. Returns
+    /// whether any was scheduled.
+    pub fn schedule_suspected(
         &mut self,
         cluster: &ClusterName,
         endpoint: &Address,
@@ -204,32 +199,32 @@ impl Schedule {
             endpoint: endpoint.clone(),
             check: tidegate_model::health::CheckId(0),
         };
-        let targets = self.ids.range(first..).map(|(target, id)| (target, *id));
-        let ids: Vec<JobId> = targets
+        let known = self.ids.range(first..).map(|(target, id)| (target, *id));
+        let ids: Vec<JobId> = known
             .take_while(|(target, _)| target.cluster == *cluster && target.endpoint == *endpoint)
             .map(|(_, id)| id)
             .collect();
-        let mut looks = false;
+        let mut is_scheduled = false;
         for id in ids {
             if self.entries.get_mut(&id).is_some_and(|entry| entry.throttle.admit(now)) {
-                looks = true;
+                is_scheduled = true;
                 for at in [now, now + self.limits.suspicion_pair] {
                     self.urgent.push(Reverse(Due { at, id, suspected: Some(suspected.clone()) }));
                 }
             }
         }
-        looks
+        is_scheduled
     }
 
-    /// The next probe to begin now, if any. Each one must be given back to [`Schedule::finished`].
-    pub fn next(&mut self, now: Duration) -> Option<Job> {
+    /// The next probe to start now, if any. Each one must end with [`ProbeSchedule::finish`] or [`ProbeSchedule::abandon`].
+    pub fn next_job(&mut self, now: Duration) -> Option<Job> {
         let most_urgent = self.limits.at_once + self.limits.at_once.div_ceil(4);
         loop {
-            let due = if self.under_way < most_urgent
+            let due = if self.in_flight < most_urgent
                 && let Some(due) = pop(&mut self.urgent, now)
             {
                 due
-            } else if self.under_way < self.limits.at_once {
+            } else if self.in_flight < self.limits.at_once {
                 pop(&mut self.regular, now)?
             } else {
                 return None;
@@ -237,61 +232,60 @@ impl Schedule {
             let Some(entry) = self.entries.get_mut(&due.id) else { continue };
             let Due { id, suspected, .. } = due;
             if suspected.is_none() {
-                let at = following(entry.phase, entry.check.interval, now);
+                let at = next_due(entry.phase, entry.check.interval, now);
                 self.regular.push(Reverse(Due { at, id, suspected: None }));
             }
-            // After a failure, and for a suspicion, an old connection proves nothing: the listener may be what is gone.
+            // After a failure or a suspicion, an old connection proves nothing: the listener may be gone.
             let fresh = suspected.is_some()
-                || entry.observing.failed_last()
+                || entry.tracker.failed_last()
                 || entry.probes.is_multiple_of(self.limits.fresh_every.max(1));
             if suspected.is_none() {
                 entry.probes = entry.probes.wrapping_add(1);
             }
-            self.under_way += 1;
+            self.in_flight += 1;
             let (target, check) = (entry.target.clone(), entry.check.clone());
             return Some(Job { id, target, check, fresh, began: now, suspected });
         }
     }
 
-    /// When [`Schedule::next`] may have something next, as far as is known now. Nothing while it waits for probes to
-    /// finish.
-    pub fn wake_at(&self) -> Option<Duration> {
+    /// The next time at which [`ProbeSchedule::next_job`] may return a probe; absent while all slots are in use.
+    pub fn next_deadline(&self) -> Option<Duration> {
         let at = |heap: &BinaryHeap<Reverse<Due>>| heap.peek().map(|Reverse(due)| due.at);
         let most_urgent = self.limits.at_once + self.limits.at_once.div_ceil(4);
-        let regular = at(&self.regular).filter(|_| self.under_way < self.limits.at_once);
-        let urgent = at(&self.urgent).filter(|_| self.under_way < most_urgent);
+        let regular = at(&self.regular).filter(|_| self.in_flight < self.limits.at_once);
+        let urgent = at(&self.urgent).filter(|_| self.in_flight < most_urgent);
         [regular, urgent].into_iter().flatten().min()
     }
 
-    /// Takes the outcome of a probe. Returns the change of the observation, if it changed.
-    pub fn finished(&mut self, job: Job, outcome: Outcome) -> Option<Change> {
-        self.under_way -= 1;
+    /// Records the outcome of a probe. Returns the change of the observation, if any.
+    pub fn finish(&mut self, job: Job, outcome: Outcome) -> Option<ObservationChange> {
+        self.in_flight -= 1;
         let entry = self.entries.get_mut(&job.id)?;
         let failed = outcome != Outcome::Pass;
-        let observation = entry.observing.count(outcome, job.began, &entry.check)?;
+        let observation = entry.tracker.record_outcome(outcome, job.began, &entry.check)?;
         if failed && job.suspected.is_some() {
             entry.throttle.confirm();
         }
-        Some(Change {
+        Some(ObservationChange {
             target: job.target,
             observation,
             suspected: job.suspected.map(Arc::unwrap_or_clone),
-            run_began: entry.observing.run_began(),
+            run_began: entry.tracker.run_began(),
             began: job.began,
         })
     }
 
-    /// Takes back a job that was not probed.
-    pub fn abandoned(&mut self) {
-        self.under_way -= 1;
+    /// Ends a job that was not probed.
+    pub fn abandon(&mut self) {
+        self.in_flight -= 1;
     }
 
-    /// Whether the target is still one.
-    pub fn has(&self, id: JobId) -> bool {
+    /// Whether the schedule still has the target.
+    pub fn has_target(&self, id: JobId) -> bool {
         self.entries.contains_key(&id)
     }
 
-    /// How many targets there are.
+    /// The number of targets.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -301,14 +295,14 @@ impl Schedule {
         self.entries.is_empty()
     }
 
-    /// How many targets' last probe failed.
-    pub fn failing(&self) -> usize {
-        self.entries.values().filter(|entry| entry.observing.failed_last()).count()
+    /// The number of targets whose last probe failed.
+    pub fn failing_count(&self) -> usize {
+        self.entries.values().filter(|entry| entry.tracker.failed_last()).count()
     }
 
-    /// How many targets were probed at all.
-    pub fn observed(&self) -> usize {
-        self.entries.values().filter(|entry| entry.observing.current().is_some()).count()
+    /// The number of targets that have an observation.
+    pub fn observed_count(&self) -> usize {
+        self.entries.values().filter(|entry| entry.tracker.current().is_some()).count()
     }
 }
 
@@ -320,8 +314,8 @@ fn pop(heap: &mut BinaryHeap<Reverse<Due>>, now: Duration) -> Option<Due> {
     heap.pop().map(|Reverse(due)| due)
 }
 
-/// The first time after `now` that is `phase` modulo `interval`: what was missed is left out, not made up for.
-fn following(phase: Duration, interval: Duration, now: Duration) -> Duration {
+/// The first time after `now` that is `phase` modulo `interval`. Missed probes are not made up for.
+fn next_due(phase: Duration, interval: Duration, now: Duration) -> Duration {
     let (phase, interval, now) = (phase.as_nanos(), interval.as_nanos().max(1), now.as_nanos());
     let periods = if now < phase { 0 } else { (now - phase) / interval + 1 };
     Duration::from_nanos(u64::try_from(phase + periods * interval).unwrap_or(u64::MAX))

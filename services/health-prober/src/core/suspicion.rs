@@ -1,9 +1,21 @@
-//! How often suspicions make a prober look.
+//! Suspicions of edges, and how often they trigger probes.
 
 use std::time::Duration;
 
-/// Limits looks at one target because of suspicions: at most one each `gap`, which doubles up to the check's interval
-/// while nothing comes of them, and is back at its least once something does or when nobody suspected for long.
+use tidegate_bus::TraceContext;
+use tidegate_model::Timestamp;
+
+/// The suspicion that triggered a probe before it was due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspected {
+    /// When the first real request failed.
+    pub first_failure_at: Timestamp,
+    /// The trace of the suspicion.
+    pub trace: Option<TraceContext>,
+}
+
+/// The rate limit of probes of one target that suspicions trigger: at most one pair per `gap`. The gap doubles up to the
+/// check's interval with each suspicion, and returns to its minimum after a confirmed one or after a quiet time.
 #[derive(Debug)]
 pub(super) struct Throttle {
     least: Duration,
@@ -12,7 +24,7 @@ pub(super) struct Throttle {
     last: Option<Duration>,
 }
 
-/// Quiet times, in the longest gaps, after which earlier false suspicions are forgotten.
+/// The quiet time, in longest gaps, after which earlier false suspicions are forgotten.
 const FORGET_AFTER: u32 = 10;
 
 impl Throttle {
@@ -20,7 +32,7 @@ impl Throttle {
         Throttle { least, most: interval.max(least), gap: least, last: None }
     }
 
-    /// Whether to look now; if so, the gap begins.
+    /// Admits a suspicion unless one was admitted within the gap.
     pub fn admit(&mut self, now: Duration) -> bool {
         if let Some(last) = self.last {
             let quiet = now.saturating_sub(last);
@@ -32,12 +44,12 @@ impl Throttle {
             }
         }
         self.last = Some(now);
-        // Taken back by `confirm`: what comes of this look is not known yet.
+        // `confirm` resets the gap once the probes show a failure.
         self.gap = (self.gap * 2).min(self.most);
         true
     }
 
-    /// Something came of a look: the next one may come as soon as at first.
+    /// Resets the gap: the suspicion was true.
     pub fn confirm(&mut self) {
         self.gap = self.least;
     }
@@ -51,19 +63,19 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// When looks are admitted, with a suspicion each 10 ms until `until`.
+    /// The times at which a suspicion is admitted, with one each 10 ms until `until`.
     fn admitted(throttle: &mut Throttle, from: u64, until: u64) -> Vec<u64> {
         (from..until).step_by(10).filter(|now| throttle.admit(ms(*now))).collect()
     }
 
     #[test]
-    fn looks_become_rarer_up_to_the_interval_while_nothing_comes_of_them() {
+    fn false_suspicions_are_admitted_ever_more_rarely_up_to_the_interval() {
         let mut throttle = Throttle::new(ms(100), ms(500));
         assert_eq!(admitted(&mut throttle, 0, 2200), [0, 200, 600, 1100, 1600, 2100]);
     }
 
     #[test]
-    fn what_came_true_is_looked_at_again_soon() {
+    fn a_confirmed_suspicion_admits_the_next_one_soon() {
         let mut throttle = Throttle::new(ms(100), ms(500));
         assert_eq!(admitted(&mut throttle, 0, 600), [0, 200]);
         throttle.confirm();

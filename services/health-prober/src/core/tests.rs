@@ -8,7 +8,7 @@ use tidegate_model::{
     observation::{Failure, Outcome, Target},
 };
 
-use super::{Change, Job, Limits, Schedule, Suspected, Wanted};
+use super::{Job, Limits, ObservationChange, ProbeSchedule, ProbeTargets, Suspected};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -21,7 +21,7 @@ fn target(number: usize) -> Target {
     }
 }
 
-fn targets(count: usize, interval: Duration) -> Wanted {
+fn targets(count: usize, interval: Duration) -> ProbeTargets {
     let check = Arc::new(HealthCheck { interval, ..HealthCheck::tcp() });
     (0..count).map(|number| (target(number), check.clone())).collect()
 }
@@ -30,22 +30,22 @@ fn suspicion() -> Suspected {
     Suspected { first_failure_at: Timestamp(7), trace: None }
 }
 
-/// A world in which each probe ends as `outcome` says after `takes`.
+/// A world in which each probe ends with `outcome` after `takes`.
 struct World {
-    schedule: Schedule,
+    schedule: ProbeSchedule,
     now: Duration,
     takes: Duration,
     outcome: fn(&Job) -> Outcome,
     running: BTreeMap<(Duration, u64), Job>,
     started: Vec<(Duration, Job)>,
-    changes: Vec<(Duration, Change)>,
+    changes: Vec<(Duration, ObservationChange)>,
     most_at_once: usize,
 }
 
 impl World {
-    fn new(limits: Limits, wanted: &Wanted) -> World {
-        let mut schedule = Schedule::new(limits, 1);
-        schedule.set_targets(wanted, Duration::ZERO);
+    fn new(limits: Limits, targets: &ProbeTargets) -> World {
+        let mut schedule = ProbeSchedule::new(limits, 1);
+        schedule.set_targets(targets, Duration::ZERO);
         World {
             schedule,
             now: Duration::ZERO,
@@ -59,7 +59,7 @@ impl World {
     }
 
     fn start_due(&mut self) {
-        while let Some(job) = self.schedule.next(self.now) {
+        while let Some(job) = self.schedule.next_job(self.now) {
             self.started.push((self.now, job.clone()));
             self.running.insert((self.now + self.takes, self.started.len() as u64), job);
             self.most_at_once = self.most_at_once.max(self.running.len());
@@ -70,7 +70,7 @@ impl World {
         loop {
             self.start_due();
             let ends = self.running.keys().next().map(|(at, _)| *at);
-            let next = [ends, self.schedule.wake_at()].into_iter().flatten().min();
+            let next = [ends, self.schedule.next_deadline()].into_iter().flatten().min();
             match next {
                 Some(at) if at <= end => self.now = self.now.max(at),
                 _ => break,
@@ -80,7 +80,7 @@ impl World {
             {
                 let job = entry.remove();
                 let outcome = (self.outcome)(&job);
-                self.changes.extend(self.schedule.finished(job, outcome).map(|change| (self.now, change)));
+                self.changes.extend(self.schedule.finish(job, outcome).map(|change| (self.now, change)));
             }
         }
         self.now = end;
@@ -110,11 +110,11 @@ fn each_target_is_probed_once_an_interval_and_they_are_spread_over_it() {
 }
 
 #[test]
-fn targets_with_a_long_interval_are_known_soon_and_spread_after_that() {
+fn targets_with_a_long_interval_are_observed_soon_and_spread_after_that() {
     let mut world = World::new(Limits::default(), &targets(100, Duration::from_secs(60)));
 
     world.run_until(Duration::from_secs(1));
-    assert_eq!(world.schedule.observed(), 100);
+    assert_eq!(world.schedule.observed_count(), 100);
     world.started.clear();
     world.run_until(Duration::from_secs(61));
 
@@ -125,9 +125,9 @@ fn targets_with_a_long_interval_are_known_soon_and_spread_after_that() {
 #[test]
 fn two_probers_do_not_probe_in_step() {
     let first_probe = |seed| {
-        let mut schedule = Schedule::new(Limits::default(), seed);
+        let mut schedule = ProbeSchedule::new(Limits::default(), seed);
         schedule.set_targets(&targets(1, 250 * MS), Duration::ZERO);
-        schedule.wake_at().unwrap()
+        schedule.next_deadline().unwrap()
     };
     assert_ne!(first_probe(1), first_probe(2));
 }
@@ -142,7 +142,7 @@ fn a_steady_endpoint_changes_nothing() {
 }
 
 #[test]
-fn at_most_so_many_probes_are_under_way_and_none_is_forgotten() {
+fn at_most_so_many_probes_are_in_flight_and_none_is_forgotten() {
     let limits = Limits { at_once: 8, ..Limits::default() };
     let mut world = World::new(limits, &targets(100, 250 * MS));
     world.takes = 200 * MS;
@@ -151,18 +151,18 @@ fn at_most_so_many_probes_are_under_way_and_none_is_forgotten() {
     world.run_until(Duration::from_secs(5));
 
     assert_eq!(world.most_at_once, 8);
-    assert_eq!(world.schedule.observed(), 100, "each had its turn");
+    assert_eq!(world.schedule.observed_count(), 100, "each had its turn");
 }
 
 #[test]
-fn a_suspicion_is_looked_at_at_once_and_twice() {
+fn a_suspicion_triggers_two_probes_at_once() {
     let mut world = World::new(Limits::default(), &targets(2, Duration::from_secs(10)));
     world.run_until(Duration::from_secs(2));
     world.started.clear();
     world.outcome = |_| Outcome::Fail(Failure::ConnectRefused);
     let suspect = target(1);
 
-    assert!(world.schedule.suspect(&suspect.cluster, &suspect.endpoint, suspicion(), world.now));
+    assert!(world.schedule.schedule_suspected(&suspect.cluster, &suspect.endpoint, suspicion(), world.now));
     world.changes.clear();
     world.run_until(2050 * MS);
 
@@ -177,15 +177,19 @@ fn a_suspicion_is_looked_at_at_once_and_twice() {
 }
 
 #[test]
-fn false_suspicions_are_looked_at_ever_more_rarely() {
+fn false_suspicions_trigger_probes_ever_more_rarely() {
     let mut world = World::new(Limits::default(), &targets(1, 1000 * MS));
     world.run_until(Duration::from_secs(2));
     let suspect = target(0);
 
     let mut looks = 0;
     for _ in 0..400 {
-        looks +=
-            u32::from(world.schedule.suspect(&suspect.cluster, &suspect.endpoint, suspicion(), world.now));
+        looks += u32::from(world.schedule.schedule_suspected(
+            &suspect.cluster,
+            &suspect.endpoint,
+            suspicion(),
+            world.now,
+        ));
         world.run_until(world.now + 10 * MS);
     }
 
@@ -203,7 +207,7 @@ fn suspicions_do_not_wait_behind_probes_that_hang() {
     world.started.clear();
 
     let suspect = target(50);
-    world.schedule.suspect(&suspect.cluster, &suspect.endpoint, suspicion(), world.now);
+    world.schedule.schedule_suspected(&suspect.cluster, &suspect.endpoint, suspicion(), world.now);
     world.start_due();
 
     assert_eq!(world.started.len(), 1);
@@ -240,7 +244,7 @@ fn new_connections_are_spread_over_time() {
 }
 
 #[test]
-fn what_is_removed_is_probed_no_more_and_its_outcome_ignored() {
+fn what_is_removed_is_no_longer_probed_and_its_outcome_ignored() {
     let mut world = World::new(Limits::default(), &targets(2, 250 * MS));
     world.run_until(Duration::from_secs(1));
     world.takes = 100 * MS;

@@ -1,4 +1,4 @@
-//! Making a connection to an endpoint.
+//! Connections to endpoints.
 
 use std::io;
 
@@ -9,16 +9,12 @@ use tidegate_model::{
 };
 use tidegate_service::files::is_lacking;
 use tidegate_tls::HTTP2;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::Instant,
-};
+use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::TlsConnector;
 
-use super::{Refusal, http2::Http2, way::Way};
+use super::{error::ConnectError, http2::Http2, stream::Stream, transport::ProbeTransport};
 
-/// A connection that can carry one request after the other.
+/// A connection to an endpoint, for one request at a time.
 #[derive(Debug)]
 pub enum Connection {
     /// HTTP/1.1.
@@ -27,52 +23,30 @@ pub enum Connection {
     Http2(Http2),
 }
 
-/// A byte stream to an endpoint.
-#[derive(Debug)]
-pub enum Stream {
-    /// TCP.
-    Plain(TcpStream),
-    /// TLS over TCP.
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-}
-
-/// A stream of either kind.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-impl Stream {
-    pub(super) fn io(&mut self) -> &mut dyn Io {
-        match self {
-            Stream::Plain(stream) => stream,
-            Stream::Tls(stream) => stream,
-        }
-    }
-}
-
-/// A new connection, ready for a request, within the cluster's `connect_timeout` and before `deadline`. With
-/// `http2_only` it is HTTP/2 whatever the cluster's protocol.
+/// Makes a connection within the cluster's `connect_timeout` and before `deadline`. `http2_only` overrides the cluster's
+/// protocol.
 pub(super) async fn connect(
-    way: &Way,
+    transport: &ProbeTransport,
     endpoint: &Address,
     http2_only: bool,
     deadline: Instant,
-) -> Result<Connection, Refusal> {
-    let deadline = deadline.min(Instant::now() + way.upstream.connect_timeout);
+) -> Result<Connection, ConnectError> {
+    let deadline = deadline.min(Instant::now() + transport.upstream.connect_timeout);
     let tcp = tokio::time::timeout_at(deadline, dial(endpoint))
         .await
         .map_err(|_| Failure::ConnectTimeout)?
         .map_err(|error| match error.kind() {
-        _ if is_lacking(&error, endpoint.ip()) => Refusal::Here(error),
+        _ if is_lacking(&error, endpoint.ip()) => ConnectError::LocalResources(error),
         io::ErrorKind::ConnectionRefused => Failure::ConnectRefused.into(),
         io::ErrorKind::TimedOut => Failure::ConnectTimeout.into(),
         io::ErrorKind::ConnectionReset => Failure::Reset.into(),
         _ => Failure::ConnectError.into(),
     })?;
-    // The kernel accepts for a process that hangs, so silence from here on is the process's.
-    tokio::time::timeout_at(deadline, speak(way, endpoint, http2_only, tcp))
+    // The kernel accepts connections for a process that hangs, so from here on a timeout means no response.
+    tokio::time::timeout_at(deadline, handshake(transport, endpoint, http2_only, tcp))
         .await
         .unwrap_or(Err(Failure::NoAnswer))
-        .map_err(Refusal::from)
+        .map_err(ConnectError::from)
 }
 
 async fn dial(endpoint: &Address) -> io::Result<TcpStream> {
@@ -84,15 +58,15 @@ async fn dial(endpoint: &Address) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The handshakes above TCP.
-async fn speak(
-    way: &Way,
+/// Performs the handshakes above TCP.
+async fn handshake(
+    transport: &ProbeTransport,
     endpoint: &Address,
     http2_only: bool,
     tcp: TcpStream,
 ) -> Result<Connection, Failure> {
-    let prior_knowledge = http2_only || way.upstream.protocol == UpstreamProtocol::Http2;
-    let (stream, http2) = match &way.tls {
+    let prior_knowledge = http2_only || transport.upstream.protocol == UpstreamProtocol::Http2;
+    let (stream, http2) = match &transport.tls {
         None => (Stream::Plain(tcp), prior_knowledge),
         Some((by_protocol, only_http2)) => {
             let tls = if http2_only { only_http2 } else { by_protocol };
@@ -103,7 +77,7 @@ async fn speak(
                     _ => Failure::Tls,
                 }
             })?;
-            // Some servers speak HTTP/2 without saying so; where it is configured, it is spoken.
+            // Some servers speak HTTP/2 without ALPN; if it is configured, it is used.
             let http2 = match stream.get_ref().1.alpn_protocol() {
                 Some(protocol) => protocol == HTTP2,
                 None => prior_knowledge,
@@ -115,9 +89,9 @@ async fn speak(
         return Ok(Connection::Http1(stream));
     }
     let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-    let shaken = match stream {
+    let http2 = match stream {
         Stream::Plain(stream) => Http2::start(builder.handshake(TokioIo::new(stream)).await),
         Stream::Tls(stream) => Http2::start(builder.handshake(TokioIo::new(*stream)).await),
     };
-    shaken.map(Connection::Http2).map_err(|_| Failure::Reset)
+    http2.map(Connection::Http2).map_err(|_| Failure::Reset)
 }

@@ -1,5 +1,5 @@
-//! The gRPC health protocol (<https://github.com/grpc/grpc/blob/master/doc/health-checking.md>), its two small messages
-//! written and read by hand.
+//! The gRPC health protocol (<https://github.com/grpc/grpc/blob/master/doc/health-checking.md>), with
+//! its two small messages encoded and decoded here.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, header};
@@ -7,40 +7,39 @@ use http_body_util::Full;
 use tidegate_model::observation::Failure;
 
 use super::{
-    Broken,
-    connect::Connection,
+    error::ExchangeError,
     http2::{Http2, read_body},
-    judge::Answer,
+    response::ProbeResponse,
 };
 
 /// `HealthCheckResponse.ServingStatus.SERVING`.
 const SERVING: u64 = 1;
 
-/// Asks `grpc.health.v1.Health/Check` for `service`.
+/// Calls `grpc.health.v1.Health/Check` for `service`.
 pub(super) async fn check(
     mut http2: Http2,
     scheme: &str,
     service: &str,
     host: &str,
-) -> Result<(Answer, Option<Connection>), Broken> {
+) -> Result<(ProbeResponse, Option<Http2>), ExchangeError> {
     let request = Request::post(format!("{scheme}://{host}/grpc.health.v1.Health/Check"))
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
         .header(header::USER_AGENT, "tidegate-health-prober")
         .body(Full::new(encode(service)))
-        .map_err(|_| Broken::Failed(Failure::BadAnswer))?;
+        .map_err(|_| ExchangeError::Failed(Failure::BadAnswer))?;
     let response = http2.send(request).await?;
     let status = response.status().as_u16();
     if status != 200 {
-        return Err(Broken::Failed(Failure::Status(status)));
+        return Err(ExchangeError::Failed(Failure::Status(status)));
     }
-    let head_says_no = response.headers().get("grpc-status").is_some_and(|status| status != "0");
+    let head_has_error = response.headers().get("grpc-status").is_some_and(|status| status != "0");
     let (body, trailers, _) = read_body(response.into_body()).await?;
-    let serving = !head_says_no && trailers_say_ok(trailers.as_ref()) && decode(&body) == Some(SERVING);
-    Ok((Answer::Grpc { serving }, http2.reusable()))
+    let serving = !head_has_error && trailers_are_ok(trailers.as_ref()) && decode(&body) == Some(SERVING);
+    Ok((ProbeResponse::Grpc { serving }, http2.into_reusable()))
 }
 
-fn trailers_say_ok(trailers: Option<&HeaderMap>) -> bool {
+fn trailers_are_ok(trailers: Option<&HeaderMap>) -> bool {
     trailers.and_then(|fields| fields.get("grpc-status")) == Some(&HeaderValue::from_static("0"))
 }
 
@@ -67,8 +66,8 @@ fn put_varint(out: &mut BytesMut, mut number: u64) {
     out.put_u8(number as u8);
 }
 
-/// The status in a frame with `HealthCheckResponse { status }` (field 1, an enumeration; absent when 0). Fields that are
-/// not known are passed over.
+/// The status in a frame with `HealthCheckResponse { status }` (field 1, an enumeration; absent when 0). Unknown
+/// fields are skipped.
 fn decode(frame: &[u8]) -> Option<u64> {
     let (head, message) = frame.split_at_checked(5)?;
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
@@ -118,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_its_status() {
+    fn a_response_has_its_status() {
         assert_eq!(decode(&[0, 0, 0, 0, 2, 0x08, 1]), Some(SERVING));
         assert_eq!(decode(&[0, 0, 0, 0, 2, 0x08, 2]), Some(2));
         assert_eq!(decode(&[0, 0, 0, 0, 0]), Some(0), "unknown");

@@ -1,4 +1,4 @@
-//! A GET over HTTP/1.1.
+//! Probes over HTTP/1.1.
 
 use tidegate_http1::{
     ChunkDecoder, Decoded, Framing, Method, Response, Version, list_contains, parse_response,
@@ -8,23 +8,23 @@ use tidegate_model::observation::Failure;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    Broken,
-    connect::{Connection, Io, Stream},
-    judge::{Answer, BODY_LIMIT},
+    error::ExchangeError,
+    response::{BODY_LIMIT, ProbeResponse},
+    stream::{Io, Stream},
 };
 
 /// The largest head that is read.
 const HEAD_LIMIT: usize = 64 * 1024;
-/// What a usual answer fits in.
+/// The size that a usual response fits in.
 const FIRST_READ: usize = 2048;
 
-/// Asks for `path`. Returns the connection, too, when it can be used again.
-pub(super) async fn ask(
+/// Sends a GET for `path`. Returns the response, and the connection if it can be reused.
+pub(super) async fn get(
     mut stream: Stream,
     path: &str,
     host: &str,
     needs_body: bool,
-) -> Result<(Answer, Option<Connection>), Broken> {
+) -> Result<(ProbeResponse, Option<Stream>), ExchangeError> {
     let mut request = Vec::with_capacity(256);
     write_request_line(&mut request, "GET", path);
     write_field(&mut request, b"host", host.as_bytes());
@@ -32,15 +32,15 @@ pub(super) async fn ask(
     write_field(&mut request, b"accept", b"*/*");
     request.extend_from_slice(b"\r\n");
     let io = stream.io();
-    io.write_all(&request).await.map_err(|_| Broken::Unanswered)?;
+    io.write_all(&request).await.map_err(|_| ExchangeError::NoResponse)?;
     let mut reader = Reader { io, buffer: Vec::with_capacity(FIRST_READ), ended: false };
 
     let mut response = Response::default();
     let framing = loop {
         let parsed = parse_response(&reader.buffer, HEAD_LIMIT, &Method::Get, &mut response)
-            .map_err(|_| Broken::Failed(Failure::BadAnswer))?;
+            .map_err(|_| ExchangeError::Failed(Failure::BadAnswer))?;
         match parsed {
-            // An informational answer, such as 103: the real one follows. 101 was not asked for.
+            // An interim response, such as 103: the final one follows. 101 was not requested.
             Some((length, _)) if (100..200).contains(&response.status) && response.status != 101 => {
                 reader.consume(length);
             }
@@ -48,43 +48,42 @@ pub(super) async fn ask(
                 reader.consume(length);
                 break framing;
             }
-            None => reader.more().await?,
+            None => reader.read_more().await?,
         }
         if reader.ended {
-            return Err(Broken::Failed(Failure::Reset));
+            return Err(ExchangeError::Failed(Failure::Reset));
         }
     };
-    let (body, whole) = reader.body(framing).await?;
+    let (body, whole) = reader.read_body(framing).await?;
     let leftover = !reader.buffer.is_empty() || reader.ended;
     let closes = response.version == Version::Http10
         || response.fields.get_all(b"connection").any(|list| list_contains(list, b"close"));
     let reusable = whole && !leftover && !closes && framing != Framing::UntilClose && response.status != 101;
     let body = if needs_body { body } else { Vec::new() };
-    let answer = Answer::Http { status: response.status, body };
-    Ok((answer, reusable.then_some(Connection::Http1(stream))))
+    Ok((ProbeResponse::Http { status: response.status, body }, reusable.then_some(stream)))
 }
 
 struct Reader<'s> {
     io: &'s mut dyn Io,
-    /// What was read and is not used yet.
+    /// Bytes that were read and not consumed yet.
     buffer: Vec<u8>,
     ended: bool,
 }
 
 impl Reader<'_> {
-    /// Reads more into the buffer, or notes the end. Before the first byte the end means that nothing was answered.
-    async fn more(&mut self) -> Result<(), Broken> {
+    /// Reads more into the buffer, or records the end. An end before the first byte means that there is no response.
+    async fn read_more(&mut self) -> Result<(), ExchangeError> {
         let first = self.buffer.is_empty();
         self.buffer.reserve(FIRST_READ);
         match self.io.read_buf(&mut self.buffer).await {
-            Ok(0) if first => Err(Broken::Unanswered),
+            Ok(0) if first => Err(ExchangeError::NoResponse),
             Ok(0) => {
                 self.ended = true;
                 Ok(())
             }
             Ok(_) => Ok(()),
-            Err(_) if first => Err(Broken::Unanswered),
-            Err(_) => Err(Broken::Failed(Failure::Reset)),
+            Err(_) if first => Err(ExchangeError::NoResponse),
+            Err(_) => Err(ExchangeError::Failed(Failure::Reset)),
         }
     }
 
@@ -92,17 +91,17 @@ impl Reader<'_> {
         self.buffer.drain(..length);
     }
 
-    /// The beginning of the body, and whether that is all of it. A body over the limit is left unread.
-    async fn body(&mut self, framing: Framing) -> Result<(Vec<u8>, bool), Broken> {
+    /// Reads the start of the body, up to the limit. Returns it, and whether it is complete.
+    async fn read_body(&mut self, framing: Framing) -> Result<(Vec<u8>, bool), ExchangeError> {
         match framing {
             Framing::Empty => Ok((Vec::new(), true)),
             Framing::Length(length) => {
                 let whole = usize::try_from(length).ok().filter(|length| *length <= BODY_LIMIT);
                 let wanted = whole.unwrap_or(BODY_LIMIT);
                 while self.buffer.len() < wanted {
-                    self.body_more().await?;
+                    self.read_more_body().await?;
                     if self.ended {
-                        return Err(Broken::Failed(Failure::Reset));
+                        return Err(ExchangeError::Failed(Failure::Reset));
                     }
                 }
                 let body = self.buffer[..wanted].to_vec();
@@ -111,19 +110,19 @@ impl Reader<'_> {
             }
             Framing::UntilClose => {
                 while !self.ended && self.buffer.len() < BODY_LIMIT {
-                    self.body_more().await?;
+                    self.read_more_body().await?;
                 }
                 Ok((std::mem::take(&mut self.buffer), self.ended))
             }
-            Framing::Chunked => self.chunks().await,
+            Framing::Chunked => self.read_chunks().await,
         }
     }
 
-    async fn chunks(&mut self) -> Result<(Vec<u8>, bool), Broken> {
+    async fn read_chunks(&mut self) -> Result<(Vec<u8>, bool), ExchangeError> {
         let mut decoder = ChunkDecoder::default();
         let mut body = Vec::new();
         loop {
-            match decoder.decode(&self.buffer).map_err(|_| Broken::Failed(Failure::BadAnswer))? {
+            match decoder.decode(&self.buffer).map_err(|_| ExchangeError::Failed(Failure::BadAnswer))? {
                 Decoded::Data { range } => {
                     body.extend_from_slice(&self.buffer[range.clone()]);
                     self.consume(range.end);
@@ -138,24 +137,24 @@ impl Reader<'_> {
                 }
                 Decoded::NeedMore { consumed } => {
                     self.consume(consumed);
-                    self.body_more().await?;
+                    self.read_more_body().await?;
                     if self.ended {
-                        return Err(Broken::Failed(Failure::Reset));
+                        return Err(ExchangeError::Failed(Failure::Reset));
                     }
                 }
             }
         }
     }
 
-    /// As [`Reader::more`], within a body: here an end is never an unanswered request.
-    async fn body_more(&mut self) -> Result<(), Broken> {
+    /// Reads more within a body, where an end never means that there is no response.
+    async fn read_more_body(&mut self) -> Result<(), ExchangeError> {
         self.buffer.reserve(FIRST_READ);
         match self.io.read_buf(&mut self.buffer).await {
             Ok(count) => {
                 self.ended = count == 0;
                 Ok(())
             }
-            Err(_) => Err(Broken::Failed(Failure::Reset)),
+            Err(_) => Err(ExchangeError::Failed(Failure::Reset)),
         }
     }
 }

@@ -1,11 +1,13 @@
-//! One probe of one endpoint.
+//! A single probe of one endpoint.
 
 mod connect;
+mod error;
 mod grpc;
 mod http1;
 mod http2;
-mod judge;
-mod way;
+mod response;
+mod stream;
+mod transport;
 
 use std::io;
 
@@ -16,118 +18,104 @@ use tidegate_model::{
 };
 use tokio::time::Instant;
 
-use self::judge::Answer;
-pub use self::{connect::Connection, way::Way};
+pub use self::{connect::Connection, transport::ProbeTransport};
+use self::{
+    error::{ConnectError, ExchangeError},
+    response::ProbeResponse,
+};
 
-/// Probes `endpoint` by `check`, over `reused` if that is given and still works, else over a connection of its own.
-/// Ends within the check's timeout. Returns the outcome, and a connection that can be reused, if there is one.
+/// Probes `endpoint` by `check` over `reused`, or over a new connection if that is absent or stale. Ends within the check's
+/// timeout. Returns the outcome, and the connection if it can be reused.
 ///
 /// # Errors
-/// This machine lacks what a connection needs (files, ports, memory), which says nothing of the endpoint.
+/// This machine lacks resources for a connection (files, ports, memory), which is no failure of the endpoint.
 pub async fn probe(
-    way: &Way,
+    transport: &ProbeTransport,
     endpoint: &Address,
     check: &HealthCheck,
     reused: Option<Connection>,
 ) -> io::Result<(Outcome, Option<Connection>)> {
     let deadline = Instant::now() + check.timeout;
-    match run(way, endpoint, check, reused, deadline).await {
-        Ok(connection) => Ok((Outcome::Pass, connection)),
-        Err(Refusal::Failed(failure, connection)) => Ok((Outcome::Fail(failure), connection)),
-        Err(Refusal::Here(error)) => Err(error),
+    match run(transport, endpoint, check, reused, deadline).await {
+        Ok(outcome) => Ok(outcome),
+        Err(ConnectError::Failed(failure)) => Ok((Outcome::Fail(failure), None)),
+        Err(ConnectError::LocalResources(error)) => Err(error),
     }
-}
-
-/// Why a probe did not pass.
-enum Refusal {
-    /// The endpoint failed it. The connection is there when the failure was not its own.
-    Failed(Failure, Option<Connection>),
-    /// It could not be made from here.
-    Here(io::Error),
-}
-
-impl From<Failure> for Refusal {
-    fn from(failure: Failure) -> Self {
-        Refusal::Failed(failure, None)
-    }
-}
-
-/// How an exchange on a connection ended without an answer.
-enum Broken {
-    /// The connection ended before any byte of an answer. On a reused one that may only mean that the endpoint had
-    /// closed it for being idle, which is no failure.
-    Unanswered,
-    /// It failed.
-    Failed(Failure),
 }
 
 async fn run(
-    way: &Way,
+    transport: &ProbeTransport,
     endpoint: &Address,
     check: &HealthCheck,
     reused: Option<Connection>,
     deadline: Instant,
-) -> Result<Option<Connection>, Refusal> {
+) -> Result<(Outcome, Option<Connection>), ConnectError> {
     let http2_only = match &check.probe {
         Probe::Tcp => {
-            // The connection itself is what is asked for; a later probe asks for a new one.
-            connect::connect(way, endpoint, false, deadline).await?;
-            return Ok(None);
+            // The connection is the probe; the next one needs a new connection.
+            connect::connect(transport, endpoint, false, deadline).await?;
+            return Ok((Outcome::Pass, None));
         }
         Probe::Http { .. } => false,
         Probe::Grpc { .. } => true,
     };
-    let answered = match reused {
-        Some(connection) => match exchange(way, connection, endpoint, check, deadline).await {
-            Err(Broken::Unanswered) => None,
+    let reused = match reused {
+        Some(connection) => match exchange(transport, connection, endpoint, check, deadline).await {
+            Err(ExchangeError::NoResponse) => None,
             other => Some(other),
         },
         None => None,
     };
-    let answered = match answered {
-        Some(answered) => answered,
+    let exchanged = match reused {
+        Some(exchanged) => exchanged,
         None => {
-            let connection = connect::connect(way, endpoint, http2_only, deadline).await?;
-            exchange(way, connection, endpoint, check, deadline).await
+            let connection = connect::connect(transport, endpoint, http2_only, deadline).await?;
+            exchange(transport, connection, endpoint, check, deadline).await
         }
     };
-    match answered {
-        Ok((answer, connection)) => match answer.judge(&check.probe) {
-            Ok(()) => Ok(connection),
-            Err(failure) => Err(Refusal::Failed(failure, connection)),
+    Ok(match exchanged {
+        Ok((response, connection)) => match response.evaluate(&check.probe) {
+            Ok(()) => (Outcome::Pass, connection),
+            Err(failure) => (Outcome::Fail(failure), connection),
         },
-        Err(Broken::Unanswered) => Err(Failure::Reset.into()),
-        Err(Broken::Failed(failure)) => Err(failure.into()),
-    }
+        Err(ExchangeError::NoResponse) => (Outcome::Fail(Failure::Reset), None),
+        Err(ExchangeError::Failed(failure)) => (Outcome::Fail(failure), None),
+    })
 }
 
 async fn exchange(
-    way: &Way,
+    transport: &ProbeTransport,
     connection: Connection,
     endpoint: &Address,
     check: &HealthCheck,
     deadline: Instant,
-) -> Result<(Answer, Option<Connection>), Broken> {
-    let scheme = if way.upstream().tls.is_some() { "https" } else { "http" };
+) -> Result<(ProbeResponse, Option<Connection>), ExchangeError> {
+    let scheme = if transport.upstream().tls.is_some() { "https" } else { "http" };
     let exchanging = async {
         match (connection, &check.probe) {
             (Connection::Http1(stream), Probe::Http { path, host, expected_body, .. }) => {
                 let host = host.clone().unwrap_or_else(|| endpoint.to_string());
-                http1::ask(stream, path, &host, expected_body.is_some()).await
+                let (response, stream) = http1::get(stream, path, &host, expected_body.is_some()).await?;
+                Ok((response, stream.map(Connection::Http1)))
             }
             (Connection::Http2(http2), Probe::Http { path, host, expected_body, .. }) => {
                 let host = host.clone().unwrap_or_else(|| endpoint.to_string());
-                http2::get(http2, scheme, path, &host, expected_body.is_some()).await
+                let (response, http2) =
+                    http2::get(http2, scheme, path, &host, expected_body.is_some()).await?;
+                Ok((response, http2.map(Connection::Http2)))
             }
             (Connection::Http2(http2), Probe::Grpc { service }) => {
-                grpc::check(http2, scheme, service, &endpoint.to_string()).await
+                let (response, http2) = grpc::check(http2, scheme, service, &endpoint.to_string()).await?;
+                Ok((response, http2.map(Connection::Http2)))
             }
             // The peer chose HTTP/1.1 where only HTTP/2 was offered, or the check has no exchange.
             (Connection::Http1(_), Probe::Grpc { .. })
             | (Connection::Http1(_) | Connection::Http2(_), Probe::Tcp) => {
-                Err(Broken::Failed(Failure::BadAnswer))
+                Err(ExchangeError::Failed(Failure::BadAnswer))
             }
         }
     };
-    tokio::time::timeout_at(deadline, exchanging).await.unwrap_or(Err(Broken::Failed(Failure::NoAnswer)))
+    tokio::time::timeout_at(deadline, exchanging)
+        .await
+        .unwrap_or(Err(ExchangeError::Failed(Failure::NoAnswer)))
 }

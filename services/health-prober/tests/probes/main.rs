@@ -7,7 +7,7 @@ mod tls;
 use std::time::Duration;
 
 use origin::Origin;
-use tidegate_health_prober::probe::{Connection, Way, probe};
+use tidegate_health_prober::probe::{Connection, ProbeTransport, probe};
 use tidegate_model::{
     fleet::{Address, Upstream, UpstreamProtocol},
     health::{HealthCheck, Probe},
@@ -24,8 +24,8 @@ fn upstream(protocol: UpstreamProtocol) -> Upstream {
     }
 }
 
-fn way(protocol: UpstreamProtocol) -> Way {
-    Way::new(&upstream(protocol)).unwrap()
+fn transport(protocol: UpstreamProtocol) -> ProbeTransport {
+    ProbeTransport::new(&upstream(protocol)).unwrap()
 }
 
 /// Long enough that only what should time out does.
@@ -60,7 +60,7 @@ async fn ask(
     protocol: UpstreamProtocol,
     check: &HealthCheck,
 ) -> (Outcome, Option<Connection>) {
-    probe(&way(protocol), &origin.address(), check, None).await.unwrap()
+    probe(&transport(protocol), &origin.address(), check, None).await.unwrap()
 }
 
 async fn fails(origin: &Origin, check: &HealthCheck) -> Failure {
@@ -76,7 +76,7 @@ async fn a_get_is_canonical_and_its_connection_reused() {
         Origin::raw(&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "HTTP/1.1 204 No\r\n\r\n"]).await;
     let (first, connection) = ask(&origin, UpstreamProtocol::Auto, &get(Some("ok"))).await;
     let (second, _) =
-        probe(&way(UpstreamProtocol::Auto), &origin.address(), &get(None), connection).await.unwrap();
+        probe(&transport(UpstreamProtocol::Auto), &origin.address(), &get(None), connection).await.unwrap();
 
     assert_eq!((first, second), (Outcome::Pass, Outcome::Pass));
     assert_eq!(origin.connections(), 1);
@@ -119,7 +119,7 @@ async fn every_failure_has_its_kind() {
 #[tokio::test]
 async fn a_name_that_is_not_found_is_no_connection() {
     let nowhere: Address = "nowhere.invalid:80".parse().unwrap();
-    let (outcome, _) = probe(&way(UpstreamProtocol::Auto), &nowhere, &get(None), None).await.unwrap();
+    let (outcome, _) = probe(&transport(UpstreamProtocol::Auto), &nowhere, &get(None), None).await.unwrap();
     assert_eq!(outcome, Outcome::Fail(Failure::ConnectError));
 }
 
@@ -133,16 +133,16 @@ async fn a_full_listener_is_a_connection_that_times_out() {
     assert_eq!(failure, Failure::ConnectTimeout);
 }
 
-/// An origin closes idle connections as it likes: that is no failure of it.
+/// An origin may close idle connections: that is no failure.
 #[tokio::test]
-async fn a_connection_that_was_closed_for_being_idle_is_made_anew() {
+async fn a_stale_connection_is_replaced() {
     let origin = Origin::closing().await;
     let (_, connection) = ask(&origin, UpstreamProtocol::Auto, &get(None)).await;
     assert!(connection.is_some());
     origin.closed(1).await;
 
     let (outcome, _) =
-        probe(&way(UpstreamProtocol::Auto), &origin.address(), &get(None), connection).await.unwrap();
+        probe(&transport(UpstreamProtocol::Auto), &origin.address(), &get(None), connection).await.unwrap();
 
     assert_eq!(outcome, Outcome::Pass);
     assert_eq!(origin.connections(), 2);
@@ -155,7 +155,8 @@ async fn an_origin_that_died_is_refused_over_a_reused_connection_too() {
     let address = origin.address();
     origin.die().await;
 
-    let (outcome, _) = probe(&way(UpstreamProtocol::Auto), &address, &get(None), connection).await.unwrap();
+    let (outcome, _) =
+        probe(&transport(UpstreamProtocol::Auto), &address, &get(None), connection).await.unwrap();
 
     assert_eq!(outcome, Outcome::Fail(Failure::ConnectRefused));
 }
@@ -173,7 +174,7 @@ async fn http2_is_spoken_with_prior_knowledge_and_reused() {
     let origin = Origin::http2().await;
     let (first, connection) = ask(&origin, UpstreamProtocol::Http2, &get(Some("ok"))).await;
     let (second, _) =
-        probe(&way(UpstreamProtocol::Http2), &origin.address(), &get(None), connection).await.unwrap();
+        probe(&transport(UpstreamProtocol::Http2), &origin.address(), &get(None), connection).await.unwrap();
 
     assert_eq!((first, second), (Outcome::Pass, Outcome::Pass));
     assert_eq!(origin.connections(), 1);

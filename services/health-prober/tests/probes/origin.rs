@@ -22,9 +22,9 @@ use tokio::{
 /// What an origin does with a connection.
 #[derive(Clone)]
 enum Does {
-    /// Gives these answers to one request after the other, then closes.
+    /// Sends these responses to one request after the other, then closes.
     Answers(Vec<String>),
-    /// Accepts and says nothing.
+    /// Accepts and sends nothing.
     Nothing,
     /// HTTP/2, with a gRPC health service beside.
     Http2,
@@ -56,7 +56,7 @@ impl Origin {
         Origin::serve(Does::Answers(answers.iter().map(|answer| (*answer).to_owned()).collect())).await
     }
 
-    /// Answers one request on each connection and closes it, without having said so.
+    /// Responds to one request on each connection, and closes it without notice.
     pub(crate) async fn closing() -> Origin {
         Origin::raw(&["HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"]).await
     }
@@ -69,7 +69,7 @@ impl Origin {
         Origin::serve(Does::Http2).await
     }
 
-    /// Nobody listens there.
+    /// An address without a listener.
     pub(crate) async fn gone() -> Origin {
         let mut origin = Origin::silent().await;
         origin.task.abort();
@@ -183,7 +183,7 @@ pub(crate) async fn serve_http2(
     drop(serving.await);
 }
 
-/// Gives one answer after each request's head, then closes.
+/// Sends one response after the head of each request, then closes.
 pub(crate) async fn answer(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     answers: Vec<String>,
@@ -223,7 +223,7 @@ async fn respond(request: Request<Incoming>) -> Result<Response<Body>, Infallibl
         return Ok(response);
     }
     if named("unknown") {
-        // NOT_FOUND, in the head, as servers say it when they have no message.
+        // NOT_FOUND in the head, as servers send it without a message.
         let mut response = Response::new(Full::default().boxed());
         response.headers_mut().insert("grpc-status", HeaderValue::from_static("5"));
         return Ok(response);

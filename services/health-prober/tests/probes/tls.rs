@@ -8,7 +8,7 @@ use std::{
 
 use http::uri::Scheme;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
-use tidegate_health_prober::probe::{Connection, Way, probe};
+use tidegate_health_prober::probe::{Connection, ProbeTransport, probe};
 use tidegate_model::{
     fleet::{Address, CertificateFiles, SpiffeId, Upstream, UpstreamProtocol, UpstreamTls},
     health::Probe,
@@ -89,36 +89,36 @@ impl Gateway {
         Gateway { address, ca: write("ca.crt", &ca_pem), schemes, task }
     }
 
-    fn way(&self, identity: &str) -> Way {
+    fn transport(&self, identity: &str) -> ProbeTransport {
         let tls = UpstreamTls {
             server_name: None,
             ca: Some(self.ca.clone()),
             identity: Some(SpiffeId::try_from(identity.to_owned()).unwrap()),
             client_certificate: None,
         };
-        Way::new(&Upstream { tls: Some(tls), ..upstream(UpstreamProtocol::Auto) }).unwrap()
+        ProbeTransport::new(&Upstream { tls: Some(tls), ..upstream(UpstreamProtocol::Auto) }).unwrap()
     }
 }
 
 #[tokio::test]
 async fn an_https_endpoint_with_the_right_identity_passes() {
     let gateway = Gateway::start("right").await;
-    let way = gateway.way(GATEWAY);
+    let transport = gateway.transport(GATEWAY);
 
-    let (outcome, connection) = probe(&way, &gateway.address, &get(Some("ok")), None).await.unwrap();
+    let (outcome, connection) = probe(&transport, &gateway.address, &get(Some("ok")), None).await.unwrap();
     assert_eq!(outcome, Outcome::Pass);
     assert!(matches!(connection, Some(Connection::Http1(_))), "by ALPN, although HTTP/2 was offered");
 
-    let (outcome, _) = probe(&way, &gateway.address, &check(Probe::Tcp), None).await.unwrap();
+    let (outcome, _) = probe(&transport, &gateway.address, &check(Probe::Tcp), None).await.unwrap();
     assert_eq!(outcome, Outcome::Pass);
 }
 
 #[tokio::test]
 async fn over_tls_requests_over_http_2_say_so() {
     let gateway = Gateway::start_with("http2", HTTP2).await;
-    let way = gateway.way(GATEWAY);
+    let transport = gateway.transport(GATEWAY);
     for check in [get(None), grpc("up")] {
-        let (outcome, _) = probe(&way, &gateway.address, &check, None).await.unwrap();
+        let (outcome, _) = probe(&transport, &gateway.address, &check, None).await.unwrap();
         assert_eq!(outcome, Outcome::Pass);
     }
     assert_eq!(*gateway.schemes.lock().unwrap(), [Some(Scheme::HTTPS), Some(Scheme::HTTPS)]);
@@ -127,9 +127,9 @@ async fn over_tls_requests_over_http_2_say_so() {
 #[tokio::test]
 async fn another_identity_fails_every_kind_of_probe() {
     let gateway = Gateway::start("wrong").await;
-    let way = gateway.way("spiffe://example.org/other");
+    let transport = gateway.transport("spiffe://example.org/other");
     for check in [get(None), check(Probe::Tcp)] {
-        let (outcome, _) = probe(&way, &gateway.address, &check, None).await.unwrap();
+        let (outcome, _) = probe(&transport, &gateway.address, &check, None).await.unwrap();
         assert_eq!(outcome, Outcome::Fail(Failure::Tls));
     }
 }
@@ -139,6 +139,6 @@ async fn a_process_that_hangs_does_not_answer_a_handshake() {
     let gateway = Gateway::start("hangs").await;
     let silent = Origin::silent().await;
     let (outcome, _) =
-        probe(&gateway.way(GATEWAY), &silent.address(), &soon(check(Probe::Tcp)), None).await.unwrap();
+        probe(&gateway.transport(GATEWAY), &silent.address(), &soon(check(Probe::Tcp)), None).await.unwrap();
     assert_eq!(outcome, Outcome::Fail(Failure::NoAnswer));
 }

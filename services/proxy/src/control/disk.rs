@@ -187,7 +187,10 @@ services:
         .unwrap();
         let mut engine =
             tidegate_routing::Engine::new(tidegate_routing::Settings::new("us-east".parse().unwrap()));
-        engine.apply(tidegate_routing::Event::Fleet(std::sync::Arc::new(fleet)), tidegate_bus::clock::now());
+        engine.apply(
+            tidegate_routing::RouteEvent::Fleet(std::sync::Arc::new(fleet)),
+            tidegate_bus::clock::now(),
+        );
         engine.table().clone().into_iter().collect()
     }
 

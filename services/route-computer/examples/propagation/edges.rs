@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{rounds::ALONE, verdicts::REGION};
 
-/// Who is still waited for. The last to come says when it came.
+/// The arrivals that are still awaited. The last one reports its time.
 #[derive(Clone)]
 pub struct Arrivals(Arc<Counts>);
 
@@ -43,29 +43,29 @@ impl Arrivals {
         Arrivals(Arc::new(Counts { missing: AtomicUsize::new(0), repairs: AtomicUsize::new(0), last }))
     }
 
-    /// From now on `count` are waited for. Nobody may be on the way.
+    /// Awaits `count` arrivals. None may be pending.
     pub fn expect(&self, count: usize) {
         self.0.missing.store(count, Ordering::SeqCst);
     }
 
-    /// How many came by a snapshot instead of a change.
+    /// How many arrivals were by a snapshot instead of a change.
     pub fn repairs(&self) -> usize {
         self.0.repairs.load(Ordering::Relaxed)
     }
 
     fn arrived(&self) {
         if self.0.missing.fetch_sub(1, Ordering::SeqCst) == 1 {
-            // It has room: the one before was taken before this one was waited for.
+            // The channel has room: the arrival before was received before this one was awaited.
             _ = self.0.last.try_send(Instant::now());
         }
     }
 }
 
-/// Threads, each with a runtime as an edge has it and a share of all edges.
+/// Threads, each with a runtime like that of an edge, and with a part of all edges.
 pub struct Edges(Vec<JoinHandle<anyhow::Result<()>>>);
 
 impl Edges {
-    /// Each edge counts as arrived when it has the table, each bare subscription when the server knows of it. They end when `stop`
+    /// Each edge arrives when it has the table, each bare subscription when the server has it. They end when `stop`
     /// is cancelled, and cancel it when one of them fails.
     pub fn start(
         url: &str,
@@ -93,7 +93,7 @@ impl Edges {
         Ok(Edges((0..threads).map(start).collect::<anyhow::Result<_>>()?))
     }
 
-    /// Waits for their end.
+    /// Waits for all threads to end.
     pub fn join(self) -> anyhow::Result<()> {
         for thread in self.0 {
             thread.join().map_err(|_| anyhow::anyhow!("a thread of edges has panicked"))??;
@@ -154,7 +154,7 @@ async fn follow(
 
 async fn listen(client: async_nats::Client, arrivals: Arrivals) -> anyhow::Result<()> {
     let mut messages = client.subscribe(ALONE).await?;
-    // The server takes what a connection says in its order: where this comes back, it knows of the subscription.
+    // The server processes the commands of a connection in order: when this message returns, it has the subscription.
     let inbox = client.new_inbox();
     let mut echo = client.subscribe(inbox.clone()).await?;
     client.publish(inbox, Bytes::new()).await?;

@@ -1,12 +1,12 @@
-//! How long a verdict takes to reach every edge of a region, and how long the bus alone takes in the same run.
+//! The time that a verdict takes to reach every edge of a region, and the time of the bus alone in the same run.
 //!
 //! `cargo run --release -p tidegate-route-computer --example propagation` starts a nats-server and, each on a connection of its
 //! own, replicas of a region's routes (`--edges`) and as many bare subscriptions. In turn, one change of the table is published as
-//! its owner does, and the same bytes to the bare subscriptions; a round's time is that of the last who has it. It is here, and not
-//! with the bus, because the changes are what the engine decides. `--strict` fails where the promise is not kept.
+//! its owner does, and the same bytes to the bare subscriptions; a round's time is that of the last one that has it. The example is
+//! here, and not with the bus, because the engine makes the changes. `--strict` fails if the limits are exceeded.
 //!
-//! All edges share the cores of one machine, which real ones do not: what a replica does besides the bus counts as often as there
-//! are edges. So the ratio depends on the optimiser: the profile `ci` is at the limit.
+//! Unlike real edges, all edges share the cores of one machine, so the work of a replica beside the bus counts once for each edge.
+//! The ratio depends on the optimiser: the profile `ci` is at the limit.
 
 mod edges;
 mod rounds;
@@ -23,13 +23,13 @@ use tidegate_model::SigningPublicKey;
 use tidegate_service::{files::raise_open_files, shutdown};
 use tokio::sync::mpsc;
 
-/// As an edge has it.
+/// The same as that of an edge.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What is promised of the 99th percentile.
+/// The limit of the 99th percentile.
 const LIMIT: Duration = Duration::from_millis(50);
-/// What is promised of the median, in times of what the bus alone takes.
+/// The limit of the median, as a multiple of the bus alone.
 const TIMES_LIMIT: f64 = 1.5;
 
 #[derive(Parser)]
@@ -81,10 +81,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     stop.cancel();
     edges.join()?;
     let measured = measured.context("ended by a signal")??;
-    Ok(tell(arguments, &measured, arrivals.repairs()))
+    Ok(print_result(arguments, &measured, arrivals.repairs()))
 }
 
-fn tell(arguments: &Arguments, measured: &Measured, repairs: usize) -> ExitCode {
+fn print_result(arguments: &Arguments, measured: &Measured, repairs: usize) -> ExitCode {
     let Arguments { edges, rounds, threads, signed, strict } = arguments;
     let Measured { verdicts, alone, bytes } = measured;
     println!(
@@ -103,7 +103,7 @@ fn tell(arguments: &Arguments, measured: &Measured, repairs: usize) -> ExitCode 
     }
     let kept = verdicts.p99 <= LIMIT && of_medians <= TIMES_LIMIT;
     if !kept {
-        println!("  the promise ({LIMIT:?} at the 99th percentile, {TIMES_LIMIT} times the bus) is not kept");
+        println!("  the limits ({LIMIT:?} at the 99th percentile, {TIMES_LIMIT} times the bus) are exceeded");
     }
     if kept || !strict { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -24,28 +24,28 @@ use crate::{
     verdicts::{REGION, Verdicts},
 };
 
-/// What bare subscriptions listen to: as long as the subject of the region's routes.
+/// The subject of bare subscriptions, as long as the subject of the region's routes.
 pub const ALONE: &str = "tidegate.v1.nobody.eu-west";
 
-/// Rounds that are not counted.
+/// Rounds before the measured ones.
 const WARM_UP: usize = 10;
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long it may take until all edges are there, or have what was published.
+/// The time limit for all edges to connect, or to receive what was published.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The region's owner, and who it waits for.
+/// The owner of the region's table, and the arrivals that it awaits.
 pub struct Rounds {
     bus: Bus,
     verdicts: Verdicts,
     owner: Owner<RouteKey, RouteEntry>,
-    /// What the owner publishes.
+    /// The messages that the owner publishes.
     published: Subscription,
     edges: usize,
     arrivals: Arrivals,
     arrived: mpsc::Receiver<Instant>,
 }
 
-/// What came of it.
+/// The measured times.
 pub struct Measured {
     /// From a verdict to the last replica's update.
     pub verdicts: Times,
@@ -71,7 +71,7 @@ impl Times {
 }
 
 impl Rounds {
-    /// Begins to own the region's routes, and to wait for all of both kinds of `edges`.
+    /// Starts to own the region's routes, and awaits both kinds of `edges`.
     pub async fn new(
         url: &str,
         edges: usize,
@@ -150,7 +150,7 @@ impl Rounds {
     }
 }
 
-/// The context of a sampled trace, as the route-computer's span gives it.
+/// The context of a sampled trace, like that of the route-computer's span.
 fn trace() -> TraceContext {
     let (trace, span): (u128, u64) = (rand::random(), rand::random());
     TraceContext { traceparent: format!("00-{trace:032x}-{span:016x}-01"), tracestate: None }

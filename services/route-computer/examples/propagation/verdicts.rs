@@ -11,16 +11,16 @@ use tidegate_model::{
     observation::{Failure, Observation, ObservationCause, Outcome, Signal, Target},
     routes::{RouteCause, RouteEntry, RouteKey},
 };
-use tidegate_routing::{Changes, Damping, Engine, Event, Settings};
+use tidegate_routing::{Changes, Damping, Engine, RouteEvent, Settings};
 
 /// The region whose routes are computed.
 pub const REGION: &str = "eu-west";
 
 const PROBER: &str = "prober-1";
-/// Each is the first choice of one service; one of ten stands in for the nine others.
+/// Each is the first choice of one service; one in ten is the second choice of nine services.
 const CLUSTERS: usize = 100;
 
-/// Verdicts without end: one cluster goes down and comes back, then the next.
+/// An endless series of verdicts: one cluster goes down and recovers, then the next.
 pub struct Verdicts {
     engine: Engine,
     fleet: Arc<Fleet>,
@@ -35,9 +35,9 @@ impl Verdicts {
         let fleet = Fleet::parse(&fleet(edges), "fleet").map_err(|errors| anyhow::anyhow!("{errors}"))?;
         let check = fleet.services.values().next().context("a fleet without services")?.health.id();
         let mut settings = Settings::new(REGION.parse()?);
-        // So that a change is of one verdict, not also of the shares of those that came back before it.
+        // So that each change is one verdict, without the slow start of earlier ones.
         settings.slow_start = Duration::ZERO;
-        settings.damping = Damping { first_hold: Duration::ZERO, ..Damping::default() };
+        settings.damping = Damping { first_suppression: Duration::ZERO, ..Damping::default() };
         let mut verdicts = Verdicts {
             engine: Engine::new(settings),
             fleet: Arc::new(fleet),
@@ -45,7 +45,7 @@ impl Verdicts {
             now: clock::now(),
             made: 0,
         };
-        verdicts.engine.apply(Event::Fleet(verdicts.fleet.clone()), verdicts.now);
+        verdicts.engine.apply(RouteEvent::Fleet(verdicts.fleet.clone()), verdicts.now);
         for cluster in verdicts.fleet.clone().clusters.keys() {
             verdicts.observe(cluster, Outcome::Pass);
         }
@@ -57,7 +57,7 @@ impl Verdicts {
         self.engine.table().iter().map(|(key, entry)| (key.clone(), entry.clone())).collect()
     }
 
-    /// The next change of routes, and what its publisher says beside it.
+    /// The next change of the route table, and its cause.
     pub fn decide(&mut self) -> (Changes, RouteCause) {
         let nth = self.made / 2;
         let cluster = cluster(nth / 9 * 10 % CLUSTERS + nth % 9 + 1);
@@ -71,7 +71,7 @@ impl Verdicts {
     }
 
     fn observe(&mut self, cluster: &ClusterName, outcome: Outcome) -> Changes {
-        // The engine's own time: while edges connect, its prober must not seem silent.
+        // The engine has a time of its own, so that its prober is not stale after the edges have connected.
         self.now = self.now.plus(Duration::from_millis(100));
         let target = |endpoint: &Endpoint| Target {
             cluster: cluster.clone(),
@@ -80,7 +80,7 @@ impl Verdicts {
         };
         let seen = Observation { outcome, streak: 3 };
         let endpoints = &self.fleet.clusters[cluster].endpoints;
-        let event = Event::Observations {
+        let event = RouteEvent::Observations {
             region: REGION.parse().expect("a well-formed name"),
             prober: PROBER.parse().expect("a well-formed name"),
             changes: endpoints.iter().map(|endpoint| (target(endpoint), Some(seen.clone()))).collect(),
@@ -101,7 +101,7 @@ fn cluster(at: usize) -> String {
 fn fleet(edges: usize) -> String {
     let mut text = format!("regions:\n  {REGION}: {{}}\nclusters:\n");
     let mut line = |arguments: std::fmt::Arguments<'_>| {
-        text.write_fmt(arguments).expect("a string takes everything");
+        text.write_fmt(arguments).expect("writing to a string does not fail");
     };
     for at in 0..CLUSTERS {
         let name = cluster(at);

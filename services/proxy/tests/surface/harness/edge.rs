@@ -27,7 +27,7 @@ use tidegate_model::{
     verdict::Verdict,
 };
 use tidegate_proxy::{AccessLogSection, ProxySettings};
-use tidegate_routing::{Engine, Event, Settings};
+use tidegate_routing::{Engine, RouteEvent, Settings};
 use tidegate_service::{Admin, Context, Ports, Registry, telemetry::SpanSink};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -102,7 +102,7 @@ impl Edge {
         let text = fleet.text();
         let fleet = Fleet::parse(&text, "fleet.yaml").unwrap_or_else(|error| panic!("{error:?}\n{text}"));
         let mut engine = Engine::new(Settings::new("here".parse().unwrap()));
-        engine.apply(Event::Fleet(Arc::new(fleet)), clock::now());
+        engine.apply(RouteEvent::Fleet(Arc::new(fleet)), clock::now());
         let table = engine.table().clone();
 
         let runtime =

@@ -1,4 +1,4 @@
-//! Which targets a fleet asks for.
+//! The targets that a fleet has to be probed.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,28 +9,32 @@ use tidegate_model::{
     observation::Target,
 };
 
-/// The targets of a fleet with their checks.
-pub type Wanted = BTreeMap<Target, Arc<HealthCheck>>;
+/// The targets of a fleet, with their checks.
+pub type ProbeTargets = BTreeMap<Target, Arc<HealthCheck>>;
 
-/// Each endpoint of each cluster that a service may send requests to, with that service's check. Services with equal
-/// checks share their targets; a cluster of no service is not probed. Endpoints on none of `networks` (when any is named)
-/// and clusters for which `reachable` says no are left out.
-pub fn wanted(fleet: &Fleet, networks: &[NetworkName], reachable: impl Fn(&ClusterName) -> bool) -> Wanted {
-    let mut wanted = Wanted::new();
+/// The targets of a fleet: each endpoint of each cluster that a service uses, by that service's check. Services with equal
+/// checks share their targets. Endpoints outside `networks` (unless that is empty) and clusters that are not `usable` are
+/// left out.
+pub fn probe_targets(
+    fleet: &Fleet,
+    networks: &[NetworkName],
+    usable: impl Fn(&ClusterName) -> bool,
+) -> ProbeTargets {
+    let mut targets = ProbeTargets::new();
     for service in fleet.services.values() {
         let id = service.health.id();
         let check = Arc::new(service.health.clone());
         for name in service.actions().flat_map(|action| action.clusters.clusters()) {
-            let Some(cluster) = fleet.clusters.get(name).filter(|_| reachable(name)) else { continue };
+            let Some(cluster) = fleet.clusters.get(name).filter(|_| usable(name)) else { continue };
             let on_network =
                 |endpoint: &&Endpoint| networks.is_empty() || networks.contains(&endpoint.network);
             for endpoint in cluster.endpoints.iter().filter(on_network) {
                 let target = Target { cluster: name.clone(), endpoint: endpoint.address.clone(), check: id };
-                wanted.entry(target).or_insert_with(|| check.clone());
+                targets.entry(target).or_insert_with(|| check.clone());
             }
         }
     }
-    wanted
+    targets
 }
 
 #[cfg(test)]
@@ -55,9 +59,9 @@ services:
         )
         .unwrap();
 
-        let all = wanted(&fleet, &[], |_| true);
-        let without_a = wanted(&fleet, &[], |name| name.as_str() != "a");
-        let on_vpc = wanted(&fleet, &["vpc".parse().unwrap()], |_| true);
+        let all = probe_targets(&fleet, &[], |_| true);
+        let without_a = probe_targets(&fleet, &[], |name| name.as_str() != "a");
+        let on_vpc = probe_targets(&fleet, &["vpc".parse().unwrap()], |_| true);
 
         assert_eq!(all.len(), 5, "two endpoints of a with two checks, one of b with one");
         assert_eq!(without_a.len(), 1);

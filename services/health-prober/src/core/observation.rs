@@ -1,4 +1,4 @@
-//! From outcomes to observations.
+//! The observation of a target, from the outcomes of its probes.
 
 use std::time::Duration;
 
@@ -7,33 +7,33 @@ use tidegate_model::{
     observation::{Observation, Outcome, Target},
 };
 
-use super::schedule::Suspected;
+use super::suspicion::Suspected;
 
 /// A change of an observation, to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// What was observed.
+pub struct ObservationChange {
+    /// The target.
     pub target: Target,
-    /// What it is now.
+    /// The new observation.
     pub observation: Observation,
-    /// The suspicion that made the prober look; absent: the probe was due.
+    /// The suspicion that triggered the probe; absent if the probe was due.
     pub suspected: Option<Suspected>,
-    /// When the first probe of the run (the passes or failures in a row) began that this one belongs to.
+    /// When the first probe of the run (of equal outcomes) began.
     pub run_began: Duration,
     /// When this probe began.
     pub began: Duration,
 }
 
-/// What a prober knows of one target.
+/// The observation of one target, with the times of its probes.
 #[derive(Debug, Default)]
-pub(super) struct Observing {
+pub(super) struct ObservationTracker {
     current: Option<Observation>,
     run_began: Duration,
     /// When the latest counted probe began.
     latest: Duration,
 }
 
-impl Observing {
+impl ObservationTracker {
     pub fn current(&self) -> Option<&Observation> {
         self.current.as_ref()
     }
@@ -42,11 +42,16 @@ impl Observing {
         matches!(self.current, Some(Observation { outcome: Outcome::Fail(_), .. }))
     }
 
-    /// Counts the outcome of a probe that began at `began`. Returns the observation when it changed.
+    /// Records the outcome of a probe that began at `began`. Returns the observation if it changed.
     ///
-    /// Probes of one target overlap. One that began earlier and ends later than another with the other result says less
-    /// of the present than that, and is not counted.
-    pub fn count(&mut self, outcome: Outcome, began: Duration, check: &HealthCheck) -> Option<Observation> {
+    /// Probes of one target overlap. A probe that began before another one with the opposite outcome, and ends after it, is
+    /// outdated and not counted.
+    pub fn record_outcome(
+        &mut self,
+        outcome: Outcome,
+        began: Duration,
+        check: &HealthCheck,
+    ) -> Option<Observation> {
         let most = check.unhealthy_after.max(check.healthy_after).max(1);
         let next = match &self.current {
             Some(before) if same_kind(&before.outcome, &outcome) => {
@@ -95,10 +100,12 @@ mod tests {
     #[test]
     fn a_streak_stops_at_the_larger_of_rise_and_fall() {
         let check = HealthCheck { unhealthy_after: 2, healthy_after: 3, ..HealthCheck::tcp() };
-        let mut observing = Observing::default();
+        let mut tracker = ObservationTracker::default();
 
         let streaks: Vec<Option<u16>> = (0..5)
-            .map(|n| observing.count(Outcome::Pass, at(n), &check).map(|observation| observation.streak))
+            .map(|n| {
+                tracker.record_outcome(Outcome::Pass, at(n), &check).map(|observation| observation.streak)
+            })
             .collect();
 
         assert_eq!(streaks, [Some(1), Some(2), Some(3), None, None]);
@@ -106,23 +113,23 @@ mod tests {
 
     #[test]
     fn another_reason_is_a_change_and_continues_the_run() {
-        let mut observing = Observing::default();
-        observing.count(FAIL, at(1), &HealthCheck::tcp());
+        let mut tracker = ObservationTracker::default();
+        tracker.record_outcome(FAIL, at(1), &HealthCheck::tcp());
         let refused = Outcome::Fail(Failure::ConnectRefused);
 
-        let next = observing.count(refused.clone(), at(2), &HealthCheck::tcp());
+        let next = tracker.record_outcome(refused.clone(), at(2), &HealthCheck::tcp());
 
         assert_eq!(next, Some(Observation { outcome: refused, streak: 2 }));
-        assert_eq!(observing.run_began(), at(1));
+        assert_eq!(tracker.run_began(), at(1));
     }
 
     #[test]
     fn an_older_probe_does_not_overrule_a_newer_one() {
-        let mut observing = Observing::default();
-        observing.count(FAIL, at(10), &HealthCheck::tcp());
+        let mut tracker = ObservationTracker::default();
+        tracker.record_outcome(FAIL, at(10), &HealthCheck::tcp());
 
-        assert_eq!(observing.count(Outcome::Pass, at(5), &HealthCheck::tcp()), None);
-        assert!(observing.failed_last());
-        assert!(observing.count(Outcome::Pass, at(11), &HealthCheck::tcp()).is_some());
+        assert_eq!(tracker.record_outcome(Outcome::Pass, at(5), &HealthCheck::tcp()), None);
+        assert!(tracker.failed_last());
+        assert!(tracker.record_outcome(Outcome::Pass, at(11), &HealthCheck::tcp()).is_some());
     }
 }

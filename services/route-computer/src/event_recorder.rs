@@ -1,4 +1,4 @@
-//! What the region's leader tells the history: what was decided, why, and where requests go now.
+//! The event recorder: publishes the decisions of the region's leader to the history, with their reasons and moves.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,19 @@ use tidegate_model::{
     routes::{ActionTiers, RouteCause, RouteEntry, RouteKey},
 };
 
-/// Knows where requests went, so as to tell where they go otherwise.
-pub struct Chronicle {
+/// Publishes events, and remembers where requests go to detect moves.
+pub struct EventRecorder {
     bus: Bus,
     region: RegionName,
     holder: HolderName,
-    /// For each service's default, then for its routes in order.
+    /// By service: for its default action, then for its routes in order.
     standings: BTreeMap<ServiceName, Vec<Standing>>,
 }
 
-impl Chronicle {
-    /// A chronicle of an empty table.
-    pub fn new(bus: &Bus, region: &RegionName, holder: &HolderName) -> Chronicle {
-        Chronicle {
+impl EventRecorder {
+    /// A recorder of an empty table.
+    pub fn new(bus: &Bus, region: &RegionName, holder: &HolderName) -> EventRecorder {
+        EventRecorder {
             bus: bus.clone(),
             region: region.clone(),
             holder: holder.clone(),
@@ -29,9 +29,9 @@ impl Chronicle {
         }
     }
 
-    /// Takes note of changed entries, and returns where requests go otherwise: to other clusters first, to all because
-    /// all seem down, or nowhere for lack of room. Shares that only shift are not told.
-    pub fn note(&mut self, entries: &[(RouteKey, Option<RouteEntry>)]) -> Vec<Move> {
+    /// Records changed entries, and returns the moves: requests go to other clusters first, to all clusters because all seem
+    /// down, or are shed. A mere shift of shares is no move.
+    pub fn record_moves(&mut self, entries: &[(RouteKey, Option<RouteEntry>)]) -> Vec<Move> {
         let mut moves = Vec::new();
         for (key, entry) in entries {
             let RouteKey::Tiers(service) = key else { continue };
@@ -40,13 +40,13 @@ impl Chronicle {
                 continue;
             };
             let before = self.standings.remove(service).unwrap_or_default();
-            let after: Vec<Standing> = tiers.actions.iter().map(standing).collect();
-            for (place, (after, action)) in after.iter().zip(&tiers.actions).enumerate() {
-                let before = before.get(place).cloned().unwrap_or_default();
+            let after: Vec<Standing> = tiers.actions.iter().map(standing_of).collect();
+            for (index, (after, action)) in after.iter().zip(&tiers.actions).enumerate() {
+                let before = before.get(index).cloned().unwrap_or_default();
                 if differs(&before, after) {
                     moves.push(Move {
                         service: service.clone(),
-                        route: u32::try_from(place).unwrap_or(u32::MAX),
+                        route: u32::try_from(index).unwrap_or(u32::MAX),
                         before,
                         after: after.clone(),
                         reason: action.reason.clone(),
@@ -58,8 +58,8 @@ impl Chronicle {
         moves
     }
 
-    /// Tells of a published change, where it is one that people want to know of.
-    pub async fn decided(
+    /// Publishes the event of a decision. A change without moves that only follows load or time causes no event.
+    pub async fn publish_decision(
         &self,
         position: Position,
         cause: RouteCause,
@@ -73,28 +73,29 @@ impl Chronicle {
         moves.truncate(Decided::MOST_MOVES);
         let at = cause.decided_at;
         let Position { epoch, revision } = position;
-        self.tell(at, trace, EventKind::Decided(Decided { epoch, revision, cause, moves, more_moves })).await;
+        self.publish(at, trace, EventKind::Decided(Decided { epoch, revision, cause, moves, more_moves }))
+            .await;
     }
 
-    /// Tells that this route-computer leads now.
-    pub async fn leads(&self, at: Timestamp, epoch: Epoch) {
-        self.tell(at, None, EventKind::Leads { holder: self.holder.clone(), epoch }).await;
+    /// Publishes the event that this route-computer leads.
+    pub async fn publish_leadership(&self, at: Timestamp, epoch: Epoch) {
+        self.publish(at, None, EventKind::Leads { holder: self.holder.clone(), epoch }).await;
     }
 
-    /// Tells of a new fleet.
-    pub async fn fleet(&self, at: Timestamp, revision: u64, author: String) {
-        self.tell(at, None, EventKind::Fleet { revision, author }).await;
+    /// Publishes the event of a new fleet.
+    pub async fn publish_fleet(&self, at: Timestamp, revision: u64, author: String) {
+        self.publish(at, None, EventKind::Fleet { revision, author }).await;
     }
 
-    async fn tell(&self, at: Timestamp, trace: Option<&TraceContext>, kind: EventKind) {
+    async fn publish(&self, at: Timestamp, trace: Option<&TraceContext>, kind: EventKind) {
         let event = Event { region: self.region.clone(), at, kind };
         if let Err(error) = self.bus.tell(self.holder.as_str(), trace, &event).await {
-            tracing::debug!(%error, "an event was not told");
+            tracing::debug!(%error, "an event was not published");
         }
     }
 }
 
-fn standing(action: &ActionTiers) -> Standing {
+fn standing_of(action: &ActionTiers) -> Standing {
     Standing {
         shares: action.tiers.first().map(|tier| tier.shares.clone()).unwrap_or_default(),
         shed_permille: action.shed_permille,
@@ -116,8 +117,8 @@ mod tests {
 
     use super::*;
 
-    fn chronicle() -> Chronicle {
-        Chronicle::new(&Bus::in_process(), &"us-east".parse().unwrap(), &"computer-1".parse().unwrap())
+    fn recorder() -> EventRecorder {
+        EventRecorder::new(&Bus::in_process(), &"us-east".parse().unwrap(), &"computer-1".parse().unwrap())
     }
 
     fn action(shares: &[(&str, u16)]) -> ActionTiers {
@@ -136,17 +137,17 @@ mod tests {
     }
 
     #[test]
-    fn a_failover_is_told_with_where_requests_went_and_a_shift_of_shares_is_not() {
-        let mut chronicle = chronicle();
+    fn a_failover_is_a_move_and_a_shift_of_shares_is_not() {
+        let mut recorder = recorder();
         assert_eq!(
-            chronicle.note(&tiers(vec![action(&[("a", 900), ("b", 100)])])).len(),
+            recorder.record_moves(&tiers(vec![action(&[("a", 900), ("b", 100)])])).len(),
             1,
             "the first table"
         );
 
-        assert_eq!(chronicle.note(&tiers(vec![action(&[("a", 500), ("b", 500)])])), []);
+        assert_eq!(recorder.record_moves(&tiers(vec![action(&[("a", 500), ("b", 500)])])), []);
 
-        let moves = chronicle.note(&tiers(vec![action(&[("b", 1000)])]));
+        let moves = recorder.record_moves(&tiers(vec![action(&[("b", 1000)])]));
         let [moved] = moves.as_slice() else { panic!("{moves:?}") };
         assert_eq!((moved.service.as_str(), moved.route, moved.reason.as_str()), ("shop", 0, "why"));
         assert_eq!(moved.before.shares, action(&[("a", 500), ("b", 500)]).tiers[0].shares);
@@ -154,20 +155,23 @@ mod tests {
     }
 
     #[test]
-    fn only_the_route_that_moved_is_told() {
-        let mut chronicle = chronicle();
-        chronicle.note(&tiers(vec![action(&[("a", 1)]), action(&[("a", 1)])]));
-        let moves = chronicle.note(&tiers(vec![action(&[("a", 1)]), action(&[("b", 1)])]));
+    fn only_the_route_that_moved_has_a_move() {
+        let mut recorder = recorder();
+        recorder.record_moves(&tiers(vec![action(&[("a", 1)]), action(&[("a", 1)])]));
+        let moves = recorder.record_moves(&tiers(vec![action(&[("a", 1)]), action(&[("b", 1)])]));
         assert_eq!(moves.iter().map(|moved| moved.route).collect::<Vec<_>>(), [1]);
     }
 
     #[test]
-    fn requests_that_begin_to_be_refused_or_go_everywhere_are_told_once() {
-        let mut chronicle = chronicle();
-        chronicle.note(&tiers(vec![action(&[("a", 1)])]));
+    fn shedding_and_failing_open_are_moves_once() {
+        let mut recorder = recorder();
+        recorder.record_moves(&tiers(vec![action(&[("a", 1)])]));
         let shedding = |shed_permille| ActionTiers { shed_permille, ..action(&[("a", 1)]) };
-        assert_eq!(chronicle.note(&tiers(vec![shedding(100)])).len(), 1);
-        assert_eq!(chronicle.note(&tiers(vec![shedding(200)])), []);
-        assert_eq!(chronicle.note(&tiers(vec![ActionTiers { fail_open: true, ..shedding(200) }])).len(), 1);
+        assert_eq!(recorder.record_moves(&tiers(vec![shedding(100)])).len(), 1);
+        assert_eq!(recorder.record_moves(&tiers(vec![shedding(200)])), []);
+        assert_eq!(
+            recorder.record_moves(&tiers(vec![ActionTiers { fail_open: true, ..shedding(200) }])).len(),
+            1
+        );
     }
 }

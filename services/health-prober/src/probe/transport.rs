@@ -1,24 +1,24 @@
-//! The way to a cluster: its upstream, with TLS made ready.
+//! The transport to the endpoints of a cluster: its upstream settings with prepared TLS.
 
 use std::sync::Arc;
 
 use tidegate_model::fleet::{Upstream, UpstreamProtocol};
 use tidegate_tls::{ClientTls, HTTP1, HTTP2, Renewable, Resumption, TlsError};
 
-/// How the endpoints of a cluster are reached. Clones share it.
+/// The transport to the endpoints of a cluster. Clones share its TLS.
 #[derive(Debug, Clone)]
-pub struct Way {
+pub struct ProbeTransport {
     pub(super) upstream: Upstream,
-    /// For what the cluster's protocol says, and for HTTP/2 only.
+    /// TLS for the protocols of the cluster, and for HTTP/2 only.
     pub(super) tls: Option<(Arc<ClientTls>, Arc<ClientTls>)>,
 }
 
-impl Way {
-    /// The way that `upstream` describes. Sessions are not resumed: each handshake checks the peer's certificate.
+impl ProbeTransport {
+    /// The transport by `upstream`. Sessions are not resumed: each handshake verifies the peer's certificate.
     ///
     /// # Errors
-    /// The files of its TLS can't be used on this machine.
-    pub fn new(upstream: &Upstream) -> Result<Way, TlsError> {
+    /// The TLS files can't be used on this machine.
+    pub fn new(upstream: &Upstream) -> Result<ProbeTransport, TlsError> {
         let load = |alpn: &[&[u8]]| match &upstream.tls {
             Some(tls) => ClientTls::load(tls, alpn, Resumption::Off).map(|tls| Some(Arc::new(tls))),
             None => Ok(None),
@@ -28,15 +28,15 @@ impl Way {
             UpstreamProtocol::Http1 => &[HTTP1],
             UpstreamProtocol::Http2 => &[HTTP2],
         };
-        Ok(Way { tls: load(by_protocol)?.zip(load(&[HTTP2])?), upstream: upstream.clone() })
+        Ok(ProbeTransport { tls: load(by_protocol)?.zip(load(&[HTTP2])?), upstream: upstream.clone() })
     }
 
-    /// What it was made from.
+    /// The settings that it was built from.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream
     }
 
-    /// What must be renewed from time to time.
+    /// The TLS that must be renewed when its files change.
     pub fn renewable(&self) -> impl Iterator<Item = Arc<dyn Renewable>> {
         let each = self.tls.iter().flat_map(|(one, other)| [one.clone(), other.clone()]);
         each.map(|tls| tls as Arc<dyn Renewable>)
