@@ -27,7 +27,6 @@ use tokio::sync::mpsc;
 
 use crate::{
     context::EdgeIdentity,
-    lifecycle::DrainLimits,
     metrics::Metrics,
     observe::{Observing, access},
     settings::ProxySettings,
@@ -110,7 +109,6 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
         shown,
         limiter.clone(),
         Source { replica, resets, trust: trust.clone(), disk },
-        DrainLimits { accept: settings.proxy.drain_delay, finish: settings.proxy.drain_limit },
         context.clone(),
     );
     if let Some(saved) = saved {

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     context::EdgeIdentity,
-    lifecycle::{DrainLimits, Phase, PhaseInput},
+    lifecycle::{Phase, PhaseInput},
     table::RouteChange,
     worker::Routes,
 };
@@ -68,7 +68,6 @@ pub struct Follower {
     /// From a verdict to serving by it.
     converged: Histogram,
     phase: Phase,
-    drain_limits: DrainLimits,
 }
 
 /// Where the table comes from.
@@ -92,7 +91,6 @@ impl Follower {
         shown: Shown,
         suspicions: Suspicions,
         source: Source,
-        drain_limits: DrainLimits,
         context: Context,
     ) -> Follower {
         let applied = Applied {
@@ -132,7 +130,6 @@ impl Follower {
             refusal_log: LogLimit::new(LOG_INTERVAL),
             converged,
             phase: Phase::Serving,
-            drain_limits,
         }
     }
 
@@ -202,7 +199,7 @@ impl Follower {
 
     /// Has workers, balancers and operators know what phase an input brings, if it is another one.
     async fn change_phase(&mut self, input: PhaseInput) {
-        let phase = self.phase.next(input, Instant::now(), self.drain_limits);
+        let phase = self.phase.next(input, Instant::now(), self.workers.drain_limits());
         if phase == self.phase {
             return;
         }

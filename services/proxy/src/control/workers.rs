@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     context::{EdgeIdentity, Suspect, WorkerParts},
-    lifecycle::Phase,
+    lifecycle::{DrainLimits, Phase},
     limits::WorkerLimits,
     metrics::Metrics,
     observe::Observing,
@@ -33,6 +33,7 @@ pub struct Workers {
     tls: Arc<UpstreamTlsConfigs>,
     lost: CancellationToken,
     client_connections: usize,
+    drain_limits: DrainLimits,
 }
 
 impl Workers {
@@ -48,7 +49,8 @@ impl Workers {
         observing: &Observing,
         section: &ProxySection,
     ) -> anyhow::Result<Workers> {
-        let (count, drain_limit) = (section.worker_count(), section.drain_limit);
+        let count = section.worker_count();
+        let drain_limits = DrainLimits { accept: section.drain_delay, finish: section.drain_limit };
         let files = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let limits = WorkerLimits::of_worker(count, files, section.client_memory());
         tracing::info!(
@@ -71,14 +73,14 @@ impl Workers {
                 limits,
             };
             let (sender, commands) = mpsc::channel(COMMANDS);
-            let thread = spawn(id, &lost, move || worker::run(parts, commands, drain_limit))
+            let thread = spawn(id, &lost, move || worker::run(parts, commands, drain_limits.finish))
                 .context("a worker's thread cannot be made")?;
             Ok((sender, thread))
         };
         let started = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
         let (commands, threads) = started.into_iter().unzip();
         let client_connections = limits.client_connections.saturating_mul(count);
-        Ok(Workers { commands, threads, tls: tls.clone(), lost, client_connections })
+        Ok(Workers { drain_limits, commands, threads, tls: tls.clone(), lost, client_connections })
     }
 
     /// Cancelled when a worker has ended; before they are stopped, because it panicked or its runtime failed.
@@ -139,6 +141,11 @@ impl Workers {
                 _ = sender.send(command).await;
             }
         }
+    }
+
+    /// How long a shutdown takes.
+    pub fn drain_limits(&self) -> DrainLimits {
+        self.drain_limits
     }
 
     /// Tells all workers the edge's phase.
