@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     address::{Address, HostPattern, SpiffeId},
-    file::{FleetError, FleetErrors, STARTER, parse_duration, schema},
+    file::{FleetError, FleetErrors, STARTER, parse_duration, reference, schema},
     listener::{HealthEndpoints, Listener, ListenerLimits, ListenerProtocol, UnderscorePolicy},
     route::{Action, Hedge, Policy, Preference, Route, RouteMatch},
     upstream::{CertificateFiles, Upstream, UpstreamProtocol, UpstreamTls},

@@ -9,6 +9,7 @@ mod edges;
 mod error;
 mod fields;
 mod health;
+mod reference;
 mod routes;
 mod scalar;
 mod schema;
@@ -20,6 +21,7 @@ mod walk;
 use self::walk::{Names, Walk};
 pub use self::{
     error::{FleetError, FleetErrors},
+    reference::reference,
     scalar::duration as parse_duration,
     schema::schema,
 };
