@@ -3,11 +3,11 @@
 //! Nobody is told of a change: whoever needs to know looks once a second, and is nudged by a message.
 
 mod blob;
+mod entry;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     BusError,
@@ -16,6 +16,8 @@ use crate::{
 };
 
 pub use blob::{BlobHead, Place};
+pub(crate) use entry::Expected;
+pub use entry::{Entry, Stamp};
 
 /// A key-value bucket. It is made (history 1, file storage) by the first write, also after a server lost its data; until then it
 /// reads as empty.
@@ -34,38 +36,9 @@ enum Store {
     Memory(Arc<MemoryStore>),
 }
 
-/// An entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Grows with each write to the bucket; starts again when a server lost its data.
-    pub revision: u64,
-    /// The value.
-    pub value: Bytes,
-}
-
-/// What a write expects to find.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Expected {
-    /// Anything.
-    Any,
-    /// No entry.
-    Nothing,
-    /// The entry of this revision.
-    Revision(u64),
-}
-
-/// Differs from an earlier one when anything in a bucket was written or deleted since, or the bucket made anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Stamp {
-    /// When the bucket was made; differs when its data was lost. Zero: there is none.
-    pub created: u64,
-    /// The last write's revision.
-    pub last_revision: u64,
-}
-
 impl Bucket {
     /// How long a call may take.
-    pub const LIMIT: Duration = crate::nats::store::LIMIT;
+    pub const LIMIT: Duration = crate::nats::BUCKET_LIMIT;
 
     pub(crate) fn nats(bus: Arc<NatsBus>, name: &str) -> Bucket {
         Bucket { name: name.into(), store: Store::Nats(Arc::new(NatsStore::new(bus, name))) }

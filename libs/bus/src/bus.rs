@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 use crate::{
     BusError, BusState, Message, NatsSettings, Subscription, TraceContext,
@@ -245,18 +245,6 @@ fn add_part(replies: &mut Vec<(u64, Vec<Option<Bytes>>)>, part: Part, body: Byte
     let mut whole = BytesMut::with_capacity(parts.iter().flatten().map(Bytes::len).sum());
     parts.iter().flatten().for_each(|part| whole.extend_from_slice(part));
     Some(whole.freeze())
-}
-
-/// A time limit around a call, with its name in the error.
-pub(crate) async fn within<T>(
-    limit: Duration,
-    what: impl Fn() -> String,
-    call: impl Future<Output = Result<T, BusError>>,
-) -> Result<T, BusError> {
-    let deadline = Instant::now() + limit;
-    tokio::time::timeout_at(deadline, call)
-        .await
-        .unwrap_or_else(|_| Err(BusError::TimedOut { what: what(), limit }))
 }
 
 #[cfg(test)]

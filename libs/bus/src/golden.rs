@@ -15,7 +15,7 @@ use tidegate_model::{
         UpstreamTls,
     },
     health::CheckId,
-    observation::{Failure, Observation, ObservationCause, Outcome, Signal, Target},
+    observation::{Failure, Observation, ObservationCause, ProbeOutcome, Signal, Target},
     overrides::{Override, OverrideKind},
     report::{Applied, ClusterLoad, Load, Suspicion},
     routes::{
@@ -30,7 +30,7 @@ use crate::{
     codec::{OLDEST_VERSION, SCHEMA_VERSION, Wire, decode, encode},
     fleet::{FleetHead, FleetMark},
     presence::Bearer,
-    table::{Change, Delta, Heartbeat, Origin, Position, Snapshot, Summary},
+    table::{Delta, Heartbeat, Position, Provenance, Snapshot, Summary, TableChange},
 };
 
 /// Checks a value against its files. What older versions could not say must be what `read_older` makes of it: then the
@@ -78,7 +78,7 @@ fn golden_carry() {
 fn golden_observations() {
     let target = Target { cluster: name("us-east-1"), endpoint: name("10.1.0.10:8443"), check: CheckId(7) };
     check("target", &target);
-    check("observation_pass", &Observation { outcome: Outcome::Pass, streak: 3 });
+    check("observation_pass", &Observation { outcome: ProbeOutcome::Pass, streak: 3 });
     let failures = [
         Failure::ConnectRefused,
         Failure::ConnectTimeout,
@@ -89,7 +89,7 @@ fn golden_observations() {
         Failure::Status(503),
         Failure::BadAnswer,
     ];
-    let failed = |failure| Observation { outcome: Outcome::Fail(failure), streak: 2 };
+    let failed = |failure| Observation { outcome: ProbeOutcome::Fail(failure), streak: 2 };
     check("observations_failed", &failures.map(failed).to_vec());
     let cause = |signal| ObservationCause { signal, probed_at: Timestamp(1), observed_at: Timestamp(2) };
     check("observation_cause_schedule", &cause(Signal::Schedule));
@@ -327,7 +327,7 @@ fn golden_table_messages() {
     check("position", &position);
     check("heartbeat", &Heartbeat { position, content });
     let change =
-        |value: Option<&'static str>| Change { key: Bytes::from("k"), value: value.map(Bytes::from) };
+        |value: Option<&'static str>| TableChange { key: Bytes::from("k"), value: value.map(Bytes::from) };
     check(
         "delta",
         &Delta {
@@ -336,10 +336,10 @@ fn golden_table_messages() {
             after: content,
             changes: vec![change(Some("v")), change(None)],
             meta: Bytes::from("meta"),
-            origin: Origin::default(),
+            provenance: Provenance::default(),
         },
     );
     let entries = vec![(Bytes::from("a"), Bytes::from("1")), (Bytes::from("b"), Bytes::new())];
-    check("snapshot", &Snapshot { position, entries, origin: Origin::default() });
+    check("snapshot", &Snapshot { position, entries, provenance: Provenance::default() });
     check("fleet_head", &FleetHead { revision: 7, author: "ann".to_owned(), at: Timestamp(1) });
 }

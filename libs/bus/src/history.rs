@@ -20,10 +20,7 @@ use crate::{
     subjects::{self, ALL_EVENTS},
 };
 
-/// How long an event is kept. Who wants another limit edits the stream; it is left as it is where it exists.
-pub const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How many bytes of events a region's servers keep; the oldest go first.
-pub const MAX_BYTES: i64 = 128 << 20;
+pub use crate::nats::history::{MAX_AGE, MAX_BYTES};
 
 /// How often it is looked whether the stream is there: a server that lost its data comes back without one.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -32,7 +29,7 @@ const MAX_RETRY: Duration = Duration::from_secs(10);
 
 /// An event as it was kept.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct StoredEvent {
     /// What happened.
     pub event: Event,
     /// The trace that shows it.
@@ -106,7 +103,7 @@ impl HistoryReader {
     /// # Errors
     /// When the bus is away or the stream can't be read. Whoever calls again then goes on after the last event that was read,
     /// with all of a stream that was made anew after the servers lost their data.
-    pub async fn next(&mut self) -> Result<Option<Kept>, BusError> {
+    pub async fn next(&mut self) -> Result<Option<StoredEvent>, BusError> {
         while let Some(message) = self.message().await? {
             if let Some(kept) = self.read(message) {
                 return Ok(Some(kept));
@@ -119,7 +116,7 @@ impl HistoryReader {
     ///
     /// # Errors
     /// As for [`HistoryReader::next`].
-    pub async fn next_kept(&mut self) -> Result<Option<Kept>, BusError> {
+    pub async fn next_kept(&mut self) -> Result<Option<StoredEvent>, BusError> {
         while !self.is_caught_up() {
             let Some(message) = self.message().await? else { break };
             if let Some(kept) = self.read(message) {
@@ -140,9 +137,9 @@ impl HistoryReader {
     }
 
     /// What can't be read is counted and left out.
-    fn read(&mut self, message: Message) -> Option<Kept> {
+    fn read(&mut self, message: Message) -> Option<StoredEvent> {
         match codec::decode(&message.body) {
-            Ok(event) => Some(Kept { event, trace: message.trace }),
+            Ok(event) => Some(StoredEvent { event, trace: message.trace }),
             Err(error) => {
                 self.unreadable += 1;
                 tracing::debug!(subject = %message.subject, %error, "an event cannot be read");

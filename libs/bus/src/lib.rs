@@ -27,6 +27,7 @@ pub mod testing;
 mod background;
 mod backoff;
 mod bus;
+mod deadline;
 mod failure_log;
 #[cfg(test)]
 mod golden;

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     BusError, BusState, Subscription, TraceContext, backoff,
-    bus::within,
+    deadline::within,
     lock::lock,
     message::{Inner, PART, Part},
     trace::{TRACEPARENT, TRACESTATE},
@@ -31,6 +31,8 @@ pub(crate) mod store;
 use settings::parse_server;
 pub use settings::{Credentials, NatsSettings, NatsTls};
 
+/// How long a call on a bucket or on the history may take.
+pub(crate) const BUCKET_LIMIT: Duration = Duration::from_secs(2);
 /// Where responses go.
 pub(crate) const INBOX: &str = "_INBOX.tidegate";
 /// How long a publication may wait for room in the client's queue.
@@ -84,7 +86,7 @@ impl NatsBus {
             .retry_on_initial_connect()
             .connection_timeout(CONNECT_TIMEOUT)
             // Our own limit comes first: it knows what the server refused.
-            .request_timeout(Some(store::LIMIT * 2))
+            .request_timeout(Some(BUCKET_LIMIT * 2))
             .ping_interval(PING_INTERVAL)
             .subscription_capacity(settings.subscription_capacity)
             .reconnect_delay_callback(|attempts| {

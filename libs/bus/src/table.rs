@@ -16,7 +16,7 @@ mod replica;
 mod replica_core;
 mod update;
 
-pub use content::{Change, Delta, Heartbeat, Origin, Position, Snapshot, Summary};
+pub use content::{Delta, Heartbeat, Position, Provenance, Snapshot, Summary, TableChange};
 pub(crate) use content::{SnapshotRequest, TableMessage};
 pub use owner::{Owner, OwnerOptions, Published, SnapshotStore};
 pub use owner_core::OwnerCore;

@@ -30,6 +30,11 @@ impl TraceContext {
             tracestate: state.map(str::to_owned),
         })
     }
+
+    /// The trace ID: 32 hexadecimal digits.
+    pub fn trace_id(&self) -> &str {
+        self.traceparent.split('-').nth(1).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]

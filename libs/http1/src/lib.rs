@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod chunked;
+mod error;
 mod fields;
 mod framing;
 mod host;
@@ -19,10 +20,11 @@ mod underscores;
 mod write;
 
 pub use chunked::{ChunkDecoder, ChunkError, Decoded};
+pub use error::ParseError;
 pub use fields::{Fields, list_contains};
 pub use framing::{Framing, MAX_LENGTH, content_length};
 pub use host::{MAX_HOST_NAME, is_host, without_port};
-pub use request::{Method, ParseError, Request, RequestRules, Version, parse_request, valid_target};
+pub use request::{Method, Request, RequestRules, Version, parse_request, valid_target};
 pub use response::{Response, ResponseError, parse_response};
 pub use trailers::TrailerPolicy;
 pub use underscores::{FieldVerdict, Underscores};

@@ -24,14 +24,14 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
     /// The last probe's outcome.
-    pub outcome: Outcome,
+    pub outcome: ProbeOutcome,
     /// How many probes in a row had this kind of outcome (pass or fail), at least 1.
     pub streak: u16,
 }
 
 /// How a probe ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
+pub enum ProbeOutcome {
     /// The endpoint answered as expected.
     Pass,
     /// It did not.

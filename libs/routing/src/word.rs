@@ -6,7 +6,7 @@
 use tidegate_model::{
     Timestamp,
     health::HealthCheck,
-    observation::{Failure, Observation, Outcome},
+    observation::{Failure, Observation, ProbeOutcome},
 };
 
 use crate::settings::Damping;
@@ -95,9 +95,9 @@ impl Word {
     ) {
         self.last = observation;
         let wakes = match self.last.outcome {
-            Outcome::Pass => true,
+            ProbeOutcome::Pass => true,
             // Too few to say that it fails, and what is remembered does not say that it passes.
-            Outcome::Fail(_) => thresholds.is_some_and(|known| self.last.streak >= known.fall),
+            ProbeOutcome::Fail(_) => thresholds.is_some_and(|known| self.last.streak >= known.fall),
         };
         if wakes && let Some(judgement) = self.asleep.take() {
             self.judgement = judgement;
@@ -128,11 +128,11 @@ impl Word {
             return;
         }
         match (&self.last.outcome, &self.judgement) {
-            (Outcome::Pass, Judgement::Undecided) => {
+            (ProbeOutcome::Pass, Judgement::Undecided) => {
                 self.judgement = Judgement::Passing { since: now, before: Before::Unseen };
                 self.passing_since = now;
             }
-            (Outcome::Pass, Judgement::Failing { failure }) if self.last.streak >= rise => {
+            (ProbeOutcome::Pass, Judgement::Failing { failure }) if self.last.streak >= rise => {
                 let hold = damping.hold(self.flaps);
                 self.passing_since = now.plus(hold);
                 let failed_at = self.failed_at;
@@ -143,7 +143,7 @@ impl Word {
                 };
             }
             (
-                Outcome::Fail(failure),
+                ProbeOutcome::Fail(failure),
                 Judgement::Undecided | Judgement::Passing { .. } | Judgement::HeldOut { .. },
             ) if self.last.streak >= fall => {
                 let forgiven =
@@ -155,11 +155,11 @@ impl Word {
             }
             // In between it stays what it was.
             (
-                Outcome::Pass,
+                ProbeOutcome::Pass,
                 Judgement::Passing { .. } | Judgement::HeldOut { .. } | Judgement::Failing { .. },
             )
             | (
-                Outcome::Fail(_),
+                ProbeOutcome::Fail(_),
                 Judgement::Undecided
                 | Judgement::Passing { .. }
                 | Judgement::HeldOut { .. }
@@ -193,11 +193,11 @@ mod tests {
     const CHECK: Option<Thresholds> = Some(Thresholds { fall: 2, rise: 3 });
 
     fn pass(streak: u16) -> Observation {
-        Observation { outcome: Outcome::Pass, streak }
+        Observation { outcome: ProbeOutcome::Pass, streak }
     }
 
     fn fail(streak: u16) -> Observation {
-        Observation { outcome: Outcome::Fail(Failure::ConnectRefused), streak }
+        Observation { outcome: ProbeOutcome::Fail(Failure::ConnectRefused), streak }
     }
 
     fn at(seconds: u64) -> Timestamp {

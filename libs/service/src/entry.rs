@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admin, Ports, Registry, files, healthcheck, metrics,
+    Admin, Description, Ports, Registry, files, healthcheck, metrics,
     settings::{self, Loaded, Settings, SettingsError},
     shutdown,
     telemetry::{self, SpanSink},
@@ -19,17 +19,6 @@ const FAILED: u8 = 1;
 const WRONG_SETTINGS: u8 = 2;
 /// How long the last flush of telemetry may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
-
-/// What a binary says of itself.
-#[derive(Debug, Clone, Copy)]
-pub struct Description {
-    /// Its name, such as `tidegate-proxy`.
-    pub name: &'static str,
-    /// What it does, in one sentence.
-    pub about: &'static str,
-    /// Its version.
-    pub version: &'static str,
-}
 
 /// What a service is given to run with. Clones share it.
 #[derive(Debug, Clone)]

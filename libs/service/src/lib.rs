@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod bus;
+mod description;
 pub mod entry;
 pub mod files;
 mod healthcheck;
@@ -15,7 +16,8 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub use admin::Admin;
-pub use entry::{Context, Description, main};
+pub use description::Description;
+pub use entry::{Context, main};
 pub use metrics::Registry;
 pub use ports::Ports;
 pub use settings::{CommonSettings, Settings, SettingsError};

@@ -3,22 +3,24 @@
 //! A setting has one name in all of them. `nats.servers` is `servers` in the table `[nats]` of the TOML file,
 //! `TIDEGATE_NATS__SERVERS` in the environment and `--nats-servers` as a flag.
 
+mod docs;
+pub mod duration;
 mod keys;
-mod parse;
+mod list;
 mod sections;
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 use clap::{Arg, ArgMatches, Command};
 use config::{Config, ConfigError, Environment, File, FileFormat, Map, Source, Value};
-use documented::DocumentedFields;
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use docs::docs_of;
 use keys::Keys;
-pub use parse::{comma_separated, duration};
+pub use list::comma_separated;
 pub use sections::{AdminSection, CommonSettings, LogFormat, LogSection, NatsSection, TelemetrySection};
 
-use crate::entry::Description;
+use crate::Description;
 
 /// Variables of the environment that begin like settings and are not: those of every service, of tests, of the command line,
 /// and of `deploy/compose.yaml`, which may be exported where a service is started, too.
@@ -51,12 +53,6 @@ pub trait Settings: Default + Serialize + DeserializeOwned {
     fn check(&self) -> Result<(), (String, String)> {
         Ok(())
     }
-}
-
-/// What a setting is, if it is in the section of this name: as the documentation of the section's field says.
-pub fn docs_of<T: DocumentedFields>(section: &str, key: &str) -> Option<&'static str> {
-    let name = if section.is_empty() { key } else { key.strip_prefix(section)?.strip_prefix('.')? };
-    T::get_field_docs(name).ok()
 }
 
 /// What is wrong with the settings.

@@ -10,7 +10,7 @@ use crate::{
     arguments::BusOptions,
     check,
     followed::Followed,
-    link::{self, Patience},
+    link::{self, BusRetry},
     say::say_line,
 };
 
@@ -56,7 +56,7 @@ async fn put(bus: &Bus, text: &str, author: &str, at_first: Duration) -> Option<
     // A connection that is only being made is nothing to tell.
     bus.ready(at_first).await;
     let store = FleetStore::new(bus);
-    let mut patience = Patience::default();
+    let mut retry = BusRetry::default();
     loop {
         let put = async {
             if store.get().await?.is_some_and(|fleet| fleet.text == text) {
@@ -66,7 +66,7 @@ async fn put(bus: &Bus, text: &str, author: &str, at_first: Duration) -> Option<
         };
         match put.await {
             Ok(revision) => return revision,
-            Err(error) => patience.wait(&error).await,
+            Err(error) => retry.wait(&error).await,
         }
     }
 }

@@ -60,7 +60,7 @@ pub enum Command {
     /// Send no new traffic to a cluster, or take an edge out of rotation.
     Drain {
         #[command(subcommand)]
-        target: Target,
+        target: DrainTarget,
         #[command(flatten)]
         options: DrainOptions,
         #[command(flatten)]
@@ -69,7 +69,7 @@ pub enum Command {
     /// Take a drain back.
     Undrain {
         #[command(subcommand)]
-        target: Target,
+        target: DrainTarget,
         #[command(flatten)]
         bus: BusOptions,
     },
@@ -228,7 +228,7 @@ fn period(text: &str) -> Result<Duration, String> {
 
 /// What to drain.
 #[derive(Debug, Clone, Subcommand)]
-pub enum Target {
+pub enum DrainTarget {
     /// A cluster.
     Cluster {
         /// Its name.

@@ -10,7 +10,7 @@ use tidegate_model::{
 
 use crate::say::say_line;
 use crate::{
-    arguments::{BusOptions, DrainOptions, Target},
+    arguments::{BusOptions, DrainOptions, DrainTarget},
     fleet::{self, known},
     link,
 };
@@ -18,12 +18,12 @@ use crate::{
 /// Characters of a reason that are kept.
 const LONGEST_REASON: usize = 500;
 
-impl Target {
+impl DrainTarget {
     fn kind(self) -> OverrideKind {
         match self {
-            Target::Cluster { name } => OverrideKind::DrainCluster(name),
-            Target::Edge { name } => OverrideKind::DrainEdge(name),
-            Target::Region { name } => OverrideKind::EvacuateRegion(name),
+            DrainTarget::Cluster { name } => OverrideKind::DrainCluster(name),
+            DrainTarget::Edge { name } => OverrideKind::DrainEdge(name),
+            DrainTarget::Region { name } => OverrideKind::EvacuateRegion(name),
         }
     }
 }
@@ -43,7 +43,7 @@ async fn check(kind: &OverrideKind, bus: &Bus) -> anyhow::Result<()> {
 }
 
 /// Drains.
-pub async fn drain(target: Target, options: DrainOptions, bus: &BusOptions) -> anyhow::Result<()> {
+pub async fn drain(target: DrainTarget, options: DrainOptions, bus: &BusOptions) -> anyhow::Result<()> {
     put(target.kind(), options, bus, "tidegate undrain").await
 }
 
@@ -58,7 +58,7 @@ pub async fn force(
 }
 
 /// Takes a drain back.
-pub async fn undrain(target: Target, bus: &BusOptions) -> anyhow::Result<()> {
+pub async fn undrain(target: DrainTarget, bus: &BusOptions) -> anyhow::Result<()> {
     let kind = target.kind();
     if !take_back(&kind, bus).await? {
         anyhow::bail!("there is no {kind}");

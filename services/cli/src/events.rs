@@ -1,20 +1,20 @@
 //! `tidegate events`.
 
 mod json;
+mod moment;
 mod text;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
-use tidegate_bus::{clock, history::Kept};
+use tidegate_bus::{clock, history::StoredEvent};
 use tidegate_model::{Epoch, RegionName, Revision, Timestamp, event::EventKind};
-use time::OffsetDateTime;
 
 use crate::say::{say, say_line};
 use crate::{
     arguments::BusOptions,
     fleet::{self, known},
-    link::{self, Patience},
+    link::{self, BusRetry},
 };
 
 /// Tells what happened in the last `since`, and with `follow` what happens until interrupted, however often the bus is away.
@@ -33,7 +33,7 @@ pub async fn events(
         .await
         .context("no events can be read (route-computers keep them from their first start on)")?;
     let mut above = None;
-    let mut tell = |kept: &Kept| {
+    let mut tell = |kept: &StoredEvent| {
         if json {
             return say_line(json::line(kept));
         }
@@ -72,22 +72,22 @@ pub async fn events(
     if !follow {
         return Ok(());
     }
-    let mut patience = Patience::default();
+    let mut retry = BusRetry::default();
     loop {
         match reader.next().await {
             Ok(Some(event)) => {
-                patience.ended();
+                retry.succeeded();
                 tell_left_out(reader.unreadable());
                 tell(&event)?;
             }
             Ok(None) => anyhow::bail!("the bus has closed"),
-            Err(error) => patience.wait(&error).await,
+            Err(error) => retry.wait(&error).await,
         }
     }
 }
 
 /// The table of which an event tells.
-fn table(kept: &Kept) -> Option<(RegionName, Epoch, Revision)> {
+fn table(kept: &StoredEvent) -> Option<(RegionName, Epoch, Revision)> {
     match &kept.event.kind {
         EventKind::Applied { epoch, revision, .. } => Some((kept.event.region.clone(), *epoch, *revision)),
         EventKind::Decided(decided) => Some((kept.event.region.clone(), decided.epoch, decided.revision)),
@@ -96,14 +96,14 @@ fn table(kept: &Kept) -> Option<(RegionName, Epoch, Revision)> {
 }
 
 /// Brings each edge's word to the decision that it speaks of; else the order stays.
-fn gather(events: Vec<Kept>) -> Vec<Kept> {
+fn gather(events: Vec<StoredEvent>) -> Vec<StoredEvent> {
     let decisions: BTreeMap<_, usize> = events
         .iter()
         .enumerate()
         .filter(|(_, kept)| matches!(kept.event.kind, EventKind::Decided(_)))
         .filter_map(|(place, kept)| Some((table(kept)?, place)))
         .collect();
-    let mut placed: Vec<(usize, Kept)> = events
+    let mut placed: Vec<(usize, StoredEvent)> = events
         .into_iter()
         .enumerate()
         .map(|(place, kept)| {
@@ -112,21 +112,6 @@ fn gather(events: Vec<Kept>) -> Vec<Kept> {
         .collect();
     placed.sort_by_key(|(place, kept)| (*place, matches!(kept.event.kind, EventKind::Applied { .. })));
     placed.into_iter().map(|(_, kept)| kept).collect()
-}
-
-/// A time as RFC 3339 has it, in UTC, to the millisecond.
-fn moment(at: Timestamp) -> String {
-    let Ok(t) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1000) else {
-        return format!("{} µs", at.0);
-    };
-    let (year, month, day) = t.to_calendar_date();
-    let (hour, minute, second, millis) = t.to_hms_milli();
-    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z", u8::from(month))
-}
-
-/// The id of the trace that shows an event.
-fn trace_id(kept: &Kept) -> Option<&str> {
-    kept.trace.as_ref()?.traceparent.split('-').nth(1)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tidegate_bus::{
 use tidegate_model::{
     ClusterName, EdgeName, Epoch, NetworkName, RegionName, Revision,
     fleet::Fleet,
-    observation::{Observation, Outcome, Target},
+    observation::{Observation, ProbeOutcome, Target},
     report::Suspicion,
 };
 use tidegate_service::{Registry, bus::bear_name};
@@ -196,7 +196,7 @@ struct Prober {
 struct Ended {
     job: Job,
     /// An error: it could not be made.
-    outcome: io::Result<(Outcome, Option<Connection>)>,
+    outcome: io::Result<(ProbeOutcome, Option<Connection>)>,
     took: Duration,
     way: Arc<Way>,
 }

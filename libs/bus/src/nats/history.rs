@@ -1,6 +1,6 @@
 //! The history as a JetStream stream.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self,
@@ -12,14 +12,18 @@ use tidegate_model::Timestamp;
 use tokio::sync::watch;
 
 use super::{
-    NatsBus,
-    store::{LIMIT, full, raise_replicas},
+    BUCKET_LIMIT, NatsBus,
+    store::{full, raise_replicas},
 };
 use crate::{
     BusError, BusState, Message,
-    history::{MAX_AGE, MAX_BYTES},
     subjects::{ALL_EVENTS, EVENT_STREAM},
 };
+
+/// How long an event is kept. Operators may edit the stream to set another limit: an existing stream is left as it is.
+pub const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How many bytes of events a region's servers keep; the oldest go first.
+pub const MAX_BYTES: i64 = 128 << 20;
 
 /// Reads the stream through an ordered consumer. That one goes on by itself where only its messages are lost; where the
 /// connection or the stream is, this one opens it again after the last event that was read, or from the start of a stream
@@ -76,7 +80,7 @@ pub(crate) async fn make(bus: &NatsBus) -> Result<(), BusError> {
         raise_replicas(bus, &stream.cached_info().config).await;
         Ok(())
     };
-    bus.within(LIMIT, || "making the history".to_owned(), made).await
+    bus.within(BUCKET_LIMIT, || "making the history".to_owned(), made).await
 }
 
 impl NatsReader {
@@ -114,7 +118,8 @@ impl NatsReader {
             let events = consumer.messages().await.map_err(|error| failed("reading", &error))?;
             Ok((Open { events, made_at, reconnects }, remaining))
         };
-        let (open, remaining) = self.bus.within(LIMIT, || "opening the history".to_owned(), opened).await?;
+        let (open, remaining) =
+            self.bus.within(BUCKET_LIMIT, || "opening the history".to_owned(), opened).await?;
         (self.open, self.remaining) = (Some(open), remaining);
         Ok(())
     }

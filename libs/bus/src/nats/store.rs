@@ -3,7 +3,7 @@
 //! Without watchers: each is a consumer on the server, and `Store::keys` makes one too. Keys are listed from the
 //! stream's subjects instead.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_nats::jetstream::{
     self, ErrorCode,
@@ -14,14 +14,11 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use tokio::sync::Mutex;
 
-use super::NatsBus;
+use super::{BUCKET_LIMIT, NatsBus};
 use crate::{
     BusError,
     bucket::{Entry, Expected, Stamp},
 };
-
-/// How long a call may take.
-pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 
 /// A bucket. Who writes makes it when it is missing; who only reads needs no right to.
 #[derive(Debug)]
@@ -64,7 +61,7 @@ impl NatsStore {
     pub(crate) async fn ensure(&self) -> Result<(), BusError> {
         self.bus.check_connected()?;
         let found = async { self.find(Access::Made).await.map(drop) };
-        self.bus.within(LIMIT, || format!("making the bucket {}", self.name), found).await
+        self.bus.within(BUCKET_LIMIT, || format!("making the bucket {}", self.name), found).await
     }
 
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Entry>, BusError> {
@@ -180,7 +177,7 @@ impl NatsStore {
             })
         };
         let what = || format!("{operation} of {key} in bucket {}", self.name);
-        self.bus.within(LIMIT, what, tried).await
+        self.bus.within(BUCKET_LIMIT, what, tried).await
     }
 
     async fn known(&self, access: Access) -> Option<Store> {

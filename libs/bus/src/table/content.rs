@@ -49,7 +49,7 @@ pub(crate) fn entry_hash(key: &[u8], value: &[u8]) -> u128 {
 
 /// One entry's change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct TableChange {
     /// The entry's key.
     pub key: Bytes,
     /// The entry's new value; absent: it goes.
@@ -67,17 +67,17 @@ pub struct Delta {
     /// The content after it.
     pub after: Summary,
     /// The entries that changed, each once.
-    pub changes: Vec<Change>,
+    pub changes: Vec<TableChange>,
     /// What the owner says beside the change.
     pub meta: Bytes,
     /// How it came here.
     #[serde(skip)]
-    pub origin: Origin,
+    pub provenance: Provenance,
 }
 
 /// How a change or a table came to a replica; does not travel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Origin {
+pub struct Provenance {
     /// The schema version of its entries' bytes.
     pub schema: u16,
     /// The trace that the message belongs to.
@@ -104,7 +104,7 @@ pub struct Snapshot {
     pub entries: Vec<(Bytes, Bytes)>,
     /// How it came here.
     #[serde(skip)]
-    pub origin: Origin,
+    pub provenance: Provenance,
 }
 
 /// What is published on a table's subject.

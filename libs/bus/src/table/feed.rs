@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    content::{Origin, Snapshot, TableMessage},
+    content::{Provenance, Snapshot, TableMessage},
     replica_core::{Epochs, ReplicaCore, Step},
     update::Update,
 };
@@ -57,7 +57,7 @@ impl<K: Wire, V: Wire> Feed<K, V> {
         let had_nothing = self.core.position().is_none();
         let (steps, beat) = match taken {
             TableMessage::Delta(mut delta) => {
-                delta.origin = Origin { schema, trace: message.trace, received_at };
+                delta.provenance = Provenance { schema, trace: message.trace, received_at };
                 (self.core.delta(delta), false)
             }
             TableMessage::Heartbeat(heartbeat) => (self.core.heartbeat(heartbeat), true),
@@ -164,7 +164,7 @@ impl<K: Wire, V: Wire> Feed<K, V> {
 fn typed<K: Wire, V: Wire>(step: Step) -> Result<Update<K, V>, DecodeError> {
     Ok(match step {
         Step::Delta(delta) => {
-            let schema = delta.origin.schema;
+            let schema = delta.provenance.schema;
             let changes = delta.changes.iter().map(|change| {
                 let value = change.value.as_ref().map(|value| decode_part(schema, value)).transpose()?;
                 Ok((decode_part(schema, &change.key)?, value))
@@ -174,19 +174,19 @@ fn typed<K: Wire, V: Wire>(step: Step) -> Result<Update<K, V>, DecodeError> {
                 epoch: delta.position.epoch,
                 revision: delta.position.revision,
                 meta: delta.meta,
-                trace: delta.origin.trace,
-                received_at: delta.origin.received_at,
+                trace: delta.provenance.trace,
+                received_at: delta.provenance.received_at,
             }
         }
         Step::Snapshot(snapshot) => {
-            let schema = snapshot.origin.schema;
+            let schema = snapshot.provenance.schema;
             let entry =
                 |(key, value): &(Bytes, Bytes)| Ok((decode_part(schema, key)?, decode_part(schema, value)?));
             Update::Snapshot {
                 entries: snapshot.entries.iter().map(entry).collect::<Result<_, DecodeError>>()?,
                 epoch: snapshot.position.epoch,
                 revision: snapshot.position.revision,
-                received_at: snapshot.origin.received_at,
+                received_at: snapshot.provenance.received_at,
             }
         }
         Step::Refused(epoch) => Update::Refused { epoch },

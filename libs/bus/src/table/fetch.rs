@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tidegate_model::Epoch;
 
 use super::{
-    content::{Origin, Snapshot, SnapshotRequest},
+    content::{Provenance, Snapshot, SnapshotRequest},
     owner::SnapshotStore,
 };
 use crate::{
@@ -49,6 +49,6 @@ fn read(subject: &str, body: &Bytes, trust: &Trust) -> Result<Snapshot, BusError
         .map_err(|why| BusError::Untrusted { subject: subject.to_owned(), why })?;
     let (schema, _) = open(&body)?;
     let mut snapshot: Snapshot = codec::decode(&body)?;
-    snapshot.origin = Origin { schema, trace: None, received_at: clock::now() };
+    snapshot.provenance = Provenance { schema, trace: None, received_at: clock::now() };
     Ok(snapshot)
 }

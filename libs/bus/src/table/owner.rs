@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    content::{Change, Position, SnapshotRequest, TableMessage},
+    content::{Position, SnapshotRequest, TableChange, TableMessage},
     owner_core::OwnerCore,
     replica_core::Epochs,
 };
@@ -148,9 +148,12 @@ impl<K: Wire, V: Wire> Owner<K, V> {
         meta: Bytes,
         trace: Option<&TraceContext>,
     ) -> Option<Published> {
-        let changes: Vec<Change> = changes
+        let changes: Vec<TableChange> = changes
             .into_iter()
-            .map(|(key, value)| Change { key: encode_part(&key), value: value.as_ref().map(encode_part) })
+            .map(|(key, value)| TableChange {
+                key: encode_part(&key),
+                value: value.as_ref().map(encode_part),
+            })
             .collect();
         let delta = lock(&self.shared.core).apply(changes, meta)?;
         let position = delta.position;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tidegate_model::{Epoch, Revision};
 
-use super::content::{Change, Delta, Heartbeat, Origin, Position, Snapshot, Summary, entry_hash};
+use super::content::{Delta, Heartbeat, Position, Provenance, Snapshot, Summary, TableChange, entry_hash};
 
 /// A table as its owner has it.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ impl OwnerCore {
     }
 
     /// Makes changes, of one key the last, and returns what to publish; nothing when nothing changed.
-    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>, meta: Bytes) -> Option<Delta> {
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = TableChange>, meta: Bytes) -> Option<Delta> {
         let last: BTreeMap<Bytes, Option<Bytes>> =
             changes.into_iter().map(|change| (change.key, change.value)).collect();
         let before = self.content;
@@ -59,14 +59,14 @@ impl OwnerCore {
             if let Some(old) = old {
                 self.content.remove(entry_hash(&key, &old));
             }
-            changed.push(Change { key, value });
+            changed.push(TableChange { key, value });
         }
         if changed.is_empty() {
             return None;
         }
         self.position.revision.0 += 1;
         let (position, after) = (self.position, self.content);
-        Some(Delta { position, before, after, changes: changed, meta, origin: Origin::default() })
+        Some(Delta { position, before, after, changes: changed, meta, provenance: Provenance::default() })
     }
 
     /// What to say once a second.
@@ -77,7 +77,7 @@ impl OwnerCore {
     /// What to give to who asks.
     pub fn snapshot(&self) -> Snapshot {
         let entries = self.entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        Snapshot { position: self.position, entries, origin: Origin::default() }
+        Snapshot { position: self.position, entries, provenance: Provenance::default() }
     }
 }
 
@@ -85,14 +85,15 @@ impl OwnerCore {
 mod tests {
     use super::*;
 
-    fn set(key: &'static str, value: &'static str) -> Change {
-        Change { key: Bytes::from(key), value: Some(Bytes::from(value)) }
+    fn set(key: &'static str, value: &'static str) -> TableChange {
+        TableChange { key: Bytes::from(key), value: Some(Bytes::from(value)) }
     }
 
     #[test]
     fn a_change_to_what_is_there_already_publishes_nothing() {
         let mut owner = OwnerCore::new(Epoch(1), Revision(0), [(Bytes::from("a"), Bytes::from("1"))]);
-        let delta = owner.apply([set("a", "1"), Change { key: Bytes::from("b"), value: None }], Bytes::new());
+        let delta =
+            owner.apply([set("a", "1"), TableChange { key: Bytes::from("b"), value: None }], Bytes::new());
         assert_eq!(delta, None);
         assert_eq!(owner.position().revision, Revision(0));
     }

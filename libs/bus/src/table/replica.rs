@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    content::{Origin, Position, Snapshot},
+    content::{Position, Provenance, Snapshot},
     feed::Feed,
     fetch::fetch,
     owner::SnapshotStore,
@@ -122,7 +122,7 @@ impl Replica {
         let seed = options.seed.map(|seed| Snapshot {
             position: Position { epoch: seed.epoch, revision: seed.revision },
             entries: seed.entries.iter().map(|(k, v)| (encode_part(k), encode_part(v))).collect(),
-            origin: Origin { schema: codec::SCHEMA_VERSION, ..Origin::default() },
+            provenance: Provenance { schema: codec::SCHEMA_VERSION, ..Provenance::default() },
         });
         let has_keys = follower.trusts.has_keys(subject);
         follower.feeds.insert(subject.to_owned(), Feed::new(options.epochs, seed.as_ref(), has_keys));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
-use tidegate_bus::table::{Change, Delta, Epochs, Heartbeat, OwnerCore, ReplicaCore, Snapshot, Step};
+use tidegate_bus::table::{Delta, Epochs, Heartbeat, OwnerCore, ReplicaCore, Snapshot, Step, TableChange};
 use tidegate_model::{Epoch, Revision};
 
 type Content = BTreeMap<Bytes, Bytes>;
@@ -45,9 +45,9 @@ fn fate() -> impl Strategy<Value = (usize, i32)> {
     (prop_oneof![2 => Just(0usize), 5 => Just(1), 2 => Just(2)], prop_oneof![3 => Just(0i32), 1 => -6..6])
 }
 
-fn change((key, value): (u8, Option<u8>)) -> Change {
+fn change((key, value): (u8, Option<u8>)) -> TableChange {
     let bytes = |byte: u8| Bytes::copy_from_slice(&[byte]);
-    Change { key: bytes(key), value: value.map(bytes) }
+    TableChange { key: bytes(key), value: value.map(bytes) }
 }
 
 /// The replica with the content that whoever takes its steps has.
@@ -175,7 +175,7 @@ proptest! {
     }
 }
 
-fn set(key: u8, value: u8) -> Change {
+fn set(key: u8, value: u8) -> TableChange {
     change((key, Some(value)))
 }
 

@@ -1,6 +1,6 @@
 use tidegate_model::{
     health::HealthCheck,
-    observation::{Failure, Outcome},
+    observation::{Failure, ProbeOutcome},
 };
 
 use super::*;
@@ -24,7 +24,7 @@ fn evidence() -> Evidence {
     evidence
 }
 
-fn say(evidence: &mut Evidence, prober: &ProberKey, cluster: &str, outcome: Outcome) {
+fn say(evidence: &mut Evidence, prober: &ProberKey, cluster: &str, outcome: ProbeOutcome) {
     let observation = Observation { outcome, streak: 3 };
     evidence.observe(
         prober.clone(),
@@ -34,8 +34,8 @@ fn say(evidence: &mut Evidence, prober: &ProberKey, cluster: &str, outcome: Outc
     );
 }
 
-fn fail() -> Outcome {
-    Outcome::Fail(Failure::ConnectTimeout)
+fn fail() -> ProbeOutcome {
+    ProbeOutcome::Fail(Failure::ConnectTimeout)
 }
 
 fn words(evidence: &Evidence, cluster: &str) -> Option<usize> {
@@ -50,12 +50,12 @@ fn words(evidence: &Evidence, cluster: &str) -> Option<usize> {
 fn a_prober_that_alone_sees_everything_down_is_doubted_until_it_sees_something_up() {
     let mut evidence = evidence();
     let (here, there) = (key("us", "p"), key("eu", "p"));
-    say(&mut evidence, &there, "a", Outcome::Pass);
+    say(&mut evidence, &there, "a", ProbeOutcome::Pass);
     say(&mut evidence, &here, "a", fail());
     assert_eq!(words(&evidence, "a"), Some(2), "one failing cluster is no reason to doubt");
     say(&mut evidence, &here, "b", fail());
     assert_eq!((words(&evidence, "a"), words(&evidence, "b")), (Some(1), Some(0)));
-    say(&mut evidence, &here, "c", Outcome::Pass);
+    say(&mut evidence, &here, "c", ProbeOutcome::Pass);
     assert_eq!((words(&evidence, "a"), words(&evidence, "b")), (Some(2), Some(1)));
 }
 
@@ -73,7 +73,7 @@ fn a_prober_whose_view_others_share_is_believed() {
 fn doubt_ends_when_the_prober_that_contradicts_falls_silent() {
     let mut evidence = evidence();
     let (here, there) = (key("us", "p"), key("eu", "p"));
-    say(&mut evidence, &there, "a", Outcome::Pass);
+    say(&mut evidence, &there, "a", ProbeOutcome::Pass);
     say(&mut evidence, &here, "a", fail());
     say(&mut evidence, &here, "b", fail());
     let later = Timestamp(2_000_000);
@@ -87,8 +87,8 @@ fn a_whole_table_replaces_what_was_known_and_keeps_what_words_remember() {
     let mut evidence = evidence();
     let prober = key("us", "p");
     say(&mut evidence, &prober, "a", fail());
-    say(&mut evidence, &prober, "b", Outcome::Pass);
-    let passed_once = Observation { outcome: Outcome::Pass, streak: 1 };
+    say(&mut evidence, &prober, "b", ProbeOutcome::Pass);
+    let passed_once = Observation { outcome: ProbeOutcome::Pass, streak: 1 };
     evidence.observe_all(prober, vec![(target("a"), passed_once)], false, &Damping::default(), Timestamp(0));
     assert_eq!(words(&evidence, "b"), None);
     let Testimony::Words(words) = evidence.on(&target("a")) else { panic!("no words") };
@@ -98,7 +98,7 @@ fn a_whole_table_replaces_what_was_known_and_keeps_what_words_remember() {
 #[test]
 fn probers_and_targets_that_come_and_go_leave_nothing_behind() {
     let mut evidence = evidence();
-    say(&mut evidence, &key("us", "stays"), "stays", Outcome::Pass);
+    say(&mut evidence, &key("us", "stays"), "stays", ProbeOutcome::Pass);
     for life in 0..100 {
         let prober = key("us", &format!("p{life}"));
         say(&mut evidence, &prober, "stays", fail());

@@ -6,7 +6,7 @@ use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 use tidegate_bus::NatsSettings;
 
-use super::{comma_separated, docs_of};
+use super::{docs::docs_of, list::comma_separated};
 
 /// The sections that all services have.
 #[derive(Debug, Clone, Default)]

@@ -2,24 +2,24 @@
 //! since the Unix epoch where they are for sums.
 
 use serde_json::{Map, Value, json};
-use tidegate_bus::history::Kept;
+use tidegate_bus::{TraceContext, history::StoredEvent};
 use tidegate_model::{
     event::{EventKind, Move, Standing},
     observation::Signal,
     routes::Cause,
 };
 
-use super::{moment, trace_id};
+use super::moment::moment;
 
 /// An event as JSON on one line.
-pub fn line(kept: &Kept) -> Value {
+pub fn line(kept: &StoredEvent) -> Value {
     let event = &kept.event;
     let mut object = Map::new();
     let mut set = |key: &str, value: Value| _ = object.insert(key.to_owned(), value);
     set("at", json!(moment(event.at)));
     set("at_us", json!(event.at));
     set("region", json!(event.region));
-    if let Some(id) = trace_id(kept) {
+    if let Some(id) = kept.trace.as_ref().map(TraceContext::trace_id) {
         set("trace_id", json!(id));
     }
     match &event.kind {

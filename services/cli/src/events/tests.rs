@@ -7,16 +7,16 @@ use tidegate_model::{
     verdict::Verdict,
 };
 
-use super::*;
+use super::{moment::moment, *};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-fn kept(region: &str, at: u64, kind: EventKind) -> Kept {
+fn kept(region: &str, at: u64, kind: EventKind) -> StoredEvent {
     let trace = TraceContext::new(&format!("00-{TRACE}-b7ad6b7169203331-01"), None);
-    Kept { event: Event { region: region.parse().unwrap(), at: Timestamp(at), kind }, trace }
+    StoredEvent { event: Event { region: region.parse().unwrap(), at: Timestamp(at), kind }, trace }
 }
 
-fn decided(region: &str, revision: u64) -> Kept {
+fn decided(region: &str, revision: u64) -> StoredEvent {
     let shares =
         |cluster: &str| Standing { shares: vec![(cluster.parse().unwrap(), 1000)], ..Standing::default() };
     let cause = Cause::Health {
@@ -46,7 +46,7 @@ fn decided(region: &str, revision: u64) -> Kept {
     kept(region, 1_024_000, EventKind::Decided(decided))
 }
 
-fn applied(region: &str, edge: &str, revision: u64) -> Kept {
+fn applied(region: &str, edge: &str, revision: u64) -> StoredEvent {
     let kind = EventKind::Applied {
         edge: edge.parse().unwrap(),
         epoch: Epoch(5),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use tidegate_bus::history::Kept;
+use tidegate_bus::{TraceContext, history::StoredEvent};
 use tidegate_model::{
     Timestamp,
     event::{Decided, EventKind, Move, Standing},
@@ -10,10 +10,10 @@ use tidegate_model::{
     routes::Cause,
 };
 
-use super::{moment, trace_id};
+use super::moment::moment;
 
 /// An event as one line or more. With `is_below` it is of the same table as what was told last, and an edge's is indented.
-pub fn paragraph(kept: &Kept, is_below: bool) -> String {
+pub fn paragraph(kept: &StoredEvent, is_below: bool) -> String {
     let region = kept.event.region.as_str();
     let head = format!("{} {region:<10} ", moment(kept.event.at));
     match &kept.event.kind {
@@ -24,7 +24,12 @@ pub fn paragraph(kept: &Kept, is_below: bool) -> String {
             format!("{head}fleet revision {revision}, applied by {author}\n")
         }
         EventKind::Decided(decided) => {
-            let trace = trace_id(kept).map(|id| format!(", trace {id}")).unwrap_or_default();
+            let trace = kept
+                .trace
+                .as_ref()
+                .map(TraceContext::trace_id)
+                .map(|id| format!(", trace {id}"))
+                .unwrap_or_default();
             decision(&head, decided, &trace)
         }
         EventKind::Applied { edge, epoch, revision, decided_at, received_at } => format!(

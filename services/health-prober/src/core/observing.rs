@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate_model::{
     health::HealthCheck,
-    observation::{Observation, Outcome, Target},
+    observation::{Observation, ProbeOutcome, Target},
 };
 
 use super::schedule::Suspected;
@@ -39,14 +39,19 @@ impl Observing {
     }
 
     pub fn failed_last(&self) -> bool {
-        matches!(self.current, Some(Observation { outcome: Outcome::Fail(_), .. }))
+        matches!(self.current, Some(Observation { outcome: ProbeOutcome::Fail(_), .. }))
     }
 
     /// Counts the outcome of a probe that began at `began`. Returns the observation when it changed.
     ///
     /// Probes of one target overlap. One that began earlier and ends later than another with the other result says less
     /// of the present than that, and is not counted.
-    pub fn count(&mut self, outcome: Outcome, began: Duration, check: &HealthCheck) -> Option<Observation> {
+    pub fn count(
+        &mut self,
+        outcome: ProbeOutcome,
+        began: Duration,
+        check: &HealthCheck,
+    ) -> Option<Observation> {
         let most = check.unhealthy_after.max(check.healthy_after).max(1);
         let next = match &self.current {
             Some(before) if same_kind(&before.outcome, &outcome) => {
@@ -73,10 +78,10 @@ impl Observing {
     }
 }
 
-fn same_kind(one: &Outcome, other: &Outcome) -> bool {
+fn same_kind(one: &ProbeOutcome, other: &ProbeOutcome) -> bool {
     match (one, other) {
-        (Outcome::Pass, Outcome::Pass) | (Outcome::Fail(_), Outcome::Fail(_)) => true,
-        (Outcome::Pass, Outcome::Fail(_)) | (Outcome::Fail(_), Outcome::Pass) => false,
+        (ProbeOutcome::Pass, ProbeOutcome::Pass) | (ProbeOutcome::Fail(_), ProbeOutcome::Fail(_)) => true,
+        (ProbeOutcome::Pass, ProbeOutcome::Fail(_)) | (ProbeOutcome::Fail(_), ProbeOutcome::Pass) => false,
     }
 }
 
@@ -86,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    const FAIL: Outcome = Outcome::Fail(Failure::NoAnswer);
+    const FAIL: ProbeOutcome = ProbeOutcome::Fail(Failure::NoAnswer);
 
     fn at(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -98,7 +103,7 @@ mod tests {
         let mut observing = Observing::default();
 
         let streaks: Vec<Option<u16>> = (0..5)
-            .map(|n| observing.count(Outcome::Pass, at(n), &check).map(|observation| observation.streak))
+            .map(|n| observing.count(ProbeOutcome::Pass, at(n), &check).map(|observation| observation.streak))
             .collect();
 
         assert_eq!(streaks, [Some(1), Some(2), Some(3), None, None]);
@@ -108,7 +113,7 @@ mod tests {
     fn another_reason_is_a_change_and_continues_the_run() {
         let mut observing = Observing::default();
         observing.count(FAIL, at(1), &HealthCheck::tcp());
-        let refused = Outcome::Fail(Failure::ConnectRefused);
+        let refused = ProbeOutcome::Fail(Failure::ConnectRefused);
 
         let next = observing.count(refused.clone(), at(2), &HealthCheck::tcp());
 
@@ -121,8 +126,8 @@ mod tests {
         let mut observing = Observing::default();
         observing.count(FAIL, at(10), &HealthCheck::tcp());
 
-        assert_eq!(observing.count(Outcome::Pass, at(5), &HealthCheck::tcp()), None);
+        assert_eq!(observing.count(ProbeOutcome::Pass, at(5), &HealthCheck::tcp()), None);
         assert!(observing.failed_last());
-        assert!(observing.count(Outcome::Pass, at(11), &HealthCheck::tcp()).is_some());
+        assert!(observing.count(ProbeOutcome::Pass, at(11), &HealthCheck::tcp()).is_some());
     }
 }

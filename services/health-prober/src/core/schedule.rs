@@ -13,7 +13,7 @@ use tidegate_model::{
     ClusterName, Timestamp,
     fleet::Address,
     health::HealthCheck,
-    observation::{Outcome, Target},
+    observation::{ProbeOutcome, Target},
 };
 
 use super::{
@@ -264,10 +264,10 @@ impl Schedule {
     }
 
     /// Takes the outcome of a probe. Returns the change of the observation, if it changed.
-    pub fn finished(&mut self, job: Job, outcome: Outcome) -> Option<Change> {
+    pub fn finished(&mut self, job: Job, outcome: ProbeOutcome) -> Option<Change> {
         self.under_way -= 1;
         let entry = self.entries.get_mut(&job.id)?;
-        let failed = outcome != Outcome::Pass;
+        let failed = outcome != ProbeOutcome::Pass;
         let observation = entry.observing.count(outcome, job.began, &entry.check)?;
         if failed && job.suspected.is_some() {
             entry.throttle.confirm();

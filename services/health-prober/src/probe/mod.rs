@@ -12,7 +12,7 @@ use std::io;
 use tidegate_model::{
     fleet::Address,
     health::{HealthCheck, Probe},
-    observation::{Failure, Outcome},
+    observation::{Failure, ProbeOutcome},
 };
 use tokio::time::Instant;
 
@@ -29,11 +29,11 @@ pub async fn probe(
     endpoint: &Address,
     check: &HealthCheck,
     reused: Option<Connection>,
-) -> io::Result<(Outcome, Option<Connection>)> {
+) -> io::Result<(ProbeOutcome, Option<Connection>)> {
     let deadline = Instant::now() + check.timeout;
     match run(way, endpoint, check, reused, deadline).await {
-        Ok(connection) => Ok((Outcome::Pass, connection)),
-        Err(Refusal::Failed(failure, connection)) => Ok((Outcome::Fail(failure), connection)),
+        Ok(connection) => Ok((ProbeOutcome::Pass, connection)),
+        Err(Refusal::Failed(failure, connection)) => Ok((ProbeOutcome::Fail(failure), connection)),
         Err(Refusal::Here(error)) => Err(error),
     }
 }

@@ -9,10 +9,13 @@ mod edges;
 mod error;
 mod fields;
 mod health;
+mod preference;
 mod routes;
 mod scalar;
 mod schema;
 mod services;
+mod span;
+mod suggestion;
 mod tree;
 mod values;
 mod walk;
@@ -48,7 +51,7 @@ impl Fleet {
     /// ```
     pub fn parse(text: &str, file_name: &str) -> Result<Fleet, FleetErrors> {
         if text.len() > fields::MOST_BYTES {
-            let start = tree::Span { line: 1, column: 1, width: 1 };
+            let start = span::Span { line: 1, column: 1, width: 1 };
             let problem =
                 format!("a fleet file has at most {} bytes, this one has {}", fields::MOST_BYTES, text.len());
             return Err(FleetErrors::new(file_name, "", vec![FleetError::new(start, "", problem, None)]));

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     fields,
     health::request_path,
+    preference::preference,
     scalar,
-    services::preference,
-    tree::{Node, Span},
-    values::did_you_mean,
+    span::Span,
+    suggestion::did_you_mean,
+    tree::Node,
     walk::{Field, Walk},
 };
 use crate::fleet::{Action, Hedge, Policy, Preference, Route, RouteMatch};

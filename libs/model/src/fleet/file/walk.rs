@@ -9,8 +9,9 @@ use std::{
 use super::{
     error::FleetError,
     fields::Record,
-    tree::{Entry, Node, Span, Value},
-    values::did_you_mean,
+    span::Span,
+    suggestion::did_you_mean,
+    tree::{Entry, Node, Value},
 };
 
 /// What became of a field.
