@@ -1,4 +1,4 @@
-//! The bus within one process: the same promises as over NATS, without the losses.
+//! The bus within one process: the same guarantees as over NATS, without losses.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,12 +22,12 @@ use crate::{
 
 pub(crate) mod store;
 
-/// As much as a NATS server takes by default, so that what works here works there.
+/// The default limit of a NATS server, so that what works here works there.
 const MAX_PAYLOAD: usize = 1 << 20;
-/// Messages that a subscription holds; more are lost, and counted.
+/// The messages that a subscription buffers; more are lost and counted.
 const CAPACITY: usize = 8192;
-/// Events that are kept; the oldest go first.
-const KEPT_EVENTS: usize = 4096;
+/// The events that are stored; the oldest are dropped first.
+const MAX_EVENTS: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct MemoryBus {
@@ -71,11 +71,11 @@ impl MemoryBus {
         lock(&self.buckets).entry(name.to_owned()).or_default().clone()
     }
 
-    /// The events that were kept, and a subscription to those that follow, without a gap between.
+    /// The stored events and a subscription to later ones, without a gap between.
     pub(crate) fn events(&self, pattern: &str) -> (Vec<Message>, Subscription) {
         let events = lock(&self.events);
-        let kept = events.iter().filter(|event| covers(pattern, &event.subject)).cloned().collect();
-        (kept, self.subscribe(pattern))
+        let stored = events.iter().filter(|event| covers(pattern, &event.subject)).cloned().collect();
+        (stored, self.subscribe(pattern))
     }
 
     pub(crate) fn send(
@@ -95,10 +95,10 @@ impl MemoryBus {
             part,
             no_responder: false,
         };
-        // Held until the subscriptions have it, so that a reader gets each event once.
+        // The lock is held until the subscriptions have the event, so that a reader gets each event once.
         let _events = covers(ALL_EVENTS, subject).then(|| {
             let mut events = lock(&self.events);
-            if events.len() == KEPT_EVENTS {
+            if events.len() == MAX_EVENTS {
                 events.pop_front();
             }
             events.push_back(message.clone());

@@ -43,7 +43,7 @@ pub async fn events(
     };
     let mut kept = Vec::new();
     loop {
-        let next = tokio::time::timeout(options.timeout, reader.next_kept());
+        let next = tokio::time::timeout(options.timeout, reader.next_stored());
         match next.await.context("the history stopped in the middle")?? {
             Some(event) => kept.push(event),
             None => break,

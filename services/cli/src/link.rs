@@ -39,7 +39,7 @@ pub async fn connect(options: &BusOptions) -> anyhow::Result<Bus> {
     if bus.ready(options.timeout).await {
         return Ok(bus);
     }
-    let why = bus.trouble().map(|why| format!(": {why}")).unwrap_or_default();
+    let why = bus.connect_error().map(|why| format!(": {why}")).unwrap_or_default();
     anyhow::bail!(
         "no NATS server answers at {} within {:?}, or none that lets this user in (--nats-servers){why}",
         options.nats_servers,

@@ -4,10 +4,11 @@ use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tidegate_bus::{
-    Bus, clock,
+    Bus,
+    claims::NameConflictMonitor,
+    clock,
     fleet::{FleetFollower, FleetText},
     limit::{LogLimit, SenderLimit},
-    presence::Presence,
     subjects,
     table::{Epochs, Owner, OwnerOptions},
 };
@@ -17,7 +18,7 @@ use tidegate_model::{
     observation::{Observation, ProbeOutcome, Target},
     report::Suspicion,
 };
-use tidegate_service::{Registry, bus::bear_name};
+use tidegate_service::{Registry, bus::claim_name};
 use tokio::{
     task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
@@ -70,9 +71,9 @@ pub async fn run_with(
     let region = settings.region.clone().context("a prober needs a region")?;
     let name = settings.name.clone().context("a prober needs a name")?;
     let subject = subjects::probe(&region, &name);
-    let bearer = subjects::bearer("health-prober", &region, name.as_str());
+    let claim = subjects::claim("health-prober", &region, name.as_str());
     let what = format!("health-prober {name} of {region}");
-    let presence = bear_name(registry, &bus, bearer, what, &shutdown).await?;
+    let name_conflicts = claim_name(registry, &bus, claim, what, &shutdown).await?;
     let options =
         OwnerOptions { stalled_after: Some(STALLED_AFTER), epochs: Epochs::Timed, ..OwnerOptions::default() };
     // A later start is a later epoch, so replicas never mistake an old life's table for this one's.
@@ -91,7 +92,7 @@ pub async fn run_with(
         connections: HashMap::new(),
         running: JoinSet::new(),
         owner,
-        presence,
+        name_conflicts,
         shares_name: false,
         metrics: Metrics::new(registry),
         suspecting: SenderLimit::new(SUSPICIONS_PER_SECOND, SUSPICION_BURST),
@@ -104,7 +105,7 @@ pub async fn run_with(
 
     let mut batch = Batch::default();
     loop {
-        prober.begin_anew_if_due(&mut batch).await;
+        prober.restart_if_due(&mut batch).await;
         prober.start_due();
         if !batch.is_empty() {
             std::mem::take(&mut batch)
@@ -182,8 +183,8 @@ struct Prober {
     connections: HashMap<JobId, (Arc<Way>, Connection)>,
     running: JoinSet<Ended>,
     owner: Owner<Target, Observation>,
-    presence: Presence,
-    /// Whether another process bears its name.
+    name_conflicts: NameConflictMonitor,
+    /// Whether another process claims its name.
     shares_name: bool,
     metrics: Metrics,
     /// How many suspicions of each edge are taken.
@@ -204,9 +205,10 @@ struct Ended {
 impl Prober {
     /// Looks at everything anew, as a later life, when what it has said is old or is believed no more: after it stood still, and
     /// when another of its name has gone, whose later table everybody has.
-    async fn begin_anew_if_due(&mut self, batch: &mut Batch) {
-        let shares_name = self.presence.other().is_some();
+    async fn restart_if_due(&mut self, batch: &mut Batch) {
+        let shares_name = self.name_conflicts.conflicting_claim().is_some();
         let is_alone_again = std::mem::replace(&mut self.shares_name, shares_name) && !shares_name;
+        self.owner.record_progress();
         let later = self.owner.superseded_by();
         let is_overruled = later.is_some() && !shares_name;
         if !self.owner.is_stalled() && !is_alone_again && !is_overruled {
@@ -218,7 +220,7 @@ impl Prober {
         *batch = Batch::default();
         self.schedule.set_targets(&Wanted::default(), self.start.elapsed());
         self.connections.clear();
-        if let Err(error) = self.owner.begin_anew(epoch).await {
+        if let Err(error) = self.owner.restart(epoch).await {
             tracing::debug!(%error, "the new table was not told of; the next heartbeat does");
         }
         self.set_targets(batch);

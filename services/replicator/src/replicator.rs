@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::Context as _;
 use tidegate_bus::{
-    Bus, BusError, FailureLog, bucket::Bucket, carry::Carrier, fleet::FleetFollower, history::HistoryKeeper,
-    overrides::OverrideFollower, subjects::BUCKETS,
+    Bus, BusError, FailureLog, bucket::Bucket, fleet::FleetFollower, history::HistoryKeeper,
+    overrides::OverrideFollower, replicate::Replicator, subjects::BUCKETS,
 };
 use tidegate_model::fleet::Fleet;
 use tidegate_service::Context;
@@ -40,14 +40,14 @@ pub async fn run(settings: ReplicatorSettings, bus: Bus, context: Context) -> an
     let history = HistoryKeeper::start(&bus);
     let fleet = FleetFollower::start(&bus, POLL, true).await?;
     let overrides = OverrideFollower::start(&bus, POLL, true).await?;
-    let carrier = Carrier::start(&bus, &region, is_fleet).await?;
+    let replicator = Replicator::start(&bus, &region, is_fleet).await?;
     tracing::info!(%region, "keeps the region's buckets, and replicates");
     context.admin.started();
     tokio::select! {
         () = context.shutdown.cancelled() => {}
         never = keep_buckets(&bus, &made) => match never {},
     }
-    carrier.stop().await;
+    replicator.stop().await;
     overrides.stop().await;
     fleet.stop().await;
     history.stop().await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tidegate_bus::{Bus, TraceContext, table::Position};
 use tidegate_model::{
     Epoch, HolderName, RegionName, ServiceName, Timestamp,
-    event::{Decided, Event, EventKind, Move, Standing},
+    event::{Decided, Destination, Event, EventKind, Move},
     routes::{ActionTiers, RouteCause, RouteEntry, RouteKey},
 };
 
@@ -15,7 +15,7 @@ pub struct Chronicle {
     region: RegionName,
     holder: HolderName,
     /// For each service's default, then for its routes in order.
-    standings: BTreeMap<ServiceName, Vec<Standing>>,
+    standings: BTreeMap<ServiceName, Vec<Destination>>,
 }
 
 impl Chronicle {
@@ -40,7 +40,7 @@ impl Chronicle {
                 continue;
             };
             let before = self.standings.remove(service).unwrap_or_default();
-            let after: Vec<Standing> = tiers.actions.iter().map(standing).collect();
+            let after: Vec<Destination> = tiers.actions.iter().map(standing).collect();
             for (place, (after, action)) in after.iter().zip(&tiers.actions).enumerate() {
                 let before = before.get(place).cloned().unwrap_or_default();
                 if differs(&before, after) {
@@ -88,25 +88,25 @@ impl Chronicle {
 
     async fn tell(&self, at: Timestamp, trace: Option<&TraceContext>, kind: EventKind) {
         let event = Event { region: self.region.clone(), at, kind };
-        if let Err(error) = self.bus.tell(self.holder.as_str(), trace, &event).await {
+        if let Err(error) = self.bus.publish_event(self.holder.as_str(), trace, &event).await {
             tracing::debug!(%error, "an event was not told");
         }
     }
 }
 
-fn standing(action: &ActionTiers) -> Standing {
-    Standing {
+fn standing(action: &ActionTiers) -> Destination {
+    Destination {
         shares: action.tiers.first().map(|tier| tier.shares.clone()).unwrap_or_default(),
         shed_permille: action.shed_permille,
         fail_open: action.fail_open,
     }
 }
 
-fn differs(before: &Standing, after: &Standing) -> bool {
-    let serving = |standing: &Standing| -> Vec<_> {
+fn differs(before: &Destination, after: &Destination) -> bool {
+    let serving = |standing: &Destination| -> Vec<_> {
         standing.shares.iter().filter(|(_, share)| *share > 0).map(|(cluster, _)| cluster.clone()).collect()
     };
-    let sheds = |standing: &Standing| standing.shed_permille > 0;
+    let sheds = |standing: &Destination| standing.shed_permille > 0;
     serving(before) != serving(after) || sheds(before) != sheds(after) || before.fail_open != after.fail_open
 }
 

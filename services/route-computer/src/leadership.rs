@@ -90,14 +90,14 @@ impl Leadership {
     }
 
     /// Somebody serves by, or speaks of, this epoch.
-    pub fn hear(&self, epoch: Epoch) {
-        self.lease.hear(epoch);
+    pub fn observe_epoch(&self, epoch: Epoch) {
+        self.lease.observe_epoch(epoch);
     }
 
     /// An epoch above its own that the owner met in its bucket.
     pub fn hear_superseded(&self) {
         if let Some(epoch) = self.owner.as_ref().and_then(|(_, owner)| owner.superseded_by()) {
-            self.lease.hear(epoch);
+            self.lease.observe_epoch(epoch);
         }
     }
 

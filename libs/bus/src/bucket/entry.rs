@@ -3,16 +3,16 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// An entry.
+/// An entry of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Grows with each write to the bucket; starts again when a server lost its data.
+    /// The revision: grows with each write to the bucket; starts again when the server lost its data.
     pub revision: u64,
     /// The value.
     pub value: Bytes,
 }
 
-/// What a write expects to find.
+/// The precondition of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
     /// Anything.
@@ -23,11 +23,11 @@ pub(crate) enum Expected {
     Revision(u64),
 }
 
-/// Differs from an earlier one when anything in a bucket was written or deleted since, or the bucket made anew.
+/// The version of a bucket's content: changes when anything in it is written or deleted, or the bucket is created again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stamp {
-    /// When the bucket was made; differs when its data was lost. Zero: there is none.
+    /// When the bucket was created; changes after a loss of data. Zero: there is none.
     pub created: u64,
-    /// The last write's revision.
+    /// The revision of the last write.
     pub last_revision: u64,
 }

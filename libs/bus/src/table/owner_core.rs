@@ -1,4 +1,4 @@
-//! The owner's rules: changes in, deltas out.
+//! The rules of the owner: changes in, deltas out.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use tidegate_model::{Epoch, Revision};
 
 use super::content::{Delta, Heartbeat, Position, Provenance, Snapshot, Summary, TableChange, entry_hash};
 
-/// A table as its owner has it.
+/// The owner's table.
 #[derive(Debug, Clone)]
 pub struct OwnerCore {
     position: Position,
@@ -16,8 +16,8 @@ pub struct OwnerCore {
 }
 
 impl OwnerCore {
-    /// A table of `entries` at the beginning of a reign. `revision` is where it begins: at least that of the content
-    /// that it goes on from, so that revisions grow for those who watch them.
+    /// A table of `entries` at the start of a term. `revision` is the first revision: at least that of the content that the
+    /// term continues from, so that observers see revisions grow.
     pub fn new(
         epoch: Epoch,
         revision: Revision,
@@ -29,17 +29,17 @@ impl OwnerCore {
         OwnerCore { position: Position { epoch, revision }, entries, content }
     }
 
-    /// Where the table stands.
+    /// The position of the table.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// What its content comes down to.
+    /// The digest of the content.
     pub fn content(&self) -> Summary {
         self.content
     }
 
-    /// Makes changes, of one key the last, and returns what to publish; nothing when nothing changed.
+    /// Applies changes; of several to one key the last counts. Returns the delta to publish; nothing when nothing changed.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = TableChange>, meta: Bytes) -> Option<Delta> {
         let last: BTreeMap<Bytes, Option<Bytes>> =
             changes.into_iter().map(|change| (change.key, change.value)).collect();
@@ -69,12 +69,12 @@ impl OwnerCore {
         Some(Delta { position, before, after, changes: changed, meta, provenance: Provenance::default() })
     }
 
-    /// What to say once a second.
+    /// The heartbeat to publish.
     pub fn heartbeat(&self) -> Heartbeat {
         Heartbeat { position: self.position, content: self.content }
     }
 
-    /// What to give to who asks.
+    /// The snapshot to serve.
     pub fn snapshot(&self) -> Snapshot {
         let entries = self.entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         Snapshot { position: self.position, entries, provenance: Provenance::default() }

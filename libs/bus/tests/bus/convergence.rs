@@ -62,9 +62,9 @@ struct Follower {
 impl Follower {
     fn take(&mut self, message: Message) {
         let steps = match message {
-            Message::Delta(delta) => self.core.delta(delta),
-            Message::Heartbeat(heartbeat) => self.core.heartbeat(heartbeat),
-            Message::Snapshot(snapshot) => self.core.snapshot(snapshot),
+            Message::Delta(delta) => self.core.receive_delta(delta),
+            Message::Heartbeat(heartbeat) => self.core.receive_heartbeat(heartbeat),
+            Message::Snapshot(snapshot) => self.core.receive_snapshot(snapshot),
         };
         for step in steps {
             match step {
@@ -229,7 +229,7 @@ fn a_replica_that_has_nothing_takes_even_an_old_snapshot() {
 fn a_seeded_replica_goes_on_from_its_seed() {
     let mut owner = OwnerCore::new(Epoch(3), Revision(5), [(Bytes::from("x"), Bytes::from("y"))]);
     let mut core = ReplicaCore::seeded(Epochs::Counted, &owner.snapshot());
-    let steps = core.delta(owner.apply([set(1, 1)], Bytes::new()).unwrap());
+    let steps = core.receive_delta(owner.apply([set(1, 1)], Bytes::new()).unwrap());
     assert!(matches!(steps[..], [Step::Delta(_)]));
     assert!(core.is_current());
 }

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 use tidegate_bus::{TraceContext, history::StoredEvent};
 use tidegate_model::{
-    event::{EventKind, Move, Standing},
+    event::{Destination, EventKind, Move},
     observation::Signal,
     routes::Cause,
 };
@@ -90,7 +90,7 @@ fn movement(moved: &Move) -> Value {
     })
 }
 
-fn standing(standing: &Standing) -> Value {
+fn standing(standing: &Destination) -> Value {
     let shares: Map<String, Value> =
         standing.shares.iter().map(|(cluster, share)| (cluster.to_string(), json!(share))).collect();
     json!({ "shares": shares, "shed_permille": standing.shed_permille, "fail_open": standing.fail_open })

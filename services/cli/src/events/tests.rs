@@ -1,7 +1,7 @@
 use tidegate_bus::TraceContext;
 use tidegate_model::{
     Epoch, Revision,
-    event::{Decided, Event, Move, Standing},
+    event::{Decided, Destination, Event, Move},
     observation::Signal,
     routes::{Cause, RouteCause},
     verdict::Verdict,
@@ -17,8 +17,10 @@ fn kept(region: &str, at: u64, kind: EventKind) -> StoredEvent {
 }
 
 fn decided(region: &str, revision: u64) -> StoredEvent {
-    let shares =
-        |cluster: &str| Standing { shares: vec![(cluster.parse().unwrap(), 1000)], ..Standing::default() };
+    let shares = |cluster: &str| Destination {
+        shares: vec![(cluster.parse().unwrap(), 1000)],
+        ..Destination::default()
+    };
     let cause = Cause::Health {
         cluster: "us-east-1".parse().unwrap(),
         verdict: Verdict::Down,
@@ -76,7 +78,7 @@ fn a_move_that_changes_no_share_is_told_as_what_it_changes() {
     let mut kept = decided("us-east", 301);
     let EventKind::Decided(decided) = &mut kept.event.kind else { unreachable!() };
     let moved = &mut decided.moves[0];
-    moved.before = Standing { fail_open: true, ..moved.after.clone() };
+    moved.before = Destination { fail_open: true, ..moved.after.clone() };
     let told = text::paragraph(&kept, false);
     assert!(
         told.contains("    shop stays at eu-west-1, which seemed down like all others before: "),

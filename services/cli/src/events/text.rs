@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use tidegate_bus::{TraceContext, history::StoredEvent};
 use tidegate_model::{
     Timestamp,
-    event::{Decided, EventKind, Move, Standing},
+    event::{Decided, Destination, EventKind, Move},
     observation::Signal,
     routes::Cause,
 };
@@ -119,7 +119,7 @@ fn movement(moved: &Move) -> String {
         }
     } else {
         _ = write!(text, "goes to {}", goes_to(after));
-        if *before != Standing::default() {
+        if *before != Destination::default() {
             _ = write!(text, ", before to {}", goes_to(before));
         }
     }
@@ -131,7 +131,7 @@ fn percent(permille: u16) -> f64 {
     f64::from(permille) / 10.0
 }
 
-fn shares(standing: &Standing) -> String {
+fn shares(standing: &Destination) -> String {
     let total: u32 = standing.shares.iter().map(|(_, share)| u32::from(*share)).sum();
     let mut parts: Vec<String> = standing
         .shares
@@ -148,7 +148,7 @@ fn shares(standing: &Standing) -> String {
     parts.join(", ")
 }
 
-fn goes_to(standing: &Standing) -> String {
+fn goes_to(standing: &Destination) -> String {
     let mut text = shares(standing);
     if standing.fail_open {
         text.push_str(" (though all seem down)");

@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use tidegate_bus::{
-    Bus, clock,
+    Bus,
+    claims::IdentityClaim,
+    clock,
     fleet::FleetStore,
     overrides::OverrideStore,
-    presence::Bearer,
     report::Reports,
     seal::Trust,
     subjects,
@@ -159,12 +160,12 @@ pub struct Gatherer {
     updates: mpsc::Receiver<TableUpdate<RouteKey, RouteEntry>>,
     applied: Reports<Applied>,
     loads: Reports<Load>,
-    bearers: Reports<Bearer>,
+    claims: Reports<IdentityClaim>,
     tables: BTreeMap<RegionName, Table>,
     edges: BTreeMap<(RegionName, EdgeName), (Applied, Timestamp)>,
     sent: BTreeMap<(RegionName, EdgeName), (Load, Timestamp)>,
-    /// By subject and instance.
-    borne: BTreeMap<(String, u64), (Bearer, Timestamp)>,
+    /// The last claim by subject and instance.
+    claimed: BTreeMap<(String, u64), (IdentityClaim, Timestamp)>,
 }
 
 impl Gatherer {
@@ -172,7 +173,7 @@ impl Gatherer {
     pub async fn start(bus: &Bus) -> anyhow::Result<Gatherer> {
         let applied = bus.subscribe_reports(subjects::ALL_APPLIED).await?;
         let loads = bus.subscribe_reports(subjects::ALL_LOAD).await?;
-        let bearers = bus.subscribe_reports(subjects::ALL_BEARERS).await?;
+        let claims = bus.subscribe_reports(subjects::ALL_CLAIMS).await?;
         // That it cannot be read is told with the status; tables are then shown whoever signed them.
         let text = FleetStore::new(bus).get().await.ok().flatten();
         let fleet = text.and_then(|text| Fleet::parse(&text.text, "fleet").ok());
@@ -188,11 +189,11 @@ impl Gatherer {
             updates,
             applied,
             loads,
-            bearers,
+            claims,
             tables: BTreeMap::new(),
             edges: BTreeMap::new(),
             sent: BTreeMap::new(),
-            borne: BTreeMap::new(),
+            claimed: BTreeMap::new(),
         })
     }
 
@@ -213,8 +214,8 @@ impl Gatherer {
                     let Load { region, edge, .. } = report.body.clone();
                     self.sent.insert((region, edge), (report.body, report.received_at));
                 }
-                Some(report) = self.bearers.next() => {
-                    self.borne.insert((report.subject, report.body.instance), (report.body, report.received_at));
+                Some(report) = self.claims.next() => {
+                    self.claimed.insert((report.subject, report.body.instance), (report.body, report.received_at));
                 }
                 () = tokio::time::sleep_until(until) => return Ok(()),
             }
@@ -291,12 +292,12 @@ impl Gatherer {
                 regions.entry(region.clone()).or_default().add_load(load);
             }
         }
-        for ((subject, _), (bearer, received_at)) in &self.borne {
+        for ((subject, _), (claim, received_at)) in &self.claimed {
             if now.since(*received_at) < IS_NEW
-                && let Some((kind, region, name)) = subjects::parse_bearer(subject)
+                && let Some((kind, region, name)) = subjects::parse_claim(subject)
             {
                 let running = &mut regions.entry(region).or_default().running;
-                running.entry(format!("{kind} {name}")).or_default().push(bearer.to_string());
+                running.entry(format!("{kind} {name}")).or_default().push(claim.to_string());
             }
         }
         for (name, trust) in self.trusts.iter().filter(|(_, trust)| trust.refused() > 0) {

@@ -1,4 +1,4 @@
-//! YAML text to a tree whose nodes know where they stand.
+//! Parses YAML text to a tree whose nodes know their position.
 
 use std::collections::HashMap;
 
@@ -166,7 +166,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Puts a finished node in its place.
+    /// Adds a finished node to its parent.
     fn node(&mut self, node: Node, anchor: usize, depth: usize, size: usize) -> Result<(), FleetError> {
         let span = node.span;
         let wrong = |problem: &str| Err(FleetError::new(span, "", problem.to_owned(), None));
