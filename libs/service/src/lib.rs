@@ -1,4 +1,4 @@
-//! What every service shares: settings, logs and traces, metrics, the admin listener, shutdown, and the shape of `main`.
+//! The parts that all services share: settings, logs and traces, metrics, the admin listener, shutdown, and `main`.
 //!
 //! This crate must not know what any service does, nor any type of the domain.
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! What every process says of itself.
+//! The metrics of the process itself.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! What a setting is, from the documentation of its field.
+//! The documentation of settings, from that of their fields.
 
 use documented::DocumentedFields;
 

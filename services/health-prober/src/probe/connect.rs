@@ -7,7 +7,7 @@ use tidegate_model::{
     fleet::{Address, UpstreamProtocol},
     observation::Failure,
 };
-use tidegate_service::files::is_lacking;
+use tidegate_service::files::is_resource_exhaustion;
 use tidegate_tls::HTTP2;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -62,7 +62,7 @@ pub(super) async fn connect(
         .await
         .map_err(|_| Failure::ConnectTimeout)?
         .map_err(|error| match error.kind() {
-        _ if is_lacking(&error, endpoint.ip()) => Refusal::Here(error),
+        _ if is_resource_exhaustion(&error, endpoint.ip()) => Refusal::Here(error),
         io::ErrorKind::ConnectionRefused => Failure::ConnectRefused.into(),
         io::ErrorKind::TimedOut => Failure::ConnectTimeout.into(),
         io::ErrorKind::ConnectionReset => Failure::Reset.into(),

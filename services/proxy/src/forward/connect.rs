@@ -8,7 +8,7 @@ use tidegate_model::{
     fleet::{Address, UpstreamProtocol},
     observation::Failure,
 };
-use tidegate_service::files::is_lacking;
+use tidegate_service::files::is_resource_exhaustion;
 use tokio::net::TcpStream;
 
 use super::{
@@ -118,7 +118,7 @@ async fn handshake(
         Address::Name { host, port } => TcpStream::connect((host.as_str(), *port)).await,
     }
     .map_err(|error| match error.kind() {
-        _ if is_lacking(&error, endpoint.address.ip()) => {
+        _ if is_resource_exhaustion(&error, endpoint.address.ip()) => {
             worker.cannot_connect(&error);
             Unconnected { failure: Failure::ConnectError, fault: Fault::Ours }
         }
