@@ -59,7 +59,7 @@ pub enum BusError {
     #[error("{0:?} is not a subject")]
     Subject(String),
     /// The subject of a request has no subscriber.
-    #[error("nobody answers requests on {0}")]
+    #[error("nobody responds to requests on {0}")]
     NoResponder(String),
     /// The entry is not at the revision that the write expected.
     #[error("{key} in bucket {bucket} has been changed by somebody else")]

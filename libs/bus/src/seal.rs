@@ -1,13 +1,13 @@
-//! Signatures over what is published, so that a stolen credential of the bus can forge no table and no lease.
+//! Signatures of tables and leases, so that a stolen credential of the bus can't forge them.
 //!
 //! A sealed body is the body with a signature before it: [`MAGIC`], the first bytes of the signer's public key, the
-//! Ed25519 signature (RFC 8032), the body. What is signed is a text for its purpose, the subject (or key) that it is for,
-//! and the body as it travels: a delta is no snapshot, and nothing of one region is valid in another. Age is
-//! not signed: an old message has an old position, so it changes no table. But it counts as a sign of its owner's life:
-//! whoever publishes a dead owner's last heartbeat again hides that the owner has gone.
+//! Ed25519 signature (RFC 8032), the body. The signature covers a label for the purpose, the
+//! subject or key, and the body: a delta can't pass as a snapshot, nor a message of one region as one of another. The time is not
+//! signed: a replayed message has an old position and changes no table. But replaying a dead owner's last heartbeat hides its
+//! death.
 //!
-//! [`Trust`] is what a receiver checks by. Without keys it takes everything, sealed or not: a fleet that names no keys
-//! relies on the bus's permissions alone.
+//! [`Trust`] verifies the seals of received messages. Without keys it accepts everything, sealed or not: a fleet without signing
+//! keys relies on the bus's permissions alone.
 
 use std::{
     fmt, fs, io,

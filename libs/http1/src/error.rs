@@ -60,7 +60,7 @@ pub enum ParseError {
 }
 
 impl ParseError {
-    /// The status that answers it.
+    /// The status of the response to it.
     pub fn status(self) -> u16 {
         match self {
             ParseError::TooLarge | ParseError::TooManyFields => 431,

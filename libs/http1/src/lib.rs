@@ -2,9 +2,9 @@
 //!
 //! This crate must not know sockets, time, tasks, routes or any policy.
 //!
-//! It exists because what a proxy forwards must be written anew in one canonical form and because ambiguous framing must
-//! be refused: a general HTTP library resolves some ambiguities silently (hyper drops a `Content-Length` that stands
-//! beside a `Transfer-Encoding`), after which a proxy can no longer tell.
+//! It exists because a proxy must write what it forwards in one canonical form and refuse ambiguous framing: general HTTP
+//! libraries resolve some ambiguities silently (hyper drops a `Content-Length` beside a `Transfer-Encoding`), which a proxy on top
+//! of them cannot detect.
 #![forbid(unsafe_code)]
 
 mod chunked;
@@ -33,5 +33,5 @@ pub use write::{
     write_trailers,
 };
 
-/// The most header fields that any parse here accepts, whatever the limits say.
+/// The most header fields that any parser here accepts, whatever the configured limits.
 pub const MAX_FIELDS: usize = 256;

@@ -324,7 +324,7 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
                 assert_eq!(may(what), is_trusted, "{} {what}", user.name);
             }
             assert!(user.subscribe.contains(&format!("_INBOX.tidegate.{}.>", user.name)), "{}", user.name);
-            // What nobody may: to answer for others, and to hear others' responses.
+            // No user may reply for others, or receive others' replies.
             assert!(!may("_INBOX") && !user.subscribe.iter().any(|subject| subject.starts_with("_INBOX.>")));
             assert!(!user.publish.iter().chain(&user.subscribe).any(|subject| subject == ">"));
         }

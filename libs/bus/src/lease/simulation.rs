@@ -112,7 +112,7 @@ impl World {
         while self.now < end {
             self.now += DURATION / 4;
             for who in 0..self.cores.len() {
-                // Whoever is overruled looks again at once.
+                // After a conflict the candidate tries again at once.
                 self.round(who);
                 if !self.cores[who].can_renew() {
                     self.round(who);
@@ -153,7 +153,7 @@ proptest! {
                         world.cores[who].record_no_response();
                     }
                 }
-                // Once: who slept through all between two losses can't tell them from one that was long ago.
+                // Once: a candidate that slept between two losses can't tell them from a single one long ago.
                 Event::LoseData if !lost => {
                     lost = true;
                     world.entry = None;
@@ -212,13 +212,13 @@ proptest! {
         world.round(0);
         let mut followed = Epoch(1);
         for (number, shift, dies) in heard {
-            // Everybody hears it, however often.
+            // All candidates observe it, however often.
             for core in &mut world.cores {
                 core.observe_epoch(Epoch(number >> shift));
                 core.observe_epoch(Epoch((followed.0 + Epoch::MAX_STEP).max(number >> shift)));
             }
             if dies {
-                // The leader takes a larger epoch, and dies before any replica has heard of it.
+                // The leader takes a larger epoch, and dies before any replica knows of it.
                 world.round(0);
                 (0..3).for_each(|who| { world.round(who); });
                 world.now += DURATION;

@@ -1,5 +1,4 @@
-//! An event for programs: one JSON object. Times are RFC 3339 in UTC where they are for people, and `…_us` microseconds
-//! since the Unix epoch where they are for sums.
+//! An event as a JSON object for programs. `at` is RFC 3339 in UTC; `…_us` are microseconds since the Unix epoch.
 
 use serde_json::{Map, Value, json};
 use tidegate_bus::{TraceContext, history::StoredEvent};
@@ -12,14 +11,14 @@ use tidegate_model::{
 use super::moment::moment;
 
 /// An event as JSON on one line.
-pub fn line(kept: &StoredEvent) -> Value {
-    let event = &kept.event;
+pub fn line(stored: &StoredEvent) -> Value {
+    let event = &stored.event;
     let mut object = Map::new();
     let mut set = |key: &str, value: Value| _ = object.insert(key.to_owned(), value);
     set("at", json!(moment(event.at)));
     set("at_us", json!(event.at));
     set("region", json!(event.region));
-    if let Some(id) = kept.trace.as_ref().map(TraceContext::trace_id) {
+    if let Some(id) = stored.trace.as_ref().map(TraceContext::trace_id) {
         set("trace_id", json!(id));
     }
     match &event.kind {

@@ -1,4 +1,4 @@
-//! An event for people.
+//! An event as text for people.
 
 use std::fmt::Write as _;
 
@@ -12,11 +12,12 @@ use tidegate_model::{
 
 use super::moment::moment;
 
-/// An event as one line or more. With `is_below` it is of the same table as what was told last, and an edge's is indented.
-pub fn paragraph(kept: &StoredEvent, is_below: bool) -> String {
-    let region = kept.event.region.as_str();
-    let head = format!("{} {region:<10} ", moment(kept.event.at));
-    match &kept.event.kind {
+/// An event as one line or more. With `is_below` it is about the same table as the event before, and an edge's event is
+/// indented.
+pub fn paragraph(stored: &StoredEvent, is_below: bool) -> String {
+    let region = stored.event.region.as_str();
+    let head = format!("{} {region:<10} ", moment(stored.event.at));
+    match &stored.event.kind {
         EventKind::Leads { holder, epoch } => {
             format!("{head}{holder} leads the region from epoch {epoch} on\n")
         }
@@ -24,7 +25,7 @@ pub fn paragraph(kept: &StoredEvent, is_below: bool) -> String {
             format!("{head}fleet revision {revision}, applied by {author}\n")
         }
         EventKind::Decided(decided) => {
-            let trace = kept
+            let trace = stored
                 .trace
                 .as_ref()
                 .map(TraceContext::trace_id)
@@ -33,9 +34,9 @@ pub fn paragraph(kept: &StoredEvent, is_below: bool) -> String {
             decision(&head, decided, &trace)
         }
         EventKind::Applied { edge, epoch, revision, decided_at, received_at } => format!(
-            "{}{edge} serves by epoch {epoch} revision {revision} {} after the decision ({} to get there)\n",
+            "{}{edge} serves by epoch {epoch} revision {revision} {} after the decision (received after {})\n",
             if is_below { "    " } else { &head },
-            millis(kept.event.at, *decided_at),
+            millis(stored.event.at, *decided_at),
             millis(*received_at, *decided_at),
         ),
     }
@@ -46,8 +47,8 @@ fn decision(head: &str, decided: &Decided, trace: &str) -> String {
     let mut causes: Vec<String> = decided.cause.causes.iter().map(|c| cause(c, decided)).collect();
     causes.dedup();
     let rest = " ".repeat(head.chars().count());
-    for (place, cause) in causes.iter().enumerate() {
-        text.push_str(if place == 0 { head } else { &rest });
+    for (index, cause) in causes.iter().enumerate() {
+        text.push_str(if index == 0 { head } else { &rest });
         text.push_str(cause);
         text.push('\n');
     }
@@ -63,7 +64,7 @@ fn decision(head: &str, decided: &Decided, trace: &str) -> String {
     }
     _ = writeln!(
         text,
-        "    epoch {} revision {}, decided {} after the word of it came{trace}",
+        "    epoch {} revision {}, decided {} after its input arrived{trace}",
         decided.epoch,
         decided.revision,
         millis(decided.cause.decided_at, decided.cause.input_at),
@@ -112,7 +113,7 @@ fn movement(moved: &Move) -> String {
         if before.shed_permille != after.shed_permille {
             _ = write!(
                 text,
-                ", {} % refused for lack of room, before {} %",
+                ", {} % shed for lack of capacity, before {} %",
                 percent(after.shed_permille),
                 percent(before.shed_permille)
             );
@@ -154,7 +155,7 @@ fn goes_to(standing: &Destination) -> String {
         text.push_str(" (though all seem down)");
     }
     if standing.shed_permille > 0 {
-        _ = write!(text, " ({} % refused for lack of room)", percent(standing.shed_permille));
+        _ = write!(text, " ({} % shed for lack of capacity)", percent(standing.shed_permille));
     }
     text
 }

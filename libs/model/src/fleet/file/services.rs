@@ -16,7 +16,7 @@ use crate::{
     fleet::{Cluster, HostPattern, Policy, Service, UpstreamProtocol},
 };
 
-/// Hosts that earlier services answer for.
+/// The hosts of earlier services.
 #[derive(Default)]
 pub(super) struct Seen {
     hosts: BTreeMap<HostPattern, ServiceName>,
@@ -85,7 +85,7 @@ fn hosts(walk: &mut Walk, node: &Node, service: &ServiceName, seen: &mut Seen) -
     for (host, at) in &listed {
         let other = seen.hosts.entry(host.clone()).or_insert_with(|| service.clone());
         if other != service {
-            walk.error_at(*at, format!("the service {other} answers for the host {host} already"), None);
+            walk.error_at(*at, format!("the service {other} serves the host {host} already"), None);
         }
     }
     Some(listed.into_iter().map(|(host, _)| host).collect())
