@@ -119,7 +119,7 @@ pub struct LeaseSeal {
 }
 
 impl LeaseSeal {
-    fn seal(&self, key: &str, record: &LeaseRecord) -> Bytes {
+    fn sign(&self, key: &str, record: &LeaseRecord) -> Bytes {
         let bytes = record.to_bytes();
         self.signer.as_ref().map_or(bytes.clone(), |signer| signer.seal(Purpose::Lease, key, &bytes))
     }
@@ -182,7 +182,7 @@ impl Keeper {
         }
         if let Some((record, expected)) = self.core.release() {
             self.publish_state();
-            let written = self.bucket.update(&self.key, self.seal.seal(&self.key, &record), expected);
+            let written = self.bucket.update(&self.key, self.seal.sign(&self.key, &record), expected);
             if let Ok(Err(error)) | Err(error) = timed(duration, written).await.map_err(|()| BusError::Closed)
             {
                 tracing::debug!(lease = %self.key, %error, "the lease was not released");
@@ -215,12 +215,12 @@ impl Keeper {
         let written = match self.core.next_action(sent_at) {
             LeaseAction::Wait => return Attempt::Ended,
             LeaseAction::Create(record) => {
-                timed(duration / 2, self.bucket.create(&self.key, self.seal.seal(&self.key, &record))).await
+                timed(duration / 2, self.bucket.create(&self.key, self.seal.sign(&self.key, &record))).await
             }
             LeaseAction::Replace(record, expected) => {
                 timed(
                     duration / 2,
-                    self.bucket.update(&self.key, self.seal.seal(&self.key, &record), expected),
+                    self.bucket.update(&self.key, self.seal.sign(&self.key, &record), expected),
                 )
                 .await
             }

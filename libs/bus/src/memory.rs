@@ -104,15 +104,15 @@ impl MemoryBus {
             events.push_back(message.clone());
             events
         });
-        let mut heard = false;
+        let mut delivered = false;
         lock(&self.subscriptions).retain(|(pattern, sender)| {
             if !covers(pattern, subject) {
                 return !sender.is_closed();
             }
             match sender.try_send(message.clone()) {
-                Ok(()) => heard = true,
+                Ok(()) => delivered = true,
                 Err(mpsc::error::TrySendError::Full(_)) => {
-                    heard = true;
+                    delivered = true;
                     self.lost.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => return false,
@@ -120,7 +120,7 @@ impl MemoryBus {
             true
         });
         match reply {
-            Some(_) if !heard => Err(BusError::NoResponder(subject.to_owned())),
+            Some(_) if !delivered => Err(BusError::NoResponder(subject.to_owned())),
             _ => Ok(()),
         }
     }

@@ -168,7 +168,7 @@ impl Admin {
                 accepted = accept(&listener, &room) => accepted,
                 Some(_) = connections.join_next() => continue,
             };
-            let (stream, place) = match accepted {
+            let (stream, permit) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // A shortage of file descriptors passes; spinning would not help.
@@ -179,7 +179,7 @@ impl Admin {
             };
             let (admin, stop) = (self.clone(), stop.clone());
             connections.spawn(async move {
-                let _place = place;
+                let _permit = permit;
                 let service = service_fn(move |request| {
                     let admin = admin.clone();
                     async move { Ok::<_, Infallible>(admin.answer(&request)) }
@@ -270,7 +270,7 @@ async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
 ) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let place = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _): (_, SocketAddr) = listener.accept().await?;
-    Ok((stream, place))
+    Ok((stream, permit))
 }

@@ -27,7 +27,7 @@ struct World {
 #[derive(Debug, Clone)]
 enum Event {
     Pass(u16),
-    /// A candidate looks, where it must, and decides.
+    /// A candidate reads the entry, where it must, and decides.
     Decide(usize),
     /// Its write arrives and is answered for, or the answer is lost.
     Arrive(usize, bool),
@@ -106,7 +106,7 @@ impl World {
         self.entry = Some((self.revision, record));
     }
 
-    /// All look and decide, four times in the lease's duration.
+    /// All candidates read and decide, four times in the lease's duration.
     fn pass(&mut self, duration: Duration) {
         let end = self.now + duration;
         while self.now < end {
