@@ -36,7 +36,7 @@ demo: ## Two regions and their faults, live, in a minute; ARGS=--json for figure
 test: check unit doc ## All checks and all tests
 
 .PHONY: check
-check: fmt clippy deny ## Format, lints, licences and sources
+check: fmt structure clippy deny ## Format, structure, lints, licences and sources
 
 .PHONY: bench
 bench: build ## CPU per request and memory per idle connection, beside HAProxy, nginx and Envoy, with limits; ARGS goes to it
@@ -52,6 +52,10 @@ bench: build ## CPU per request and memory per idle connection, beside HAProxy, 
 .PHONY: fmt
 fmt: ## Check the format (cargo fmt --all mends it)
 	@cargo fmt --all --check
+
+.PHONY: structure
+structure: ## No import cycle in a crate, no public type name in two
+	@tools/structure
 
 .PHONY: clippy
 clippy: ## Lints, warnings denied

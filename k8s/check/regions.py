@@ -43,7 +43,7 @@ def serves(region, cluster):
 
 
 def drain_elsewhere(told, concerned, other):
-    """What is drained by the bus of one region is drained in the other, until it is taken back."""
+    """What is drained by the bus of one region is drained in the other, until the drain is withdrawn."""
     own = f"{concerned.region}-1"
     tidegate(told, "drain", "cluster", own)
     until(f"{own}, drained in {told.region}, serves nobody in {concerned.region}", lambda: serves(concerned, f"{other.region}-1"))

@@ -62,7 +62,7 @@ async fn survives(fault: Fault) -> anyhow::Result<()> {
     let mut world = World::start(&plan).await?;
     let load = load(&mut world).await?;
 
-    // When the fault is made, found, and taken back.
+    // When the fault is made, found, and undone.
     let fault_at = world.inflict(fault).await?;
     let found = world.until_found(fault, fault_at, LIMIT).await?;
     let settled_at = found.last_edge_at().plus(UNDER_WAY);

@@ -66,7 +66,7 @@ async fn a_fleet_file_with_mistakes_is_told_all_of_them_and_changes_nothing() ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drained_cluster_gets_no_requests_until_it_is_taken_back() -> anyhow::Result<()> {
+async fn a_drained_cluster_gets_no_requests_until_it_is_withdrawn() -> anyhow::Result<()> {
     // Given load on a healthy system.
     let mut world = World::start(&Plan::default()).await?;
     let target = world.edge_address(HOME.edge).await?;
@@ -91,7 +91,7 @@ async fn a_drained_cluster_gets_no_requests_until_it_is_taken_back() -> anyhow::
     let candidate = candidate(&explained, HOME.cluster);
     assert!(candidate["overridden"].to_string().contains("drill"), "{candidate}");
 
-    // And when the drain is taken back, requests come back, and none was lost on either way.
+    // And when the drain is withdrawn, requests come back, and none was lost on either way.
     world.mend(Fault::Drain).await?;
     world.until_well(LIMIT).await?;
     let back_at = clock::now();
@@ -312,7 +312,7 @@ async fn a_watched_fleet_file_is_applied_as_it_changes_through_swapped_links() -
     let mut watching = world.cli_that_stays(&["apply", "--watch", &file])?;
 
     // When it begins, then what is the fleet already is not written again.
-    watching.says("is the fleet already").await?;
+    watching.says("is already applied").await?;
     assert_eq!(status(&world).await?["fleet"]["revision"], before);
 
     // When the folder is swapped for one with a mistake, then it is told and nothing changes.
@@ -352,12 +352,12 @@ async fn two_processes_of_one_name_are_told_by_themselves_and_by_the_status() ->
     })
     .await?;
     let said = String::from_utf8(world.cli(&["status"]).await?.stdout)?;
-    assert!(said.contains(&format!("{bearing} is borne by 2 processes")), "{said}");
+    assert!(said.contains(&format!("{bearing} is claimed by 2 processes")), "{said}");
 
     // When it ends, then the name is the first one's again.
     double.terminate(LIMIT).await?;
     until("the name is its own again", LIMIT, async || {
-        Ok(prober.log().contains("is its own again").then_some(()))
+        Ok(prober.log().contains("no other process claims the name").then_some(()))
     })
     .await?;
     world.succeeded();

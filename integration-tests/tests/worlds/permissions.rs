@@ -27,7 +27,7 @@ fn forgeries() -> anyhow::Result<Vec<String>> {
         all.extend([
             subjects::routes(&region),
             subjects::probe(&region, &prober),
-            subjects::carry(&region),
+            subjects::digest(&region),
             subjects::event(&region, "computer-1"),
         ]);
         for edge in [HOME.edge, AWAY.edge] {
@@ -38,11 +38,11 @@ fn forgeries() -> anyhow::Result<Vec<String>> {
                 subjects::suspect(&region, &edge, &cluster),
                 subjects::reset(&region, &edge),
                 subjects::event(&region, edge.as_str()),
-                subjects::bearer("edge", &region, edge.as_str()),
+                subjects::claim("edge", &region, edge.as_str()),
             ]);
         }
         for kind in ["health-prober", "route-computer"] {
-            all.push(subjects::bearer(kind, &region, "somebody"));
+            all.push(subjects::claim(kind, &region, "somebody"));
         }
     }
     Ok(all)
@@ -54,16 +54,15 @@ fn permitted(user: &str, subject: &str) -> bool {
     let begins = |kinds: &[&str]| kinds.iter().any(|kind| subject.starts_with(kind));
     if user == HOME.edge_user() {
         let own = format!("{}.{}", HOME.name, HOME.edge);
-        return begins(&["load.", "applied.", "suspect.", "event.", "bearer.edge."])
-            && subject.contains(&own);
+        return begins(&["load.", "applied.", "suspect.", "event.", "claim.edge."]) && subject.contains(&own);
     }
     let of_region = subject.contains(HOME.name);
     if user == HOME.prober_user() {
-        of_region && begins(&["probe.", "bearer.health-prober."])
+        of_region && begins(&["probe.", "claim.health-prober."])
     } else if user == HOME.computer_user() {
-        of_region && begins(&["routes.", "event.", "bearer.route-computer."])
+        of_region && begins(&["routes.", "event.", "claim.route-computer."])
     } else if user == HOME.replicator_user() {
-        begins(&["fleet", "overrides"]) || (of_region && begins(&["carry."]))
+        begins(&["fleet", "overrides"]) || (of_region && begins(&["digest."]))
     } else {
         begins(&["fleet", "overrides", "reset."])
     }
@@ -232,18 +231,18 @@ async fn a_route_computers_credential_brings_no_fleet_from_another_region() -> a
     let forger = world.bus(&AWAY.computer_user()).await?;
     anyhow::ensure!(forger.ready(START_LIMIT).await);
     let region: RegionName = AWAY.name.parse()?;
-    let mut asked = forger.subscribe(&subjects::carry_request(&region)).await?;
+    let mut asked = forger.subscribe(&subjects::pull(&region)).await?;
     let all = world.bus(ALL).await?;
     anyhow::ensure!(all.ready(START_LIMIT).await);
 
     // When replicators hear that it has a newer fleet: it cannot say so, but somebody else may.
-    let newer = tidegate_bus::carry::Holdings {
-        fleet: Some(tidegate_bus::fleet::FleetMark { revision: u64::MAX, digest: 1 }),
+    let newer = tidegate_bus::replicate::RegionDigest {
+        fleet: Some(tidegate_bus::fleet::FleetVersion { revision: u64::MAX, digest: 1 }),
         overrides: 0,
     };
     let said = codec::encode(&newer);
-    forger.publish(&subjects::carry(&region), None, said.clone()).await?;
-    all.publish(&subjects::carry(&region), None, said).await?;
+    forger.publish(&subjects::digest(&region), None, said.clone()).await?;
+    all.publish(&subjects::digest(&region), None, said).await?;
 
     // Then it is not asked, so it cannot answer.
     let request = tokio::time::timeout(Duration::from_secs(3), asked.next()).await;

@@ -54,7 +54,7 @@ pub async fn is_lost_with_reason(
 ) -> anyhow::Result<()> {
     let how = match fault {
         Fault::Kill | Fault::Endpoint => "connection reset",
-        Fault::Freeze => "no answer in time",
+        Fault::Freeze => "no response in time",
         Fault::Answer503 => "503",
         Fault::Drain => anyhow::bail!("a drain loses nothing: {failed:?}"),
     };

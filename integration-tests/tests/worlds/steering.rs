@@ -1,4 +1,4 @@
-//! An operator's word stands above what is concluded, until it is taken back.
+//! Overrides of operators stay in force until they are withdrawn.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tidegate_integration_tests::{
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drained_region_serves_nobody_until_it_is_taken_back() -> anyhow::Result<()> {
+async fn a_drained_region_serves_nobody_until_it_is_withdrawn() -> anyhow::Result<()> {
     let mut world = World::start(&Plan::default()).await?;
 
     let said = succeeds(&world, &["drain", "region", HOME.name, "--reason", "storm", "--for", "1h"]).await?;
@@ -55,7 +55,7 @@ async fn a_drained_edge_tells_balancers_so_and_serves_who_still_comes() -> anyho
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_forced_route_holds_until_it_is_taken_back_and_a_watched_status_shows_it() -> anyhow::Result<()> {
+async fn a_forced_route_holds_until_it_is_withdrawn_and_a_watched_status_shows_it() -> anyhow::Result<()> {
     // Given a system whose status somebody watches.
     let mut world = World::start(&Plan::default()).await?;
     let mut watching = world.cli_that_stays(&["status", "--watch"])?;
@@ -76,7 +76,7 @@ async fn a_forced_route_holds_until_it_is_taken_back_and_a_watched_status_shows_
     }
     is_served_from(&mut world, &HOME, &AWAY).await?;
 
-    // When it is taken back, then they come back, and there is nothing more to take back.
+    // When it is withdrawn, then they come back, and there is nothing more to withdraw.
     succeeds(&world, &["unforce", SERVICE]).await?;
     is_served_from(&mut world, &HOME, &HOME).await?;
     let again = world.cli(&["unforce", SERVICE]).await?;

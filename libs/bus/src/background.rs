@@ -1,9 +1,9 @@
-//! Tasks that end with whoever began them.
+//! Background tasks that end with their owner.
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Tasks that were begun together. Dropping it tells them to end.
+/// A group of background tasks. Dropping it cancels them.
 #[derive(Debug, Default)]
 pub(crate) struct Background {
     stop: CancellationToken,
@@ -11,7 +11,7 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Begins a task, which ends by itself when its token is cancelled.
+    /// Starts a task, which ends when its token is cancelled.
     pub fn with<Task: Future<Output = ()> + Send + 'static>(
         mut self,
         task: impl FnOnce(CancellationToken) -> Task,
@@ -20,11 +20,11 @@ impl Background {
         self
     }
 
-    /// Ends them and waits for the end.
+    /// Cancels the tasks and waits for their end.
     pub async fn stop(mut self) {
         self.stop.cancel();
         for task in std::mem::take(&mut self.tasks) {
-            // It only fails when it panicked.
+            // Joining fails only when the task panicked.
             _ = task.await;
         }
     }

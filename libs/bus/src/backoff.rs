@@ -1,4 +1,4 @@
-//! How long to wait before trying again, with jitter so that many who failed together don't return together.
+//! Pauses before retries, with jitter, so that clients that failed together don't return together.
 
 use std::time::Duration;
 

@@ -1,13 +1,13 @@
 //! Key-value buckets: small entries with compare-and-swap, and blobs larger than a message.
 //!
-//! Nobody is told of a change: whoever needs to know looks once a second, and is nudged by a message.
+//! A bucket has no watchers. Whoever follows it polls its [`Stamp`] once a second, and at once after a change notification.
 
 mod blob;
+mod entry;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     BusError,
@@ -15,13 +15,15 @@ use crate::{
     nats::{NatsBus, store::NatsStore},
 };
 
-pub use blob::{BlobHead, Place};
+pub use blob::{BlobHead, Precondition};
+pub(crate) use entry::Expected;
+pub use entry::{Entry, Stamp};
 
-/// A key-value bucket. It is made (history 1, file storage) by the first write, also after a server lost its data; until then it
-/// reads as empty.
+/// A key-value bucket. The first write creates it (history 1, file storage), also after a server lost its data; until then
+/// it reads as empty.
 ///
-/// A key is made of letters, digits and `-_=/`, in tokens between dots. Every call ends within two seconds. Clones
-/// share what is known of the bucket.
+/// A key is made of letters, digits and `-_=/`, in tokens between dots. Every call ends within [`Bucket::LIMIT`]. Clones
+/// share the connection to the bucket.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     name: Arc<str>,
@@ -34,38 +36,9 @@ enum Store {
     Memory(Arc<MemoryStore>),
 }
 
-/// An entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Grows with each write to the bucket; starts again when a server lost its data.
-    pub revision: u64,
-    /// The value.
-    pub value: Bytes,
-}
-
-/// What a write expects to find.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Expected {
-    /// Anything.
-    Any,
-    /// No entry.
-    Nothing,
-    /// The entry of this revision.
-    Revision(u64),
-}
-
-/// Differs from an earlier one when anything in a bucket was written or deleted since, or the bucket made anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Stamp {
-    /// When the bucket was made; differs when its data was lost. Zero: there is none.
-    pub created: u64,
-    /// The last write's revision.
-    pub last_revision: u64,
-}
-
 impl Bucket {
-    /// How long a call may take.
-    pub const LIMIT: Duration = crate::nats::store::LIMIT;
+    /// The time limit of a call.
+    pub const LIMIT: Duration = crate::nats::BUCKET_LIMIT;
 
     pub(crate) fn nats(bus: Arc<NatsBus>, name: &str) -> Bucket {
         Bucket { name: name.into(), store: Store::Nats(Arc::new(NatsStore::new(bus, name))) }
@@ -80,11 +53,11 @@ impl Bucket {
         &self.name
     }
 
-    /// Makes the bucket where it is missing, for users who may write it and not make it, and gives it as many copies as this
-    /// process wants.
+    /// Creates the bucket where it is missing, for users who may write to it but not create it, and raises its replicas to
+    /// what this process is configured for.
     ///
     /// # Errors
-    /// When the bus is away, does not answer in time, or does not let this user.
+    /// When the bus is away, does not respond in time, or this user has no permission.
     pub async fn ensure(&self) -> Result<(), BusError> {
         match &self.store {
             Store::Nats(nats) => nats.ensure().await,
@@ -92,10 +65,10 @@ impl Bucket {
         }
     }
 
-    /// An entry, or nothing when there is none.
+    /// Reads an entry; nothing when there is none.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time.
+    /// When the bus is away or does not respond in time.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, BusError> {
         self.check(key)?;
         match &self.store {
@@ -104,18 +77,18 @@ impl Bucket {
         }
     }
 
-    /// Writes an entry, whatever was there. Returns its revision.
+    /// Writes an entry unconditionally. Returns its revision.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time, or the value is larger than a message.
+    /// When the bus is away or does not respond in time, or the value is larger than a message.
     pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, BusError> {
         self.write(key, value, Expected::Any).await
     }
 
-    /// Writes an entry where there is none. Returns its revision.
+    /// Creates an entry. Returns its revision.
     ///
     /// # Errors
-    /// [`BusError::Conflict`] when there is one; else as for [`Bucket::put`].
+    /// [`BusError::Conflict`] when it exists; else as for [`Bucket::put`].
     pub async fn create(&self, key: &str, value: Bytes) -> Result<u64, BusError> {
         self.write(key, value, Expected::Nothing).await
     }
@@ -123,16 +96,16 @@ impl Bucket {
     /// Replaces the entry of revision `expected`. Returns its new revision.
     ///
     /// # Errors
-    /// [`BusError::Conflict`] when the entry is not of that revision; else as for [`Bucket::put`]. After
+    /// [`BusError::Conflict`] when the entry has another revision; else as for [`Bucket::put`]. After
     /// [`BusError::TimedOut`] it may have been replaced or not.
     pub async fn update(&self, key: &str, value: Bytes, expected: u64) -> Result<u64, BusError> {
         self.write(key, value, Expected::Revision(expected)).await
     }
 
-    /// Deletes an entry. It is no error when there is none.
+    /// Deletes an entry, if it exists.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time.
+    /// When the bus is away or does not respond in time.
     pub async fn delete(&self, key: &str) -> Result<(), BusError> {
         self.delete_where(key, None).await
     }
@@ -140,7 +113,7 @@ impl Bucket {
     /// Deletes the entry of revision `expected`.
     ///
     /// # Errors
-    /// When it is of another, or the bus is away or does not answer in time.
+    /// When it has another revision, or the bus is away or does not respond in time.
     pub(crate) async fn delete_at(&self, key: &str, expected: u64) -> Result<(), BusError> {
         self.delete_where(key, Some(expected)).await
     }
@@ -154,11 +127,11 @@ impl Bucket {
         }
     }
 
-    /// All entries by key, one read after the other: an entry written meanwhile may be old or new. Blobs' parts are
-    /// entries, too.
+    /// All entries by key, read one after the other: an entry written meanwhile may be old or new. The parts of blobs are
+    /// among them.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time.
+    /// When the bus is away or does not respond in time.
     pub async fn list(&self) -> Result<Vec<(String, Entry)>, BusError> {
         let mut entries = Vec::new();
         for key in self.keys(None).await? {
@@ -169,10 +142,10 @@ impl Bucket {
         Ok(entries)
     }
 
-    /// The bucket's stamp, to see cheaply whether anything has changed.
+    /// The bucket's stamp, which shows cheaply whether anything has changed.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time.
+    /// When the bus is away or does not respond in time.
     pub async fn stamp(&self) -> Result<Stamp, BusError> {
         match &self.store {
             Store::Nats(nats) => nats.stamp().await,
@@ -192,7 +165,7 @@ impl Bucket {
         BusError::Conflict { bucket: self.name.to_string(), key: key.to_owned() }
     }
 
-    /// Keys `<prefix>.…`, or all; deleted ones may be among them.
+    /// The keys `<prefix>.…`, or all; deleted ones may be among them.
     async fn keys(&self, prefix: Option<&str>) -> Result<Vec<String>, BusError> {
         match &self.store {
             Store::Nats(nats) => nats.keys(prefix).await,

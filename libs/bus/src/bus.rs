@@ -1,9 +1,9 @@
-//! The bus itself: one face over NATS and the in-process bus.
+//! The bus: one interface over NATS and the in-process bus.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 use crate::{
     BusError, BusState, Message, NatsSettings, Subscription, TraceContext,
@@ -14,18 +14,18 @@ use crate::{
     pattern::{is_pattern, is_subject},
 };
 
-/// The bytes of a message that are left for headers.
+/// The bytes of a message that are reserved for headers.
 const HEADER_ROOM: usize = 4096;
-/// The largest part of a reply, even where the server takes larger messages: so that small messages get between them.
+/// The largest part of a reply, even where the server takes larger messages: small messages are sent between parts.
 const MAX_PART: usize = 512 * 1024;
-/// The most parts that a reply may have.
+/// The most parts of a reply.
 const MAX_PARTS: u32 = 4096;
 
-/// A connection to the bus. Clones share it; it ends when the last one is dropped.
+/// A connection to the bus. Clones share it; dropping the last one closes it.
 #[derive(Debug, Clone)]
 pub struct Bus(Link);
 
-/// Which bus it is.
+/// The transport of a bus.
 #[derive(Debug, Clone)]
 pub(crate) enum Link {
     Nats(Arc<NatsBus>),
@@ -33,26 +33,26 @@ pub(crate) enum Link {
 }
 
 impl Bus {
-    /// A bus over NATS. Does not wait for a server: while none is there, the bus is away ([`Bus::state`]) and tries
-    /// again without end.
+    /// Connects over NATS. Does not wait for a server: while none can be reached, the bus is away ([`Bus::state`]) and
+    /// retries without end.
     ///
     /// # Errors
-    /// When the settings are wrong: no server, a bad address, credentials that can't be read.
+    /// When the settings are wrong: no server, a malformed address, unreadable credentials.
     pub async fn connect(settings: NatsSettings) -> Result<Bus, BusError> {
         Ok(Bus(Link::Nats(Arc::new(NatsBus::connect(settings).await?))))
     }
 
-    /// A bus within this process, with nothing lost on the way.
+    /// A bus within this process, which loses no message.
     pub fn in_process() -> Bus {
         Bus(Link::Memory(Arc::new(MemoryBus::new())))
     }
 
-    /// Whether the bus is there, and since when not.
+    /// The state of the connection.
     pub fn state(&self) -> BusState {
         *self.watch_state().borrow()
     }
 
-    /// The bus's state as it changes.
+    /// The state of the connection, as it changes.
     pub fn watch_state(&self) -> watch::Receiver<BusState> {
         match &self.0 {
             Link::Nats(nats) => nats.watch_state(),
@@ -60,7 +60,7 @@ impl Bus {
         }
     }
 
-    /// What the server has refused in the last seconds, such as to publish what its user may not.
+    /// What the server has refused in the last seconds, such as a publication that its user has no permission for.
     pub fn refusal(&self) -> Option<String> {
         match &self.0 {
             Link::Nats(nats) => nats.refusal(),
@@ -68,22 +68,22 @@ impl Bus {
         }
     }
 
-    /// Why no connection to the bus could be made since there was one; nothing while there is one, or when that is not known.
-    pub fn trouble(&self) -> Option<String> {
+    /// Why the last attempt to connect failed; nothing while connected, or when the reason is unknown.
+    pub fn connect_error(&self) -> Option<String> {
         match &self.0 {
-            Link::Nats(nats) => nats.trouble(),
+            Link::Nats(nats) => nats.connect_error(),
             Link::Memory(_) => None,
         }
     }
 
-    /// Waits until the bus is there, or `limit` has passed. Says whether it is.
+    /// Waits until the bus is connected, at most for `limit`. Returns whether it is.
     pub async fn ready(&self, limit: Duration) -> bool {
         let mut state = self.watch_state();
         let connected = state.wait_for(BusState::connected);
         matches!(tokio::time::timeout(limit, connected).await, Ok(Ok(_)))
     }
 
-    /// Messages that this process lost because a subscription was not read in time.
+    /// The number of messages that this process lost because a subscription was not read in time.
     pub fn lost_messages(&self) -> u64 {
         match &self.0 {
             Link::Nats(nats) => nats.lost_messages(),
@@ -91,7 +91,7 @@ impl Bus {
         }
     }
 
-    /// The largest body that one message can have, in bytes.
+    /// The largest body of a message, in bytes.
     pub fn max_body(&self) -> usize {
         let limit = match &self.0 {
             Link::Nats(nats) => nats.max_payload(),
@@ -100,11 +100,11 @@ impl Bus {
         limit.saturating_sub(HEADER_ROOM).max(1)
     }
 
-    /// Publishes a message to whoever listens now.
+    /// Publishes a message to the present subscribers.
     ///
     /// # Errors
-    /// When the bus is away (then nothing is kept for later: what is repeated or repaired is worth more than what is
-    /// late), or the message is too large.
+    /// When the bus is away or the message is too large. It is not queued for later: what matters is repeated or repaired,
+    /// and better fresh than late.
     pub async fn publish(
         &self,
         subject: &str,
@@ -117,9 +117,9 @@ impl Bus {
         self.send(subject, None, trace, None, body).await
     }
 
-    /// Tells who follows a bucket to look at it now, even if this process ends right after. Who misses it looks by itself a
-    /// second later.
-    pub(crate) async fn nudge(&self, subject: &str, body: Bytes) {
+    /// Sends a change notification to the followers of a bucket, even if this process ends right after. A follower that
+    /// misses it polls the bucket within a second.
+    pub(crate) async fn notify_change(&self, subject: &str, body: Bytes) {
         _ = self.publish(subject, None, body).await;
         if let Link::Nats(nats) = &self.0 {
             _ = nats.flush().await;
@@ -129,7 +129,7 @@ impl Bus {
     /// Subscribes to a subject, or to many by the wildcards `*` (one token) and `>` (all further tokens).
     ///
     /// # Errors
-    /// When the pattern is not one, or the bus is closed.
+    /// When the pattern is malformed or the bus is closed.
     pub async fn subscribe(&self, pattern: &str) -> Result<Subscription, BusError> {
         if !is_pattern(pattern) {
             return Err(BusError::Subject(pattern.to_owned()));
@@ -140,10 +140,10 @@ impl Bus {
         }
     }
 
-    /// Asks whoever listens on `subject`, and returns the first complete answer, which may be larger than a message.
+    /// Sends a request and returns the first complete reply, which may be larger than a message.
     ///
     /// # Errors
-    /// When the bus is away, nobody listens, or no complete answer came within `limit`.
+    /// When the bus is away, nobody is subscribed to `subject`, or no complete reply came within `limit`.
     pub async fn request(&self, subject: &str, body: Bytes, limit: Duration) -> Result<Bytes, BusError> {
         if !is_subject(subject) {
             return Err(BusError::Subject(subject.to_owned()));
@@ -154,7 +154,7 @@ impl Bus {
         };
         let inbox = format!("{prefix}.{:032x}", rand::random::<u128>());
         let mut replies = self.subscribe(&inbox).await?;
-        let answered = async {
+        let replied = async {
             self.send(subject, Some(&inbox), None, None, body).await?;
             let mut replies_by_id: Vec<(u64, Vec<Option<Bytes>>)> = Vec::new();
             loop {
@@ -168,12 +168,12 @@ impl Bus {
                 }
             }
         };
-        tokio::time::timeout(limit, answered)
+        tokio::time::timeout(limit, replied)
             .await
             .unwrap_or_else(|_| Err(BusError::TimedOut { what: format!("a request on {subject}"), limit }))
     }
 
-    /// Answers a request, in as many messages as it takes. A message that was no request is left alone.
+    /// Replies to a request, in as many messages as it takes. Does nothing for a message that is no request.
     ///
     /// # Errors
     /// When the bus is away.
@@ -225,7 +225,7 @@ impl Bus {
     }
 }
 
-/// Adds a part of one of several replies, and returns that reply when it is whole.
+/// Adds a part of one of several replies. Returns that reply when it is complete.
 fn add_part(replies: &mut Vec<(u64, Vec<Option<Bytes>>)>, part: Part, body: Bytes) -> Option<Bytes> {
     if part.count > MAX_PARTS {
         return None;
@@ -245,18 +245,6 @@ fn add_part(replies: &mut Vec<(u64, Vec<Option<Bytes>>)>, part: Part, body: Byte
     let mut whole = BytesMut::with_capacity(parts.iter().flatten().map(Bytes::len).sum());
     parts.iter().flatten().for_each(|part| whole.extend_from_slice(part));
     Some(whole.freeze())
-}
-
-/// A time limit around a call, with its name in the error.
-pub(crate) async fn within<T>(
-    limit: Duration,
-    what: impl Fn() -> String,
-    call: impl Future<Output = Result<T, BusError>>,
-) -> Result<T, BusError> {
-    let deadline = Instant::now() + limit;
-    tokio::time::timeout_at(deadline, call)
-        .await
-        .unwrap_or_else(|_| Err(BusError::TimedOut { what: what(), limit }))
 }
 
 #[cfg(test)]

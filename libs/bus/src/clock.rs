@@ -7,7 +7,7 @@ use std::{
 
 use tidegate_model::Timestamp;
 
-/// The present time. When the machine's clock is set back, it goes on at half the speed until the clock has caught up.
+/// The present time. After the machine's clock was set back, time passes at half speed until the clock has caught up.
 pub fn now() -> Timestamp {
     static CLOCK: Mutex<Clock> = Mutex::new(Clock { last: None });
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
@@ -15,19 +15,19 @@ pub fn now() -> Timestamp {
     CLOCK.lock().unwrap_or_else(PoisonError::into_inner).read(wall, Instant::now())
 }
 
-/// The present time in milliseconds since the Unix epoch: a start for numbers that must grow even when the bus has
-/// lost what was counted before.
+/// The present time in milliseconds since the Unix epoch: the start of numbers that must grow even when the bus has lost
+/// the last one.
 pub fn unix_millis() -> u64 {
     now().0 / 1000
 }
 
-/// What was read last, and when.
+/// The last time that was read.
 struct Clock {
     last: Option<(u64, Instant)>,
 }
 
 impl Clock {
-    /// Reads it, where the machine's clock says `wall` (microseconds since the Unix epoch).
+    /// The time when the machine's clock shows `wall` (microseconds since the Unix epoch).
     fn read(&mut self, wall: u64, at: Instant) -> Timestamp {
         let micros = self.last.map_or(wall, |(last, then)| {
             let passed = u64::try_from(at.duration_since(then).as_micros()).unwrap_or(u64::MAX);

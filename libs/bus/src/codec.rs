@@ -1,4 +1,4 @@
-//! The form of a message's body: a schema version (two bytes, big endian), then bincode.
+//! The encoding of message bodies: a schema version (two bytes, big endian), then bincode.
 //!
 //! # Versions
 //! [`SCHEMA_VERSION`] is what is written, [`OLDEST_VERSION`] the oldest that is read. To change a type that travels:
@@ -34,7 +34,7 @@ pub trait Wire: Serialize + DeserializeOwned + Send + 'static {
     }
 }
 
-/// Why bytes could not be read.
+/// Why a body could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Too short to hold a version.
@@ -43,7 +43,7 @@ pub enum DecodeError {
     /// Longer than [`MAX_BODY`].
     #[error("a body of {0} bytes is longer than {MAX_BODY}")]
     Long(usize),
-    /// From a newer or a long gone version.
+    /// Of a newer version, or of one that is no longer supported.
     #[error("schema version {0} is not one of {OLDEST_VERSION} to {SCHEMA_VERSION}")]
     Version(u16),
     /// The bincode can't be read as the type.
@@ -64,7 +64,7 @@ pub enum DecodeError {
     },
 }
 
-/// The body of a message with `value`.
+/// Encodes a value as the body of a message.
 ///
 /// # Panics
 /// When `T`'s `Serialize` fails. Derived ones fail only for paths that are not UTF-8, and all of ours come from text.
@@ -75,7 +75,7 @@ pub fn encode<T: Wire>(value: &T) -> Bytes {
     body.freeze()
 }
 
-/// The value in a message's body.
+/// Decodes the value in the body of a message.
 ///
 /// # Errors
 /// When the body is too short or long, of a version that is not read, or not a `T`.
@@ -115,7 +115,7 @@ pub(crate) fn decode_part<T: Wire>(version: u16, bincode: &[u8]) -> Result<T, De
 /// When the bytes are not a `T`, or more than one.
 pub fn read_bincode<T: DeserializeOwned>(bincode: &[u8]) -> Result<T, DecodeError> {
     // bincode's limit is a constant and counts each number at its full width, at most 16 bytes for one byte of input:
-    // so the step above 16 times the length lets everything honest pass, and bounds what a lie can claim.
+    // so the step above 16 times the length passes every well-formed body, and bounds what a forged length can claim.
     match bincode.len() {
         0..=0x1000 => read_with(bincode, config::standard().with_limit::<{ 64 << 10 }>()),
         0x1001..=0x1_0000 => read_with(bincode, config::standard().with_limit::<{ 1 << 20 }>()),

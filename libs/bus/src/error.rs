@@ -1,13 +1,13 @@
-//! What can go wrong on the bus.
+//! The errors of the bus.
 
 use std::time::Duration;
 
 use crate::{codec::DecodeError, seal::SealError};
 
-/// Why a call to the bus failed.
+/// An error of a call to the bus.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
-    /// A server's address can't be understood.
+    /// A server's address is malformed.
     #[error("{address:?} is not a NATS server's address such as nats://127.0.0.1:4222: {reason}")]
     Address {
         /// What was given.
@@ -18,7 +18,7 @@ pub enum BusError {
     /// No server was given.
     #[error("no NATS server is given")]
     NoServer,
-    /// The credentials can't be read or understood.
+    /// The credentials can't be read or parsed.
     #[error("the NATS credentials cannot be used: {0}")]
     Credentials(String),
     /// There is no connection to a server. Nothing was sent.
@@ -26,18 +26,18 @@ pub enum BusError {
     Away {
         /// How long.
         away_for: Duration,
-        /// Why none could be made, where that is known.
+        /// Why the last attempt to connect failed, where that is known.
         why: Option<String>,
     },
-    /// A call took longer than it may. A write may have happened or not.
+    /// A call took longer than its limit. A write may have happened or not.
     #[error("{what} took longer than {limit:?}")]
     TimedOut {
         /// The call.
         what: String,
-        /// How long it might have taken.
+        /// The limit.
         limit: Duration,
     },
-    /// The server does not permit a call.
+    /// The user has no permission for a call.
     #[error("{what} is not permitted: {reason}")]
     Refused {
         /// The call.
@@ -45,21 +45,21 @@ pub enum BusError {
         /// What the server said.
         reason: String,
     },
-    /// The message is larger than the server takes.
+    /// The message is larger than the server's limit.
     #[error("a message of {size} bytes to {subject} is larger than the server's limit of {limit} bytes")]
     TooLarge {
-        /// Where it was to go.
+        /// Its subject.
         subject: String,
         /// Its size with headers.
         size: usize,
         /// The server's limit.
         limit: usize,
     },
-    /// The subject or pattern is not one.
+    /// The subject or pattern is malformed.
     #[error("{0:?} is not a subject")]
     Subject(String),
-    /// Nobody listens on the subject of a request.
-    #[error("nobody answers requests on {0}")]
+    /// The subject of a request has no subscriber.
+    #[error("nobody responds to requests on {0}")]
     NoResponder(String),
     /// The entry is not at the revision that the write expected.
     #[error("{key} in bucket {bucket} has been changed by somebody else")]
@@ -69,25 +69,25 @@ pub enum BusError {
         /// The key.
         key: String,
     },
-    /// The server could not do what the history was asked.
+    /// An operation on the history failed.
     #[error("{operation} of the history failed: {reason}")]
     History {
-        /// What was asked.
+        /// The operation.
         operation: &'static str,
         /// What the server said.
         reason: String,
     },
-    /// The server could not do what a bucket was asked.
+    /// An operation on a bucket failed.
     #[error("{operation} in bucket {bucket} failed: {reason}")]
     Bucket {
         /// The bucket.
         bucket: String,
-        /// What was asked.
+        /// The operation.
         operation: &'static str,
         /// What the server or client said.
         reason: String,
     },
-    /// The parts of a blob don't belong together, even after reading it again.
+    /// The parts of a blob are inconsistent, even after reading it again.
     #[error("the blob {key} in bucket {bucket} is damaged: {reason}")]
     Blob {
         /// The bucket.
@@ -97,15 +97,15 @@ pub enum BusError {
         /// What is wrong.
         reason: String,
     },
-    /// What was received is not signed by a key that is trusted.
+    /// A message carries no signature by a trusted key.
     #[error("{subject} is not believed: {why}")]
     Untrusted {
-        /// What it is for.
+        /// What the message is about.
         subject: String,
-        /// What is wrong with it.
+        /// What is wrong with its signature.
         why: SealError,
     },
-    /// The bytes are not what they should be.
+    /// A body could not be decoded.
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// The connection was closed for good.
@@ -114,12 +114,12 @@ pub enum BusError {
 }
 
 impl BusError {
-    /// Whether a write lost against somebody else's.
+    /// Whether a write lost against a concurrent one.
     pub fn is_conflict(&self) -> bool {
         matches!(self, BusError::Conflict { .. })
     }
 
-    /// A word for metrics.
+    /// A label for metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             BusError::Address { .. } | BusError::NoServer => "address",

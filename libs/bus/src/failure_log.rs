@@ -1,4 +1,4 @@
-//! Logs once that something fails, not each time it is tried again.
+//! Logs a failure once, not at each retry.
 
 use crate::BusError;
 
@@ -7,8 +7,8 @@ use crate::BusError;
 pub struct FailureLog(Option<&'static str>);
 
 impl FailureLog {
-    /// Records how an attempt went. Logs `what` at the first failure since a success, and at one of another kind. That the bus is
-    /// away is logged by the connection itself.
+    /// Records the result of an attempt. Logs `what` at the first failure since a success, and at a failure of another kind.
+    /// A bus that is away is not logged here: the connection logs that itself.
     pub fn record(&mut self, attempt: Result<(), BusError>, what: &str) {
         let reason = attempt.as_ref().err().map(BusError::reason);
         if let Err(error) = attempt

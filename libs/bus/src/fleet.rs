@@ -1,4 +1,4 @@
-//! The fleet file on the bus: the last one that was applied, with who and when, and a follower of it.
+//! The fleet file on the bus: the one that was applied last, with its author and time, and a follower of it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     Bus, BusError, Subscription,
     background::Background,
     backoff,
-    bucket::{BlobHead, Bucket, Place},
+    bucket::{BlobHead, Bucket, Precondition},
     clock,
     codec::{self, Wire},
     failure_log::FailureLog,
@@ -24,36 +24,36 @@ use crate::{
 };
 
 const KEY: &str = "fleet";
-/// How often a write that lost against another is tried again.
-const TRIES: u32 = 5;
+/// The attempts of a write that loses against concurrent ones.
+const WRITE_ATTEMPTS: u32 = 5;
 
-/// What is known of a fleet file without reading it.
+/// The head of a fleet file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetHead {
-    /// Grows with each file: one more than the last, at least the time in milliseconds since the Unix epoch; so it
-    /// grows even when the bus lost the last.
+    /// The revision: one more than the last, at least the time in milliseconds since the Unix epoch; so it grows even when
+    /// the bus has lost the last.
     pub revision: u64,
     /// Who applied it.
     pub author: String,
-    /// When.
+    /// When it was applied.
     pub at: Timestamp,
 }
 
 impl Wire for FleetHead {}
 
-/// A fleet file.
+/// A fleet file with its head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetText {
-    /// Where it comes from.
+    /// The head.
     pub head: FleetHead,
-    /// The file.
+    /// The text of the file.
     pub text: String,
 }
 
-/// The order of fleet files: the larger is the newer. Two that were applied in different regions within one millisecond
-/// differ in the digest, so that all regions choose the same.
+/// The version of a fleet file: the larger is the newer. Two that were applied in different regions within one millisecond
+/// differ in the digest, so all regions choose the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct FleetMark {
+pub struct FleetVersion {
     /// The file's revision.
     pub revision: u64,
     /// The file's XXH3 digest.
@@ -61,9 +61,9 @@ pub struct FleetMark {
 }
 
 impl FleetText {
-    /// Its place in the order of fleet files.
-    pub fn mark(&self) -> FleetMark {
-        FleetMark { revision: self.head.revision, digest: xxh3_128(self.text.as_bytes()) }
+    /// The version of the file.
+    pub fn version(&self) -> FleetVersion {
+        FleetVersion { revision: self.head.revision, digest: xxh3_128(self.text.as_bytes()) }
     }
 }
 
@@ -80,20 +80,20 @@ impl FleetStore {
         FleetStore { bucket: bus.bucket(subjects::FLEET_BUCKET), bus: bus.clone() }
     }
 
-    /// Replaces the fleet file, whatever is in `text`: that it is a good one is for the caller to know. Returns its
-    /// head.
+    /// Replaces the fleet file by `text`, which the caller has validated. Returns its head.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time, or others write without end.
+    /// When the bus is away or does not respond in time, or concurrent writes win every time.
     pub async fn put(&self, text: &str, author: &str) -> Result<FleetHead, BusError> {
         let mut lost = None;
-        for _ in 0..TRIES {
+        for _ in 0..WRITE_ATTEMPTS {
             let before = self.head().await?;
             let last = before.as_ref().map_or(0, |(_, head)| head.revision);
             let revision = (last + 1).max(clock::unix_millis());
             let head = FleetHead { revision, author: author.to_owned(), at: clock::now() };
-            let place = before.map_or(Place::Empty, |(blob, _)| Place::Over(blob.revision));
-            match self.write(&head, text, place).await {
+            let precondition =
+                before.map_or(Precondition::Absent, |(blob, _)| Precondition::Revision(blob.revision));
+            match self.write(&head, text, precondition).await {
                 Ok(()) => return Ok(head),
                 Err(error) if error.is_conflict() => lost = Some(error),
                 Err(error) => return Err(error),
@@ -102,10 +102,10 @@ impl FleetStore {
         Err(lost.unwrap_or(BusError::Closed))
     }
 
-    /// The fleet file; nothing when none was applied.
+    /// Reads the fleet file; nothing when none was applied.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time, or the file is damaged.
+    /// When the bus is away or does not respond in time, or the file is damaged.
     pub async fn get(&self) -> Result<Option<FleetText>, BusError> {
         let Some((blob, text)) = self.bucket.get_blob(KEY).await? else { return Ok(None) };
         let text = String::from_utf8(text.into()).map_err(|_| BusError::Blob {
@@ -116,34 +116,35 @@ impl FleetStore {
         Ok(Some(FleetText { head: codec::decode(&blob.label)?, text }))
     }
 
-    /// Puts back a file that the bus has lost, as it was. Where there is one nothing is done. Says whether it was put.
+    /// Restores a file that the bus has lost, unless there is one. Returns whether it was written.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time.
+    /// When the bus is away or does not respond in time.
     pub async fn restore(&self, fleet: &FleetText) -> Result<bool, BusError> {
         if self.bucket.blob_head(KEY).await?.is_some() {
             return Ok(false);
         }
-        match self.write(&fleet.head, &fleet.text, Place::Empty).await {
+        match self.write(&fleet.head, &fleet.text, Precondition::Absent).await {
             Ok(()) => Ok(true),
             Err(error) if error.is_conflict() => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Takes over a file from another region's bus, as it is, unless there is one as new. Says whether it was written.
+    /// Writes a file of another region's bus, unless there is one as new. Returns whether it was written.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time, or others write without end.
+    /// When the bus is away or does not respond in time, or concurrent writes win every time.
     pub async fn accept(&self, fleet: &FleetText) -> Result<bool, BusError> {
         let mut lost = None;
-        for _ in 0..TRIES {
+        for _ in 0..WRITE_ATTEMPTS {
             let before = self.head().await?;
-            if before.as_ref().is_some_and(|(blob, head)| mark(blob, head) >= fleet.mark()) {
+            if before.as_ref().is_some_and(|(blob, head)| version(blob, head) >= fleet.version()) {
                 return Ok(false);
             }
-            let place = before.map_or(Place::Empty, |(blob, _)| Place::Over(blob.revision));
-            match self.write(&fleet.head, &fleet.text, place).await {
+            let precondition =
+                before.map_or(Precondition::Absent, |(blob, _)| Precondition::Revision(blob.revision));
+            match self.write(&fleet.head, &fleet.text, precondition).await {
                 Ok(()) => return Ok(true),
                 Err(error) if error.is_conflict() => lost = Some(error),
                 Err(error) => return Err(error),
@@ -152,12 +153,12 @@ impl FleetStore {
         Err(lost.unwrap_or(BusError::Closed))
     }
 
-    /// The place of the file that is there in the order of fleet files; nothing when none was applied.
+    /// Reads the version of the fleet file; nothing when none was applied.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time.
-    pub async fn mark(&self) -> Result<Option<FleetMark>, BusError> {
-        Ok(self.head().await?.map(|(blob, head)| mark(&blob, &head)))
+    /// When the bus is away or does not respond in time.
+    pub async fn version(&self) -> Result<Option<FleetVersion>, BusError> {
+        Ok(self.head().await?.map(|(blob, head)| version(&blob, &head)))
     }
 
     async fn head(&self) -> Result<Option<(BlobHead, FleetHead)>, BusError> {
@@ -166,19 +167,19 @@ impl FleetStore {
         Ok(Some((blob, head)))
     }
 
-    async fn write(&self, head: &FleetHead, text: &str, place: Place) -> Result<(), BusError> {
+    async fn write(&self, head: &FleetHead, text: &str, precondition: Precondition) -> Result<(), BusError> {
         let text = Bytes::copy_from_slice(text.as_bytes());
-        self.bucket.put_blob(KEY, codec::encode(head), text, place).await?;
-        self.bus.nudge(subjects::FLEET, codec::encode(&head.revision)).await;
+        self.bucket.put_blob(KEY, codec::encode(head), text, precondition).await?;
+        self.bus.notify_change(subjects::FLEET, codec::encode(&head.revision)).await;
         Ok(())
     }
 }
 
-fn mark(blob: &BlobHead, head: &FleetHead) -> FleetMark {
-    FleetMark { revision: head.revision, digest: blob.digest }
+fn version(blob: &BlobHead, head: &FleetHead) -> FleetVersion {
+    FleetVersion { revision: head.revision, digest: blob.digest }
 }
 
-/// Follows the fleet file. Dropping it ends that.
+/// A follower of the fleet file. Dropping it stops it.
 #[derive(Debug)]
 pub struct FleetFollower {
     fleet: watch::Receiver<Option<Arc<FleetText>>>,
@@ -186,26 +187,26 @@ pub struct FleetFollower {
 }
 
 impl FleetFollower {
-    /// Follows the fleet file: looks at its head every `poll`, and at once when nudged. With `restore` it puts the file
-    /// back when the bus has lost it; somebody must, and more than one may.
+    /// Starts to follow the fleet file: reads its head every `poll`, and after each change notification. With `restore` it
+    /// restores a file that the bus has lost; at least one process has to, several may.
     ///
     /// # Errors
-    /// When the bus is closed. That it is away is no error.
+    /// When the bus is closed. A bus that is away is no error.
     pub async fn start(bus: &Bus, poll: Duration, restore: bool) -> Result<FleetFollower, BusError> {
-        let nudges = bus.subscribe(subjects::FLEET).await?;
+        let changes = bus.subscribe(subjects::FLEET).await?;
         let (sender, fleet) = watch::channel(None);
         let follower = Follower { store: FleetStore::new(bus), sender, restore };
-        let task = Background::default().with(|stop| follower.run(nudges, poll, stop));
+        let task = Background::default().with(|stop| follower.run(changes, poll, stop));
         Ok(FleetFollower { fleet, task })
     }
 
-    /// The newest file, as it changes; nothing until one was read. It stays when the bus goes away or loses its data,
-    /// and never goes back to an older one.
+    /// The newest file, as it changes; nothing until one was read. It stays when the bus goes away or loses its data, and is
+    /// never replaced by an older one.
     pub fn fleet(&self) -> watch::Receiver<Option<Arc<FleetText>>> {
         self.fleet.clone()
     }
 
-    /// Ends it and waits for the end.
+    /// Stops and waits for the end.
     pub async fn stop(self) {
         self.task.stop().await;
     }
@@ -218,36 +219,37 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(self, mut nudges: Subscription, poll: Duration, stop: CancellationToken) {
-        // Followers that started together don't look together.
+    async fn run(self, mut changes: Subscription, poll: Duration, stop: CancellationToken) {
+        // With jitter, so that followers that started together don't poll together.
         let mut tick = tokio::time::interval_at(Instant::now() + backoff::jitter(poll), poll);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failures = FailureLog::default();
         loop {
-            failures.record(self.look().await, "the fleet file could not be looked at");
+            failures.record(self.refresh().await, "the fleet file cannot be read");
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}
-                nudge = nudges.next() => if nudge.is_none() { return },
+                change = changes.next() => if change.is_none() { return },
             }
         }
     }
 
-    async fn look(&self) -> Result<(), BusError> {
+    /// Reads the file where it has changed, and restores it where the bus has lost it.
+    async fn refresh(&self) -> Result<(), BusError> {
         let have = self.sender.borrow().clone();
-        let Some(there) = self.store.mark().await? else {
+        let Some(there) = self.store.version().await? else {
             if let (true, Some(fleet)) = (self.restore, &have)
                 && self.store.restore(fleet).await?
             {
-                tracing::warn!(revision = fleet.head.revision, "the bus had lost the fleet file: put back");
+                tracing::warn!(revision = fleet.head.revision, "the bus had lost the fleet file: restored");
             }
             return Ok(());
         };
-        if have.as_ref().is_some_and(|have| have.mark() >= there) {
+        if have.as_ref().is_some_and(|have| have.version() >= there) {
             return Ok(());
         }
         if let Some(fleet) = self.store.get().await?
-            && have.is_none_or(|have| fleet.mark() > have.mark())
+            && have.is_none_or(|have| fleet.version() > have.version())
         {
             self.sender.send_replace(Some(Arc::new(fleet)));
         }

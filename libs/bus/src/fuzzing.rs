@@ -1,4 +1,4 @@
-//! Every type that travels, for the fuzz target and for the test that shares its check. No interface of this crate.
+//! A check of every type that travels, for the fuzz target and a test. Not part of this crate's interface.
 
 use tidegate_model::{
     event::Event,
@@ -9,14 +9,14 @@ use tidegate_model::{
 };
 
 use crate::{
-    carry::{Carried, Holdings, Wish},
+    claims::IdentityClaim,
     codec::{Wire, decode, encode},
     fleet::FleetHead,
-    presence::Bearer,
+    replicate::{PullRequest, PullResponse, RegionDigest},
     table::{Delta, Heartbeat, Position, Snapshot, SnapshotRequest, TableMessage},
 };
 
-/// Checks that what is read as a `T` is whole: it is written and read again as the same bytes.
+/// Checks that a body that decodes as a `T` encodes and decodes again to the same bytes.
 fn check_as<T: Wire>(body: &[u8]) {
     let Ok(value) = decode::<T>(body) else { return };
     let written = encode(&value);
@@ -28,13 +28,13 @@ fn check_as<T: Wire>(body: &[u8]) {
 
 const CHECKS: [fn(&[u8]); 24] = [
     check_as::<Applied>,
-    check_as::<Bearer>,
-    check_as::<Carried>,
+    check_as::<IdentityClaim>,
+    check_as::<PullResponse>,
     check_as::<Delta>,
     check_as::<Event>,
     check_as::<FleetHead>,
     check_as::<Heartbeat>,
-    check_as::<Holdings>,
+    check_as::<RegionDigest>,
     check_as::<Load>,
     check_as::<Observation>,
     check_as::<ObservationCause>,
@@ -49,14 +49,14 @@ const CHECKS: [fn(&[u8]); 24] = [
     check_as::<Suspicion>,
     check_as::<TableMessage>,
     check_as::<Target>,
-    check_as::<Wish>,
+    check_as::<PullRequest>,
     check_as::<u64>,
 ];
 
-/// Checks a body: the first byte of `input` picks the type, the rest is the body with its version.
+/// Checks a body: the first byte of `input` selects the type, the rest is the body with its version.
 ///
 /// # Panics
-/// When it is read as something that is written differently.
+/// When the body decodes to a value that encodes differently.
 pub fn check_body(input: &[u8]) {
     if let Some((kind, body)) = input.split_first() {
         CHECKS[usize::from(*kind) % CHECKS.len()](body);

@@ -1,4 +1,4 @@
-//! Golden files: each type that travels, as each version wrote it, is read as what it was.
+//! Golden files: what each version wrote of each type that travels is read back as the same value.
 //!
 //! `tests/golden/v<N>/<type>.bin` are never changed. After raising the schema version, `WRITE_GOLDEN=1 cargo test -p
 //! tidegate-bus golden` writes those of the new version that are missing.
@@ -8,14 +8,14 @@ use std::{collections::BTreeMap, env, fmt::Debug, fs, path::Path, time::Duration
 use bytes::Bytes;
 use tidegate_model::{
     Epoch, Revision, Timestamp,
-    event::{Decided, Event, EventKind, Move, Standing},
+    event::{Decided, Destination, Event, EventKind, Move},
     fleet::{
         Address, CertificateFiles, Endpoint, HealthEndpoints, Hedge, HostPattern, Listener, ListenerLimits,
         ListenerProtocol, Policy, RouteMatch, SpiffeId, UnderscorePolicy, Upstream, UpstreamProtocol,
         UpstreamTls,
     },
     health::CheckId,
-    observation::{Failure, Observation, ObservationCause, Outcome, Signal, Target},
+    observation::{Failure, Observation, ObservationCause, ProbeOutcome, Signal, Target},
     overrides::{Override, OverrideKind},
     report::{Applied, ClusterLoad, Load, Suspicion},
     routes::{
@@ -26,15 +26,15 @@ use tidegate_model::{
 };
 
 use crate::{
-    carry::{self, Holdings, Wish},
+    claims::IdentityClaim,
     codec::{OLDEST_VERSION, SCHEMA_VERSION, Wire, decode, encode},
-    fleet::{FleetHead, FleetMark},
-    presence::Bearer,
-    table::{Change, Delta, Heartbeat, Origin, Position, Snapshot, Summary},
+    fleet::{FleetHead, FleetVersion},
+    replicate::{PullRequest, PullResponse, RegionDigest},
+    table::{Delta, Heartbeat, Position, Provenance, Snapshot, Summary, TableChange},
 };
 
-/// Checks a value against its files. What older versions could not say must be what `read_older` makes of it: then the
-/// value for that version is given by a check of its own.
+/// Checks a value against its files. Where an older version could not express it, a check of its own for that version expects
+/// what `read_older` makes of the file.
 fn check<T: Wire + PartialEq + Debug>(name: &str, value: &T) {
     for version in OLDEST_VERSION..=SCHEMA_VERSION {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v{version}/{name}.bin"));
@@ -65,20 +65,20 @@ fn certificate() -> CertificateFiles {
 }
 
 #[test]
-fn golden_carry() {
-    let mark = FleetMark { revision: 1_700_000_000_000, digest: 1 << 100 };
-    check("holdings", &Holdings { fleet: Some(mark), overrides: u128::MAX });
-    check("carry_wish", &Wish { fleet: true, overrides: false });
+fn golden_replication() {
+    let version = FleetVersion { revision: 1_700_000_000_000, digest: 1 << 100 };
+    check("region_digest", &RegionDigest { fleet: Some(version), overrides: u128::MAX });
+    check("pull_request", &PullRequest { fleet: true, overrides: false });
     let head = FleetHead { revision: 7, author: "ann".to_owned(), at: Timestamp(1) };
     let overrides = vec![Bytes::from("{}")];
-    check("carry_load", &carry::Carried { fleet: Some((head, "regions: {}".to_owned())), overrides });
+    check("pull_response", &PullResponse { fleet: Some((head, "regions: {}".to_owned())), overrides });
 }
 
 #[test]
 fn golden_observations() {
     let target = Target { cluster: name("us-east-1"), endpoint: name("10.1.0.10:8443"), check: CheckId(7) };
     check("target", &target);
-    check("observation_pass", &Observation { outcome: Outcome::Pass, streak: 3 });
+    check("observation_pass", &Observation { outcome: ProbeOutcome::Pass, streak: 3 });
     let failures = [
         Failure::ConnectRefused,
         Failure::ConnectTimeout,
@@ -89,7 +89,7 @@ fn golden_observations() {
         Failure::Status(503),
         Failure::BadAnswer,
     ];
-    let failed = |failure| Observation { outcome: Outcome::Fail(failure), streak: 2 };
+    let failed = |failure| Observation { outcome: ProbeOutcome::Fail(failure), streak: 2 };
     check("observations_failed", &failures.map(failed).to_vec());
     let cause = |signal| ObservationCause { signal, probed_at: Timestamp(1), observed_at: Timestamp(2) };
     check("observation_cause_schedule", &cause(Signal::Schedule));
@@ -262,7 +262,10 @@ fn golden_reports() {
             clusters: BTreeMap::from([(name("us-east-1"), load)]),
         },
     );
-    check("bearer", &Bearer { instance: 7, host: "host-1".to_owned(), process: 300, since: Timestamp(1) });
+    check(
+        "identity_claim",
+        &IdentityClaim { instance: 7, host: "host-1".to_owned(), process: 300, since: Timestamp(1) },
+    );
     check(
         "suspicion",
         &Suspicion {
@@ -281,8 +284,8 @@ fn golden_events() {
     let moved = Move {
         service: name("shop"),
         route: 1,
-        before: Standing { shares: vec![(name("us-east-1"), 1000)], ..Standing::default() },
-        after: Standing { shares: vec![(name("eu-west-1"), 1000)], shed_permille: 250, fail_open: true },
+        before: Destination { shares: vec![(name("us-east-1"), 1000)], ..Destination::default() },
+        after: Destination { shares: vec![(name("eu-west-1"), 1000)], shed_permille: 250, fail_open: true },
         reason: "us-east-1 is down".to_owned(),
     };
     let cause = RouteCause { causes: vec![Cause::Fleet], input_at: Timestamp(3), decided_at: Timestamp(4) };
@@ -327,7 +330,7 @@ fn golden_table_messages() {
     check("position", &position);
     check("heartbeat", &Heartbeat { position, content });
     let change =
-        |value: Option<&'static str>| Change { key: Bytes::from("k"), value: value.map(Bytes::from) };
+        |value: Option<&'static str>| TableChange { key: Bytes::from("k"), value: value.map(Bytes::from) };
     check(
         "delta",
         &Delta {
@@ -336,10 +339,10 @@ fn golden_table_messages() {
             after: content,
             changes: vec![change(Some("v")), change(None)],
             meta: Bytes::from("meta"),
-            origin: Origin::default(),
+            provenance: Provenance::default(),
         },
     );
     let entries = vec![(Bytes::from("a"), Bytes::from("1")), (Bytes::from("b"), Bytes::new())];
-    check("snapshot", &Snapshot { position, entries, origin: Origin::default() });
+    check("snapshot", &Snapshot { position, entries, provenance: Provenance::default() });
     check("fleet_head", &FleetHead { revision: 7, author: "ann".to_owned(), at: Timestamp(1) });
 }

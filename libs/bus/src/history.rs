@@ -1,8 +1,8 @@
-//! The history: events, kept for a while on the bus's servers (over NATS in a JetStream stream) and read again by whoever
-//! asks.
+//! The history: the events of the last weeks, which the bus's servers store (over NATS in a JetStream stream).
 //!
-//! Events are published like any message ([`crate::report`]): who tells one does not wait until it is kept, and one that
-//! is told while the bus is away is lost. Each region's servers keep what they hear, of other regions too.
+//! Events are published like any message ([`crate::report`]): a publisher does not wait until an event is stored, and an
+//! event that is published while the bus is away is dropped. Each region's servers store the events that they receive, of
+//! other regions too.
 
 use std::{sync::atomic::Ordering, time::Duration, vec};
 
@@ -16,59 +16,56 @@ use crate::{
     bus::Link,
     codec,
     failure_log::FailureLog,
-    nats::history::{NatsReader, make},
+    nats::history::{NatsReader, ensure_stream},
     subjects::{self, ALL_EVENTS},
 };
 
-/// How long an event is kept. Who wants another limit edits the stream; it is left as it is where it exists.
-pub const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How many bytes of events a region's servers keep; the oldest go first.
-pub const MAX_BYTES: i64 = 128 << 20;
+pub use crate::nats::history::{MAX_AGE, MAX_BYTES};
 
-/// How often it is looked whether the stream is there: a server that lost its data comes back without one.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// The time between two checks of the stream: a server that lost its data comes back without one.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const MAX_RETRY: Duration = Duration::from_secs(10);
 
-/// An event as it was kept.
+/// A stored event.
 #[derive(Debug, Clone)]
-pub struct Kept {
-    /// What happened.
+pub struct StoredEvent {
+    /// The event.
     pub event: Event,
-    /// The trace that shows it.
+    /// The trace that it belongs to.
     pub trace: Option<TraceContext>,
 }
 
 impl Bus {
-    /// Tells the history of an event. `source` is the name of who tells it.
+    /// Publishes an event for the history. `source` is the name of the edge or route-computer that publishes it.
     ///
     /// # Errors
     /// As for [`Bus::publish`].
-    pub async fn tell(
+    pub async fn publish_event(
         &self,
         source: &str,
         trace: Option<&TraceContext>,
         event: &Event,
     ) -> Result<(), BusError> {
-        let told = self.publish_report(&subjects::event(&event.region, source), trace, event).await;
-        if let (Err(_), Link::Nats(nats)) = (&told, self.link()) {
-            nats.untold.fetch_add(1, Ordering::Relaxed);
+        let published = self.publish_report(&subjects::event(&event.region, source), trace, event).await;
+        if let (Err(_), Link::Nats(nats)) = (&published, self.link()) {
+            nats.dropped_events.fetch_add(1, Ordering::Relaxed);
         }
-        told
+        published
     }
 
-    /// Events of this process that the history lacks because the bus was away.
-    pub fn untold_events(&self) -> u64 {
+    /// The number of events that this process dropped because the bus was away.
+    pub fn dropped_events(&self) -> u64 {
         match self.link() {
-            Link::Nats(nats) => nats.untold.load(Ordering::Relaxed),
+            Link::Nats(nats) => nats.dropped_events.load(Ordering::Relaxed),
             Link::Memory(_) => 0,
         }
     }
 
-    /// Reads the events that were kept since `since`, of one region or all, and those that follow.
+    /// Reads the events since `since`, of one region or of all, and those that follow.
     ///
     /// # Errors
-    /// When the bus is away, does not answer in time, or nobody keeps events there.
+    /// When the bus is away, does not respond in time, or stores no events.
     pub async fn read_history(
         &self,
         since: Timestamp,
@@ -78,16 +75,16 @@ impl Bus {
         let source = match self.link() {
             Link::Nats(nats) => Source::Nats(Box::new(NatsReader::open(nats, since, &pattern).await?)),
             Link::Memory(memory) => {
-                let (kept, following) = memory.events(&pattern);
-                let kept: Vec<_> = kept.into_iter().filter(|event| event.received_at >= since).collect();
-                Source::Memory { kept: kept.into_iter(), following }
+                let (stored, following) = memory.events(&pattern);
+                let stored: Vec<_> = stored.into_iter().filter(|event| event.received_at >= since).collect();
+                Source::Memory { stored: stored.into_iter(), following }
             }
         };
         Ok(HistoryReader { source, unreadable: 0 })
     }
 }
 
-/// Reads events in the order in which they were kept.
+/// A reader of the history: the events in the order in which they were stored.
 #[derive(Debug)]
 pub struct HistoryReader {
     source: Source,
@@ -97,52 +94,52 @@ pub struct HistoryReader {
 #[derive(Debug)]
 enum Source {
     Nats(Box<NatsReader>),
-    Memory { kept: vec::IntoIter<Message>, following: Subscription },
+    Memory { stored: vec::IntoIter<Message>, following: Subscription },
 }
 
 impl HistoryReader {
-    /// The next event, also one that is yet to come; nothing when the bus is closed. Safe to cancel.
+    /// The next event, waiting for it where all stored ones were read; nothing when the bus is closed. Cancel-safe.
     ///
     /// # Errors
-    /// When the bus is away or the stream can't be read. Whoever calls again then goes on after the last event that was read,
-    /// with all of a stream that was made anew after the servers lost their data.
-    pub async fn next(&mut self) -> Result<Option<Kept>, BusError> {
-        while let Some(message) = self.message().await? {
-            if let Some(kept) = self.read(message) {
-                return Ok(Some(kept));
+    /// When the bus is away or the stream can't be read. The next call continues after the last event that was read; where
+    /// the stream was created again after the servers lost their data, it continues at its start.
+    pub async fn next(&mut self) -> Result<Option<StoredEvent>, BusError> {
+        while let Some(message) = self.next_message().await? {
+            if let Some(event) = self.decode(message) {
+                return Ok(Some(event));
             }
         }
         Ok(None)
     }
 
-    /// The next of the events that are kept already; nothing when all were read. Safe to cancel.
+    /// The next stored event; nothing when all were read. Cancel-safe.
     ///
     /// # Errors
     /// As for [`HistoryReader::next`].
-    pub async fn next_kept(&mut self) -> Result<Option<Kept>, BusError> {
+    pub async fn next_stored(&mut self) -> Result<Option<StoredEvent>, BusError> {
         while !self.is_caught_up() {
-            let Some(message) = self.message().await? else { break };
-            if let Some(kept) = self.read(message) {
-                return Ok(Some(kept));
+            let Some(message) = self.next_message().await? else { break };
+            if let Some(event) = self.decode(message) {
+                return Ok(Some(event));
             }
         }
         Ok(None)
     }
 
-    async fn message(&mut self) -> Result<Option<Message>, BusError> {
+    async fn next_message(&mut self) -> Result<Option<Message>, BusError> {
         match &mut self.source {
             Source::Nats(reader) => reader.next().await,
-            Source::Memory { kept, following } => match kept.next() {
+            Source::Memory { stored, following } => match stored.next() {
                 Some(message) => Ok(Some(message)),
                 None => Ok(following.next().await),
             },
         }
     }
 
-    /// What can't be read is counted and left out.
-    fn read(&mut self, message: Message) -> Option<Kept> {
+    /// Decodes an event. One that can't be decoded is counted and skipped.
+    fn decode(&mut self, message: Message) -> Option<StoredEvent> {
         match codec::decode(&message.body) {
-            Ok(event) => Some(Kept { event, trace: message.trace }),
+            Ok(event) => Some(StoredEvent { event, trace: message.trace }),
             Err(error) => {
                 self.unreadable += 1;
                 tracing::debug!(subject = %message.subject, %error, "an event cannot be read");
@@ -151,50 +148,51 @@ impl HistoryReader {
         }
     }
 
-    /// Whether all was read that was kept already when the last event was.
+    /// Whether all events were read that were stored when the last one was read.
     fn is_caught_up(&self) -> bool {
         match &self.source {
             Source::Nats(reader) => reader.remaining() == 0,
-            Source::Memory { kept, .. } => kept.len() == 0,
+            Source::Memory { stored, .. } => stored.len() == 0,
         }
     }
 
-    /// Events that could not be read: a newer version's.
+    /// The number of events that could not be decoded: a newer version's.
     pub fn unreadable(&self) -> u64 {
         self.unreadable
     }
 }
 
-/// Sees to it that the bus's servers keep events. Dropping it ends that, not the keeping.
+/// Maintains the stream in which the bus's servers store events. Dropping it stops the maintenance; the stream stays.
 #[derive(Debug)]
 pub struct HistoryKeeper(Background);
 
 impl HistoryKeeper {
-    /// Begins to see to it: at once, after each reconnect, and now and then.
+    /// Starts to maintain the stream: now, after each reconnect, and at intervals.
     pub fn start(bus: &Bus) -> HistoryKeeper {
         let bus = bus.clone();
-        HistoryKeeper(Background::default().with(|stop| keep(bus, stop)))
+        HistoryKeeper(Background::default().with(|stop| maintain(bus, stop)))
     }
 
-    /// Ends it and waits for the end.
+    /// Stops and waits for the end.
     pub async fn stop(self) {
         self.0.stop().await;
     }
 }
 
-async fn keep(bus: Bus, stop: CancellationToken) {
+async fn maintain(bus: Bus, stop: CancellationToken) {
     let mut state = bus.watch_state();
     let mut failure_log = FailureLog::default();
     let mut failures = 0;
     loop {
-        let made = match bus.link() {
-            Link::Nats(nats) if state.borrow_and_update().connected() => make(nats).await,
-            // What comes next is the connection.
+        let ensured = match bus.link() {
+            Link::Nats(nats) if state.borrow_and_update().connected() => ensure_stream(nats).await,
+            // A change of the connection ends the wait below.
             Link::Nats(_) | Link::Memory(_) => Ok(()),
         };
-        failures = if made.is_ok() { 0 } else { failures + 1 };
-        failure_log.record(made, "events are not kept for now");
-        let pause = if failures == 0 { LOOK_EVERY } else { backoff::delay(failures, FIRST_RETRY, MAX_RETRY) };
+        failures = if ensured.is_ok() { 0 } else { failures + 1 };
+        failure_log.record(ensured, "events are not stored for now");
+        let pause =
+            if failures == 0 { CHECK_INTERVAL } else { backoff::delay(failures, FIRST_RETRY, MAX_RETRY) };
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}

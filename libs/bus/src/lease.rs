@@ -1,17 +1,17 @@
-//! The lease of a region: which route-computer publishes, and its epoch.
+//! The lease of a region's leading route-computer, and the leader's epoch.
 //!
-//! An entry in the bucket `tidegate-lease`, renewed by compare-and-swap while its holder lives. Whoever sees no new
-//! renewal for its duration, by its own clock, takes it over. So there may be a short time in which an old holder
-//! still believes in its lease; the epoch makes that harmless: what comes from the older one is refused.
+//! The lease is an entry in the bucket `tidegate-lease`, which its holder renews by compare-and-swap. A candidate that sees
+//! no new renewal for the lease's duration, by its own clock, takes it over. So an old holder may believe in its lease for
+//! a short time more; the epoch makes that harmless: replicas refuse what an older epoch publishes.
 //!
-//! A renewal is new when its beat is larger, not when the entry's revision is: a signed entry can be written again by
-//! whoever may write the bucket. One of an earlier term is replaced at once.
+//! A renewal is new when its beat is larger, not when the entry's revision is: anybody who may write the bucket can replay a
+//! signed entry. A replayed entry of an earlier term is replaced at once.
 //!
 //! # Why the entry's revision is not the epoch
-//! A server that lost its data counts revisions from 1 again, and every replica would refuse the new holder's tables as
-//! those of an older epoch. So the epoch is one more than the largest of: that of the lease before, and any that was
-//! [heard](Lease::hear) of in use. Edges report the epoch that they serve; the route-computer believes what two of them
-//! report, or the only one that is left. So it grows past a loss of data as long as one edge lives.
+//! A server that lost its data counts revisions from 1 again, and every replica would refuse the new holder's tables as those
+//! of an older epoch. So the epoch is one more than the largest of these: the epoch of the last lease, and the epochs
+//! [observed](Lease::observe_epoch) in use. Edges report the epoch that they serve by; the route-computer believes what two
+//! of them report, or the last one that is left. So the epoch grows across a loss of data as long as one edge lives.
 
 mod core;
 mod record;
@@ -42,22 +42,22 @@ pub use record::LeaseRecord;
 /// How long a lease holds without being renewed.
 pub const LEASE_DURATION: Duration = Duration::from_secs(2);
 
-/// How often at most a holder takes a larger epoch because somebody says that they serve one.
-const RAISE_EVERY: Duration = Duration::from_secs(10);
+/// The shortest time between two raises of a holder's epoch because a larger one is reported to be in use.
+const RAISE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A candidate for a lease, at work until it is stopped. Dropping it gives nothing back: others wait for the duration.
+/// A candidate for a lease. Dropping it does not release the lease: others wait for its duration.
 #[derive(Debug)]
 pub struct Lease {
     state: watch::Receiver<LeaseState>,
-    heard: mpsc::Sender<Epoch>,
+    observed: mpsc::Sender<Epoch>,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
 
 impl Lease {
-    /// Begins to seek the lease `key` for `holder`, whose name must be nobody else's.
+    /// Starts to seek the lease `key` for `holder`, whose name must be unique.
     ///
-    /// With a `signer` the entry is signed; entries that `trust` does not believe are nobody's.
+    /// With a signer in `seal` the entries are signed; an untrusted entry holds the lease for nobody.
     pub fn start(
         bucket: Bucket,
         key: &str,
@@ -67,8 +67,8 @@ impl Lease {
     ) -> Lease {
         let core = LeaseCore::new(holder, duration);
         let (sender, state) = watch::channel(LeaseState::Standby);
-        // Epochs are heard once a second from each edge; one that is lost is heard again.
-        let (heard, epochs) = mpsc::channel(64);
+        // Each edge reports its epoch once a second, so one that does not fit is reported again.
+        let (observed, epochs) = mpsc::channel(64);
         let stop = CancellationToken::new();
         let keeper = Keeper {
             bucket,
@@ -79,20 +79,20 @@ impl Lease {
             failures: FailureLog::default(),
         };
         let task = tokio::spawn(keeper.run(duration, epochs, stop.clone()));
-        Lease { state, heard, stop, task: Some(task) }
+        Lease { state, observed, stop, task: Some(task) }
     }
 
-    /// Whether this candidate holds the lease, as it changes.
+    /// The state of this candidate, as it changes.
     pub fn state(&self) -> watch::Receiver<LeaseState> {
         self.state.clone()
     }
 
-    /// Notes an epoch that somebody serves. When it is larger than the own one, the lease is taken anew with a larger.
-    pub fn hear(&self, epoch: Epoch) {
-        _ = self.heard.try_send(epoch);
+    /// Records an epoch in use. When it is larger than the own one, the holder takes a larger one.
+    pub fn observe_epoch(&self, epoch: Epoch) {
+        _ = self.observed.try_send(epoch);
     }
 
-    /// Stops, and gives the lease back where it is held, so that another can take it at once.
+    /// Stops, and releases the lease where it is held, so that another candidate can take it at once.
     pub async fn stop(mut self) {
         self.stop.cancel();
         if let Some(task) = self.task.take() {
@@ -109,29 +109,29 @@ impl Drop for Lease {
     }
 }
 
-/// Who signs a lease, and whose signature counts.
+/// The signer of a lease's entries, and the keys that are trusted to.
 #[derive(Debug, Clone, Default)]
 pub struct LeaseSeal {
-    /// Who signs; absent: nobody.
+    /// The signer; absent: entries are not signed.
     pub signer: Option<Arc<Signer>>,
-    /// Whose entries are believed.
+    /// The trusted keys.
     pub trust: Trust,
 }
 
 impl LeaseSeal {
-    fn close(&self, key: &str, record: &LeaseRecord) -> Bytes {
+    fn sign(&self, key: &str, record: &LeaseRecord) -> Bytes {
         let bytes = record.to_bytes();
         self.signer.as_ref().map_or(bytes.clone(), |signer| signer.seal(Purpose::Lease, key, &bytes))
     }
 
-    /// What an entry holds.
+    /// Verifies and reads an entry.
     fn open(&self, key: &str, bytes: &Bytes) -> LeaseContent {
         match self.trust.open(Purpose::Lease, key, bytes) {
             Ok(record) => {
                 LeaseRecord::from_bytes(&record).map_or(LeaseContent::Unreadable, LeaseContent::Record)
             }
             Err(why) => {
-                tracing::debug!(lease = %key, %why, "the lease's entry is not believed: nobody holds it");
+                tracing::debug!(lease = %key, %why, "the lease's entry is not trusted: nobody holds it");
                 let claimed = LeaseRecord::from_bytes(seal::body(bytes)).map(|record| record.epoch);
                 LeaseContent::Untrusted(claimed)
             }
@@ -139,8 +139,9 @@ impl LeaseSeal {
     }
 }
 
-/// What is said when the bucket fails.
-const NO_LEASE: &str = "the lease cannot be read or written for now: who does not hold it decides nothing";
+/// The log line when the bucket fails.
+const NO_LEASE: &str =
+    "the lease cannot be read or written for now: a candidate that does not hold it decides nothing";
 
 struct Keeper {
     bucket: Bucket,
@@ -166,42 +167,42 @@ impl Keeper {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                _ = tick.tick() => self.round(duration).await,
+                _ = tick.tick() => self.renew_or_take(duration).await,
                 () = uncertain => {}
                 Some(epoch) = epochs.recv() => {
-                    // Whoever may say which epoch it serves could drive it up step by step: what is true is said again.
-                    let rests = raised_at.is_some_and(|at: Instant| at.elapsed() < RAISE_EVERY);
-                    if !rests && self.core.hear(epoch) {
+                    // Anybody who may report epochs could drive it up step by step; a true one is reported again.
+                    let is_too_soon = raised_at.is_some_and(|at: Instant| at.elapsed() < RAISE_INTERVAL);
+                    if !is_too_soon && self.core.observe_epoch(epoch) {
                         raised_at = Some(Instant::now());
-                        self.round(duration).await;
+                        self.renew_or_take(duration).await;
                     }
                 }
             }
-            self.tell();
+            self.publish_state();
         }
         if let Some((record, expected)) = self.core.release() {
-            self.tell();
-            let written = self.bucket.update(&self.key, self.seal.close(&self.key, &record), expected);
+            self.publish_state();
+            let written = self.bucket.update(&self.key, self.seal.sign(&self.key, &record), expected);
             if let Ok(Err(error)) | Err(error) = timed(duration, written).await.map_err(|()| BusError::Closed)
             {
-                tracing::debug!(lease = %self.key, %error, "the lease was not given back");
+                tracing::debug!(lease = %self.key, %error, "the lease was not released");
             }
         }
     }
 
-    /// Looks at the lease, where it is not held, and does what is to be done. Whoever is overruled looks again at once.
-    async fn round(&mut self, duration: Duration) {
-        if self.attempt(duration).await == Attempt::Overruled {
+    /// Renews the lease, or reads it and takes it where it is free. After a conflict it tries again at once.
+    async fn renew_or_take(&mut self, duration: Duration) {
+        if self.attempt(duration).await == Attempt::Conflict {
             self.attempt(duration).await;
         }
     }
 
     async fn attempt(&mut self, duration: Duration) -> Attempt {
-        if !self.core.holds() {
+        if !self.core.can_renew() {
             match timed(duration / 2, self.bucket.get(&self.key)).await {
                 Ok(Ok(entry)) => {
                     let seen = entry.map(|entry| (entry.revision, self.seal.open(&self.key, &entry.value)));
-                    self.core.seen(seen, Instant::now());
+                    self.core.observe_entry(seen, Instant::now());
                 }
                 Ok(Err(error)) => {
                     self.failures.record(Err(error), NO_LEASE);
@@ -211,15 +212,15 @@ impl Keeper {
             }
         }
         let sent_at = Instant::now();
-        let written = match self.core.next(sent_at) {
+        let written = match self.core.next_action(sent_at) {
             LeaseAction::Wait => return Attempt::Ended,
             LeaseAction::Create(record) => {
-                timed(duration / 2, self.bucket.create(&self.key, self.seal.close(&self.key, &record))).await
+                timed(duration / 2, self.bucket.create(&self.key, self.seal.sign(&self.key, &record))).await
             }
             LeaseAction::Replace(record, expected) => {
                 timed(
                     duration / 2,
-                    self.bucket.update(&self.key, self.seal.close(&self.key, &record), expected),
+                    self.bucket.update(&self.key, self.seal.sign(&self.key, &record), expected),
                 )
                 .await
             }
@@ -227,23 +228,23 @@ impl Keeper {
         match written {
             Ok(Ok(revision)) => {
                 self.failures.record(Ok(()), NO_LEASE);
-                self.core.written(revision, sent_at);
+                self.core.record_written(revision, sent_at);
             }
             Ok(Err(error)) if error.is_conflict() => {
-                self.core.contradicted();
-                return Attempt::Overruled;
+                self.core.record_conflict();
+                return Attempt::Conflict;
             }
-            // It may have been written or not: the next round finds out.
+            // It may have been written or not: the next attempt finds out.
             Ok(Err(error)) => {
-                self.core.unanswered();
+                self.core.record_no_response();
                 self.failures.record(Err(error), NO_LEASE);
             }
-            Err(()) => self.core.unanswered(),
+            Err(()) => self.core.record_no_response(),
         }
         Attempt::Ended
     }
 
-    fn tell(&self) {
+    fn publish_state(&self) {
         let state = self.core.state(Instant::now());
         self.state.send_if_modified(|before| {
             let changed = *before != state;
@@ -256,12 +257,12 @@ impl Keeper {
     }
 }
 
-/// How an attempt to take or renew the lease ended.
+/// The result of an attempt to renew or take the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attempt {
     Ended,
-    /// The entry was another than expected.
-    Overruled,
+    /// The entry was not as expected.
+    Conflict,
 }
 
 async fn timed<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T, ()> {

@@ -1,13 +1,12 @@
-//! The bus between services: messages, reports, buckets, the replicated table and the lease, over NATS and in process.
+//! The bus between services: messages, reports, buckets, replicated tables, leases and name claims, over NATS or in process.
 //!
-//! This crate must not know what a message means: no verdicts, no routing, no settings files, no telemetry library.
+//! This crate must not know how a verdict or a route is decided, nor settings files, nor a telemetry library.
 #![forbid(unsafe_code)]
 
 pub mod bucket;
-pub mod carry;
+pub mod claims;
 pub mod clock;
 pub mod codec;
-
 pub mod error;
 pub mod fleet;
 #[doc(hidden)]
@@ -16,7 +15,7 @@ pub mod history;
 pub mod lease;
 pub mod limit;
 pub mod overrides;
-pub mod presence;
+pub mod replicate;
 pub mod report;
 pub mod seal;
 pub mod subjects;
@@ -27,6 +26,7 @@ pub mod testing;
 mod background;
 mod backoff;
 mod bus;
+mod deadline;
 mod failure_log;
 #[cfg(test)]
 mod golden;

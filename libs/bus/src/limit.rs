@@ -1,10 +1,11 @@
-//! How often senders are listened to: each for itself, so that who floods is not heard at others' cost.
+//! Rate limits: of messages by sender, and of log lines.
 
 use std::{collections::HashMap, hash::Hash, time::Duration};
 
 use tokio::time::Instant;
 
-/// A token bucket for each sender. Whoever uses it admits only senders that the fleet has, so their number is bounded.
+/// A token bucket for each sender, so that one that floods takes nothing from others. Callers admit only senders of the
+/// fleet, which bounds their number.
 #[derive(Debug)]
 pub struct SenderLimit<S> {
     per_second: u32,
@@ -24,7 +25,7 @@ impl<S: Hash + Eq + Clone> SenderLimit<S> {
         SenderLimit { per_second, burst, senders: HashMap::new() }
     }
 
-    /// Whether a message that this sender sends now is to be taken.
+    /// Takes a token of this sender. Returns whether there was one.
     pub fn admit(&mut self, sender: &S, now: Instant) -> bool {
         let burst = f64::from(self.burst);
         if !self.senders.contains_key(sender) {
@@ -41,13 +42,13 @@ impl<S: Hash + Eq + Clone> SenderLimit<S> {
         admitted
     }
 
-    /// Forgets senders that are no longer known.
+    /// Removes the senders that are no longer known.
     pub fn retain(&mut self, is_known: impl Fn(&S) -> bool) {
         self.senders.retain(|sender, _| is_known(sender));
     }
 }
 
-/// Limits how often something is logged that others can cause.
+/// A rate limit for log lines that others can cause.
 #[derive(Debug)]
 pub struct LogLimit {
     interval: Duration,
@@ -55,12 +56,12 @@ pub struct LogLimit {
 }
 
 impl LogLimit {
-    /// At most once in each `interval`.
+    /// A limit of one line per `interval`.
     pub fn new(interval: Duration) -> LogLimit {
         LogLimit { interval, logged_at: None }
     }
 
-    /// Whether to log now; if so, the interval begins.
+    /// Returns whether to log now; if so, a new interval begins.
     pub fn admit(&mut self, now: Instant) -> bool {
         let rests = self.logged_at.is_some_and(|at| now.saturating_duration_since(at) < self.interval);
         if !rests {

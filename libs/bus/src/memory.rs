@@ -1,4 +1,4 @@
-//! The bus within one process: the same promises as over NATS, without the losses.
+//! The bus within one process: the same guarantees as over NATS, without losses.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,12 +22,12 @@ use crate::{
 
 pub(crate) mod store;
 
-/// As much as a NATS server takes by default, so that what works here works there.
+/// The default limit of a NATS server, so that what works here works there.
 const MAX_PAYLOAD: usize = 1 << 20;
-/// Messages that a subscription holds; more are lost, and counted.
+/// The messages that a subscription buffers; more are lost and counted.
 const CAPACITY: usize = 8192;
-/// Events that are kept; the oldest go first.
-const KEPT_EVENTS: usize = 4096;
+/// The events that are stored; the oldest are dropped first.
+const MAX_EVENTS: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct MemoryBus {
@@ -71,11 +71,11 @@ impl MemoryBus {
         lock(&self.buckets).entry(name.to_owned()).or_default().clone()
     }
 
-    /// The events that were kept, and a subscription to those that follow, without a gap between.
+    /// The stored events and a subscription to later ones, without a gap between.
     pub(crate) fn events(&self, pattern: &str) -> (Vec<Message>, Subscription) {
         let events = lock(&self.events);
-        let kept = events.iter().filter(|event| covers(pattern, &event.subject)).cloned().collect();
-        (kept, self.subscribe(pattern))
+        let stored = events.iter().filter(|event| covers(pattern, &event.subject)).cloned().collect();
+        (stored, self.subscribe(pattern))
     }
 
     pub(crate) fn send(
@@ -95,24 +95,24 @@ impl MemoryBus {
             part,
             no_responder: false,
         };
-        // Held until the subscriptions have it, so that a reader gets each event once.
+        // The lock is held until the subscriptions have the event, so that a reader gets each event once.
         let _events = covers(ALL_EVENTS, subject).then(|| {
             let mut events = lock(&self.events);
-            if events.len() == KEPT_EVENTS {
+            if events.len() == MAX_EVENTS {
                 events.pop_front();
             }
             events.push_back(message.clone());
             events
         });
-        let mut heard = false;
+        let mut delivered = false;
         lock(&self.subscriptions).retain(|(pattern, sender)| {
             if !covers(pattern, subject) {
                 return !sender.is_closed();
             }
             match sender.try_send(message.clone()) {
-                Ok(()) => heard = true,
+                Ok(()) => delivered = true,
                 Err(mpsc::error::TrySendError::Full(_)) => {
-                    heard = true;
+                    delivered = true;
                     self.lost.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => return false,
@@ -120,7 +120,7 @@ impl MemoryBus {
             true
         });
         match reply {
-            Some(_) if !heard => Err(BusError::NoResponder(subject.to_owned())),
+            Some(_) if !delivered => Err(BusError::NoResponder(subject.to_owned())),
             _ => Ok(()),
         }
     }

@@ -10,36 +10,36 @@ use crate::{
     trace::{TRACEPARENT, TRACESTATE, TraceContext},
 };
 
-/// Which part of a reply a message is.
+/// The name of the header that says which part of a reply a message is.
 pub(crate) const PART: &str = "Tidegate-Part";
 
-/// A message as it was received.
+/// A received message.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// Where it was published.
+    /// The subject that it was published on.
     pub subject: String,
-    /// Its body.
+    /// The body.
     pub body: Bytes,
-    /// The trace it belongs to.
+    /// The trace that it belongs to.
     pub trace: Option<TraceContext>,
-    /// When it was taken from the bus.
+    /// When it was received.
     pub received_at: Timestamp,
-    /// Where an answer goes, when it is a request.
+    /// The subject for the reply, where it is a request.
     pub(crate) reply: Option<String>,
-    /// Which part of a reply it is.
+    /// The part of a reply that it is.
     pub(crate) part: Option<Part>,
-    /// The server's word that nobody listens.
+    /// Whether the server sent it because the request's subject has no subscriber.
     pub(crate) no_responder: bool,
 }
 
-/// One part of a reply that may be larger than a message. Written as `<reply>/<index>/<count>`.
+/// One part of a reply larger than a message, written as `<reply>/<index>/<count>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Part {
-    /// Tells apart the replies of several who answer.
+    /// Distinguishes the replies of several responders.
     pub reply: u64,
-    /// From 0.
+    /// The index of the part, from 0.
     pub index: u32,
-    /// At least 1.
+    /// The number of parts, at least 1.
     pub count: u32,
 }
 
@@ -57,11 +57,11 @@ impl Part {
     }
 }
 
-/// Messages of a pattern, in order, from the subscription on.
+/// A subscription: the messages of a pattern, in order.
 ///
-/// It holds a bounded number of messages. Who does not take them in time loses the newest ones, which are counted
-/// ([`crate::Bus::lost_messages`]); nobody else waits for them. It goes on by itself after a reconnect; what was
-/// published in between is lost. Dropping it ends it.
+/// It buffers a bounded number of messages. When it is not read in time it loses the newest ones, which are counted
+/// ([`crate::Bus::lost_messages`]), and holds up nobody else. It survives a reconnect, but what was published meanwhile is
+/// lost. Dropping it unsubscribes.
 #[derive(Debug)]
 pub struct Subscription(pub(crate) Inner);
 
@@ -72,7 +72,7 @@ pub(crate) enum Inner {
 }
 
 impl Subscription {
-    /// The next message; nothing when the bus is closed. Safe to cancel.
+    /// The next message; nothing when the bus is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Message> {
         match &mut self.0 {
             Inner::Nats(subscriber) => subscriber.next().await.map(Message::from),

@@ -1,4 +1,4 @@
-//! The bus over NATS: the connection.
+//! The connection to NATS.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     BusError, BusState, Subscription, TraceContext, backoff,
-    bus::within,
+    deadline::within,
     lock::lock,
     message::{Inner, PART, Part},
     trace::{TRACEPARENT, TRACESTATE},
@@ -31,16 +31,18 @@ pub(crate) mod store;
 use settings::parse_server;
 pub use settings::{Credentials, NatsSettings, NatsTls};
 
-/// Where responses go.
+/// How long a call on a bucket or on the history may take.
+pub(crate) const BUCKET_LIMIT: Duration = Duration::from_secs(2);
+/// The prefix of the subjects of replies.
 pub(crate) const INBOX: &str = "_INBOX.tidegate";
-/// How long a publication may wait for room in the client's queue.
+/// How long a publication may wait for space in the client's queue.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
-/// A server that says nothing for three of these is taken for dead.
+/// A server that sends nothing for three of these intervals counts as dead.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(2);
-/// Events may be lost in the client when many come at once; its state is looked at this often besides.
+/// The client may drop events when many come at once, so its state is also checked at this interval.
 const STATE_CHECK: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
@@ -49,13 +51,13 @@ pub(crate) struct NatsBus {
     pub(crate) jetstream: jetstream::Context,
     pub(crate) bucket_replicas: usize,
     lost: Arc<AtomicU64>,
-    /// Events that were not told because the bus was away.
-    pub(crate) untold: AtomicU64,
+    /// The number of history events that were dropped because the bus was away.
+    pub(crate) dropped_events: AtomicU64,
     state: watch::Receiver<BusState>,
-    /// What the server last refused.
+    /// The last refusal of the server.
     refused: watch::Receiver<String>,
-    /// Why no connection could be made, since there was one.
-    trouble: Arc<Mutex<Option<String>>>,
+    /// Why the last attempt to connect failed; nothing while connected.
+    connect_error: Arc<Mutex<Option<String>>>,
     refusal: Refusal,
     inbox: String,
     monitor: JoinHandle<()>,
@@ -72,10 +74,10 @@ impl NatsBus {
         let changed = Arc::new(Notify::new());
         let (events_lost, events_changed) = (lost.clone(), changed.clone());
         let (refuse, refused) = watch::channel(String::new());
-        let trouble = Arc::new(Mutex::new(None));
-        let heard_trouble = trouble.clone();
+        let connect_error = Arc::new(Mutex::new(None));
+        let last_connect_error = connect_error.clone();
         let refusal = Arc::new(Mutex::new(None));
-        let heard_refusal: Refusal = refusal.clone();
+        let last_refusal: Refusal = refusal.clone();
         let inbox = inbox(&settings.credentials);
         let options = with_credentials(ConnectOptions::new(), settings.credentials).await?;
         let options = with_tls(options, settings.tls)
@@ -83,12 +85,12 @@ impl NatsBus {
             .custom_inbox_prefix(&inbox)
             .retry_on_initial_connect()
             .connection_timeout(CONNECT_TIMEOUT)
-            // Our own limit comes first: it knows what the server refused.
-            .request_timeout(Some(store::LIMIT * 2))
+            // The limit of each call is shorter and comes first: its error says what the server refused.
+            .request_timeout(Some(BUCKET_LIMIT * 2))
             .ping_interval(PING_INTERVAL)
             .subscription_capacity(settings.subscription_capacity)
             .reconnect_delay_callback(|attempts| {
-                // The first attempt is spread too: a server's death is seen by all its clients at once.
+                // The first attempt has jitter, too: all clients of a server see its death at once.
                 backoff::delay(u32::try_from(attempts).unwrap_or(u32::MAX), FIRST_RETRY / 2, MAX_RETRY)
             })
             .event_callback(move |event| {
@@ -96,12 +98,12 @@ impl NatsBus {
                     Event::SlowConsumer(_) => _ = events_lost.fetch_add(1, Ordering::Relaxed),
                     Event::ServerError(error) => {
                         tracing::warn!(%error, "the bus server refused something");
-                        *lock(&heard_refusal) = Some((error.to_string(), Instant::now()));
+                        *lock(&last_refusal) = Some((error.to_string(), Instant::now()));
                         refuse.send_replace(error.to_string());
                     }
-                    Event::ClientError(error) => note_trouble(&heard_trouble, in_words(&error)),
+                    Event::ClientError(error) => record_connect_error(&last_connect_error, describe(&error)),
                     Event::Connected => {
-                        *lock(&heard_trouble) = None;
+                        *lock(&last_connect_error) = None;
                         events_changed.notify_one();
                     }
                     Event::Disconnected | Event::Closed => events_changed.notify_one(),
@@ -109,7 +111,7 @@ impl NatsBus {
                 }
                 std::future::ready(())
             });
-        // With `retry_on_initial_connect` nothing is waited for; what can fail is the addresses.
+        // With `retry_on_initial_connect` this does not wait for a server; only malformed addresses fail.
         let client = options.connect(servers).await.map_err(|error| BusError::Address {
             address: settings.servers.join(","),
             reason: error.to_string(),
@@ -122,10 +124,10 @@ impl NatsBus {
             jetstream,
             bucket_replicas: settings.bucket_replicas,
             lost,
-            untold: AtomicU64::new(0),
+            dropped_events: AtomicU64::new(0),
             state,
             refused,
-            trouble,
+            connect_error,
             refusal,
             inbox,
             monitor,
@@ -140,7 +142,7 @@ impl NatsBus {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Where responses to this connection's requests go: below it, and no other user's do.
+    /// The prefix of the subjects of replies to this connection's requests, which no other user may subscribe to.
     pub(crate) fn inbox(&self) -> &str {
         &self.inbox
     }
@@ -149,28 +151,28 @@ impl NatsBus {
         self.client.max_payload()
     }
 
-    /// Fails when there is no connection now.
+    /// Fails while there is no connection.
     pub(crate) fn check_connected(&self) -> Result<(), BusError> {
         if self.client.connection_state() == State::Connected {
             return Ok(());
         }
         let away_for = self.state.borrow().away_for().unwrap_or_default();
-        Err(BusError::Away { away_for, why: self.trouble() })
+        Err(BusError::Away { away_for, why: self.connect_error() })
     }
 
-    /// What the server refused within [`REFUSAL_LASTS`].
+    /// What the server refused within [`REFUSAL_LIFETIME`].
     pub(crate) fn refusal(&self) -> Option<String> {
         let refusal = lock(&self.refusal);
-        refusal.as_ref().filter(|(_, at)| at.elapsed() < REFUSAL_LASTS).map(|(why, _)| why.clone())
+        refusal.as_ref().filter(|(_, at)| at.elapsed() < REFUSAL_LIFETIME).map(|(why, _)| why.clone())
     }
 
-    /// Why no connection could be made, since there was one.
-    pub(crate) fn trouble(&self) -> Option<String> {
-        lock(&self.trouble).clone()
+    /// Why the last attempt to connect failed; nothing while connected.
+    pub(crate) fn connect_error(&self) -> Option<String> {
+        lock(&self.connect_error).clone()
     }
 
-    /// A time limit around a call that the server answers. It gives no answer to what it does not permit, but says so beside: what
-    /// it refused meanwhile stands in the error.
+    /// Ends `call` after `limit`. The server does not respond to a call without permission but reports the refusal separately:
+    /// the error then names what was refused meanwhile.
     pub(crate) async fn within<T>(
         &self,
         limit: Duration,
@@ -232,10 +234,10 @@ impl NatsBus {
         within(SEND_LIMIT, || format!("publishing to {subject}"), sent).await
     }
 
-    /// Waits until all that was sent before is written to the connection.
+    /// Waits until everything sent before is written to the connection.
     pub(crate) async fn flush(&self) -> Result<(), BusError> {
         let flushed = async { self.client.flush().await.map_err(|_| BusError::Closed) };
-        within(SEND_LIMIT, || "writing what was published".to_owned(), flushed).await
+        within(SEND_LIMIT, || "flushing publications".to_owned(), flushed).await
     }
 }
 
@@ -245,32 +247,35 @@ impl Drop for NatsBus {
     }
 }
 
-/// What a failed attempt to connect means: the client tells no more than its kind.
-fn in_words(error: &async_nats::ClientError) -> String {
+/// Describes why an attempt to connect failed: the client's error names no more than the kind.
+fn describe(error: &async_nats::ClientError) -> String {
     match error {
         async_nats::ClientError::Other(kind) => match kind.as_str() {
-            "IO error" => "no server takes the connection".to_owned(),
-            "timed out" => "no server answers in time".to_owned(),
+            "IO error" => "no server accepts the connection".to_owned(),
+            "timed out" => "no server responds in time".to_owned(),
             "DNS error" => "the server's name is not found".to_owned(),
-            "TLS error" => "no TLS with the server (its name, authorities, certificates)".to_owned(),
+            "TLS error" => {
+                "the TLS handshake with the server failed (check its name, authorities, certificates)"
+                    .to_owned()
+            }
             other => other.to_owned(),
         },
         error => error.to_string(),
     }
 }
 
-/// What the server refused last, and when.
+/// The last refusal of the server, and when it came.
 type Refusal = Arc<Mutex<Option<(String, Instant)>>>;
 
-/// How long a refusal counts: who goes on trying is refused again.
-const REFUSAL_LASTS: Duration = Duration::from_secs(5);
+/// How long a refusal is reported: a client that keeps trying is refused again.
+const REFUSAL_LIFETIME: Duration = Duration::from_secs(5);
 
-/// Notes why there is no connection; says it when it is another reason than before.
-fn note_trouble(trouble: &Mutex<Option<String>>, why: String) {
-    let mut trouble = lock(trouble);
-    if trouble.as_ref() != Some(&why) {
+/// Records why an attempt to connect failed. Logs it when the reason is another than before.
+fn record_connect_error(connect_error: &Mutex<Option<String>>, why: String) {
+    let mut connect_error = lock(connect_error);
+    if connect_error.as_ref() != Some(&why) {
         tracing::warn!(why, "the bus cannot be reached");
-        *trouble = Some(why);
+        *connect_error = Some(why);
     }
 }
 
@@ -280,7 +285,7 @@ fn headers(trace: Option<&TraceContext>, part: Option<Part>) -> Option<HeaderMap
     }
     let mut headers = HeaderMap::new();
     let mut set = |name: &'static str, value: &str| {
-        // What can't be a header's value (a line break in it) is left out.
+        // A text that can't be a header's value (one with a line break) is omitted.
         if let Ok(value) = value.parse::<HeaderValue>() {
             headers.insert(name, value);
         }
@@ -297,8 +302,8 @@ fn headers(trace: Option<&TraceContext>, part: Option<Part>) -> Option<HeaderMap
     Some(headers)
 }
 
-/// The inbox of whoever connects with these credentials: permissions let a user subscribe to its own only. Relays between
-/// regions let all of them through.
+/// The inbox of a client with these credentials: permissions let a user subscribe to its own inbox only. Relays between
+/// regions pass all of them.
 fn inbox(credentials: &Credentials) -> String {
     match credentials {
         Credentials::Password { user, .. } => {
@@ -338,7 +343,7 @@ fn with_tls(options: ConnectOptions, tls: Option<NatsTls>) -> ConnectOptions {
     }
 }
 
-/// Keeps the state that others watch.
+/// Maintains the state that [`NatsBus::watch_state`] shows.
 async fn watch_connection(client: async_nats::Client, changed: Arc<Notify>, state: watch::Sender<BusState>) {
     loop {
         let connected = client.connection_state() == State::Connected;

@@ -1,4 +1,4 @@
-//! Overrides on the bus: one entry each, as JSON so that people can read them with the `nats` tool, and a follower.
+//! Overrides on the bus: one entry each, as JSON that people can read with the `nats` tool, and a follower of them.
 
 mod record;
 
@@ -25,10 +25,10 @@ use crate::{
     subjects,
 };
 
-pub(crate) use record::{Record, TakenBack};
+pub(crate) use record::{Record, Tombstone};
 
-/// How often a write that lost against another is tried again.
-const TRIES: u32 = 5;
+/// The attempts of a write that loses against concurrent ones.
+const WRITE_ATTEMPTS: u32 = 5;
 
 /// Overrides by their key ([`OverrideKind::key`]). Expired ones may be among them.
 pub type Overrides = BTreeMap<String, Override>;
@@ -46,36 +46,35 @@ impl OverrideStore {
         OverrideStore { bucket: bus.bucket(subjects::OVERRIDES_BUCKET), bus: bus.clone() }
     }
 
-    /// Writes an override in place of another of the same thing. Where that was written, or taken back, by a clock that is
-    /// ahead, this one's time is moved behind it: the later word counts in every region.
+    /// Writes an override, in place of another one of the same kind and object. Where a clock that is ahead has written or
+    /// withdrawn that one, this one's time is moved after it, so that it wins in every region.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time.
+    /// When the bus is away or does not respond in time.
     pub async fn put(&self, entry: &Override) -> Result<(), BusError> {
         self.replace(&entry.kind, |before| {
             let created_at = entry.created_at.max(after(before));
-            Some(Record::Standing(Override { created_at, ..entry.clone() }))
+            Some(Record::Active(Override { created_at, ..entry.clone() }))
         })
         .await?;
         Ok(())
     }
 
-    /// Removes an override. Says whether there was one.
+    /// Withdraws an override. Returns whether there was one.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time.
+    /// When the bus is away or does not respond in time.
     pub async fn delete(&self, kind: &OverrideKind) -> Result<bool, BusError> {
         let now = clock::now();
         self.replace(kind, |before| {
-            let standing = before.filter(|record| matches!(record, Record::Standing(_)))?;
-            let taken_back_at = now.max(after(Some(standing)));
-            Some(Record::TakenBack(TakenBack { kind: kind.clone(), taken_back_at }))
+            let active = before.filter(|record| matches!(record, Record::Active(_)))?;
+            let withdrawn_at = now.max(after(Some(active)));
+            Some(Record::Withdrawn(Tombstone { kind: kind.clone(), withdrawn_at }))
         })
         .await
     }
 
-    /// Takes over a record from another region's bus, unless there is one of the same thing that is as new. Says whether
-    /// it was written.
+    /// Writes a record of another region's bus, unless there is one as new. Returns whether it was written.
     ///
     /// # Errors
     /// As [`OverrideStore::put`].
@@ -84,13 +83,13 @@ impl OverrideStore {
             before.is_none_or(|there| there.rank() < record.rank()).then(|| record.clone())
         };
         match self.replace(record.kind(), newer).await {
-            // Somebody writes without end; the next comparison finds out what is left to do.
+            // Concurrent writes won every time; the next digest shows what is left to do.
             Err(error) if error.is_conflict() => Ok(false),
             done => done,
         }
     }
 
-    /// Replaces what is there of `kind` by what `next` makes of it, if anything. Says whether it wrote.
+    /// Replaces the record of `kind` by what `next` makes of it, if anything. Returns whether it wrote.
     async fn replace(
         &self,
         kind: &OverrideKind,
@@ -98,9 +97,9 @@ impl OverrideStore {
     ) -> Result<bool, BusError> {
         let key = kind.key();
         let mut lost = None;
-        for _ in 0..TRIES {
+        for _ in 0..WRITE_ATTEMPTS {
             let before = self.bucket.get(&key).await?;
-            // What can't be read is replaced.
+            // A record that can't be read is replaced.
             let record = before.as_ref().and_then(|entry| Record::parse(&key, &entry.value).ok());
             let Some(record) = next(record.as_ref()) else { return Ok(false) };
             let written = match before {
@@ -109,7 +108,7 @@ impl OverrideStore {
             };
             match written {
                 Ok(_) => {
-                    self.bus.nudge(subjects::OVERRIDES, Bytes::new()).await;
+                    self.bus.notify_change(subjects::OVERRIDES, Bytes::new()).await;
                     return Ok(true);
                 }
                 Err(error) if error.is_conflict() => lost = Some(error),
@@ -119,47 +118,47 @@ impl OverrideStore {
         Err(lost.unwrap_or(BusError::Closed))
     }
 
-    /// Removes the mark of one that was taken back, unless it was replaced since it was read at this revision.
-    pub(crate) async fn forget(&self, mark: &TakenBack, revision: u64) -> Result<(), BusError> {
-        self.bucket.delete_at(&mark.kind.key(), revision).await
+    /// Deletes a tombstone, unless it was replaced since it was read at this revision.
+    pub(crate) async fn purge(&self, tombstone: &Tombstone, revision: u64) -> Result<(), BusError> {
+        self.bucket.delete_at(&tombstone.kind.key(), revision).await
     }
 
-    /// Differs from an earlier one when anything was written since.
+    /// Reads the stamp of the bucket, which changes with each write.
     pub(crate) async fn stamp(&self) -> Result<Stamp, BusError> {
         self.bucket.stamp().await
     }
 
-    /// All records, each with its entry's revision: the overrides, and the marks of those that were taken back.
+    /// Reads all records, overrides and tombstones, each with its entry's revision.
     pub(crate) async fn records(&self) -> Result<Vec<(u64, Record)>, BusError> {
         let mut records = Vec::new();
         for (key, entry) in self.bucket.list().await? {
             match Record::parse(&key, &entry.value) {
                 Ok(record) => records.push((entry.revision, record)),
-                Err(reason) => tracing::warn!(key, reason, "an override is left out"),
+                Err(reason) => tracing::warn!(key, reason, "an override cannot be read"),
             }
         }
         Ok(records)
     }
 
-    /// All overrides. What can't be read, or is not at its own key, is left out with a warning.
+    /// Reads all overrides. One that can't be read, or is not at its own key, is skipped with a warning.
     ///
     /// # Errors
-    /// When the bus is away or does not answer in time.
+    /// When the bus is away or does not respond in time.
     pub async fn list(&self) -> Result<Overrides, BusError> {
-        let standing = |(_, record)| match record {
-            Record::Standing(entry) => Some((entry.kind.key(), entry)),
-            Record::TakenBack(_) => None,
+        let active = |(_, record)| match record {
+            Record::Active(entry) => Some((entry.kind.key(), entry)),
+            Record::Withdrawn(_) => None,
         };
-        Ok(self.records().await?.into_iter().filter_map(standing).collect())
+        Ok(self.records().await?.into_iter().filter_map(active).collect())
     }
 }
 
-/// The earliest time that is later than what is there.
+/// The earliest time after that of a record.
 fn after(before: Option<&Record>) -> Timestamp {
     before.map_or(Timestamp(0), |record| Timestamp(record.at().0 + 1))
 }
 
-/// Follows the overrides. Dropping it ends that.
+/// A follower of the overrides. Dropping it stops it.
 #[derive(Debug)]
 pub struct OverrideFollower {
     overrides: watch::Receiver<Option<Arc<Overrides>>>,
@@ -167,16 +166,16 @@ pub struct OverrideFollower {
 }
 
 impl OverrideFollower {
-    /// Follows the overrides: looks every `poll` whether anything was written, and at once when nudged. With `restore`
-    /// it puts them back when the bus has lost its data.
+    /// Starts to follow the overrides: reads the bucket's stamp every `poll`, and after each change notification. With
+    /// `restore` it restores the overrides when the bus has lost its data.
     ///
     /// # Errors
-    /// When the bus is closed. That it is away is no error.
+    /// When the bus is closed. A bus that is away is no error.
     pub async fn start(bus: &Bus, poll: Duration, restore: bool) -> Result<OverrideFollower, BusError> {
-        let nudges = bus.subscribe(subjects::OVERRIDES).await?;
+        let changes = bus.subscribe(subjects::OVERRIDES).await?;
         let (sender, overrides) = watch::channel(None);
         let follower = Follower { store: OverrideStore::new(bus), sender, restore, stamp: None };
-        let task = Background::default().with(|stop| follower.run(nudges, poll, stop));
+        let task = Background::default().with(|stop| follower.run(changes, poll, stop));
         Ok(OverrideFollower { overrides, task })
     }
 
@@ -185,7 +184,7 @@ impl OverrideFollower {
         self.overrides.clone()
     }
 
-    /// Ends it and waits for the end.
+    /// Stops and waits for the end.
     pub async fn stop(self) {
         self.task.stop().await;
     }
@@ -199,46 +198,47 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(mut self, mut nudges: Subscription, poll: Duration, stop: CancellationToken) {
+    async fn run(mut self, mut changes: Subscription, poll: Duration, stop: CancellationToken) {
         let mut tick = tokio::time::interval_at(Instant::now() + backoff::jitter(poll), poll);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failures = FailureLog::default();
         loop {
-            failures.record(self.look().await, "the overrides could not be looked at");
+            failures.record(self.refresh().await, "the overrides cannot be read");
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}
-                nudge = nudges.next() => if nudge.is_none() { return },
+                change = changes.next() => if change.is_none() { return },
             }
         }
     }
 
-    async fn look(&mut self) -> Result<(), BusError> {
+    /// Reads the overrides where they have changed, and restores them where the bus has lost them.
+    async fn refresh(&mut self) -> Result<(), BusError> {
         let stamp = self.store.bucket.stamp().await?;
         if self.stamp == Some(stamp) {
             return Ok(());
         }
         let mut overrides = self.store.list().await?;
         let have = self.sender.borrow().clone();
-        // Another bucket than before, where nobody has deleted anything: its data was lost.
+        // The bucket was created again, and nobody deletes it: its data was lost.
         let lost = self.stamp.is_some_and(|before| before.created != stamp.created);
         if let (true, true, Some(have)) = (lost, self.restore, &have) {
             for (key, entry) in have.iter().filter(|(key, _)| !overrides.contains_key(*key)) {
-                match self.store.bucket.create(key, Record::Standing(entry.clone()).to_json()).await {
-                    Ok(_) => tracing::warn!(key, "the bus had lost an override: put back"),
+                match self.store.bucket.create(key, Record::Active(entry.clone()).to_json()).await {
+                    Ok(_) => tracing::warn!(key, "the bus had lost an override: restored"),
                     Err(error) if error.is_conflict() => {}
                     Err(error) => return Err(error),
                 }
             }
         }
         if lost && self.restore {
-            // With what was put back, by this follower or another.
+            // With those that this follower or another has restored.
             overrides = self.store.list().await?;
         }
         if have.as_deref() != Some(&overrides) {
             self.sender.send_replace(Some(Arc::new(overrides)));
         }
-        // Read before the list: what was written meanwhile is seen next time.
+        // The stamp was read before the list: what was written meanwhile is seen next time.
         self.stamp = Some(stamp);
         Ok(())
     }
@@ -250,7 +250,7 @@ mod tests {
     use crate::{NatsSettings, testing::NatsServer};
 
     #[tokio::test]
-    async fn a_mark_that_was_replaced_meanwhile_is_not_forgotten() {
+    async fn a_tombstone_that_was_replaced_meanwhile_is_not_purged() {
         let server = NatsServer::start();
         let over_nats = Bus::connect(NatsSettings::new([server.url()], "test")).await.unwrap();
         assert!(over_nats.ready(Duration::from_secs(20)).await);
@@ -262,16 +262,20 @@ mod tests {
             store.put(&drain).await.unwrap();
             assert!(store.delete(&drain.kind).await.unwrap());
             let records = store.records().await.unwrap();
-            let [(revision, Record::TakenBack(mark))] = records.as_slice() else { panic!("{records:?}") };
+            let [(revision, Record::Withdrawn(tombstone))] = records.as_slice() else {
+                panic!("{records:?}")
+            };
 
             store.put(&drain).await.unwrap();
-            assert!(store.forget(mark, *revision).await.is_err());
+            assert!(store.purge(tombstone, *revision).await.is_err());
             assert_eq!(store.list().await.unwrap().len(), 1);
 
             assert!(store.delete(&drain.kind).await.unwrap());
             let records = store.records().await.unwrap();
-            let [(revision, Record::TakenBack(mark))] = records.as_slice() else { panic!("{records:?}") };
-            store.forget(mark, *revision).await.unwrap();
+            let [(revision, Record::Withdrawn(tombstone))] = records.as_slice() else {
+                panic!("{records:?}")
+            };
+            store.purge(tombstone, *revision).await.unwrap();
             assert!(store.records().await.unwrap().is_empty());
         }
     }

@@ -1,4 +1,4 @@
-//! Reports: small, typed messages that may be lost and are repeated.
+//! Reports: small typed messages that may be lost and are repeated.
 
 use std::marker::PhantomData;
 
@@ -9,12 +9,12 @@ use crate::{
     codec::{self, Wire},
 };
 
-/// A report as it was received.
+/// A received report.
 #[derive(Debug, Clone)]
 pub struct Report<T> {
-    /// Where it was published.
+    /// The subject that it was published on.
     pub subject: String,
-    /// What it says.
+    /// The content.
     pub body: T,
     /// The trace that it belongs to.
     pub trace: Option<TraceContext>,
@@ -22,7 +22,7 @@ pub struct Report<T> {
     pub received_at: Timestamp,
 }
 
-/// Reports of a pattern, as [`Subscription`] gives them.
+/// A subscription to the reports of a pattern: see [`Subscription`].
 #[derive(Debug)]
 pub struct Reports<T> {
     subscription: Subscription,
@@ -55,7 +55,7 @@ impl Bus {
 }
 
 impl<T: Wire> Reports<T> {
-    /// The next report; nothing when the bus is closed. What is not a `T` is counted and left out. Safe to cancel.
+    /// The next report; nothing when the bus is closed. Messages that are no `T` are counted and skipped. Cancel-safe.
     pub async fn next(&mut self) -> Option<Report<T>> {
         loop {
             let message = self.subscription.next().await?;
@@ -76,7 +76,7 @@ impl<T: Wire> Reports<T> {
         }
     }
 
-    /// Reports that could not be read.
+    /// The number of messages that could not be decoded.
     pub fn unreadable(&self) -> u64 {
         self.unreadable
     }

@@ -1,13 +1,13 @@
-//! Signatures over what is published, so that a stolen credential of the bus can forge no table and no lease.
+//! Signatures of tables and leases, so that a stolen credential of the bus can't forge them.
 //!
-//! A sealed body is the body with a signature before it: [`MARK`], the first bytes of the signer's public key, the
-//! Ed25519 signature (RFC 8032), the body. What is signed is a text for its purpose, the subject (or key) that it is for,
-//! and the body as it travels: a delta is no snapshot, and nothing of one region is valid in another. Age is
-//! not signed: an old message has an old position, so it changes no table. But it counts as a sign of its owner's life:
-//! whoever publishes a dead owner's last heartbeat again hides that the owner has gone.
+//! A sealed body is the body with a signature before it: [`MAGIC`], the first bytes of the signer's public key, the
+//! Ed25519 signature (RFC 8032), the body. The signature covers a label for the purpose, the
+//! subject or key, and the body: a delta can't pass as a snapshot, nor a message of one region as one of another. The time is not
+//! signed: a replayed message has an old position and changes no table. But replaying a dead owner's last heartbeat hides its
+//! death.
 //!
-//! [`Trust`] is what a receiver checks by. Without keys it takes everything, sealed or not: a fleet that names no keys
-//! relies on the bus's permissions alone.
+//! [`Trust`] verifies the seals of received messages. Without keys it accepts everything, sealed or not: a fleet without signing
+//! keys relies on the bus's permissions alone.
 
 use std::{
     fmt, fs, io,
@@ -25,13 +25,13 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock;
 
-/// How a sealed body begins: no schema version of [`codec`](crate::codec) ever is this one.
-const MARK: [u8; 2] = [0xff, 0xff];
+/// The start of a sealed body: never a schema version of [`codec`](crate::codec).
+const MAGIC: [u8; 2] = [0xff, 0xff];
 const ID_LENGTH: usize = 8;
 const SIGNATURE_LENGTH: usize = 64;
-const SEAL_LENGTH: usize = MARK.len() + ID_LENGTH + SIGNATURE_LENGTH;
+const SEAL_LENGTH: usize = MAGIC.len() + ID_LENGTH + SIGNATURE_LENGTH;
 
-/// What something is sealed for.
+/// The purpose of a seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// A delta or heartbeat of a table.
@@ -52,7 +52,7 @@ impl Purpose {
     }
 }
 
-/// A private key, with which its owner seals.
+/// A private key that seals messages.
 pub struct Signer {
     pair: Ed25519KeyPair,
 }
@@ -68,7 +68,7 @@ pub enum SigningKeyError {
         /// Why.
         source: io::Error,
     },
-    /// Others on this machine can read it.
+    /// Other users of this machine can read the file.
     #[error("{path} can be read by other users (mode {mode:03o}): chmod 600 it")]
     Exposed {
         /// The file.
@@ -76,7 +76,7 @@ pub enum SigningKeyError {
         /// Its permissions.
         mode: u32,
     },
-    /// It holds something else.
+    /// The file holds no Ed25519 private key.
     #[error("{path} holds no Ed25519 private key: `tidegate signing-key --out FILE` makes one")]
     NoKey {
         /// The file.
@@ -88,7 +88,7 @@ impl Signer {
     /// Reads a private key: PKCS#8, hexadecimal, as [`Signer::create`] writes it.
     ///
     /// # Errors
-    /// When the file cannot be read, others can read it too, or it holds no such key.
+    /// When the file cannot be read, other users can read it, or it holds no such key.
     pub fn load(path: &Path) -> Result<Signer, SigningKeyError> {
         let shown = || path.display().to_string();
         let file = |source| SigningKeyError::File { path: shown(), source };
@@ -107,7 +107,7 @@ impl Signer {
         Ok(Signer { pair })
     }
 
-    /// Makes a new private key and writes it to a file that did not exist, readable by its owner alone.
+    /// Creates a private key and writes it to a new file that only its owner can read.
     ///
     /// # Errors
     /// When the file exists or cannot be written.
@@ -125,7 +125,7 @@ impl Signer {
         Ok(Signer { pair })
     }
 
-    /// A key that is nowhere else, for tests and measurements.
+    /// A key that is stored nowhere, for tests and measurements.
     ///
     /// # Panics
     /// When the system has no randomness.
@@ -133,18 +133,18 @@ impl Signer {
         Signer { pair: Ed25519KeyPair::generate().expect("randomness") }
     }
 
-    /// The public key, by which others check.
+    /// The public key, which verifies the seals.
     pub fn public_key(&self) -> SigningPublicKey {
         let mut key = [0; tidegate_model::PUBLIC_KEY_LENGTH];
         key.copy_from_slice(self.pair.public_key().as_ref());
         SigningPublicKey(key)
     }
 
-    /// The body with its seal.
+    /// Seals a body.
     pub fn seal(&self, purpose: Purpose, subject: &str, body: &[u8]) -> Bytes {
         let signature = self.pair.sign(&signed(purpose, subject, body));
         let mut sealed = BytesMut::with_capacity(SEAL_LENGTH + body.len());
-        sealed.put_slice(&MARK);
+        sealed.put_slice(&MAGIC);
         sealed.put_slice(&self.public_key().0[..ID_LENGTH]);
         sealed.put_slice(signature.as_ref());
         sealed.put_slice(body);
@@ -168,7 +168,7 @@ fn signed(purpose: Purpose, subject: &str, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Why something is not believed.
+/// Why a message is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// It has no signature.
@@ -180,76 +180,76 @@ pub enum SealError {
     /// The signature is not one of this key over this message.
     #[error("its signature is wrong")]
     Forged,
-    /// It is not known yet whether there are keys.
+    /// The keys are not known yet.
     #[error("it is not known yet whether the fleet names keys")]
     Undecided,
 }
 
-/// The keys that are trusted, as they change. Clones share them.
+/// The trusted keys, as they change. Clones share them.
 #[derive(Clone, Default)]
 pub struct Trust(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// Each with its parsed form; a key that is none verifies nothing, but is no reason to believe what is unsigned.
+    /// Each with its parsed form. A key that does not parse verifies nothing, but still makes unsigned messages untrusted.
     keys: RwLock<Vec<(SigningPublicKey, Option<ParsedPublicKey>)>>,
     refused: AtomicU64,
     refused_at: AtomicU64,
-    /// Woken when something was refused, or is sealed although no keys are known.
-    doubts: Notify,
-    /// Whether it is not known yet if there are keys.
+    /// Notified when a message was refused, or is sealed although no keys are known.
+    recheck: Notify,
+    /// Whether the keys are not known yet.
     undecided: watch::Sender<bool>,
 }
 
 impl Trust {
-    /// Nothing known yet: everything is taken.
+    /// Trust without keys: everything is trusted.
     pub fn new() -> Trust {
         Trust::default()
     }
 
-    /// Takes nothing until it is told of keys ([`Trust::set`]), or that there are none to be had ([`Trust::decide`]).
+    /// Trusts nothing until keys are set ([`Trust::set`]) or there are known to be none ([`Trust::decide`]).
     pub fn undecided() -> Trust {
         let trust = Trust::default();
         trust.0.undecided.send_replace(true);
         trust
     }
 
-    /// Whether it takes nothing yet, because it is not known whether there are keys.
+    /// Whether nothing is trusted because the keys are not known yet.
     pub fn is_undecided(&self) -> bool {
         *self.0.undecided.borrow()
     }
 
-    /// Ends the wait for keys: from now on it takes what is signed by those that it has, or everything where it has none.
+    /// Ends the wait for keys: from now on messages are trusted that a key has signed, or all where there is no key.
     pub fn decide(&self) {
         self.0.undecided.send_if_modified(std::mem::take);
     }
 
-    /// Follows [`Trust::is_undecided`].
+    /// [`Trust::is_undecided`], as it changes.
     pub(crate) fn watch_undecided(&self) -> watch::Receiver<bool> {
         self.0.undecided.subscribe()
     }
 
-    /// Trusts exactly these keys; none: takes everything.
+    /// Trusts exactly these keys; without any, everything is trusted.
     pub fn set(&self, keys: &[SigningPublicKey]) {
         let parsed = keys.iter().map(|key| (*key, ParsedPublicKey::new(&ED25519, key.0).ok())).collect();
         *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = parsed;
         self.decide();
     }
 
-    /// The keys that are trusted.
+    /// The trusted keys.
     pub fn keys(&self) -> Vec<SigningPublicKey> {
         self.0.keys.read().unwrap_or_else(PoisonError::into_inner).iter().map(|(key, _)| *key).collect()
     }
 
-    /// Whether there are keys, so that only what is signed is believed.
+    /// Whether there are keys, so that only signed messages are trusted.
     pub fn has_keys(&self) -> bool {
         !self.0.keys.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// The body below the seal, if it is to be believed.
+    /// Verifies a sealed body. Returns the body without the seal.
     ///
     /// # Errors
-    /// Why it is not; it is counted then.
+    /// Why it is not trusted; the refusal is counted.
     pub fn open(&self, purpose: Purpose, subject: &str, sealed: &Bytes) -> Result<Bytes, SealError> {
         if self.is_undecided() {
             return Err(SealError::Undecided);
@@ -258,17 +258,17 @@ impl Trust {
         if opened.is_err() {
             self.0.refused.fetch_add(1, Relaxed);
             self.0.refused_at.store(clock::now().0, Relaxed);
-            self.0.doubts.notify_one();
+            self.0.recheck.notify_one();
         }
         opened
     }
 
-    /// How often something was refused.
+    /// The number of refusals.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Relaxed)
     }
 
-    /// When something was refused last.
+    /// The time of the last refusal.
     pub fn refused_at(&self) -> Option<Timestamp> {
         match self.0.refused_at.load(Relaxed) {
             0 => None,
@@ -276,10 +276,9 @@ impl Trust {
         }
     }
 
-    /// Waits until the keys may be others than those that are known: something was refused, or is sealed although no keys
-    /// are known.
-    pub async fn doubted(&self) {
-        self.0.doubts.notified().await;
+    /// Waits until the keys may have changed: a message was refused, or is sealed although no keys are known.
+    pub async fn recheck_needed(&self) {
+        self.0.recheck.notified().await;
     }
 
     fn check(&self, purpose: Purpose, subject: &str, sealed: &Bytes) -> Result<Bytes, SealError> {
@@ -289,7 +288,7 @@ impl Trust {
         };
         let body = sealed.slice(SEAL_LENGTH..);
         if keys.is_empty() {
-            self.0.doubts.notify_one();
+            self.0.recheck.notify_one();
             return Ok(body);
         }
         let mut known = keys.iter().filter(|(key, _)| key.0.starts_with(id)).peekable();
@@ -310,14 +309,14 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// The body below a seal, or all of what has none; whether it is to be believed is for [`Trust`] to say.
+/// The body without its seal, if it has one; does not verify it.
 pub(crate) fn body(sealed: &[u8]) -> &[u8] {
     if parts(sealed).is_some() { &sealed[SEAL_LENGTH..] } else { sealed }
 }
 
 /// The key's id and the signature of a sealed body.
 fn parts(sealed: &[u8]) -> Option<(&[u8], &[u8])> {
-    let seal = sealed.get(..SEAL_LENGTH)?.strip_prefix(&MARK)?;
+    let seal = sealed.get(..SEAL_LENGTH)?.strip_prefix(&MAGIC)?;
     Some(seal.split_at(ID_LENGTH))
 }
 
@@ -330,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_trusted_key_signed_for_this_subject_and_purpose_is_believed() {
+    fn only_what_a_trusted_key_signed_for_this_subject_and_purpose_is_trusted() {
         let (signer, other) = (Signer::ephemeral(), Signer::ephemeral());
         let (trust, body) = (Trust::new(), Bytes::from("body"));
         trust.set(&[signer.public_key()]);

@@ -1,25 +1,25 @@
-//! Whether the bus is there.
+//! The state of the connection to the bus.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The connection's state.
+/// The state of the connection to the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BusState {
-    /// Since when there is no connection; absent: there is one.
+    /// When the connection was lost; absent while connected.
     pub away_since: Option<Instant>,
-    /// How often a connection was made again after one was lost.
+    /// How often the connection was restored.
     pub reconnects: u64,
 }
 
 impl BusState {
-    /// Whether there is a connection.
+    /// Whether the bus is connected.
     pub fn connected(&self) -> bool {
         self.away_since.is_none()
     }
 
-    /// How long there has been no connection; absent: there is one.
+    /// How long the connection has been lost; nothing while connected.
     pub fn away_for(&self) -> Option<Duration> {
         self.away_since.map(|since| since.elapsed())
     }

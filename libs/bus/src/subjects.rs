@@ -1,41 +1,43 @@
-//! Every subject and bucket of Tidegate, in one place. Names can't hold dots, so a subject can be taken apart again.
+//! Every subject and bucket of Tidegate. Names hold no dots, so a subject can be parsed again.
 
 use tidegate_model::{ClusterName, EdgeName, ProberName, RegionName};
 
-/// Nudge: the fleet in its bucket was changed.
+/// Change notification: the fleet in its bucket was written.
 pub const FLEET: &str = "tidegate.v1.fleet";
-/// Nudge: the overrides in their bucket were changed.
+/// Change notification: an override in the bucket was written.
 pub const OVERRIDES: &str = "tidegate.v1.overrides";
 /// Every prober's table.
 pub const ALL_PROBES: &str = "tidegate.v1.probe.*.*";
 /// Every region's table of routes.
 pub const ALL_ROUTES: &str = "tidegate.v1.routes.*";
-/// What every edge applied.
+/// Every edge's report of the routes that it serves.
 pub const ALL_APPLIED: &str = "tidegate.v1.applied.*.*";
-/// What every edge forwarded.
+/// Every edge's load report.
 pub const ALL_LOAD: &str = "tidegate.v1.load.*.*";
-/// Questions why a service's requests go where they go: see [`explain`].
+/// Requests to explain a service's routes: see [`explain`].
 pub const EXPLAIN: &str = "tidegate.v1.explain";
-/// What every region's bus holds of the fleet and the overrides.
-pub const ALL_CARRY: &str = "tidegate.v1.carry.*";
-/// Which names every process bears.
-pub const ALL_BEARERS: &str = "tidegate.v1.bearer.*.*.*";
+/// Every region's digest of its fleet and overrides.
+pub const ALL_DIGESTS: &str = "tidegate.v1.digest.*";
+/// The pull requests to every region.
+pub const ALL_PULLS: &str = "tidegate.v1.pull.*";
+/// Every identity claim.
+pub const ALL_CLAIMS: &str = "tidegate.v1.claim.*.*.*";
 /// Every suspicion.
 pub const ALL_SUSPICIONS: &str = "tidegate.v1.suspect.*.*.*";
-/// Where every edge is asked to clear its epoch fence.
+/// Requests to every edge to clear its epoch fence.
 pub const ALL_RESETS: &str = "tidegate.v1.reset.*.*";
-/// Every event: what a history keeps.
+/// Every event of the history.
 pub const ALL_EVENTS: &str = "tidegate.v1.event.*.*";
 
-/// Stream of the events.
+/// The stream of the events.
 pub const EVENT_STREAM: &str = "tidegate-events";
-/// Bucket of the fleet file.
+/// The bucket of the fleet file.
 pub const FLEET_BUCKET: &str = "tidegate-fleet";
-/// Bucket of the regions' last tables of routes; the key is [`routes_key`].
+/// The bucket of the regions' last tables of routes; the key is [`routes_key`].
 pub const ROUTES_BUCKET: &str = "tidegate-routes";
-/// Bucket of the overrides.
+/// The bucket of the overrides.
 pub const OVERRIDES_BUCKET: &str = "tidegate-overrides";
-/// Bucket of the regions' leases; the key is the region.
+/// The bucket of the regions' leases; the key is the region.
 pub const LEASE_BUCKET: &str = "tidegate-lease";
 
 /// Every bucket.
@@ -72,7 +74,7 @@ pub fn routes_key(region: &RegionName) -> String {
     region.to_string()
 }
 
-/// What an edge applied.
+/// An edge's report of the routes that it serves.
 pub fn applied(region: &RegionName, edge: &EdgeName) -> String {
     format!("tidegate.v1.applied.{region}.{edge}")
 }
@@ -85,12 +87,12 @@ pub fn parse_report(subject: &str) -> Option<(RegionName, EdgeName)> {
     Some((region.parse().ok()?, edge.parse().ok()?))
 }
 
-/// What every edge of a region applied.
+/// The reports of all edges of a region of the routes that they serve.
 pub fn applied_in(region: &RegionName) -> String {
     format!("tidegate.v1.applied.{region}.*")
 }
 
-/// What an edge forwarded.
+/// An edge's load report.
 pub fn load(region: &RegionName, edge: &EdgeName) -> String {
     format!("tidegate.v1.load.{region}.{edge}")
 }
@@ -105,45 +107,45 @@ pub fn suspicions_of(region: &RegionName, edge: &EdgeName) -> String {
     format!("tidegate.v1.suspect.{region}.{edge}.*")
 }
 
-/// Where an edge is asked to clear its epoch fence. The body is empty, and so is the response.
+/// Requests to an edge to clear its epoch fence. The request and the response are empty.
 pub fn reset(region: &RegionName, edge: &EdgeName) -> String {
     format!("tidegate.v1.reset.{region}.{edge}")
 }
 
-/// Where a region's route-computers are asked why a service's requests go where they go. The body is the service's name,
-/// the answer JSON.
+/// Requests to a region's route-computers to explain a service's routes. The request is the service's name, the response
+/// is JSON.
 pub fn explain(region: &RegionName) -> String {
     format!("{EXPLAIN}.{region}")
 }
 
-/// What a region's bus holds of the fleet and the overrides.
-pub fn carry(region: &RegionName) -> String {
-    format!("tidegate.v1.carry.{region}")
+/// A region's digest of its fleet and overrides: see [`crate::replicate`].
+pub fn digest(region: &RegionName) -> String {
+    format!("tidegate.v1.digest.{region}")
 }
 
-/// The region of a subject made by [`carry`].
-pub fn parse_carry(subject: &str) -> Option<RegionName> {
-    subject.strip_prefix("tidegate.v1.carry.")?.parse().ok()
+/// The region of a subject made by [`digest`].
+pub fn parse_digest(subject: &str) -> Option<RegionName> {
+    subject.strip_prefix("tidegate.v1.digest.")?.parse().ok()
 }
 
-/// Where a region is asked for its fleet and overrides.
-pub fn carry_request(region: &RegionName) -> String {
-    format!("{}.request", carry(region))
+/// Pull requests for a region's fleet and overrides.
+pub fn pull(region: &RegionName) -> String {
+    format!("tidegate.v1.pull.{region}")
 }
 
-/// What an edge or a route-computer of a region, `source`, tells of what happened.
+/// The events that `source`, an edge or a route-computer of a region, publishes.
 pub fn event(region: &RegionName, source: &str) -> String {
     format!("tidegate.v1.event.{region}.{source}")
 }
 
-/// Where processes of a `kind` say which name they bear in a region: see [`crate::presence`].
-pub fn bearer(kind: &str, region: &RegionName, name: &str) -> String {
-    format!("tidegate.v1.bearer.{kind}.{region}.{name}")
+/// The claims of processes of a `kind` on a name in a region: see [`crate::claims`].
+pub fn claim(kind: &str, region: &RegionName, name: &str) -> String {
+    format!("tidegate.v1.claim.{kind}.{region}.{name}")
 }
 
-/// The kind, the region and the name of a subject made by [`bearer`].
-pub fn parse_bearer(subject: &str) -> Option<(&str, RegionName, &str)> {
-    let (kind, rest) = subject.strip_prefix("tidegate.v1.bearer.")?.split_once('.')?;
+/// The kind, the region and the name of a subject made by [`claim`].
+pub fn parse_claim(subject: &str) -> Option<(&str, RegionName, &str)> {
+    let (kind, rest) = subject.strip_prefix("tidegate.v1.claim.")?.split_once('.')?;
     let (region, name) = rest.split_once('.')?;
     Some((kind, region.parse().ok()?, name))
 }
@@ -153,7 +155,7 @@ pub fn events_in(region: &RegionName) -> String {
     format!("tidegate.v1.event.{region}.*")
 }
 
-/// Where a table's snapshot is asked for.
+/// Requests for a table's snapshot.
 pub fn snapshot(table: &str) -> String {
     format!("{table}.snapshot")
 }
@@ -164,7 +166,7 @@ mod tests {
     use crate::pattern::covers;
 
     #[test]
-    fn a_subject_can_be_taken_apart_again() {
+    fn a_subject_can_be_parsed_again() {
         let (region, prober) = ("eu-west".parse().unwrap(), "prober-1".parse().unwrap());
         let subject = probe(&region, &prober);
         assert_eq!(parse_probe(&subject), Some((region.clone(), prober)));

@@ -1,7 +1,6 @@
 //! A real nats-server for tests: started on a free port, with JetStream in a directory of its own, killed when dropped.
 //!
-//! Regions whose servers keep their own data are [`Regions`], three servers that keep copies of one another's
-//! [`three_servers`].
+//! [`Regions`] are two regions whose servers keep their own data; [`three_servers`] is a cluster that replicates its data.
 //!
 //! It is found by `TIDEGATE_NATS_SERVER`, else on `PATH`, else in `target/tools/bin` of the workspace.
 
@@ -43,7 +42,7 @@ impl NatsServer {
         NatsServer::start_with("", true)
     }
 
-    /// Starts a server that lets in whom `permissions`, a part of its settings, names.
+    /// Starts a server with `permissions`, a part of its settings.
     ///
     /// # Panics
     /// When there is no nats-server, or it is not ready in time.

@@ -1,16 +1,16 @@
 //! The W3C trace context of a message, as the strings that travel in its headers.
 
-/// Name of the header with [`TraceContext::traceparent`].
+/// The name of the header with [`TraceContext::traceparent`].
 pub(crate) const TRACEPARENT: &str = "traceparent";
-/// Name of the header with [`TraceContext::tracestate`].
+/// The name of the header with [`TraceContext::tracestate`].
 pub(crate) const TRACESTATE: &str = "tracestate";
 
-/// Which trace a message belongs to (<https://www.w3.org/TR/trace-context/>). What is in it is for the tracing library.
+/// The trace that a message belongs to (<https://www.w3.org/TR/trace-context/>), opaque to this crate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
     /// Version, trace ID, parent ID and flags.
     pub traceparent: String,
-    /// Vendors' additions.
+    /// Vendor-specific data.
     pub tracestate: Option<String>,
 }
 
@@ -29,6 +29,11 @@ impl TraceContext {
             traceparent: traceparent.to_owned(),
             tracestate: state.map(str::to_owned),
         })
+    }
+
+    /// The trace ID: 32 hexadecimal digits.
+    pub fn trace_id(&self) -> &str {
+        self.traceparent.split('-').nth(1).unwrap_or_default()
     }
 }
 

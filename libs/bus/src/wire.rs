@@ -1,4 +1,4 @@
-//! Which of the domain's types travel.
+//! The types of the domain that travel on the bus.
 
 use tidegate_model::{
     event::Event,

@@ -15,8 +15,8 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
+use tidegate_bus::claims::IdentityClaim;
 use tidegate_bus::codec::{SCHEMA_VERSION, Wire, decode, encode};
-use tidegate_bus::presence::Bearer;
 use tidegate_bus::table::{Delta, Snapshot};
 use tidegate_model::{
     observation::{Observation, ObservationCause, Target},
@@ -75,7 +75,7 @@ fn arbitrary_bytes_never_panic_and_never_claim_more_than_their_share() {
         try_to_read::<Applied>,
         try_to_read::<Load>,
         try_to_read::<Suspicion>,
-        try_to_read::<Bearer>,
+        try_to_read::<IdentityClaim>,
         try_to_read::<Override>,
         try_to_read::<Delta>,
         try_to_read::<Snapshot>,

@@ -8,14 +8,14 @@ use crate::{FieldVerdict, Fields, TrailerPolicy, lines::ends_lines_with_crlf};
 const LINE_LIMIT: usize = 4096;
 const TRAILER_LIMIT: usize = 16 * 1024;
 
-/// Decodes a chunked body piece by piece. It holds no data: the caller's buffer does.
+/// An incremental decoder of a chunked body. It holds no data: the caller's buffer does.
 #[derive(Debug, Clone, Default)]
 pub struct ChunkDecoder {
     state: State,
     policy: TrailerPolicy,
-    /// What follows the last chunk.
+    /// The trailer fields that the policy passes.
     trailers: Fields,
-    /// How many fields of it the policy does not let pass.
+    /// The number of trailer fields that the policy drops.
     dropped_trailers: u32,
 }
 
@@ -32,19 +32,19 @@ enum State {
 /// One step of decoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoded {
-    /// More input is needed; `consumed` bytes of this one are done with.
+    /// More input is needed; `consumed` bytes of this one were used.
     NeedMore {
-        /// Bytes at the start of the input that are done with.
+        /// The bytes at the start of the input that were used.
         consumed: usize,
     },
     /// Body data.
     Data {
-        /// Where in the input it is. All before its end is done with after it was used.
+        /// Its range in the input. Everything before its end was used.
         range: Range<usize>,
     },
     /// The body has ended.
     End {
-        /// Bytes at the start of the input that belong to the body; the rest is the next message's.
+        /// The bytes at the start of the input that belong to the body; the rest is the next message's.
         consumed: usize,
     },
 }
@@ -72,12 +72,12 @@ impl ChunkDecoder {
         ChunkDecoder { policy, ..ChunkDecoder::default() }
     }
 
-    /// The trailer fields that the policy lets pass, once the body has ended.
+    /// The trailer fields that the policy passes, once the body has ended.
     pub fn take_trailers(&mut self) -> Fields {
         std::mem::take(&mut self.trailers)
     }
 
-    /// How many trailer fields the policy did not let pass, once the body has ended.
+    /// The number of trailer fields that the policy dropped, once the body has ended.
     pub fn dropped_trailers(&self) -> u32 {
         self.dropped_trailers
     }
@@ -157,7 +157,7 @@ impl ChunkDecoder {
     }
 }
 
-/// Whether an incomplete line can still become a chunk head, so that garbage is refused before a whole line of it came.
+/// Whether an incomplete line can still become a chunk head, so that garbage is refused before a whole line of it arrived.
 fn plausible_head(part: &[u8]) -> bool {
     part.first().is_none_or(u8::is_ascii_hexdigit)
 }
@@ -167,7 +167,7 @@ fn parse_head(line: &[u8]) -> Result<u64, ChunkError> {
     let line = line.strip_suffix(b"\r").ok_or(ChunkError::Size)?;
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let (size, extension) = line.split_at(digits);
-    // White space before an extension is what some readers take and others do not; a lone CR likewise.
+    // Some readers accept white space before an extension and others do not; a lone CR likewise.
     let extension_ok = match extension {
         [] => true,
         [b';', rest @ ..] => rest.iter().all(|byte| *byte == b'\t' || (*byte >= 0x20 && *byte != 0x7f)),

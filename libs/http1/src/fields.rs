@@ -26,13 +26,13 @@ impl Fields {
         self.spans.clear();
     }
 
-    /// Makes room for `fields` more, whose names and values take `bytes`.
+    /// Reserves memory for `fields` more, whose names and values take `bytes`.
     pub fn reserve(&mut self, fields: usize, bytes: usize) {
         self.spans.reserve(fields);
         self.bytes.reserve(bytes);
     }
 
-    /// Adds a field. The name is lowered; name and value must be valid for the wire already.
+    /// Adds a field. The name is lowercased; name and value must already be valid.
     ///
     /// # Panics
     /// When the name is longer than 65,535 bytes or all fields together are longer than 4 GiB; the parsers' limits are

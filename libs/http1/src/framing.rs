@@ -1,4 +1,4 @@
-//! Where a message's body ends.
+//! The framing of a message's body.
 
 use crate::{Fields, ParseError};
 
@@ -15,14 +15,14 @@ pub enum Framing {
     UntilClose,
 }
 
-/// What the framing fields of a message say, before the rules of requests and responses.
+/// The framing that the fields of a message declare, before the rules of requests and responses.
 pub(crate) enum Declared {
     Nothing,
     Length(u64),
     Chunked,
 }
 
-/// Why framing fields cannot be trusted.
+/// Why the declared framing is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FramingError {
     Both,
@@ -31,7 +31,7 @@ pub(crate) enum FramingError {
     UnknownCoding,
 }
 
-/// Reads `content-length` and `transfer-encoding`. Whatever two readers could understand differently is an error
+/// Reads `content-length` and `transfer-encoding`. Fields that two readers could interpret differently are an error
 /// (RFC 9112, sections 6.1 and 6.3).
 pub(crate) fn declared(fields: &Fields) -> Result<Declared, FramingError> {
     let mut length = None;
@@ -61,7 +61,7 @@ pub(crate) fn declared(fields: &Fields) -> Result<Declared, FramingError> {
     }
 }
 
-/// The longest body that can be announced: a signed 64-bit number, as most readers count it.
+/// The longest body that can be declared: a signed 64-bit number, which most readers use.
 pub const MAX_LENGTH: u64 = i64::MAX as u64;
 
 /// Reads the value of a `content-length`: digits alone, up to [`MAX_LENGTH`].
@@ -73,7 +73,7 @@ fn parse_length(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok().filter(|length| *length <= MAX_LENGTH)
 }
 
-/// The only `content-length` of a message whose framing is not its own, as over HTTP/2; nothing where it has none.
+/// The `content-length` of a message that is not framed by it, as over HTTP/2; nothing where it has none.
 ///
 /// # Errors
 /// It is repeated, is no number, or exceeds [`MAX_LENGTH`].

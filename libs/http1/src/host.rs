@@ -1,11 +1,11 @@
-//! The host that a request is for: `uri-host [ ":" port ]` (RFC 9110, section 7.2), in whichever way it arrives.
+//! The host that a request is for: `uri-host [ ":" port ]` (RFC 9110, section 7.2).
 
 use std::net::Ipv6Addr;
 
-/// The longest host name, in bytes: DNS has no longer ones (RFC 1035, section 2.3.4).
+/// The longest host name in DNS, in bytes (RFC 1035, section 2.3.4).
 pub const MAX_HOST_NAME: usize = 255;
 
-/// Whether `text` is a host, with or without a port, that every reader understands alike.
+/// Whether `text` is a host, with or without a port, that every reader parses alike.
 ///
 /// A name consists of labels of letters, digits and `-_~`, separated by dots; an IPv6 address stands in brackets. RFC
 /// 3986 allows more, which is refused here because no name in DNS needs it and readers disagree about it:
@@ -21,7 +21,7 @@ pub fn is_host(text: &[u8]) -> bool {
     let mut last = DOT;
     for byte in text {
         let class = CLASSES[usize::from(*byte)];
-        // Zero for what is no part of a name, and for a dot behind a dot.
+        // Zero for a byte that is not allowed, and for a dot after a dot.
         if class & ((last ^ DOT) | IN_LABEL) == 0 {
             break;
         }
@@ -31,7 +31,7 @@ pub fn is_host(text: &[u8]) -> bool {
     (1..=MAX_HOST_NAME).contains(&length) && is_port_or_absent(&text[length..])
 }
 
-/// What the bytes of a host name are; 0 for all others.
+/// The class of each byte of a host name; 0 for bytes that are not allowed.
 const IN_LABEL: u8 = 1;
 const DOT: u8 = 2;
 const CLASSES: [u8; 256] = {
@@ -48,19 +48,19 @@ const CLASSES: [u8; 256] = {
     table
 };
 
-/// An IPv6 address and what follows it; the opening bracket was taken off.
+/// An IPv6 address after its opening bracket, and what follows it.
 fn is_bracketed(rest: &[u8]) -> bool {
     let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
     let address = std::str::from_utf8(&rest[..end]).ok().map(str::parse::<Ipv6Addr>);
     matches!(address, Some(Ok(_))) && is_port_or_absent(&rest[end + 1..])
 }
 
-/// The name of a host that may have a port.
+/// The host without its port.
 pub fn without_port(host: &str) -> &str {
     if let Some(rest) = host.strip_prefix('[') {
         return rest.split(']').next().unwrap_or(rest);
     }
-    // By bytes, since it is asked of every request and hosts are short.
+    // By bytes, because it runs for every request and hosts are short.
     let host = host.bytes().position(|byte| byte == b':').map_or(host, |end| &host[..end]);
     // A fully qualified name may end in a dot.
     host.strip_suffix('.').unwrap_or(host)

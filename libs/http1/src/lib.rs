@@ -2,12 +2,13 @@
 //!
 //! This crate must not know sockets, time, tasks, routes or any policy.
 //!
-//! It exists because what a proxy forwards must be written anew in one canonical form and because ambiguous framing must
-//! be refused: a general HTTP library resolves some ambiguities silently (hyper drops a `Content-Length` that stands
-//! beside a `Transfer-Encoding`), after which a proxy can no longer tell.
+//! It exists because a proxy must write what it forwards in one canonical form and refuse ambiguous framing: general HTTP
+//! libraries resolve some ambiguities silently (hyper drops a `Content-Length` beside a `Transfer-Encoding`), which a proxy on top
+//! of them cannot detect.
 #![forbid(unsafe_code)]
 
 mod chunked;
+mod error;
 mod fields;
 mod framing;
 mod host;
@@ -19,10 +20,11 @@ mod underscores;
 mod write;
 
 pub use chunked::{ChunkDecoder, ChunkError, Decoded};
+pub use error::ParseError;
 pub use fields::{Fields, list_contains};
 pub use framing::{Framing, MAX_LENGTH, content_length};
 pub use host::{MAX_HOST_NAME, is_host, without_port};
-pub use request::{Method, ParseError, Request, RequestRules, Version, parse_request, valid_target};
+pub use request::{Method, Request, RequestRules, Version, parse_request, valid_target};
 pub use response::{Response, ResponseError, parse_response};
 pub use trailers::TrailerPolicy;
 pub use underscores::{FieldVerdict, Underscores};
@@ -31,5 +33,5 @@ pub use write::{
     write_trailers,
 };
 
-/// The most header fields that any parse here accepts, whatever the limits say.
+/// The most header fields that any parser here accepts, whatever the configured limits.
 pub const MAX_FIELDS: usize = 256;

@@ -1,9 +1,9 @@
-//! Line endings: `httparse` accepts a bare LF, which other readers may not take for a line's end (RFC 9112, section 2.2).
+//! Line endings: `httparse` accepts a bare LF, which other readers may not accept as a line ending (RFC 9112, section 2.2).
 
 /// Whether each line of the head that `httparse` found in `input`, from `start` to `length`, ends with CR LF, and nothing
-/// stands before `start`.
+/// precedes `start`.
 ///
-/// A name, value or start line holds no LF, so only the end of the line before each name has to be looked at: a step for
+/// A name, value or start line holds no LF, so only the end of the line before each name has to be checked: a step for
 /// each field instead of one for each byte.
 pub(crate) fn ends_lines_with_crlf(
     input: &[u8],

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use crate::{
-    FieldVerdict, Fields, Framing, MAX_FIELDS, Underscores,
+    FieldVerdict, Fields, Framing, MAX_FIELDS, ParseError, Underscores,
     framing::{Declared, FramingError, declared},
     host::is_host,
     lines::ends_lines_with_crlf,
@@ -54,7 +54,7 @@ impl Method {
         }
     }
 
-    /// Its name, where it is one of those that are known here.
+    /// The name of a known method; nothing for other tokens.
     pub fn name(&self) -> Option<&'static str> {
         Some(match self {
             Method::Get => "GET",
@@ -70,7 +70,7 @@ impl Method {
         })
     }
 
-    /// Whether it asks for nothing to be changed (RFC 9110, section 9.2.1).
+    /// Whether the method is safe (RFC 9110, section 9.2.1).
     pub fn is_safe(&self) -> bool {
         match self {
             Method::Get | Method::Head | Method::Options | Method::Trace => true,
@@ -83,7 +83,7 @@ impl Method {
         }
     }
 
-    /// Whether doing it twice is the same as doing it once (RFC 9110, section 9.2.2).
+    /// Whether the method is idempotent (RFC 9110, section 9.2.2).
     pub fn is_idempotent(&self) -> bool {
         match self {
             Method::Get | Method::Head | Method::Put | Method::Delete | Method::Options | Method::Trace => {
@@ -116,113 +116,29 @@ impl From<&str> for Method {
 pub struct Request {
     /// The method.
     pub method: Method,
-    /// Path and query, beginning with `/`, or `*`. The scheme and authority of an absolute target are taken off.
+    /// Path and query, beginning with `/`, or `*`. The scheme and authority of an absolute target are removed.
     pub target: String,
-    /// The host asked for, with its port if it has one, as sent: of the target where that is absolute, else of `host`.
+    /// The requested host, with its port if it has one, as sent: from an absolute target, else from `host`.
     pub host: String,
     /// The version.
     pub version: Version,
     /// All fields but `host`.
     pub fields: Fields,
-    /// How many fields were left out because of their names.
+    /// The number of fields that were dropped because of their names.
     pub dropped_fields: u16,
 }
 
-/// What a listener accepts as a request head.
+/// The rules of a listener for request heads.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestRules {
     /// The most bytes of the whole head, request line included.
     pub head_bytes: usize,
     /// The most header fields; [`MAX_FIELDS`] at most.
     pub fields: usize,
-    /// What is done with fields whose names have underscores.
+    /// The policy for fields whose names have underscores.
     pub underscores: Underscores,
     /// Whether requests arrive over TLS: the scheme of a target that names one must say the same.
     pub is_tls: bool,
-}
-
-/// Why a request head is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ParseError {
-    /// It is not HTTP/1.x.
-    #[error("malformed request line")]
-    RequestLine,
-    /// A version other than 1.0 and 1.1.
-    #[error("HTTP version not supported")]
-    Version,
-    /// A field name, or something between name and colon, that is not allowed; folded lines are among these.
-    #[error("malformed header field")]
-    Field,
-    /// A line that ends with LF alone, or holds a lone CR.
-    #[error("bare line feed in the head")]
-    BareLineFeed,
-    /// Longer than [`RequestRules::head_bytes`].
-    #[error("request head too large")]
-    TooLarge,
-    /// More fields than [`RequestRules::fields`].
-    #[error("too many header fields")]
-    TooManyFields,
-    /// The target has a form that the method does not take.
-    #[error("malformed request target")]
-    Target,
-    /// No `host`, several, or one that is not a host.
-    #[error("missing, repeated or malformed host")]
-    Host,
-    /// `:authority` and `host` that differ.
-    #[error(":authority and host differ")]
-    HostsDiffer,
-    /// A scheme that is not the listener's.
-    #[error("the scheme is not the listener's")]
-    Scheme,
-    /// A field name with an underscore, where those are refused.
-    #[error("header field name with an underscore")]
-    Underscore,
-    /// A TRACE request with a body (RFC 9110, section 9.3.8).
-    #[error("TRACE with a body")]
-    TraceBody,
-    /// `max-forwards` that is repeated or not a number, on a method that it is for.
-    #[error("malformed max-forwards")]
-    MaxForwards,
-    /// Both `content-length` and `transfer-encoding`.
-    #[error("both content-length and transfer-encoding")]
-    AmbiguousLength,
-    /// `content-length` more than once.
-    #[error("repeated content-length")]
-    RepeatedLength,
-    /// A `content-length` that is not a number up to 2^63-1.
-    #[error("malformed content-length")]
-    BadLength,
-    /// `transfer-encoding` in HTTP/1.0.
-    #[error("transfer-encoding in HTTP/1.0")]
-    CodingInHttp10,
-    /// A transfer coding other than `chunked` alone.
-    #[error("transfer coding not supported")]
-    UnknownCoding,
-}
-
-impl ParseError {
-    /// The status that answers it.
-    pub fn status(self) -> u16 {
-        match self {
-            ParseError::TooLarge | ParseError::TooManyFields => 431,
-            ParseError::Version => 505,
-            ParseError::UnknownCoding => 501,
-            ParseError::RequestLine
-            | ParseError::Field
-            | ParseError::BareLineFeed
-            | ParseError::Target
-            | ParseError::Host
-            | ParseError::HostsDiffer
-            | ParseError::Scheme
-            | ParseError::Underscore
-            | ParseError::TraceBody
-            | ParseError::MaxForwards
-            | ParseError::AmbiguousLength
-            | ParseError::RepeatedLength
-            | ParseError::BadLength
-            | ParseError::CodingInHttp10 => 400,
-        }
-    }
 }
 
 /// Parses the request head at the start of `input` into `request`.
@@ -270,7 +186,7 @@ pub fn parse_request(
             FieldVerdict::Refuse => return Err(ParseError::Underscore),
         }
     }
-    // An empty `host` is valid (RFC 9112, section 3.2): no service answers for it but one for any host.
+    // An empty `host` is valid (RFC 9112, section 3.2): only a service for any host serves it.
     let is_valid = request.host.is_empty() || is_host(request.host.as_bytes());
     if hosts > 1 || (hosts == 0 && request.version == Version::Http11) || !is_valid {
         return Err(ParseError::Host);
@@ -316,7 +232,7 @@ fn take_target(target: &str, rules: RequestRules, request: &mut Request) -> Resu
         request.target.push_str(target);
         return Ok(());
     }
-    // Absolute form: its authority stands above the host field (RFC 9112, section 3.2.2).
+    // Absolute form: its authority overrides the host field (RFC 9112, section 3.2.2).
     let (is_tls, rest) = [("http://", false), ("https://", true)]
         .into_iter()
         .find_map(|(scheme, is_tls)| {
@@ -337,7 +253,7 @@ fn take_target(target: &str, rules: RequestRules, request: &mut Request) -> Resu
     }
     authority.clone_into(&mut request.host);
     if path.is_empty() && request.method == Method::Options {
-        // RFC 9112, section 3.2.4: this is how `*` is said to a proxy.
+        // RFC 9112, section 3.2.4: this is the form of `*` towards a proxy.
         request.target.push('*');
         return Ok(());
     }
@@ -353,7 +269,7 @@ pub fn valid_target(target: &str) -> bool {
     target.bytes().all(|byte| byte > 0x20 && byte != 0x7f && byte != b'#')
 }
 
-/// Where `part` begins in `whole`, whose part it is.
+/// The offset of `part` within `whole`, of which it is a part.
 fn offset_in(whole: &[u8], part: &[u8]) -> usize {
     part.as_ptr().addr() - whole.as_ptr().addr()
 }

@@ -33,7 +33,7 @@ pub enum ResponseError {
     Framing,
 }
 
-/// Parses the response head at the start of `input`, which answers a request with `method`, into `response`.
+/// Parses the head of the response to a request with `method` at the start of `input` into `response`.
 ///
 /// Returns the head's length in bytes and the body's framing, or nothing while the head is incomplete.
 ///
@@ -57,7 +57,7 @@ pub fn parse_response(
     let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
         return Err(ResponseError::Malformed);
     };
-    // What stands before the status line is no part of a response. Above 599 there is no class that a client could fall back to (RFC 9110, section 15).
+    // Bytes before the status line are no part of a response. Above 599 there is no class that a client could fall back to (RFC 9110, section 15).
     if input.first() != Some(&b'H')
         || !(100..=599).contains(&status)
         || !ends_lines_with_crlf(input, 0, parsed.headers, length)
@@ -71,11 +71,11 @@ pub fn parse_response(
     for header in parsed.headers.iter() {
         response.fields.push(header.name.as_bytes(), header.value);
     }
-    // HTTP/1.0 has no transfer codings: who sends one has taken something for what it is not (RFC 9112, section 6.1).
+    // HTTP/1.0 has no transfer codings: a sender of one is mistaken about the framing (RFC 9112, section 6.1).
     if response.version == Version::Http10 && response.fields.get(b"transfer-encoding").is_some() {
         return Err(ResponseError::Framing);
     }
-    // Also where there is no body: other readers would find another length in what a HEAD is told.
+    // Also where there is no body: other readers would read another length in the response to a HEAD.
     let framing = match declared(&response.fields).map_err(|_| ResponseError::Framing)? {
         _ if *method == Method::Head || status < 200 || status == 204 || status == 304 => Framing::Empty,
         Declared::Length(0) => Framing::Empty,

@@ -1,23 +1,24 @@
-//! Which fields may stand in trailers (RFC 9110, section 6.5.1): a reader that merges trailers into the head would act on
-//! whatever they say.
+//! The fields that may be in trailers (RFC 9110, section 6.5.1): a reader that merges trailers into the head acts on all of
+//! them.
 
 use crate::{FieldVerdict, Underscores};
 
-/// Which trailer fields of a message are passed on. What is not passed on is left out, as RFC 9110 allows.
+/// The policy for the trailer fields of a message. Fields that it does not pass are dropped, as RFC 9110 allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TrailerPolicy {
-    /// All but those that frame, route, cache, authenticate, or say who asked or who answered. gRPC services end their
-    /// responses with metadata under names of their own, so a list of allowed names would break them; and a client
-    /// decides nothing for others by what it merges.
+    /// Of responses: passes all but those for framing, routing, caching, authentication, or the identity of client and server.
+    /// gRPC services end their responses with metadata under names of their own, so a list of allowed names would break them;
+    /// and a client that merges trailers decides nothing for others.
     #[default]
     Response,
-    /// Only those of a short list that are made to stand there: an origin decides by request fields, and no common
-    /// client sends others. Names that `trailer` announces are no exception: who sends the trailers announces them.
+    /// Of requests: passes only a short list of fields that are defined for trailers. An origin decides by request fields, and
+    /// no common client sends others. Names that `trailer` announces are no exception: the sender of the trailers announces
+    /// them.
     Request(Underscores),
 }
 
 impl TrailerPolicy {
-    /// What becomes of a trailer field with this name, in lower case.
+    /// Decides on a trailer field with this name, in lower case.
     pub fn judge(self, name: &[u8]) -> FieldVerdict {
         match self {
             TrailerPolicy::Response if may_end_response(name) => FieldVerdict::Keep,
@@ -31,7 +32,7 @@ impl TrailerPolicy {
     }
 }
 
-/// Digests and signatures of the body (RFC 9530, RFC 9421), and what gRPC ends a stream with.
+/// Digests and signatures of the body (RFC 9530, RFC 9421), and the status of gRPC.
 fn may_end_request(name: &[u8]) -> bool {
     matches!(
         name,

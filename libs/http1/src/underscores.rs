@@ -1,10 +1,10 @@
-//! Field names with underscores: CGI, WSGI and the like turn `-` into `_`, so `x_real_ip` there is `x-real-ip`. Some turn
-//! everything into it that is neither a letter nor a digit (lighttpd), so that `x.real.ip` is, too.
+//! Field names with underscores: CGI, WSGI and the like turn `-` into `_`, so `x_real_ip` equals `x-real-ip` there. Some
+//! (lighttpd) turn everything into `_` that is neither a letter nor a digit, so `x.real.ip` equals it, too.
 
-/// What is done with a request's field whose name has an underscore, or anything else than letters, digits and `-`.
+/// The policy for request fields whose names have underscores, or anything else than letters, digits and `-`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Underscores {
-    /// The field is left out.
+    /// The field is dropped.
     #[default]
     Drop,
     /// The request is refused.
@@ -13,18 +13,18 @@ pub enum Underscores {
     Pass,
 }
 
-/// What a policy says about one field.
+/// The decision of a policy on one field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldVerdict {
     /// It is kept.
     Keep,
-    /// It is left out.
+    /// It is dropped.
     Drop,
     /// Its message is refused.
     Refuse,
 }
 
-/// The bytes that every reader leaves as they are.
+/// The bytes that every reader leaves unchanged.
 const IS_PLAIN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -36,7 +36,7 @@ const IS_PLAIN: [bool; 256] = {
 };
 
 impl Underscores {
-    /// What becomes of a field with this name.
+    /// Decides on a field with this name.
     pub fn judge(self, name: &[u8]) -> FieldVerdict {
         if name.iter().all(|byte| IS_PLAIN[usize::from(*byte)]) {
             return FieldVerdict::Keep;

@@ -1,4 +1,4 @@
-//! Canonical writing.
+//! Writes messages in canonical form.
 
 use crate::Fields;
 

@@ -1,4 +1,4 @@
-//! What happens to the fleet, as its history keeps it.
+//! The events of the history.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::{
 pub struct Event {
     /// The region in which it happened.
     pub region: RegionName,
-    /// When, by the clock of who tells it.
+    /// When it happened, by the clock of the process that reports it.
     pub at: Timestamp,
     /// What happened.
     pub kind: EventKind,
@@ -21,23 +21,23 @@ pub struct Event {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventKind {
-    /// A route-computer began to publish the region's table.
+    /// A route-computer became the region's leader.
     Leads {
         /// The route-computer.
         holder: HolderName,
-        /// From which epoch on.
+        /// The epoch of its term.
         epoch: Epoch,
     },
-    /// The region decides by a new fleet file.
+    /// The region's leader began to use a new fleet file.
     Fleet {
         /// Its revision.
         revision: u64,
         /// Who applied it.
         author: String,
     },
-    /// The region's table changed in a way that people want to know of.
+    /// The region's table changed in a way that operators want to know.
     Decided(Decided),
-    /// An edge serves by such a change.
+    /// An edge applied such a change.
     Applied {
         /// The edge.
         edge: EdgeName,
@@ -52,48 +52,48 @@ pub enum EventKind {
     },
 }
 
-/// A change of a region's table, with why.
+/// A change of a region's table, with its cause.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decided {
     /// The table's epoch.
     pub epoch: Epoch,
     /// The table's revision.
     pub revision: Revision,
-    /// What brought it about, and when.
+    /// What caused it, and when.
     pub cause: RouteCause,
-    /// Where requests go otherwise than before, at most [`Decided::MOST_MOVES`].
+    /// The moves of traffic, at most [`Decided::MOST_MOVES`].
     pub moves: Vec<Move>,
-    /// How many more there are.
+    /// The number of further moves.
     pub more_moves: u32,
 }
 
 impl Decided {
-    /// The most moves that one event tells.
+    /// The most moves in one event.
     pub const MOST_MOVES: usize = 50;
 }
 
-/// Where the requests of one service, or one of its routes, go now.
+/// The move of the traffic of one service or route to other clusters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {
     /// The service.
     pub service: ServiceName,
-    /// The place of the route in the fleet file, from 1; 0 for the service's default.
+    /// The index of the route in the fleet file, from 1; 0 for the service's default.
     pub route: u32,
-    /// Where they went.
-    pub before: Standing,
-    /// Where they go.
-    pub after: Standing,
-    /// Why, as the table says it.
+    /// Where its requests went.
+    pub before: Destination,
+    /// Where its requests go.
+    pub after: Destination,
+    /// The reason, from the table.
     pub reason: String,
 }
 
-/// Where requests go first.
+/// The first tier that requests go to.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Standing {
-    /// The clusters of the first tier with their relative shares; empty where there is none.
+pub struct Destination {
+    /// The clusters of the tier with their relative shares; empty where there is none.
     pub shares: Vec<(ClusterName, u16)>,
-    /// Requests that are refused for lack of room, in thousandths.
+    /// The share of requests that is shed for lack of capacity, in thousandths.
     pub shed_permille: u16,
-    /// Whether everything seems down, so that all is tried.
+    /// Whether all clusters seem down, so that all are tried.
     pub fail_open: bool,
 }

@@ -1,4 +1,4 @@
-//! How an endpoint's health is asked for.
+//! Health checks of endpoints.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// A health check. Services whose checks are equal share one probe per endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HealthCheck {
-    /// What is asked and what counts as a pass.
+    /// The probe, and what passes.
     pub probe: Probe,
     /// The time between two probes of one endpoint.
     pub interval: Duration,
@@ -19,7 +19,7 @@ pub struct HealthCheck {
     pub healthy_after: u16,
 }
 
-/// What a probe asks.
+/// The kind of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Probe {
     /// The endpoint accepts a TCP connection (and, where the cluster has TLS, completes a handshake).
@@ -54,7 +54,7 @@ impl HealthCheck {
         }
     }
 
-    /// A name for this check that is the same wherever the check is equal.
+    /// The ID of this check, equal for equal checks.
     pub fn id(&self) -> CheckId {
         // JSON, because its bytes depend on nothing but the value and this crate's field names.
         let text = serde_json::to_vec(self).unwrap_or_default();
@@ -62,7 +62,7 @@ impl HealthCheck {
     }
 }
 
-/// Names a [`HealthCheck`] on the bus: a hash of its content.
+/// The ID of a [`HealthCheck`] on the bus: a hash of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CheckId(pub u64);

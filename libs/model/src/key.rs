@@ -1,4 +1,4 @@
-//! Public keys that the fleet names.
+//! The public keys of the fleet.
 
 use std::{fmt, str::FromStr};
 
@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 pub const PUBLIC_KEY_LENGTH: usize = 32;
 const PREFIX: &str = "ed25519:";
 
-/// The Ed25519 public key by which what a region's route-computers publish is checked. Written as `ed25519:` and 64
-/// hexadecimal digits.
+/// An Ed25519 public key that verifies the tables of a region's route-computers. Written as `ed25519:` and 64 hexadecimal
+/// digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SigningPublicKey(pub [u8; PUBLIC_KEY_LENGTH]);
 
-/// Why a text is no key.
+/// The error of a text that is no public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this is not a public key: write `ed25519:` and 64 hexadecimal digits, as `tidegate signing-key` prints them"
@@ -30,7 +30,7 @@ impl FromStr for SigningPublicKey {
     }
 }
 
-/// The bytes of a text of hexadecimal digits, two for each; nothing when it is no such text.
+/// Decodes hexadecimal digits, two for each byte; nothing when the text is malformed.
 pub fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |digit: u8| Some(char::from(digit).to_digit(16)? as u8);
     let pairs = text.as_bytes().chunks(2).map(|pair| match pair {

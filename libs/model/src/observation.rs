@@ -1,4 +1,4 @@
-//! What one prober saw of one endpoint.
+//! Observations of endpoints by probers.
 
 use std::fmt;
 
@@ -13,26 +13,26 @@ pub struct Target {
     pub cluster: ClusterName,
     /// The endpoint.
     pub endpoint: Address,
-    /// The check it was probed with.
+    /// The check that it was probed with.
     pub check: CheckId,
 }
 
-/// What a prober knows of a [`Target`]: the last outcome and how often in a row it was seen.
+/// A prober's observation of a [`Target`]: the last outcome and the number of probes in a row with it.
 ///
 /// A prober publishes an observation only when it changes. `streak` stops at the larger of the check's `rise` and
 /// `fall`, so a steady endpoint publishes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
-    /// The last probe's outcome.
-    pub outcome: Outcome,
-    /// How many probes in a row had this kind of outcome (pass or fail), at least 1.
+    /// The outcome of the last probe.
+    pub outcome: ProbeOutcome,
+    /// The number of probes in a row with this kind of outcome (pass or fail), at least 1.
     pub streak: u16,
 }
 
-/// How a probe ended.
+/// The outcome of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// The endpoint answered as expected.
+pub enum ProbeOutcome {
+    /// The endpoint responded as expected.
     Pass,
     /// It did not.
     Fail(Failure),
@@ -49,13 +49,13 @@ pub enum Failure {
     ConnectError,
     /// The TLS handshake failed, or the peer was not who it should be.
     Tls,
-    /// The connection was closed or reset before an answer.
+    /// The connection was closed or reset before a response.
     Reset,
-    /// No answer within the timeout.
+    /// No response within the timeout.
     NoAnswer,
-    /// An answer with a status that does not pass.
+    /// A response with a status that does not pass.
     Status(u16),
-    /// An answer with the wrong body, or none that the protocol allows.
+    /// A response with the wrong body, or one that violates the protocol.
     BadAnswer,
 }
 
@@ -67,14 +67,14 @@ impl fmt::Display for Failure {
             Failure::ConnectError => f.write_str("no connection"),
             Failure::Tls => f.write_str("TLS failed"),
             Failure::Reset => f.write_str("connection reset"),
-            Failure::NoAnswer => f.write_str("no answer in time"),
+            Failure::NoAnswer => f.write_str("no response in time"),
             Failure::Status(status) => write!(f, "status {status}"),
-            Failure::BadAnswer => f.write_str("unexpected answer"),
+            Failure::BadAnswer => f.write_str("unexpected response"),
         }
     }
 }
 
-/// Why a prober looked. Travels beside a change of observations, never in it.
+/// Why a prober probed an endpoint. Sent with a change of observations, never as part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Signal {
     /// The probe was due.
@@ -86,10 +86,10 @@ pub enum Signal {
     },
 }
 
-/// What a prober says about a published change of its observations.
+/// The cause of a published change of observations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservationCause {
-    /// Why the prober looked.
+    /// Why the prober probed.
     pub signal: Signal,
     /// When the first probe of the run that changed the observation began.
     pub probed_at: Timestamp,

@@ -1,4 +1,4 @@
-//! Overrides: an operator's word against the computed routes.
+//! Overrides of the computed routes by operators.
 
 use std::fmt;
 
@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ClusterName, EdgeName, RegionName, ServiceName, Timestamp};
 
-/// One override. Its key in the bucket is [`OverrideKind::key`], so that a second one of the same thing replaces the first.
+/// An override. Its key in the bucket is [`OverrideKind::key`], so that a second one for the same object replaces the first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
     /// What is overridden.
     pub kind: OverrideKind,
-    /// Who said so.
+    /// Who created it.
     pub author: String,
     /// Why.
     pub reason: String,
-    /// Since when.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Until when; absent: until it is taken back.
+    /// When it expires; absent: it is in force until it is withdrawn.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -27,7 +27,7 @@ pub struct Override {
 pub enum OverrideKind {
     /// A cluster gets no new traffic while anything else may serve.
     DrainCluster(ClusterName),
-    /// An edge answers outside balancers that it is not ready, and closes its connections gracefully.
+    /// An edge reports to outside balancers that it is not ready, and closes its connections gracefully.
     DrainEdge(EdgeName),
     /// No cluster of the region gets new traffic while anything else may serve.
     EvacuateRegion(RegionName),

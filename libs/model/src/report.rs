@@ -9,7 +9,7 @@ use crate::{
     observation::Failure,
 };
 
-/// Which routes an edge serves, sent once a second and at each change.
+/// The routes that an edge serves by, sent once a second and at each change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
     /// The edge.
@@ -18,42 +18,42 @@ pub struct Applied {
     pub region: RegionName,
     /// The epoch of the table it serves.
     pub epoch: Epoch,
-    /// The latest epoch that it has heard of: its region's leader has to have this one or a later one to be believed.
+    /// The latest epoch that it knows of: it refuses tables of older ones.
     pub fence: Epoch,
     /// The revision of the table it serves.
     pub revision: Revision,
     /// When the message that brought this revision was received; zero when the table came from disk.
     pub received_at: Timestamp,
-    /// When the last worker began to serve by it.
+    /// When the last worker applied it.
     pub applied_at: Timestamp,
     /// When this report was made.
     pub reported_at: Timestamp,
-    /// Messages that were refused because their epoch was older or cannot be, since the edge started.
+    /// The number of messages since the edge started that were refused because their epoch was older or implausible.
     pub refused_old_epochs: u64,
-    /// Messages that were refused because no key that is trusted signed them, since the edge started.
+    /// The number of messages since the edge started that were refused because no trusted key signed them.
     pub refused_unsigned: u64,
-    /// Since when it has not had its region's latest table although somebody speaks of one; absent: it has, or nobody does.
+    /// Since when it lacks its region's latest table although a later one is published; absent: it is current.
     pub behind_since: Option<Timestamp>,
     /// Whether the edge is draining.
     pub draining: bool,
 }
 
-/// What an edge forwarded in the last interval.
+/// The load that an edge forwarded in the last interval.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// The edge.
     pub edge: EdgeName,
     /// Its region.
     pub region: RegionName,
-    /// The time that the counts span, in milliseconds, at least 1.
+    /// The length of the interval, in milliseconds, at least 1.
     pub interval_ms: u32,
-    /// Requests that arrived, per service: of its default action, then of each route.
+    /// The requests that arrived, per service: for its default action, then for each route.
     pub demand: BTreeMap<ServiceName, Vec<u32>>,
-    /// What became of requests, per cluster.
+    /// The attempts per cluster.
     pub clusters: BTreeMap<ClusterName, ClusterLoad>,
 }
 
-/// What an edge saw of one cluster in an interval.
+/// The load of one cluster in an interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ClusterLoad {
     /// Attempts sent.
@@ -64,10 +64,10 @@ pub struct ClusterLoad {
     pub p95_us: u32,
 }
 
-/// An edge's word that an endpoint failed a real request.
+/// A suspicion: an edge's report that an endpoint failed a real request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspicion {
-    /// The edge that says so.
+    /// The edge that reports it.
     pub edge: EdgeName,
     /// Its region.
     pub region: RegionName,
@@ -75,8 +75,8 @@ pub struct Suspicion {
     pub cluster: ClusterName,
     /// The endpoint.
     pub endpoint: Address,
-    /// What happened.
+    /// The failure.
     pub failure: Failure,
-    /// When the first of the failed requests that this suspicion speaks for failed.
+    /// When the first of the requests that this suspicion covers failed.
     pub first_failure_at: Timestamp,
 }

@@ -1,7 +1,7 @@
 //! The route table of one region, as entries of a replicated table.
 //!
-//! What rarely changes (hosts, policies, endpoints) and what a failover changes (health, tiers) are separate entries,
-//! so that the delta of a failover is small. Nothing here holds a time: the same inputs give the same bytes.
+//! What rarely changes (hosts, policies, endpoints) and what a failover changes (health, tiers) are separate entries, so that
+//! the delta of a failover is small. No entry holds a time: the same inputs give the same bytes.
 
 use std::net::IpAddr;
 
@@ -20,7 +20,7 @@ use crate::{
 pub enum RouteKey {
     /// An edge's own configuration.
     Edge(EdgeName),
-    /// A cluster's endpoints and how to speak to them.
+    /// A cluster's endpoints and how to connect to them.
     Cluster(ClusterName),
     /// A cluster's health for one check.
     Health(ClusterName, CheckId),
@@ -50,7 +50,7 @@ pub enum RouteEntry {
 pub struct EdgeEntry {
     /// The address that users reach it by.
     pub address: Option<IpAddr>,
-    /// What it listens on.
+    /// Its listeners.
     pub listeners: Vec<(ListenerName, Listener)>,
     /// The networks it is on.
     pub networks: Vec<NetworkName>,
@@ -65,7 +65,7 @@ pub struct ClusterEntry {
     pub region: RegionName,
     /// Its endpoints, in the order of the fleet file.
     pub endpoints: Vec<Endpoint>,
-    /// How they are spoken to.
+    /// How to connect to them.
     pub upstream: Upstream,
 }
 
@@ -74,7 +74,7 @@ pub struct ClusterEntry {
 pub struct HealthEntry {
     /// The cluster's verdict.
     pub verdict: Verdict,
-    /// Why: which observations, which rule.
+    /// The reason: the observations and the rule.
     pub reason: String,
     /// Each endpoint's verdict, in the order of [`ClusterEntry::endpoints`].
     pub endpoints: Vec<EndpointHealth>,
@@ -87,15 +87,15 @@ pub struct EndpointHealth {
     pub address: Address,
     /// Its verdict.
     pub verdict: Verdict,
-    /// Whether it is down because it does not answer at all (no connection, or no answer in time), rather than by what
-    /// it answers. What waits for it will wait in vain.
+    /// Whether it is down because it is unreachable (no connection, or no response in time), rather than because of its
+    /// responses. Waiting for it is futile.
     pub silent: bool,
 }
 
 /// A service's hosts, routes and policies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceEntry {
-    /// The hosts it answers for.
+    /// The hosts that it serves.
     pub hosts: Vec<HostPattern>,
     /// Its health check.
     pub check: CheckId,
@@ -119,11 +119,11 @@ pub struct TiersEntry {
 pub struct ActionTiers {
     /// Tried in order. Empty only when the action has no cluster at all.
     pub tiers: Vec<Tier>,
-    /// Requests to refuse with 503 and `Retry-After`, in thousandths, because nobody has room for them.
+    /// The share of requests to shed with 503 and `Retry-After` for lack of capacity, in thousandths.
     pub shed_permille: u16,
-    /// Whether everything seemed down, so that all is tried.
+    /// Whether all clusters seem down, so that all are tried.
     pub fail_open: bool,
-    /// Why these clusters, in this order, with these shares.
+    /// The reason for these clusters, in this order, with these shares.
     pub reason: String,
 }
 
@@ -135,12 +135,12 @@ pub struct Tier {
     pub shares: Vec<(ClusterName, u16)>,
 }
 
-/// What a route-computer says about a published change of routes. Travels beside the change, never in it.
+/// The cause of a published change of routes. Sent with the change, never as part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteCause {
-    /// What brought the change about.
+    /// The causes of the change.
     pub causes: Vec<Cause>,
-    /// When the input arrived that brought it about.
+    /// When the input that caused it arrived.
     pub input_at: Timestamp,
     /// When the verdict and the table were computed.
     pub decided_at: Timestamp,
@@ -163,21 +163,21 @@ pub enum Cause {
     Health {
         /// The cluster.
         cluster: ClusterName,
-        /// What it is now.
+        /// Its verdict now.
         verdict: Verdict,
-        /// Why.
+        /// The reason.
         reason: String,
-        /// What made the prober look; absent where time alone changed the verdict.
+        /// Why the prober probed; absent where time alone changed the verdict.
         signal: Option<Signal>,
         /// When the probe that changed it began; absent where time alone changed the verdict.
         probed_at: Option<Timestamp>,
     },
-    /// An override came or went.
+    /// An override was created, withdrawn or has expired.
     Override(String),
     /// The fleet changed.
     Fleet,
     /// Demand changed.
     Load,
-    /// Time passed: slow start went on, damping or an override ended.
+    /// Time passed: slow start advanced, damping or an override ended.
     Time,
 }

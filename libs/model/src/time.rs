@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A point in time: microseconds since the Unix epoch. Whoever makes one from a clock keeps it from running backwards.
+/// A point in time: microseconds since the Unix epoch. Clocks that create it must not run backwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
@@ -15,7 +15,7 @@ impl Timestamp {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
-    /// This time, later by `by`, at most the last representable one.
+    /// This time plus `by`, at most the last representable time.
     pub fn plus(self, by: Duration) -> Timestamp {
         Timestamp(self.0.saturating_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)))
     }

@@ -35,7 +35,7 @@ impl From<Weight> for u16 {
     }
 }
 
-/// A place on Earth in millionths of a degree, so that equal places are equal bytes.
+/// A location on Earth in millionths of a degree, so that equal locations are equal bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Location {
     /// Millionths of a degree, -90,000,000 to 90,000,000; north is positive.
@@ -45,7 +45,7 @@ pub struct Location {
 }
 
 impl Location {
-    /// The place at `latitude` and `longitude` in degrees, or nothing when one is out of range or not a number.
+    /// The location at `latitude` and `longitude` in degrees, or nothing when one is out of range or not a number.
     pub fn from_degrees(latitude: f64, longitude: f64) -> Option<Location> {
         let inside = (-90.0..=90.0).contains(&latitude) && (-180.0..=180.0).contains(&longitude);
         inside.then(|| Location {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn places_outside_the_globe_are_refused() {
+    fn locations_outside_the_globe_are_refused() {
         assert_eq!(Location::from_degrees(91.0, 0.0), None);
         assert_eq!(Location::from_degrees(f64::NAN, 0.0), None);
     }

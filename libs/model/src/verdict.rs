@@ -1,19 +1,19 @@
-//! What a route-computer concludes.
+//! The verdict on a cluster.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The state of a cluster, for one check, as one region sees it.
+/// The verdict of a region on a cluster, for one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Verdict {
     /// At least one endpoint serves.
     Up,
     /// Other regions reach it, this one does not.
     PathDown,
-    /// No region that can be asked reaches it.
+    /// No region with probers that report reaches it.
     Down,
-    /// Nobody has said anything of it yet, or all who did are silent. Counts as serving where nothing better is known.
+    /// No prober has reported on it yet, or all that did are stale. It may serve where nothing better is known.
     Unknown,
 }
 

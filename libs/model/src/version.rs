@@ -1,4 +1,4 @@
-//! Where a replicated table stands.
+//! The versions of a replicated table.
 
 use std::{fmt, time::Duration};
 
@@ -6,22 +6,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 
-/// One reign over a table. A later owner has a larger epoch; a replica refuses what comes from a smaller one.
+/// The term of one owner of a table. A later owner has a larger epoch; replicas refuse smaller ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// The largest epoch that is believed. Route-computers count terms, so they would take 100,000 years of one a second;
-    /// probers begin with the time in milliseconds, which is larger in the year 2109.
+    /// The largest epoch that is believed. Route-computers count terms: at one a second they reach it in 100,000 years;
+    /// probers start with the time in milliseconds, which reaches it in the year 2109.
     pub const MAX: Epoch = Epoch(1 << 42);
-    /// The most by which a counted epoch is believed to grow at once: no route-computer leads so often while somebody is
-    /// away.
+    /// The largest step of a counted epoch that is believed: leaders don't change that often while a replica is away.
     pub const MAX_STEP: u64 = 1 << 20;
-    /// The furthest that a timed epoch may lie in the future: the clocks of two machines differ by less.
+    /// The furthest that a timed epoch may be in the future: the clocks of two machines differ by less.
     pub const MAX_AHEAD: Duration = Duration::from_secs(3600);
 
-    /// Whether it is an epoch at all, whoever says so.
+    /// Whether it is plausible at all.
     pub fn is_plausible(self) -> bool {
         self <= Epoch::MAX
     }
@@ -31,13 +30,13 @@ impl Epoch {
         self.is_plausible() && (known.0 == 0 || self.0 <= known.0.saturating_add(Epoch::MAX_STEP))
     }
 
-    /// Whether an epoch that is the time in milliseconds at which an owner began can have begun by `now`.
+    /// Whether an epoch that is its owner's start time in milliseconds is plausible at `now`.
     pub fn is_plausible_at(self, now: Timestamp) -> bool {
         self.is_plausible() && u128::from(self.0) <= u128::from(now.0 / 1000) + Epoch::MAX_AHEAD.as_millis()
     }
 }
 
-/// A table's state within an epoch: grows with each change. 0 is the empty table.
+/// The version of a table within an epoch: grows with each change. 0 is the empty table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(pub u64);

@@ -16,7 +16,7 @@ use tidegate_model::{
         UpstreamProtocol,
     },
     health::HealthCheck,
-    observation::{Failure, Observation, Outcome, Target},
+    observation::{Failure, Observation, ProbeOutcome, Target},
     report::Load,
     unit::Location,
 };
@@ -97,7 +97,7 @@ fn fleet(per_service: usize) -> Fleet {
 
 fn observe(region_at: usize, fleet: &Fleet, cluster: &ClusterName, pass: bool) -> RouteEvent {
     let observation = Observation {
-        outcome: if pass { Outcome::Pass } else { Outcome::Fail(Failure::ConnectRefused) },
+        outcome: if pass { ProbeOutcome::Pass } else { ProbeOutcome::Fail(Failure::ConnectRefused) },
         streak: 3,
     };
     let endpoints = &fleet.clusters[cluster].endpoints;

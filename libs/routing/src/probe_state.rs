@@ -6,7 +6,7 @@
 use tidegate_model::{
     Timestamp,
     health::HealthCheck,
-    observation::{Failure, Observation, Outcome},
+    observation::{Failure, Observation, ProbeOutcome},
 };
 
 use crate::settings::Damping;
@@ -71,13 +71,13 @@ impl ProbeState {
         let has_risen = thresholds.is_some_and(|known| observation.streak >= known.rise);
         let has_fallen = thresholds.is_some_and(|known| observation.streak >= known.fall);
         match (self, &observation.outcome) {
-            (ProbeState::Undecided { .. }, Outcome::Pass) if thresholds.is_some() => {
+            (ProbeState::Undecided { .. }, ProbeOutcome::Pass) if thresholds.is_some() => {
                 ProbeState::Passing { since: now, flaps: None }
             }
-            (ProbeState::Suspended { since, flaps }, Outcome::Pass) => {
+            (ProbeState::Suspended { since, flaps }, ProbeOutcome::Pass) => {
                 ProbeState::Passing { since, flaps: Some(flaps) }
             }
-            (ProbeState::Failing { failure, flaps }, Outcome::Pass) if has_risen => {
+            (ProbeState::Failing { failure, flaps }, ProbeOutcome::Pass) if has_risen => {
                 let suppression = damping.suppression(flaps.count);
                 if suppression.is_zero() {
                     ProbeState::Passing { since: now, flaps: Some(flaps) }
@@ -85,7 +85,7 @@ impl ProbeState {
                     ProbeState::Suppressed { failure, flaps, until: now.plus(suppression) }
                 }
             }
-            (state, Outcome::Fail(failure)) if has_fallen => state.fail(failure, damping, now),
+            (state, ProbeOutcome::Fail(failure)) if has_fallen => state.fail(failure, damping, now),
             (ProbeState::Undecided { .. }, _) => ProbeState::Undecided { last: observation },
             (state, _) => state,
         }
@@ -183,11 +183,11 @@ mod tests {
     const CHECK: Option<Thresholds> = Some(Thresholds { fall: 2, rise: 3 });
 
     fn pass(streak: u16) -> Observation {
-        Observation { outcome: Outcome::Pass, streak }
+        Observation { outcome: ProbeOutcome::Pass, streak }
     }
 
     fn fail(streak: u16) -> Observation {
-        Observation { outcome: Outcome::Fail(Failure::ConnectRefused), streak }
+        Observation { outcome: ProbeOutcome::Fail(Failure::ConnectRefused), streak }
     }
 
     fn at(seconds: u64) -> Timestamp {

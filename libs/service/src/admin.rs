@@ -1,7 +1,7 @@
 //! The admin listener: `/livez`, `/readyz`, `/metrics`, and what a service adds.
 //!
-//! It is for operators and probes, on an address of its own; nothing it serves changes anything. A browser that was lured to
-//! a name which an attacker lets resolve to this address (DNS rebinding) gets nothing: see `hosts`.
+//! It is for operators and probes, on an address of its own, and read-only. It refuses a browser whose attacker lets a name
+//! resolve to this address (DNS rebinding): see `hosts`.
 
 mod hosts;
 
@@ -25,20 +25,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Registry, metrics::Counter};
 
-/// Connections at once; more wait.
+/// The most concurrent connections; more wait.
 const MAX_CONNECTIONS: usize = 256;
-/// How long a client may take to send a request's head, and how long it may send none.
+/// How long a client may take to send a request's head, and how long a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection lives: one that takes its response too slowly must not keep its place from others.
+/// The lifetime of a connection: a slow reader must not hold a connection that others wait for.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
-/// How long a client may take to read an answer once the service ends.
+/// How long a client may take to read a response once the service shuts down.
 const END_LIMIT: Duration = Duration::from_secs(1);
 
 type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 type Warning = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 type Route = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
-/// What the admin listener shows. Clones share it; checks and routes may be added at any time.
+/// The admin listener. Clones share it; checks and pages may be added at any time.
 #[derive(Clone)]
 pub struct Admin(Arc<Inner>);
 
@@ -57,7 +57,7 @@ struct Shown {
     routes: BTreeMap<String, Route>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// The status.
@@ -95,27 +95,27 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// An admin that shows `registry`. It is not ready before [`Admin::started`].
+    /// An admin listener that serves the metrics of `registry`. It is not ready before [`Admin::started`].
     pub fn new(registry: Registry) -> Admin {
         let refused = registry.counter(
             "tidegate_admin_requests_refused_total",
-            "Requests to the admin listener by a name that is not its own.",
+            "Requests to the admin listener by a host name that it does not accept.",
             &[("reason", "host")],
         );
         Admin(Arc::new(Inner { refused, registry, shown: Mutex::default() }))
     }
 
-    /// Lets requests come by these names, too (`admin.allowed_hosts`).
+    /// Accepts these host names, too (`admin.allowed_hosts`).
     pub fn allow_hosts(&self, hosts: Vec<String>) {
         self.shown().allowed_hosts = hosts;
     }
 
-    /// Adds a readiness check, which says why it is not ready. It must not block.
+    /// Adds a readiness check, whose error is the reason why the service is not ready. It must not block.
     pub fn check(&self, name: &str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
         self.shown().checks.insert(name.to_owned(), Arc::new(check));
     }
 
-    /// Adds something that `/readyz` tells of although it is no reason not to be ready: what all instances may have at once
+    /// Adds a warning that `/readyz` reports and that does not affect readiness: a problem that all instances may have at once
     /// must not take all of them out of rotation. It must not block.
     pub fn warn(&self, name: &str, warning: impl Fn() -> Option<String> + Send + Sync + 'static) {
         self.shown().warnings.insert(name.to_owned(), Arc::new(warning));
@@ -126,12 +126,12 @@ impl Admin {
         self.shown().routes.insert(path.to_owned(), Arc::new(page));
     }
 
-    /// From now on it is ready when all checks are.
+    /// Marks the service as started: from now on it is ready when all checks pass.
     pub fn started(&self) {
         self.shown().started = true;
     }
 
-    /// Whether it is ready, and what `/readyz` says.
+    /// Whether the service is ready, and the body of `/readyz`.
     pub fn readiness(&self) -> (bool, serde_json::Value) {
         let (started, checks, warnings) = {
             let shown = self.shown();
@@ -151,14 +151,14 @@ impl Admin {
             .collect();
         let warnings: BTreeMap<String, String> =
             warnings.into_iter().filter_map(|(name, warning)| Some((name, warning()?))).collect();
-        let mut says = serde_json::json!({ "ready": ready, "checks": results });
+        let mut body = serde_json::json!({ "ready": ready, "checks": results });
         if !warnings.is_empty() {
-            says["warnings"] = serde_json::json!(warnings);
+            body["warnings"] = serde_json::json!(warnings);
         }
-        (ready, says)
+        (ready, body)
     }
 
-    /// Serves on a listener until `stop`, then ends after the answers under way, a second later at most.
+    /// Serves on a listener until `stop`, then ends after the responses in progress, a second later at most.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = JoinSet::new();
@@ -168,10 +168,10 @@ impl Admin {
                 accepted = accept(&listener, &room) => accepted,
                 Some(_) = connections.join_next() => continue,
             };
-            let (stream, place) = match accepted {
+            let (stream, permit) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Too many open files pass; spinning would not help.
+                    // A shortage of file descriptors passes; spinning would not help.
                     tracing::warn!(%error, "the admin listener could not accept");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
@@ -179,7 +179,7 @@ impl Admin {
             };
             let (admin, stop) = (self.clone(), stop.clone());
             connections.spawn(async move {
-                let _place = place;
+                let _permit = permit;
                 let service = service_fn(move |request| {
                     let admin = admin.clone();
                     async move { Ok::<_, Infallible>(admin.answer(&request)) }
@@ -197,7 +197,7 @@ impl Admin {
                     }
                     () = tokio::time::sleep(CONNECTION_LIMIT) => {
                         connection.as_mut().graceful_shutdown();
-                        // Dropped where it does not end by itself, and with it what nobody reads.
+                        // A connection that does not end by itself is dropped, with what its client does not read.
                         tokio::time::timeout(END_LIMIT, connection).await.unwrap_or(Ok(()))
                     }
                 };
@@ -207,7 +207,7 @@ impl Admin {
             });
         }
         let ended = async { while connections.join_next().await.is_some() {} };
-        // Dropped, and with them what nobody reads.
+        // The remaining connections are dropped, with what their clients do not read.
         _ = tokio::time::timeout(END_LIMIT, ended).await;
     }
 
@@ -216,7 +216,7 @@ impl Admin {
             self.0.refused.add(1);
             Reply::text(
                 StatusCode::MISDIRECTED_REQUEST,
-                "this listener has another name: ask by its address, or add the name to admin.allowed_hosts\n",
+                "this listener does not accept this host name: use its address, or add the name to admin.allowed_hosts\n",
             )
         } else if matches!(*request.method(), Method::GET | Method::HEAD) {
             self.page(request.uri().path(), request.uri().query().unwrap_or_default())
@@ -237,9 +237,9 @@ impl Admin {
         match path {
             "/livez" => Reply::text(StatusCode::OK, "ok\n"),
             "/readyz" => {
-                let (ready, says) = self.readiness();
+                let (ready, body) = self.readiness();
                 let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                Reply { status, ..Reply::json(&says) }
+                Reply { status, ..Reply::json(&body) }
             }
             "/metrics" => Reply {
                 content_type: "text/plain; version=0.0.4; charset=utf-8",
@@ -270,7 +270,7 @@ async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
 ) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let place = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _): (_, SocketAddr) = listener.accept().await?;
-    Ok((stream, place))
+    Ok((stream, permit))
 }

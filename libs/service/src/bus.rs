@@ -1,11 +1,11 @@
-//! The bus by a service's settings, and what it says of itself.
+//! Connects a service to the bus: settings, metrics, readiness and the claim of its name.
 
-use tidegate_bus::{Bus, BusError, Credentials, NatsSettings, NatsTls, presence::Presence};
+use tidegate_bus::{Bus, BusError, Credentials, NatsSettings, NatsTls, claims::NameConflictMonitor};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Registry, settings::NatsSection};
 
-/// Connects to the bus; `name` is shown by the server. Does not wait for it.
+/// Connects to the bus, without waiting for it. The server shows `name`.
 ///
 /// # Errors
 /// When an address or the credentials can't be used.
@@ -29,7 +29,7 @@ pub async fn connect(settings: &NatsSection, name: &str) -> Result<Bus, BusError
     Bus::connect(nats).await
 }
 
-/// How the settings say that this client proves who it is.
+/// The credentials of the settings.
 fn credentials(settings: &NatsSection) -> Result<Credentials, BusError> {
     Ok(match settings {
         NatsSection { credentials: Some(file), .. } => Credentials::File(file.clone()),
@@ -47,7 +47,7 @@ fn credentials(settings: &NatsSection) -> Result<Credentials, BusError> {
     })
 }
 
-/// Adds the bus's metrics: whether it is there, since when not, reconnects, lost messages.
+/// Adds the metrics of the bus: connection, reconnects, lost messages, dropped events.
 pub fn observe(registry: &Registry, bus: &Bus) {
     let bus = bus.clone();
     registry.collect(move |samples| {
@@ -55,47 +55,52 @@ pub fn observe(registry: &Registry, bus: &Bus) {
         let away = state.away_for().unwrap_or_default().as_secs_f64();
         let connected = f64::from(u8::from(state.connected()));
         samples.gauge("tidegate_bus_connected", "Whether there is a connection to the bus.", &[], connected);
-        samples.gauge("tidegate_bus_away_seconds", "How long there has been none.", &[], away);
-        let (name, help) = ("tidegate_bus_reconnects_total", "Connections made again after one was lost.");
+        samples.gauge(
+            "tidegate_bus_away_seconds",
+            "How long there has been no connection to the bus; 0 while connected.",
+            &[],
+            away,
+        );
+        let (name, help) = ("tidegate_bus_reconnects_total", "Reconnects to the bus.");
         samples.counter(name, help, &[], state.reconnects as f64);
         let (name, help) =
             ("tidegate_bus_lost_messages_total", "Messages lost because they were not read in time.");
         samples.counter(name, help, &[], bus.lost_messages() as f64);
         let (name, help) =
-            ("tidegate_bus_untold_events_total", "Events that the history lacks because the bus was away.");
-        samples.counter(name, help, &[], bus.untold_events() as f64);
+            ("tidegate_bus_dropped_events_total", "Events that were dropped because the bus was away.");
+        samples.counter(name, help, &[], bus.dropped_events() as f64);
     });
 }
 
-/// A readiness check: the bus is there, and takes what is said to it.
+/// A readiness check: the bus is connected and refuses no publication of this user.
 pub fn check(bus: &Bus) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
     let bus = bus.clone();
     move || match bus.state().away_for() {
         None => bus.refusal().map_or(Ok(()), |why| Err(format!("the bus server refuses this user: {why}"))),
-        Some(away_for) => Err(BusError::Away { away_for, why: bus.trouble() }.to_string()),
+        Some(away_for) => Err(BusError::Away { away_for, why: bus.connect_error() }.to_string()),
     }
 }
 
-/// Says on `subject` that this process is `what` (such as `edge edge-1 of us-east`), until `shutdown`. That another says so,
-/// too, is logged and shown by a metric.
+/// Claims the name of this process, `what` (such as `edge edge-1 of us-east`), on `subject`, until `shutdown`. A conflicting
+/// claim is logged and shown by a metric.
 ///
 /// # Errors
-/// As for [`Presence::start`].
-pub async fn bear_name(
+/// As for [`NameConflictMonitor::start`].
+pub async fn claim_name(
     registry: &Registry,
     bus: &Bus,
     subject: String,
     what: String,
     shutdown: &CancellationToken,
-) -> Result<Presence, BusError> {
-    let presence = Presence::start(bus, subject, what, shutdown.clone()).await?;
-    let shown = presence.clone();
+) -> Result<NameConflictMonitor, BusError> {
+    let monitor = NameConflictMonitor::start(bus, subject, what, shutdown.clone()).await?;
+    let shown = monitor.clone();
     registry.collect(move |samples| {
         let (name, help) =
-            ("tidegate_name_shared", "Whether another process of this kind bears the same name.");
-        samples.gauge(name, help, &[], f64::from(u8::from(shown.other().is_some())));
+            ("tidegate_name_shared", "Whether another process of this kind claims the same name.");
+        samples.gauge(name, help, &[], f64::from(u8::from(shown.conflicting_claim().is_some())));
     });
-    Ok(presence)
+    Ok(monitor)
 }
 
 #[cfg(test)]

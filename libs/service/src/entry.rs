@@ -1,4 +1,4 @@
-//! The shape of a service's `main`: settings, telemetry, the admin listener, the service, the last flush.
+//! The `main` of a service: settings, telemetry, the admin listener, the service, the last flush.
 
 use std::{env, ffi::OsString, process::ExitCode, time::Duration};
 
@@ -7,8 +7,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admin, Ports, Registry, files, healthcheck, metrics,
-    settings::{self, Loaded, Settings, SettingsError},
+    Admin, Description, Ports, Registry, files, healthcheck, metrics,
+    settings::{self, Loaded, LogFormat, Settings, SettingsError},
     shutdown,
     telemetry::{self, SpanSink},
 };
@@ -20,18 +20,7 @@ const WRONG_SETTINGS: u8 = 2;
 /// How long the last flush of telemetry may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
-/// What a binary says of itself.
-#[derive(Debug, Clone, Copy)]
-pub struct Description {
-    /// Its name, such as `tidegate-proxy`.
-    pub name: &'static str,
-    /// What it does, in one sentence.
-    pub about: &'static str,
-    /// Its version.
-    pub version: &'static str,
-}
-
-/// What a service is given to run with. Clones share it.
+/// The context that a service runs in. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// The name of this instance.
@@ -40,20 +29,19 @@ pub struct Context {
     pub registry: Registry,
     /// The admin listener, not ready before [`Admin::started`].
     pub admin: Admin,
-    /// Where to say which addresses are listened on.
+    /// The addresses that the service listens on.
     pub ports: Ports,
-    /// Where spans of requests go; nothing when no collector is given.
+    /// The sink for spans of requests; absent without a collector.
     pub spans: Option<SpanSink>,
-    /// Cancelled when the service should end.
+    /// Cancelled when the service is to shut down.
     pub shutdown: CancellationToken,
 }
 
-/// Runs a service, or with `healthcheck` as the first argument asks the one that runs with the same settings whether it is
-/// ready: to be called by `main`, which returns what it returns. On a runtime of one thread; what needs more
-/// starts its own threads.
+/// Runs a service on a runtime of one thread; a service that needs more threads starts its own. With `healthcheck` as the
+/// first argument, checks whether the service that runs with the same settings is ready instead. `main` returns the result.
 ///
-/// Exit codes: 0 after a shutdown that was asked for, 1 when the service failed, 2 when its settings are wrong (with one
-/// readable line).
+/// Exit codes: 0 after a requested shutdown, 1 when the service failed, 2 when its settings are wrong (with one readable
+/// line).
 pub fn main<S: Settings, F: Future<Output = anyhow::Result<()>>>(
     about: Description,
     service: impl FnOnce(S, Context) -> F,
@@ -72,6 +60,7 @@ pub fn main<S: Settings, F: Future<Output = anyhow::Result<()>>>(
             return ExitCode::from(WRONG_SETTINGS);
         }
     };
+    let log_format = loaded.settings.common().log.format;
     let ran = if checks {
         healthcheck::ask(loaded.settings.common().admin.bind, "/readyz").map(drop)
     } else {
@@ -80,13 +69,23 @@ pub fn main<S: Settings, F: Future<Output = anyhow::Result<()>>>(
     match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}: {error:#}", about.name);
+            report_failure(about.name, &error, log_format);
             ExitCode::from(FAILED)
         }
     }
 }
 
-/// The environment, without what is not text.
+/// Prints an error once: as JSON where programs read standard error and the log is on, else as a line for people.
+fn report_failure(name: &str, error: &anyhow::Error, log_format: LogFormat) {
+    match log_format {
+        LogFormat::Json if tracing::enabled!(tracing::Level::ERROR) => {
+            tracing::error!(error = format!("{error:#}"), "failed");
+        }
+        LogFormat::Json | LogFormat::Human => eprintln!("{name}: {error:#}"),
+    }
+}
+
+/// The environment variables that are text.
 fn variables() -> impl Iterator<Item = (String, String)> {
     env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
@@ -124,14 +123,13 @@ fn run<S: Settings, F: Future<Output = anyhow::Result<()>>>(
         tracing::info!(service = about.name, version = about.version, instance, "starting");
         let context = Context { instance, registry, admin, ports, spans: telemetry.spans(), shutdown };
         let ran = service(settings, context).await;
-        // Until here `/livez` and `/metrics` answered, also while the service drained.
+        // `/livez` and `/metrics` respond until here, also while the service drains.
         stop_admin.cancel();
         _ = serving.await;
         ran
     });
-    match &ran {
-        Ok(()) => tracing::info!("stopped"),
-        Err(error) => tracing::error!(error = format!("{error:#}"), "failed"),
+    if ran.is_ok() {
+        tracing::info!("stopped");
     }
     telemetry.shutdown(FLUSH_LIMIT);
     ran

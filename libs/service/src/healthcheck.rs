@@ -1,4 +1,4 @@
-//! `healthcheck`: a service's binary asks a running service of the same settings how it is, for containers without a shell.
+//! `healthcheck`: checks the readiness of the running service with the same settings, for containers without a shell.
 
 use std::{
     io::{self, Read, Write},
@@ -8,27 +8,27 @@ use std::{
 
 use anyhow::Context as _;
 
-/// How long connecting, asking and reading may take each.
+/// The time limit of connecting, of writing and of each read.
 const LIMIT: Duration = Duration::from_secs(2);
-/// The longest answer that is read.
-const MAX_ANSWER: u64 = 64 * 1024;
+/// The largest response, in bytes.
+const MAX_RESPONSE: u64 = 64 * 1024;
 
-/// Asks the admin listener that is bound to `bind` for `path`. Returns its answer's body.
+/// Requests `path` from the admin listener that is bound to `bind`. Returns the body of the response.
 ///
 /// # Errors
-/// When the port is not fixed, nobody answers, or the answer is not 200; then with what it says.
+/// When the port is not fixed, there is no response, or its status is not 200; then with its body.
 pub fn ask(bind: SocketAddr, path: &str) -> anyhow::Result<String> {
     anyhow::ensure!(bind.port() != 0, "admin.bind has port 0: a health check needs a fixed one");
     let address = reachable(bind);
-    let answer =
-        request(address, path).with_context(|| format!("the admin listener at {address} does not answer"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer.as_str(), ""));
+    let response = request(address, path)
+        .with_context(|| format!("the admin listener at {address} does not respond"))?;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((response.as_str(), ""));
     let status = head.split_ascii_whitespace().nth(1).unwrap_or_default();
-    anyhow::ensure!(status == "200", "{path} answers {status}: {}", body.trim());
+    anyhow::ensure!(status == "200", "{path} responds with {status}: {}", body.trim());
     Ok(body.to_owned())
 }
 
-/// The address to connect to for one that is listened on.
+/// The address at which a listener bound to `bind` can be reached.
 fn reachable(bind: SocketAddr) -> SocketAddr {
     let ip = match bind.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -43,7 +43,7 @@ fn request(address: SocketAddr, path: &str) -> io::Result<String> {
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
-    Ok(answer)
+    let mut response = String::new();
+    stream.take(MAX_RESPONSE).read_to_string(&mut response)?;
+    Ok(response)
 }

@@ -1,10 +1,11 @@
-//! What every service shares: settings, logs and traces, metrics, the admin listener, shutdown, and the shape of `main`.
+//! The parts that all services share: settings, logs and traces, metrics, the admin listener, shutdown, and `main`.
 //!
 //! This crate must not know what any service does, nor any type of the domain.
 #![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod bus;
+mod description;
 pub mod entry;
 pub mod files;
 mod healthcheck;
@@ -15,7 +16,8 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub use admin::Admin;
-pub use entry::{Context, Description, main};
+pub use description::Description;
+pub use entry::{Context, main};
 pub use metrics::Registry;
 pub use ports::Ports;
 pub use settings::{CommonSettings, Settings, SettingsError};

@@ -1,4 +1,4 @@
-//! Metrics: collected when somebody asks, from wherever a service keeps them.
+//! Metrics: collected on request, from wherever a service keeps them.
 //!
 //! A hot path keeps its own cells (per worker, without sharing) and registers a closure that adds them up. The registry
 //! is shown as Prometheus text by the admin listener and sent by OTLP where that is on.
@@ -50,7 +50,7 @@ pub enum Kind {
 pub struct HistogramState {
     /// The buckets' upper bounds, ascending; one more bucket has none.
     pub bounds: Arc<[f64]>,
-    /// The observations in each bucket (not added up): one more than there are bounds.
+    /// The observations in each bucket (not cumulative): one more than there are bounds.
     pub counts: Vec<u64>,
     /// The sum of all observations.
     pub sum: f64,
@@ -71,15 +71,15 @@ pub(crate) struct Family {
     pub samples: BTreeMap<Labels, Sample>,
 }
 
-/// What collectors add to. Of equal names and labels, numbers and histograms are added up; so each worker may add its
-/// own.
+/// The samples that collectors add to. Numbers and histograms of equal names and labels are summed, so that each worker may
+/// add its own.
 #[derive(Debug, Default)]
 pub struct Samples {
     pub(crate) families: BTreeMap<String, Family>,
 }
 
 impl Registry {
-    /// Adds a collector, called each time somebody asks for the metrics. It must not block.
+    /// Adds a collector, which is called at each collection. It must not block.
     pub fn collect(&self, collector: impl Fn(&mut Samples) + Send + Sync + 'static) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(collector));
     }
@@ -104,7 +104,7 @@ impl Registry {
         gauge
     }
 
-    /// Adds a histogram with the buckets' upper bounds, ascending.
+    /// Adds a histogram with the upper bounds of its buckets, ascending.
     pub fn histogram(
         &self,
         name: &'static str,

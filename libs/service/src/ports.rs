@@ -1,4 +1,4 @@
-//! Which addresses this process listens on: logged, and written to a file for whoever started it on port 0.
+//! The addresses that this process listens on: logged, and written to a file for a parent that started it on port 0.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// The addresses by name. Clones share them.
+/// The addresses that this process listens on, by name. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Ports(Arc<Inner>);
 
@@ -24,7 +24,7 @@ impl Ports {
         Ports(Arc::new(Inner { file, addresses: Mutex::default() }))
     }
 
-    /// Notes that `name` is listened on at `address`. The file is replaced as a whole.
+    /// Adds the address of the listener `name`. The file is replaced atomically.
     ///
     /// # Errors
     /// When the file can't be written.

@@ -1,27 +1,33 @@
-//! Settings: defaults, then a file, then the environment, then flags; the later stands above the earlier.
+//! Settings from defaults, a file, the environment and flags; each overrides the ones before.
 //!
-//! A setting has one name in all of them. `nats.servers` is `servers` in the table `[nats]` of the TOML file,
+//! A setting has the same name in all of them. `nats.servers` is `servers` in the table `[nats]` of the TOML file,
 //! `TIDEGATE_NATS__SERVERS` in the environment and `--nats-servers` as a flag.
 
+mod docs;
+pub mod duration;
 mod keys;
-mod parse;
+mod list;
+mod log_filter;
 mod sections;
+mod variables;
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 use clap::{Arg, ArgMatches, Command};
 use config::{Config, ConfigError, Environment, File, FileFormat, Map, Source, Value};
-use documented::DocumentedFields;
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use docs::docs_of;
 use keys::Keys;
-pub use parse::{comma_separated, duration};
+pub use list::comma_separated;
+pub use log_filter::parse_log_filter;
 pub use sections::{AdminSection, CommonSettings, LogFormat, LogSection, NatsSection, TelemetrySection};
+pub use variables::check_variables;
 
-use crate::entry::Description;
+use crate::Description;
 
-/// Variables of the environment that begin like settings and are not: those of every service, of tests, of the command line,
-/// and of `deploy/compose.yaml`, which may be exported where a service is started, too.
+/// Environment variables with the prefix of settings that are none: those of all services, of tests, of the command line, and
+/// of `deploy/compose.yaml`, which may also be exported where a service is started.
 const NOT_SETTINGS: [&str; 7] = [
     "TIDEGATE_CONFIG",
     "TIDEGATE_PORTS_FILE",
@@ -41,44 +47,38 @@ pub trait Settings: Default + Serialize + DeserializeOwned {
     /// The name of this instance among others of the service, for logs, traces and metrics.
     fn instance(&self) -> String;
 
-    /// What a setting of its own is, as its field's documentation says it; [`docs_of`] finds it for a section.
+    /// The documentation of one of its own settings; [`docs_of`] finds it for a section.
     fn docs(key: &str) -> Option<&'static str>;
 
-    /// Checks what types can't say. The first is the setting's name (`nats.servers`), the second what would be right.
+    /// Checks what types can't express.
     ///
     /// # Errors
-    /// The setting that is wrong.
+    /// The name of the wrong setting (`nats.servers`), and what would be right.
     fn check(&self) -> Result<(), (String, String)> {
         Ok(())
     }
 }
 
-/// What a setting is, if it is in the section of this name: as the documentation of the section's field says.
-pub fn docs_of<T: DocumentedFields>(section: &str, key: &str) -> Option<&'static str> {
-    let name = if section.is_empty() { key } else { key.strip_prefix(section)?.strip_prefix('.')? };
-    T::get_field_docs(name).ok()
-}
-
-/// What is wrong with the settings.
+/// An error of the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The command line can't be understood, or asks for help or the version.
+    /// The command line can't be parsed, or requests help or the version.
     #[error(transparent)]
     Flags(#[from] clap::Error),
-    /// A name is no setting's.
+    /// There is no setting of a name.
     #[error("{origin}: there is no setting {key}{}", suggestion.as_ref().map(|s| format!("; did you mean {s}?")).unwrap_or_default())]
     Unknown {
         /// Where it is.
         origin: String,
         /// The name.
         key: String,
-        /// A setting with a name like it.
+        /// A setting with a similar name.
         suggestion: Option<String>,
     },
     /// The file can't be read, or a value is not of its setting's type.
     #[error("{0}")]
     Value(String),
-    /// A setting is missing or can't be so.
+    /// A setting is missing or invalid.
     #[error("{key}: {problem} (set it by {key} in the file, by {variable}, or by {flag})")]
     Wrong {
         /// The setting.
@@ -92,19 +92,19 @@ pub enum SettingsError {
     },
 }
 
-/// Settings, and what else is on the command line.
+/// Loaded settings.
 #[derive(Debug)]
 pub struct Loaded<S> {
     /// The settings.
     pub settings: S,
-    /// Where to write which addresses are listened on.
+    /// The file for the addresses that the service listens on.
     pub ports_file: Option<PathBuf>,
 }
 
 /// Loads the settings of a service from the command line `args` (the program's name first) and the environment `env`.
 ///
 /// # Errors
-/// The first thing that is wrong, with its place and what would be right.
+/// The first error, with its origin and what would be right.
 pub fn load<S: Settings>(
     about: &Description,
     args: impl IntoIterator<Item = OsString>,
@@ -135,7 +135,7 @@ pub fn load<S: Settings>(
     let mut builder = Config::builder().add_source(defaults);
     let mut origins = BTreeMap::new();
     for (origin, source) in sources {
-        note_origins(&keys, &origin, source.as_ref(), &mut origins)?;
+        record_origins(&keys, &origin, source.as_ref(), &mut origins)?;
         builder = builder.add_source(vec![source]);
     }
     let settings: S = builder
@@ -153,7 +153,7 @@ pub fn load<S: Settings>(
     Ok(Loaded { settings, ports_file: path("ports-file", "TIDEGATE_PORTS_FILE") })
 }
 
-/// Where a word is none of those that a setting may be: says which these are.
+/// Names the possible values in the error of a setting that is none of them.
 fn with_choices<S: Settings>(error: ConfigError) -> ConfigError {
     const NOT_A_CHOICE: &str = " does not have variant constructor ";
     if let ConfigError::At { error: inner, origin, key: Some(key) } = &error
@@ -167,7 +167,7 @@ fn with_choices<S: Settings>(error: ConfigError) -> ConfigError {
     error
 }
 
-/// What is wrong with a value. `origins` says where the values come from, which an error does not always know.
+/// The error of a value. `origins` holds the origins of the values, which an error does not always know.
 fn value_error(error: &ConfigError, origins: &BTreeMap<String, String>) -> SettingsError {
     let mut text = error.to_string().trim().replace('\n', " ");
     if let ConfigError::At { origin: None, key: Some(key), .. } = error
@@ -212,9 +212,8 @@ fn command<S: Settings>(about: &Description, keys: &Keys) -> Command {
         .args(settings)
 }
 
-/// Notes where settings come from, and refuses what is no setting's name, which `serde` can't say of one of several
-/// sources.
-fn note_origins(
+/// Records the origins of settings, and refuses names that are no settings, for which `serde` can't name the source.
+fn record_origins(
     keys: &Keys,
     origin: &str,
     source: &dyn Source,

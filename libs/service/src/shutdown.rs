@@ -1,4 +1,4 @@
-//! The end of a process: SIGTERM or SIGINT asks for it, a second one does not wait for it.
+//! Shutdown by SIGTERM or SIGINT: the first signal drains, the second one ends the process at once.
 
 use std::io;
 
@@ -17,7 +17,7 @@ pub fn on_signals() -> io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let token = CancellationToken::new();
     let stop = token.clone();
-    // Ends with the runtime: there is no later moment at which signals should go unheard.
+    // The task ends with the runtime: signals have to be handled until then.
     tokio::spawn(async move {
         loop {
             let name = tokio::select! {

@@ -1,7 +1,6 @@
-//! Logs on standard error; traces and metrics by OTLP to a collector, where one is given.
+//! Logs on standard error; traces and metrics to a collector by OTLP, where one is configured.
 //!
-//! Sending has a thread and a runtime of its own, so that neither a slow collector nor the last flush holds up a
-//! service.
+//! The sender has a thread and a runtime of its own, so that neither a slow collector nor the last flush blocks a service.
 
 mod format;
 mod propagate;
@@ -17,7 +16,7 @@ use opentelemetry_sdk::{
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, SpanProcessor as _},
 };
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry as Subscriber,
+    Layer, Registry as Subscriber,
     filter::{LevelFilter, Targets},
     layer::SubscriberExt,
     util::SubscriberInitExt,
@@ -26,7 +25,7 @@ use tracing_subscriber::{
 use crate::{
     Registry,
     metrics::otlp::Source,
-    settings::{CommonSettings, LogFormat},
+    settings::{CommonSettings, LogFormat, parse_log_filter},
 };
 
 pub use propagate::{current_context, set_parent, span_context};
@@ -38,24 +37,24 @@ const SPAN_DELAY: Duration = Duration::from_millis(500);
 /// How long the collector may take.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
 
-/// Why telemetry could not begin.
+/// An error of starting telemetry.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The filter's directives can't be understood.
+    /// The directives of the filter can't be parsed.
     #[error("log.filter: {0}")]
     Filter(String),
-    /// The exporter can't be made.
+    /// The exporter can't be created.
     #[error("telemetry.otlp_endpoint: {0}")]
     Exporter(String),
-    /// The thread that sends could not be started.
+    /// The sending thread could not be started.
     #[error("telemetry could not start: {0}")]
     Thread(#[from] std::io::Error),
-    /// Something else takes this process's logs already.
+    /// Another subscriber already receives this process's logs.
     #[error("telemetry was started twice")]
     Twice,
 }
 
-/// Keeps telemetry at work. [`TelemetryGuard::shutdown`] sends what is left; dropping it does so, too, for a second.
+/// The guard of running telemetry. [`TelemetryGuard::shutdown`] flushes it; dropping it does so, too, for a second.
 #[derive(Debug)]
 pub struct TelemetryGuard {
     provider: Option<SdkTracerProvider>,
@@ -63,7 +62,7 @@ pub struct TelemetryGuard {
     sender: Option<Sender>,
 }
 
-/// Begins logging, and sending where a collector is given. `service` and `instance` name this process.
+/// Starts to log, and to send where a collector is configured. `service` and `instance` name this process.
 ///
 /// # Errors
 /// When the settings can't be used, or it was called before in this process.
@@ -73,8 +72,7 @@ pub fn init(
     instance: &str,
     registry: &Registry,
 ) -> Result<TelemetryGuard, TelemetryError> {
-    let filter: EnvFilter =
-        settings.log.filter.parse().map_err(|error| TelemetryError::Filter(format!("{error}")))?;
+    let filter = parse_log_filter(&settings.log.filter).map_err(TelemetryError::Filter)?;
     let writer = std::io::stderr;
     let log: Box<dyn Layer<Subscriber> + Send + Sync> = match settings.log.format {
         LogFormat::Human => Box::new(
@@ -112,7 +110,7 @@ pub fn init(
                 ))))
                 .with_resource(resource)
                 .build();
-            // What libraries do inside is not of interest, and the exporter's own spans would export themselves.
+            // Spans of libraries are of no interest, and the exporter's own spans would export themselves.
             let ours = Targets::new().with_target("tidegate", LevelFilter::INFO);
             let layer = tracing_opentelemetry::layer()
                 .with_tracer(provider.tracer("tidegate"))
@@ -155,12 +153,12 @@ fn processor(endpoint: &str, client: SpanClient) -> Result<BatchSpanProcessor, T
 }
 
 impl TelemetryGuard {
-    /// Where spans go that are made whole; nothing when none are sent.
+    /// The sink for finished spans; nothing when none are sent.
     pub fn spans(&self) -> Option<SpanSink> {
         self.requests.clone()
     }
 
-    /// Sends what is left, for at most `limit`. Blocks; after it nothing is sent.
+    /// Sends what is queued, for at most `limit`, and stops. Blocks.
     pub fn shutdown(mut self, limit: Duration) {
         self.finish(limit);
     }

@@ -107,6 +107,14 @@ fn a_failure_ends_with_code_1() {
     let (code, said) = end(start(&["--fail", "true"]));
     assert_eq!(code, Some(1));
     assert!(said.contains("tidegate-test: it was told to"), "{said}");
+    assert_eq!(said.matches("it was told to").count(), 1, "{said}");
+
+    let (code, said) = end(start(&["--fail", "true", "--log-format", "json"]));
+    assert_eq!(code, Some(1));
+    assert_eq!(said.matches("it was told to").count(), 1, "{said}");
+    assert!(said.lines().all(|line| line.starts_with('{')), "{said}");
+    let (_, said) = end(start(&["--fail", "true", "--log-format", "json", "--log-filter", "off"]));
+    assert_eq!(said, "tidegate-test: it was told to\n");
 }
 
 fn sigterm_ends_it_well_after_it_has_listened() {
@@ -157,7 +165,7 @@ fn healthcheck_asks_the_service_that_runs_with_the_same_settings() {
     fs::remove_file(file).unwrap();
     let (code, said) = end(start(&["healthcheck", "--admin-bind", &address]));
     assert_eq!(code, Some(1));
-    assert!(said.contains("does not answer"), "{said}");
+    assert!(said.contains("does not respond"), "{said}");
     let (code, said) = end(start(&["healthcheck"]));
     assert_eq!(code, Some(1));
     assert!(said.contains("admin.bind has port 0"), "{said}");

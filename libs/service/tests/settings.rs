@@ -155,6 +155,12 @@ fn a_word_that_a_setting_cannot_be_is_refused_with_those_that_it_can() {
 }
 
 #[test]
+fn a_log_level_that_does_not_exist_is_refused() {
+    let said = error("name = 'x'", &[], &["--log-filter", "loud"]);
+    assert!(said.contains("no level \"loud\"") && said.contains("--log-filter"), "{said}");
+}
+
+#[test]
 fn addresses_of_the_bus_that_are_none_are_refused() {
     for wrong in ["foo:bar", "http://127.0.0.1:4222", "nats://good:4222,foo:bar"] {
         let said = error("name = 'x'", &[], &["--nats-servers", wrong]);

@@ -22,18 +22,18 @@ use crate::{
     pem, provider,
 };
 
-/// Whether a client continues earlier sessions.
+/// Whether a client resumes earlier sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resumption {
-    /// Yes: handshakes cost less.
+    /// It does: handshakes are cheaper.
     On,
-    /// No: each handshake checks the server's certificate, which is what a probe is for.
+    /// It does not: each handshake verifies the server's certificate, which a probe has to.
     Off,
 }
 
 /// TLS towards the endpoints of a cluster.
 ///
-/// The server is checked by its SPIFFE ID where the cluster has one, else by name, against the trusted authorities of
+/// The server is verified by its SPIFFE ID where the cluster has one, else by name, against the trusted authorities of
 /// the cluster or of the system.
 pub struct ClientTls {
     config: FromFiles<ClientConfig>,
@@ -41,10 +41,10 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// TLS as `tls` says, which asks for the protocols `alpn`, the best first.
+    /// TLS with the configuration `tls` and the ALPN protocols `alpn`, the preferred one first.
     ///
     /// # Errors
-    /// A file can't be read or used, the system has no authorities where none are named, or the server's name is none.
+    /// A file can't be read or used, no authorities are configured and the system has none, or the server name is invalid.
     pub fn load(tls: &UpstreamTls, alpn: &[&[u8]], resumption: Resumption) -> Result<ClientTls, TlsError> {
         let server_name = tls.server_name.as_deref().map(parse_name).transpose()?;
         let certificate = tls.client_certificate.iter().flat_map(|f| [f.chain.clone(), f.key.clone()]);
@@ -55,16 +55,16 @@ impl ClientTls {
         Ok(ClientTls { config: FromFiles::load(paths, build)?, server_name })
     }
 
-    /// What the next connection is made with. Ask anew for each connection: it changes with the files, and with it
-    /// every earlier session is forgotten.
+    /// The configuration for the next connection. It changes with the files, which also discards earlier sessions, so get it
+    /// for each connection.
     pub fn config(&self) -> Arc<ClientConfig> {
         self.config.current()
     }
 
-    /// The name to ask `endpoint` for, and to check where there is no SPIFFE ID.
+    /// The server name for SNI towards `endpoint`, which is verified where there is no SPIFFE ID.
     ///
     /// # Errors
-    /// The endpoint's host is not a name that TLS knows.
+    /// The endpoint's host is no valid server name.
     pub fn server_name(&self, endpoint: &Address) -> Result<ServerName<'static>, TlsError> {
         match (&self.server_name, endpoint) {
             (Some(name), _) => Ok(name.clone()),
@@ -97,8 +97,8 @@ fn parse_name(text: &str) -> Result<ServerName<'static>, TlsError> {
     }
 }
 
-/// A configuration from the contents of the files of `tls`: the authorities where it names them, then chain and key
-/// where it names them.
+/// Builds a configuration from the contents of the files of `tls`: the authorities, if configured, then chain and key, if
+/// configured.
 fn configure(
     tls: &UpstreamTls,
     contents: &[Content],
@@ -134,7 +134,7 @@ fn own(certificate: CertifiedKey) -> Arc<dyn ResolvesClientCert> {
     Arc::new(SingleCertAndKey::from(certificate))
 }
 
-/// The authorities that the system trusts, read once: they are the same for all clusters, and many.
+/// The system's trusted authorities, read once: they are many, and the same for all clusters.
 fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     if let Some(roots) = ROOTS.get() {
@@ -142,7 +142,7 @@ fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
     }
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // Systems ship authorities that no longer parse; the others are still good.
+    // Some systems ship authorities that do not parse; the others are still valid.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let why = found.errors.first().map_or_else(|| "no file of them".to_owned(), ToString::to_string);

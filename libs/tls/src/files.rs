@@ -1,4 +1,4 @@
-//! Something made from files, made anew when they change.
+//! Values that are built from files, and rebuilt when the files change.
 
 use std::{
     fmt, fs,
@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::TlsError;
 
-/// A file that was read.
+/// The content of a file.
 pub(crate) struct Content {
     pub path: PathBuf,
     pub bytes: Vec<u8>,
@@ -18,10 +18,10 @@ pub(crate) struct Content {
 
 type Build<T> = Box<dyn Fn(&[Content]) -> Result<T, TlsError> + Send + Sync>;
 
-/// A value made from files, kept until the files make a better one.
+/// A value built from files, which stays until the files yield a new valid one.
 ///
 /// Contents are compared, not times: a file may be rewritten within the resolution of its time, or be swapped by a
-/// symbolic link to one that is older.
+/// symbolic link to an older one.
 pub(crate) struct FromFiles<T> {
     paths: Vec<PathBuf>,
     build: Build<T>,
@@ -30,7 +30,7 @@ pub(crate) struct FromFiles<T> {
 
 struct State<T> {
     value: Arc<T>,
-    /// The contents that were last looked at, whether a value could be made from them or not.
+    /// The contents that were read last, whether they are valid or not.
     seen: u128,
     /// Why those contents could not be used.
     refused: Option<String>,
@@ -39,7 +39,7 @@ struct State<T> {
 }
 
 impl<T> FromFiles<T> {
-    /// Reads the files and makes the first value.
+    /// Reads the files and builds the first value.
     pub fn load(
         paths: Vec<PathBuf>,
         build: impl Fn(&[Content]) -> Result<T, TlsError> + Send + Sync + 'static,
@@ -71,7 +71,7 @@ impl<T> FromFiles<T> {
                 return Ok(false);
             }
         }
-        // Made without the lock: handshakes go on meanwhile.
+        // Built without the lock, so that handshakes continue meanwhile.
         let made = (self.build)(&contents);
         let mut state = self.write();
         state.seen = seen;

@@ -1,4 +1,4 @@
-//! Checking a server by its SPIFFE ID.
+//! Verifies a server by its SPIFFE ID.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use rustls::{
 };
 use tidegate_model::fleet::SpiffeId;
 
-/// Accepts a server whose certificate comes from a trusted authority and carries exactly this SPIFFE ID, whatever names
-/// it carries beside it.
+/// Accepts a server whose certificate is issued by a trusted authority and has exactly this SPIFFE ID, whatever other names
+/// it has.
 #[derive(Debug)]
 pub(crate) struct IdentityVerifier {
     identity: SpiffeId,

@@ -1,6 +1,6 @@
-//! Identities and certificates: TLS for edges, for what edges forward to, and for probes, renewed while it is in use.
+//! TLS: identities and certificates for edges, for clusters and for probes, renewed while in use.
 //!
-//! This crate must not know HTTP, the bus, or which connection is made why.
+//! This crate must not know HTTP, the bus, or the purpose of a connection.
 #![forbid(unsafe_code)]
 
 mod client;
@@ -18,12 +18,12 @@ pub use self::{
     server::ServerTls,
 };
 
-/// ALPN's name of HTTP/1.1.
+/// The ALPN ID of HTTP/1.1.
 pub const HTTP1: &[u8] = b"http/1.1";
-/// ALPN's name of HTTP/2.
+/// The ALPN ID of HTTP/2.
 pub const HTTP2: &[u8] = b"h2";
 
-/// The one crypto provider, never taken from the process's default: whoever else sets that must not change ours.
+/// The crypto provider. It is not the process's default, which other code could change.
 fn provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {
     static PROVIDER: std::sync::LazyLock<std::sync::Arc<rustls::crypto::CryptoProvider>> =
         std::sync::LazyLock::new(|| std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider()));

@@ -1,4 +1,4 @@
-//! TLS that users' connections end at: certificates by SNI.
+//! TLS for listeners: certificates by SNI.
 
 use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
 
@@ -16,18 +16,18 @@ use crate::{
     pem, provider,
 };
 
-/// TLS for a listener: the certificate is chosen by SNI among those of the files, which may change meanwhile.
+/// TLS for a listener: selects the certificate by SNI among those of the files, which may change meanwhile.
 ///
-/// A certificate is for the DNS names among its alternative names, wildcards included; an exact name goes before a
-/// wildcard, and the earlier of two certificates with the same name before the later. Who asks for no name, or for one
-/// that no certificate has, gets the first certificate.
+/// A certificate is for the DNS names among its alternative names, wildcards included; an exact name takes
+/// precedence over a wildcard, and the earlier of two certificates with the same name over the later. Without SNI, or with a name
+/// that no certificate has, the first certificate is used.
 pub struct ServerTls {
     certificates: Arc<FromFiles<Certificates>>,
     config: Arc<ServerConfig>,
 }
 
 impl ServerTls {
-    /// TLS with the certificates of `files` that offers the protocols `alpn`, the best first. Sessions are resumed by
+    /// TLS with the certificates of `files` that offers the ALPN protocols `alpn`, the preferred one first. Sessions are resumed by
     /// tickets (their keys are of this process and rotate every six hours), without 0-RTT data.
     ///
     /// # Errors
@@ -47,10 +47,9 @@ impl ServerTls {
         Ok(ServerTls { certificates, config: Arc::new(config) })
     }
 
-    /// Whether a client that asked for `sni` would be served with the same certificate if it asked for `host` (without a
-    /// port). Where it would not, a request for that host on its connection is misdirected (421): what the client has
-    /// verified speaks for other names, and the listener may trust or route these differently (RFC 9110, section 15.5.20).
-    /// A client that asked for no name has verified none, so nothing contradicts it.
+    /// Whether the certificate for `sni` is also the one for `host` (without a port). Where it is not, a request for that host on
+    /// the connection is misdirected (421): the client has verified a certificate for other names, and the listener may trust or
+    /// route these differently (RFC 9110, section 15.5.20). A client without SNI has verified no name, so every host matches.
     pub fn serves_alike(&self, sni: Option<&str>, host: &str) -> bool {
         let Some(sni) = sni else { return true };
         let host = host.strip_suffix('.').unwrap_or(host);
@@ -61,8 +60,8 @@ impl ServerTls {
         Arc::ptr_eq(&certificates.choose(Some(sni)), &certificates.choose(Some(host)))
     }
 
-    /// What connections are accepted with. It stays the same when certificates change, so it may be kept, and should
-    /// be shared by all workers: each has its own ticket keys otherwise.
+    /// The configuration that accepts connections. It stays the same when certificates change, and should be shared by all
+    /// workers: otherwise each has its own ticket keys.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
     }
@@ -88,12 +87,12 @@ impl Renewable for ServerTls {
 struct Certificates {
     first: Arc<CertifiedKey>,
     exact: HashMap<String, Arc<CertifiedKey>>,
-    /// By what stands behind `*.`.
+    /// By the suffix after `*.`.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
 }
 
 impl Certificates {
-    /// From pairs of chain and key.
+    /// Builds it from pairs of chain and key.
     fn read(contents: &[Content]) -> Result<Certificates, TlsError> {
         let mut exact = HashMap::new();
         let mut wildcard = HashMap::new();

@@ -10,11 +10,11 @@ use crate::{
     arguments::BusOptions,
     check,
     followed::Followed,
-    link::{self, Patience},
+    link::{self, BusRetry},
     say::say_line,
 };
 
-/// Checks a fleet file and writes it to the bus. A wrong one changes nothing.
+/// Checks a fleet file and writes it to the bus. An invalid file changes nothing.
 pub async fn apply(file: &Path, author: Option<String>, options: &BusOptions) -> anyhow::Result<()> {
     let (text, fleet) = check::read(file)?;
     let bus = link::connect(options).await?;
@@ -22,8 +22,8 @@ pub async fn apply(file: &Path, author: Option<String>, options: &BusOptions) ->
     say_applied(file, head.revision, &fleet)
 }
 
-/// Applies the file and then each change of it, until interrupted. It waits for the bus; a wrong content is told and
-/// changes nothing, but the first must be right. What is the fleet already is not written again.
+/// Applies the file and then each change of it, until interrupted. Waits for the bus. An invalid content is reported and
+/// changes nothing, but the first one must be valid. A content that is already applied is not written again.
 pub async fn watch(file: &Path, author: Option<String>, options: &BusOptions) -> anyhow::Result<()> {
     let (mut text, mut fleet) = check::read(file)?;
     let stop = shutdown::on_signals()?;
@@ -38,10 +38,10 @@ pub async fn watch(file: &Path, author: Option<String>, options: &BusOptions) ->
                 applied = true;
                 match put {
                     Some(revision) => say_applied(file, revision, &fleet)?,
-                    None => say_line(format_args!("{} is the fleet already", file.display()))?,
+                    None => say_line(format_args!("{} is already applied", file.display()))?,
                 }
             }
-            // A change while the bus is away stands in place of what could not be written.
+            // A change while the bus is away replaces the content that could not be written.
             next = followed.fleet() => {
                 (text, fleet) = next;
                 applied = false;
@@ -50,13 +50,13 @@ pub async fn watch(file: &Path, author: Option<String>, options: &BusOptions) ->
     }
 }
 
-/// Makes `text` the fleet, however long the bus is away, which is told after `at_first`; says its revision, or nothing when
-/// it is the fleet already.
+/// Writes `text` as the fleet, however long the bus is away, which is reported after `at_first`. Returns its revision, or
+/// nothing when it is already applied.
 async fn put(bus: &Bus, text: &str, author: &str, at_first: Duration) -> Option<u64> {
-    // A connection that is only being made is nothing to tell.
+    // A connection that is still being made is not reported.
     bus.ready(at_first).await;
     let store = FleetStore::new(bus);
-    let mut patience = Patience::default();
+    let mut retry = BusRetry::default();
     loop {
         let put = async {
             if store.get().await?.is_some_and(|fleet| fleet.text == text) {
@@ -66,7 +66,7 @@ async fn put(bus: &Bus, text: &str, author: &str, at_first: Duration) -> Option<
         };
         match put.await {
             Ok(revision) => return revision,
-            Err(error) => patience.wait(&error).await,
+            Err(error) => retry.wait(&error).await,
         }
     }
 }

@@ -5,53 +5,53 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use tidegate_model::{ClusterName, EdgeName, RegionName, ServiceName, fleet::parse_duration};
 
-/// Checks and applies fleets, shows and steers what runs.
+/// Checks and applies fleet files, shows the state of a running system, and drains or forces traffic.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, about, propagate_version = true)]
 pub struct Arguments {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Write a commented fleet file to start from.
     Init {
-        /// Where to.
+        /// The file to write.
         #[arg(default_value = "fleet.yaml")]
         file: PathBuf,
-        /// Replace a file that is there.
+        /// Overwrite an existing file.
         #[arg(long)]
         force: bool,
     },
-    /// Check a fleet file and tell all that is wrong with it.
+    /// Check a fleet file and report all errors in it.
     Check {
-        /// The file.
+        /// The fleet file.
         file: PathBuf,
     },
     /// Print the JSON Schema of fleet files, for editors.
     Schema,
-    /// Check a fleet file and make it the fleet.
+    /// Check a fleet file and apply it.
     Apply {
-        /// The file.
+        /// The fleet file.
         file: PathBuf,
-        /// Stay, wait for the bus, and apply each change of the file, also through symbolic links.
+        /// Keep running: wait for the bus, and apply each change of the file, also through symbolic links.
         #[arg(long)]
         watch: bool,
-        /// Who applies it; the user's name when absent.
+        /// The author of the change; the user's name when absent.
         #[arg(long, env = "TIDEGATE_AUTHOR")]
         author: Option<String>,
         #[command(flatten)]
         bus: BusOptions,
     },
-    /// Show every region's table, edges, clusters, and who serves what from where.
+    /// Show each region's table, edges, clusters, and the clusters that serve each service.
     Status {
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
-        /// Show it again every second until interrupted.
+        /// Refresh every second until interrupted.
         #[arg(long)]
         watch: bool,
         #[command(flatten)]
@@ -60,16 +60,16 @@ pub enum Command {
     /// Send no new traffic to a cluster, or take an edge out of rotation.
     Drain {
         #[command(subcommand)]
-        target: Target,
+        target: DrainTarget,
         #[command(flatten)]
         options: DrainOptions,
         #[command(flatten)]
         bus: BusOptions,
     },
-    /// Take a drain back.
+    /// Withdraw a drain.
     Undrain {
         #[command(subcommand)]
-        target: Target,
+        target: DrainTarget,
         #[command(flatten)]
         bus: BusOptions,
     },
@@ -77,7 +77,7 @@ pub enum Command {
     Force {
         /// The service.
         service: ServiceName,
-        /// Where its requests go.
+        /// The cluster that its requests go to.
         #[arg(long)]
         to: ClusterName,
         #[command(flatten)]
@@ -85,7 +85,7 @@ pub enum Command {
         #[command(flatten)]
         bus: BusOptions,
     },
-    /// Take a forced route back.
+    /// Withdraw a forced route.
     Unforce {
         /// The service.
         service: ServiceName,
@@ -99,63 +99,63 @@ pub enum Command {
         #[command(flatten)]
         bus: BusOptions,
     },
-    /// Print the bus permissions for a nats-server's settings, with a user for each edge of the fleet file.
+    /// Print the permissions on the bus as settings of nats-server, with a user for each edge of the fleet file.
     BusPermissions {
         /// The fleet file.
         file: PathBuf,
         /// Only the users of this region: for a region with servers of its own.
         #[arg(long)]
         region: Option<RegionName>,
-        /// A folder with the users' passwords, a file for each, to print in place of variables; missing ones are made.
+        /// A directory with a password file for each user, to print passwords in place of variables; missing files are created.
         #[arg(long)]
         passwords: Option<PathBuf>,
     },
-    /// Make a private key with which route-computers sign, and print the public one for the fleet file.
+    /// Create a private key with which route-computers sign tables, and print the public key for the fleet file.
     SigningKey {
-        /// The file for the private key; one that exists is left as it is.
+        /// The file for the private key, which must not exist.
         #[arg(long)]
         out: PathBuf,
     },
-    /// Tell why a service's requests go to these clusters, in this order, with these shares.
+    /// Explain why a service's requests go to its clusters in this order with these shares.
     Explain {
         /// The service.
         service: ServiceName,
         /// The region whose table is explained.
         #[arg(long)]
         region: RegionName,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         bus: BusOptions,
     },
-    /// Tell what happened: what failed, what was decided and why, when each edge had it.
+    /// Show past events: failures, decisions with their reasons, and when each edge applied them.
     Events {
-        /// Stay and tell what happens from now on, too.
+        /// Keep running and show new events.
         #[arg(long)]
         follow: bool,
-        /// How far to look back, such as 30m, 12h or 7d.
+        /// The age of the oldest event to show, such as 30m, 12h or 7d.
         #[arg(long, default_value = "1h", value_parser = period)]
         since: Duration,
-        /// Only what happened in this region.
+        /// Show events of this region only.
         #[arg(long)]
         region: Option<RegionName>,
-        /// As JSON, one event a line.
+        /// Print JSON, one event per line.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         bus: BusOptions,
     },
-    /// Run prober, route-computer and edge in this process, without NATS: to try it on one machine.
+    /// Run a prober, a route-computer and an edge in this process, without NATS: to try Tidegate on one machine.
     Dev(DevOptions),
-    /// Answer every request with a name: a server to try Tidegate on.
+    /// Run a server that responds to each request with its name: an origin to try Tidegate with.
     Origin(OriginOptions),
 }
 
-/// What is done to an edge.
+/// The actions on an edge.
 #[derive(Debug, Clone, Subcommand)]
 pub enum EdgeAction {
-    /// Clear its epoch fence and have it fetch its region's table again; it goes on to serve meanwhile.
+    /// Clear its epoch fence and make it fetch its region's table again; it keeps serving meanwhile.
     Reset {
         /// The edge.
         name: EdgeName,
@@ -189,10 +189,10 @@ pub struct BusOptions {
     /// PEM file with the certificate's key.
     #[arg(long, env = "TIDEGATE_NATS__KEY", global = true)]
     pub nats_key: Option<PathBuf>,
-    /// Copies of each bucket, on as many NATS servers: 1, 3 or 5.
+    /// Replicas of each bucket, on as many NATS servers: 1, 3 or 5.
     #[arg(long, env = "TIDEGATE_NATS__BUCKET_REPLICAS", default_value_t = 1, value_parser = bucket_replicas, global = true)]
     pub nats_bucket_replicas: usize,
-    /// How long to wait for the bus.
+    /// The time limit for the bus.
     #[arg(long, default_value = "5s", value_parser = parse_duration, global = true)]
     pub timeout: Duration,
 }
@@ -204,7 +204,7 @@ fn bucket_replicas(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A time as the fleet file has it, or whole hours or days, such as `48h` or `7d`, up to a year.
+/// Parses a time in the form of the fleet file, or whole hours or days such as `48h` or `7d`, up to a year.
 fn period(text: &str) -> Result<Duration, String> {
     let longest = Duration::from_secs(366 * 24 * 3600);
     let (digits, unit) = text.split_at(text.len() - text.chars().next_back().map_or(0, char::len_utf8));
@@ -226,9 +226,9 @@ fn period(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What to drain.
+/// The object to drain.
 #[derive(Debug, Clone, Subcommand)]
-pub enum Target {
+pub enum DrainTarget {
     /// A cluster.
     Cluster {
         /// Its name.
@@ -246,21 +246,21 @@ pub enum Target {
     },
 }
 
-/// How an operator's word is given.
+/// The options of an override.
 #[derive(Debug, Clone, Args)]
 pub struct DrainOptions {
-    /// For how long, such as 30m, 48h or 7d; until it is taken back when absent.
+    /// The duration, such as 30m, 48h or 7d; without it, until it is withdrawn.
     #[arg(long = "for", value_parser = period, global = true)]
     pub length: Option<Duration>,
-    /// Why.
+    /// The reason.
     #[arg(long, default_value = "", global = true)]
     pub reason: String,
-    /// Who says so; the user's name when absent.
+    /// The author; the user's name when absent.
     #[arg(long, env = "TIDEGATE_AUTHOR", global = true)]
     pub author: Option<String>,
 }
 
-/// How to run everything in one process.
+/// The options of `dev`.
 #[derive(Debug, Clone, Args)]
 pub struct DevOptions {
     /// The fleet file.
@@ -275,27 +275,27 @@ pub struct DevOptions {
     /// The address of the admin listener.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub admin: SocketAddr,
-    /// Where the last table is kept; a temporary folder when absent.
+    /// The directory for the last table; a temporary one when absent.
     #[arg(long)]
     pub state_dir: Option<PathBuf>,
-    /// Write the addresses that are listened on to this file, as JSON.
+    /// Write the listening addresses to this file, as JSON.
     #[arg(long)]
     pub ports_file: Option<PathBuf>,
 }
 
-/// How to answer.
+/// The options of `origin`.
 #[derive(Debug, Clone, Args)]
 pub struct OriginOptions {
     /// The address to listen on; port 0 takes a free one, which is printed.
     #[arg(long, default_value = "127.0.0.1:9001")]
     pub listen: SocketAddr,
-    /// The name to answer with; the address when absent.
+    /// The name to respond with; the address when absent.
     #[arg(long)]
     pub name: Option<String>,
-    /// The size of each answer's body in bytes, the name included.
+    /// The size of each response body in bytes, including the name.
     #[arg(long, default_value_t = 0)]
     pub size: usize,
-    /// Wait this long before each answer.
+    /// The delay before each response.
     #[arg(long, value_parser = parse_duration)]
     pub delay: Option<Duration>,
     /// Write the address to this file, as JSON.
@@ -303,7 +303,7 @@ pub struct OriginOptions {
     pub ports_file: Option<PathBuf>,
 }
 
-/// An argument that does not fit what there is.
+/// An invalid argument.
 #[derive(Debug)]
 pub struct WrongArgument(pub String);
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, fs, path::Path};
 use crate::say::say_line;
 use tidegate_model::fleet::{self, Fleet, FleetErrors, Service};
 
-/// A fleet file that is wrong.
+/// The errors of a fleet file.
 #[derive(Debug)]
 pub struct WrongFile(FleetErrors);
 
@@ -17,7 +17,7 @@ impl fmt::Display for WrongFile {
 
 impl std::error::Error for WrongFile {}
 
-/// A file that cannot be read.
+/// The error of a file that cannot be read.
 #[derive(Debug)]
 pub struct Unreadable(String);
 
@@ -29,7 +29,7 @@ impl fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-/// Reads a fleet file: its text and what it says.
+/// Reads a fleet file: its text and the fleet.
 pub fn read(file: &Path) -> anyhow::Result<(String, Fleet)> {
     let text = fs::read_to_string(file)
         .map_err(|error| Unreadable(format!("{} cannot be read: {error}", file.display())))?;
@@ -41,7 +41,7 @@ pub fn read(file: &Path) -> anyhow::Result<(String, Fleet)> {
 pub fn check(file: &Path) -> anyhow::Result<()> {
     let (_, fleet) = read(file)?;
     say_line(format_args!(
-        "{} is right: {} regions, {} clusters with {} endpoints, {} edges, {} listeners, {} services",
+        "{} is valid: {} regions, {} clusters with {} endpoints, {} edges, {} listeners, {} services",
         file.display(),
         fleet.regions.len(),
         fleet.clusters.len(),
@@ -56,7 +56,7 @@ pub fn check(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is there and does nothing: right, but perhaps not meant.
+/// Clusters and listeners that are valid but unused, which may be a mistake.
 fn idle(fleet: &Fleet) -> Vec<String> {
     let served: BTreeSet<_> = fleet
         .services
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_nothing_is_told_and_nothing_else() {
+    fn what_is_unused_is_reported_and_nothing_else() {
         let text = "regions: { home: {} }
 clusters:
   a: { region: home, endpoints: [\"127.0.0.1:1\"] }
@@ -96,7 +96,7 @@ listeners:
 services: { s: { hosts: [\"*\"], clusters: [a] } }
 ";
         let fleet = Fleet::parse(text, "fleet.yaml").unwrap();
-        let told = ["no service uses the cluster b: it is not probed", "no edge has the listener other"];
-        assert_eq!(idle(&fleet), told);
+        let expected = ["no service uses the cluster b: it is not probed", "no edge has the listener other"];
+        assert_eq!(idle(&fleet), expected);
     }
 }

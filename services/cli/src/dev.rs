@@ -21,7 +21,7 @@ use crate::{
     link,
 };
 
-/// Runs until interrupted; a changed fleet file is applied at once, a wrong one is told and changes nothing.
+/// Runs until interrupted. A changed fleet file is applied at once; an invalid one is reported and changes nothing.
 pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
     let (text, fleet) = check::read(&options.fleet)?;
     let (edge, region) = edge_of(&fleet, options.edge.as_ref())?;
@@ -71,7 +71,7 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
     computer.computer.name = Some("dev".parse()?);
 
     let stop_admin = CancellationToken::new();
-    // The proxy drains first; who decides and probes goes on until it has.
+    // The proxy drains first; the other services run until it has.
     let stop_others = CancellationToken::new();
     let others = Context { shutdown: stop_others.clone(), ..context.clone() };
     let ran = {
@@ -95,7 +95,7 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
         )
     };
     if options.state_dir.is_none() {
-        // Nothing was asked to be kept.
+        // Without `--state-dir` nothing is kept.
         _ = std::fs::remove_dir_all(&temporary);
     }
     ran.map(|_| ())
@@ -116,8 +116,8 @@ fn edge_of(fleet: &Fleet, wanted: Option<&EdgeName>) -> anyhow::Result<(EdgeName
     Ok((found.0.clone(), found.1.region.clone()))
 }
 
-/// Looks whether the edge's listeners can be opened: a service waits for an address to become free, but whoever tries
-/// Tidegate out sits before it.
+/// Checks that the edge's listeners can be bound: a service waits for an address to become free, but a person who tries
+/// Tidegate should get the error at once.
 fn can_listen(fleet: &Fleet, edge: &EdgeName) -> anyhow::Result<()> {
     for name in fleet.edges.get(edge).into_iter().flat_map(|edge| &edge.listeners) {
         let Some(listener) = fleet.listeners.get(name) else { continue };
@@ -137,7 +137,7 @@ async fn follow_file(
     let store = FleetStore::new(bus);
     let mut followed = Followed::new(file, applied.clone());
     while let Some((text, _)) = stop.run_until_cancelled(followed.fleet()).await {
-        // It may be what it was before a wrong one.
+        // It may equal the content before an invalid one.
         if text != applied {
             store.put(&text, &link::author(None)).await?;
             applied = text;

@@ -1,4 +1,4 @@
-//! `tidegate drain` and `tidegate force`, and how they are taken back.
+//! `tidegate drain` and `tidegate force`, and their withdrawal.
 
 use std::time::Duration;
 
@@ -10,25 +10,25 @@ use tidegate_model::{
 
 use crate::say::say_line;
 use crate::{
-    arguments::{BusOptions, DrainOptions, Target},
+    arguments::{BusOptions, DrainOptions, DrainTarget},
     fleet::{self, known},
     link,
 };
 
-/// Characters of a reason that are kept.
-const LONGEST_REASON: usize = 500;
+/// The longest reason, in characters.
+const MAX_REASON: usize = 500;
 
-impl Target {
+impl DrainTarget {
     fn kind(self) -> OverrideKind {
         match self {
-            Target::Cluster { name } => OverrideKind::DrainCluster(name),
-            Target::Edge { name } => OverrideKind::DrainEdge(name),
-            Target::Region { name } => OverrideKind::EvacuateRegion(name),
+            DrainTarget::Cluster { name } => OverrideKind::DrainCluster(name),
+            DrainTarget::Edge { name } => OverrideKind::DrainEdge(name),
+            DrainTarget::Region { name } => OverrideKind::EvacuateRegion(name),
         }
     }
 }
 
-/// Refuses names that the fleet does not have.
+/// Refuses names that are not in the fleet.
 async fn check(kind: &OverrideKind, bus: &Bus) -> anyhow::Result<()> {
     let fleet = fleet::read(bus).await?;
     match kind {
@@ -42,8 +42,8 @@ async fn check(kind: &OverrideKind, bus: &Bus) -> anyhow::Result<()> {
     }
 }
 
-/// Drains.
-pub async fn drain(target: Target, options: DrainOptions, bus: &BusOptions) -> anyhow::Result<()> {
+/// Drains a cluster, an edge or a region.
+pub async fn drain(target: DrainTarget, options: DrainOptions, bus: &BusOptions) -> anyhow::Result<()> {
     put(target.kind(), options, bus, "tidegate undrain").await
 }
 
@@ -57,23 +57,23 @@ pub async fn force(
     put(OverrideKind::ForceRoute { service, cluster }, options, bus, "tidegate unforce").await
 }
 
-/// Takes a drain back.
-pub async fn undrain(target: Target, bus: &BusOptions) -> anyhow::Result<()> {
+/// Withdraws a drain.
+pub async fn undrain(target: DrainTarget, bus: &BusOptions) -> anyhow::Result<()> {
     let kind = target.kind();
-    if !take_back(&kind, bus).await? {
+    if !withdraw(&kind, bus).await? {
         anyhow::bail!("there is no {kind}");
     }
-    say_line(format_args!("{kind} was taken back"))
+    say_line(format_args!("{kind} was withdrawn"))
 }
 
-/// Takes a forced route back.
+/// Withdraws a forced route.
 pub async fn unforce(service: ServiceName, bus: &BusOptions) -> anyhow::Result<()> {
     // A service has one forced route at most, whatever the cluster.
     let kind = OverrideKind::ForceRoute { service: service.clone(), cluster: "any".parse()? };
-    if !take_back(&kind, bus).await? {
+    if !withdraw(&kind, bus).await? {
         anyhow::bail!("{service} is not forced anywhere");
     }
-    say_line(format_args!("the forced route of {service} was taken back"))
+    say_line(format_args!("the forced route of {service} was withdrawn"))
 }
 
 async fn put(kind: OverrideKind, options: DrainOptions, bus: &BusOptions, undo: &str) -> anyhow::Result<()> {
@@ -89,23 +89,23 @@ async fn put(kind: OverrideKind, options: DrainOptions, bus: &BusOptions, undo: 
     };
     OverrideStore::new(&bus).put(&entry).await?;
     let until = match options.length {
-        None => format!("until it is taken back ({undo})"),
+        None => format!("until it is withdrawn ({undo})"),
         Some(length) => format!("for {}", length_text(length)),
     };
     say_line(format_args!("{}, {until}", entry.kind))
 }
 
-async fn take_back(kind: &OverrideKind, bus: &BusOptions) -> anyhow::Result<bool> {
+async fn withdraw(kind: &OverrideKind, bus: &BusOptions) -> anyhow::Result<bool> {
     let bus = link::connect(bus).await?;
     Ok(OverrideStore::new(&bus).delete(kind).await?)
 }
 
-/// What is shown on every operator's terminal: one line, of bounded length, without control characters.
+/// Makes a text safe for every operator's terminal: one line of bounded length without control characters.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_REASON).collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REASON).collect()
 }
 
-/// A time as people write it: `30m`, `1h`, `90s`, `7d`.
+/// A duration as people write it: `30m`, `1h`, `90s`, `7d`.
 fn length_text(length: Duration) -> String {
     match (length.as_millis(), length.as_secs()) {
         (millis, _) if !millis.is_multiple_of(1000) => format!("{millis}ms"),

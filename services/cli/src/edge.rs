@@ -1,4 +1,4 @@
-//! `tidegate edge reset`, and the keys by which edges believe tables.
+//! `tidegate edge reset`, and the signing keys that edges trust.
 
 use std::{path::Path, time::Duration};
 
@@ -13,8 +13,8 @@ use crate::{
     say::say_line,
 };
 
-/// How long an edge may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// How long an edge may take to respond.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Clears the epoch fence of an edge.
 pub async fn reset(name: &EdgeName, bus: &BusOptions) -> anyhow::Result<()> {
@@ -22,16 +22,18 @@ pub async fn reset(name: &EdgeName, bus: &BusOptions) -> anyhow::Result<()> {
     let fleet = fleet::read(&bus).await?;
     known("edge", name.as_str(), fleet.edges.keys())?;
     let region = &fleet.edges[name].region;
-    match bus.request(&subjects::reset(region, name), bytes::Bytes::new(), ANSWER_WITHIN).await {
-        Ok(_) => say_line(format_args!("{name} fetches the table of {region} anew, and serves on meanwhile")),
+    match bus.request(&subjects::reset(region, name), bytes::Bytes::new(), RESPONSE_LIMIT).await {
+        Ok(_) => {
+            say_line(format_args!("{name} fetches the table of {region} again and keeps serving meanwhile"))
+        }
         Err(BusError::NoResponder(_) | BusError::TimedOut { .. }) => {
-            anyhow::bail!("{name} does not answer: it does not run, or does not reach the bus")
+            anyhow::bail!("{name} does not respond: it is not running, or cannot reach the bus")
         }
         Err(error) => Err(error).context(format!("{name} cannot be asked")),
     }
 }
 
-/// Makes a private key and prints its public one.
+/// Creates a private key and prints its public key.
 pub fn signing_key(out: &Path) -> anyhow::Result<()> {
     let key = Signer::create(out)?.public_key();
     say_line(format_args!("{key}"))

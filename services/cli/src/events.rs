@@ -1,23 +1,23 @@
 //! `tidegate events`.
 
 mod json;
+mod moment;
 mod text;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
-use tidegate_bus::{clock, history::Kept};
+use tidegate_bus::{clock, history::StoredEvent};
 use tidegate_model::{Epoch, RegionName, Revision, Timestamp, event::EventKind};
-use time::OffsetDateTime;
 
 use crate::say::{say, say_line};
 use crate::{
     arguments::BusOptions,
     fleet::{self, known},
-    link::{self, Patience},
+    link::{self, BusRetry},
 };
 
-/// Tells what happened in the last `since`, and with `follow` what happens until interrupted, however often the bus is away.
+/// Prints the events of the last `since`, and with `follow` new ones until interrupted, however often the bus is away.
 pub async fn events(
     follow: bool,
     since: Duration,
@@ -31,102 +31,87 @@ pub async fn events(
     let mut reader = bus
         .read_history(since, region)
         .await
-        .context("no events can be read (route-computers keep them from their first start on)")?;
+        .context("no events can be read (replicators store them from their first start on)")?;
     let mut above = None;
-    let mut tell = |kept: &Kept| {
+    let mut print = |stored: &StoredEvent| {
         if json {
-            return say_line(json::line(kept));
+            return say_line(json::line(stored));
         }
-        let told = say(text::paragraph(kept, above.is_some() && above == table(kept)));
-        above = table(kept);
-        told
+        let printed = say(text::paragraph(stored, above.is_some() && above == table(stored)));
+        above = table(stored);
+        printed
     };
-    let mut kept = Vec::new();
+    let mut past = Vec::new();
     loop {
-        let next = tokio::time::timeout(options.timeout, reader.next_kept());
+        let next = tokio::time::timeout(options.timeout, reader.next_stored());
         match next.await.context("the history stopped in the middle")?? {
-            Some(event) => kept.push(event),
+            Some(event) => past.push(event),
             None => break,
         }
     }
     if let Some(region) = region
-        && kept.is_empty()
+        && past.is_empty()
         && let Ok(fleet) = fleet::read(&bus).await
     {
         known("region", region.as_str(), fleet.regions.keys())?;
     }
-    if kept.is_empty() && !json {
-        say_line("nothing happened in this time")?;
+    if past.is_empty() && !json {
+        say_line("no events in this time")?;
     }
-    for event in gather(kept) {
-        tell(&event)?;
+    for event in gather(past) {
+        print(&event)?;
     }
-    let mut left_out = 0;
-    let mut tell_left_out = |count: u64| {
-        if count > left_out {
-            eprintln!("tidegate: {} events are of a newer version and are left out", count - left_out);
-            left_out = count;
+    let mut skipped = 0;
+    let mut report_skipped = |count: u64| {
+        if count > skipped {
+            eprintln!("tidegate: {} events are of a newer version and were skipped", count - skipped);
+            skipped = count;
         }
     };
-    tell_left_out(reader.unreadable());
+    report_skipped(reader.unreadable());
     if !follow {
         return Ok(());
     }
-    let mut patience = Patience::default();
+    let mut retry = BusRetry::default();
     loop {
         match reader.next().await {
             Ok(Some(event)) => {
-                patience.ended();
-                tell_left_out(reader.unreadable());
-                tell(&event)?;
+                retry.succeeded();
+                report_skipped(reader.unreadable());
+                print(&event)?;
             }
             Ok(None) => anyhow::bail!("the bus has closed"),
-            Err(error) => patience.wait(&error).await,
+            Err(error) => retry.wait(&error).await,
         }
     }
 }
 
-/// The table of which an event tells.
-fn table(kept: &Kept) -> Option<(RegionName, Epoch, Revision)> {
-    match &kept.event.kind {
-        EventKind::Applied { epoch, revision, .. } => Some((kept.event.region.clone(), *epoch, *revision)),
-        EventKind::Decided(decided) => Some((kept.event.region.clone(), decided.epoch, decided.revision)),
+/// The table version that an event is about.
+fn table(stored: &StoredEvent) -> Option<(RegionName, Epoch, Revision)> {
+    match &stored.event.kind {
+        EventKind::Applied { epoch, revision, .. } => Some((stored.event.region.clone(), *epoch, *revision)),
+        EventKind::Decided(decided) => Some((stored.event.region.clone(), decided.epoch, decided.revision)),
         EventKind::Leads { .. } | EventKind::Fleet { .. } => None,
     }
 }
 
-/// Brings each edge's word to the decision that it speaks of; else the order stays.
-fn gather(events: Vec<Kept>) -> Vec<Kept> {
+/// Moves each edge's event behind the decision that it applied; otherwise keeps the order.
+fn gather(events: Vec<StoredEvent>) -> Vec<StoredEvent> {
     let decisions: BTreeMap<_, usize> = events
         .iter()
         .enumerate()
-        .filter(|(_, kept)| matches!(kept.event.kind, EventKind::Decided(_)))
-        .filter_map(|(place, kept)| Some((table(kept)?, place)))
+        .filter(|(_, stored)| matches!(stored.event.kind, EventKind::Decided(_)))
+        .filter_map(|(index, stored)| Some((table(stored)?, index)))
         .collect();
-    let mut placed: Vec<(usize, Kept)> = events
+    let mut placed: Vec<(usize, StoredEvent)> = events
         .into_iter()
         .enumerate()
-        .map(|(place, kept)| {
-            (table(&kept).and_then(|table| decisions.get(&table).copied()).unwrap_or(place), kept)
+        .map(|(index, stored)| {
+            (table(&stored).and_then(|table| decisions.get(&table).copied()).unwrap_or(index), stored)
         })
         .collect();
-    placed.sort_by_key(|(place, kept)| (*place, matches!(kept.event.kind, EventKind::Applied { .. })));
-    placed.into_iter().map(|(_, kept)| kept).collect()
-}
-
-/// A time as RFC 3339 has it, in UTC, to the millisecond.
-fn moment(at: Timestamp) -> String {
-    let Ok(t) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1000) else {
-        return format!("{} µs", at.0);
-    };
-    let (year, month, day) = t.to_calendar_date();
-    let (hour, minute, second, millis) = t.to_hms_milli();
-    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z", u8::from(month))
-}
-
-/// The id of the trace that shows an event.
-fn trace_id(kept: &Kept) -> Option<&str> {
-    kept.trace.as_ref()?.traceparent.split('-').nth(1)
+    placed.sort_by_key(|(index, stored)| (*index, matches!(stored.event.kind, EventKind::Applied { .. })));
+    placed.into_iter().map(|(_, stored)| stored).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{
     link,
 };
 
-/// Asks the region's route-computers and prints what they say.
+/// Requests an explanation from the region's route-computers and prints it.
 pub async fn explain(
     service: &ServiceName,
     region: &RegionName,
@@ -23,29 +23,29 @@ pub async fn explain(
     options: &BusOptions,
 ) -> anyhow::Result<()> {
     let bus = link::connect(options).await?;
-    let question = Bytes::copy_from_slice(service.as_str().as_bytes());
-    let answer = match bus.request(&subjects::explain(region), question, options.timeout).await {
+    let request = Bytes::copy_from_slice(service.as_str().as_bytes());
+    let response = match bus.request(&subjects::explain(region), request, options.timeout).await {
         Err(BusError::NoResponder(_)) => {
             if let Ok(fleet) = fleet::read(&bus).await {
                 known("region", region.as_str(), fleet.regions.keys())?;
             }
             anyhow::bail!("no route-computer runs for region {region}");
         }
-        answer => answer?,
+        response => response?,
     };
-    if let Ok(refused) = serde_json::from_slice::<Refused>(&answer) {
+    if let Ok(refused) = serde_json::from_slice::<Refused>(&response) {
         if let Ok(fleet) = fleet::read(&bus).await {
             known("service", service.as_str(), fleet.services.keys())?;
         }
         anyhow::bail!("{}", refused.error);
     }
     if json {
-        say_line(String::from_utf8_lossy(&answer))?;
+        say_line(String::from_utf8_lossy(&response))?;
         return Ok(());
     }
     let explanation: Explanation =
-        serde_json::from_slice(&answer).context("the route-computer is of another version")?;
-    // What its routes are for is told where the fleet can be read; the rest is the same without it.
+        serde_json::from_slice(&response).context("the route-computer is of another version")?;
+    // The requests of its routes are described where the fleet can be read.
     let fleet = if explanation.actions.len() > 1 { fleet::read(&bus).await.ok() } else { None };
     say(text(&explanation, fleet.as_ref().and_then(|fleet| fleet.services.get(service))))?;
     Ok(())
@@ -58,12 +58,12 @@ struct Refused {
 
 fn text(explanation: &Explanation, service: Option<&Service>) -> String {
     let mut text = format!("{} as {} sees it\n", explanation.service, explanation.region);
-    for (place, action) in explanation.actions.iter().enumerate() {
-        let route = service.and_then(|service| service.routes.get(place.checked_sub(1)?));
-        let which = match (place, route) {
+    for (index, action) in explanation.actions.iter().enumerate() {
+        let route = service.and_then(|service| service.routes.get(index.checked_sub(1)?));
+        let which = match (index, route) {
             (0, _) => "default".to_owned(),
-            (_, Some(route)) => format!("route {place} ({})", fleet::requests(&route.matches)),
-            (_, None) => format!("route {place}"),
+            (_, Some(route)) => format!("route {index} ({})", fleet::requests(&route.matches)),
+            (_, None) => format!("route {index}"),
         };
         // Writing to a String does not fail.
         _ = writeln!(text, "\n{which}: {}", action.tiers.reason);
@@ -71,12 +71,12 @@ fn text(explanation: &Explanation, service: Option<&Service>) -> String {
             _ = writeln!(text, "  demand in {region}: {measured}/s (shares follow {settled}/s)");
         }
         if action.tiers.fail_open {
-            text.push_str("  everything seems down: all of it is tried\n");
+            text.push_str("  all clusters seem down: all are tried\n");
         }
         if action.tiers.shed_permille > 0 {
             _ = writeln!(
                 text,
-                "  refused for lack of room: {}.{} %",
+                "  shed for lack of capacity: {}.{} %",
                 action.tiers.shed_permille / 10,
                 action.tiers.shed_permille % 10
             );
@@ -89,7 +89,7 @@ fn text(explanation: &Explanation, service: Option<&Service>) -> String {
 }
 
 fn line(text: &mut String, candidate: &CandidateExplanation) {
-    let place = match candidate.tier {
+    let position = match candidate.tier {
         Some(0) => format!("{}.{} %", candidate.share_permille / 10, candidate.share_permille % 10),
         Some(tier) => format!("fallback {tier}"),
         None => "not used".to_owned(),
@@ -98,7 +98,7 @@ fn line(text: &mut String, candidate: &CandidateExplanation) {
         text,
         "  {:<20} {:<12} {:<10} {}",
         candidate.cluster.as_str(),
-        place,
+        position,
         candidate.verdict.to_string(),
         candidate.reason
     );

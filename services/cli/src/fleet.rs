@@ -1,4 +1,4 @@
-//! The fleet on the bus: whether it has a name, and what its routes are for.
+//! The fleet on the bus: its names, and descriptions of its routes.
 
 use anyhow::Context as _;
 use tidegate_bus::{Bus, fleet::FleetStore};
@@ -6,7 +6,7 @@ use tidegate_model::fleet::{Fleet, RouteMatch};
 
 use crate::arguments::WrongArgument;
 
-/// The fleet that was applied last.
+/// Reads the fleet that was applied last.
 pub async fn read(bus: &Bus) -> anyhow::Result<Fleet> {
     let text = FleetStore::new(bus).get().await?.context("no fleet was applied yet (tidegate apply)")?;
     Fleet::parse(&text.text, "fleet").map_err(|errors| {
@@ -14,7 +14,7 @@ pub async fn read(bus: &Bus) -> anyhow::Result<Fleet> {
     })
 }
 
-/// Refuses a name that is none of the fleet's.
+/// Refuses a name that is not in the fleet.
 pub fn known<N: ToString>(kind: &str, name: &str, names: impl Iterator<Item = N>) -> anyhow::Result<()> {
     let names: Vec<String> = names.map(|name| name.to_string()).collect();
     if names.iter().any(|known| known == name) {
@@ -27,7 +27,7 @@ pub fn known<N: ToString>(kind: &str, name: &str, names: impl Iterator<Item = N>
     Err(WrongArgument(wrong).into())
 }
 
-/// Which requests a route is for, such as `/api and below, GET or HEAD`.
+/// Describes the requests of a route, such as `/api and below, GET or HEAD`.
 pub fn requests(matches: &RouteMatch) -> String {
     let RouteMatch { path_prefix, path, methods, headers } = matches;
     let mut parts = Vec::new();
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_route_is_told_by_all_that_it_matches() {
+    fn a_route_is_described_by_all_that_it_matches() {
         let mut matches = RouteMatch { path_prefix: Some("/api".to_owned()), ..RouteMatch::default() };
         assert_eq!(requests(&matches), "/api and below");
         matches.methods = vec!["GET".to_owned(), "HEAD".to_owned()];

@@ -1,7 +1,7 @@
-//! A fleet file that is followed: each new content is told once.
+//! Follows a fleet file: reports each new content once.
 //!
-//! Contents are compared, read by the file's name each time: so a change is seen also where the name leads through
-//! symbolic links that are swapped, as those of a ConfigMap that Kubernetes mounts.
+//! The contents are read by the file's name and compared, which also detects a swap of symbolic links, as in a ConfigMap that
+//! Kubernetes mounts.
 
 use std::{
     io,
@@ -12,33 +12,33 @@ use std::{
 use tidegate_model::fleet::Fleet;
 use tokio::time::{Interval, MissedTickBehavior};
 
-/// How often the file is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Looks in a row that must fail before it is told: a file that is being replaced is away for a moment.
-const FAILURES_TOLD: u32 = 4;
+/// The time between two reads of the file.
+const READ_INTERVAL: Duration = Duration::from_millis(500);
+/// The number of failed reads in a row before the failure is reported: a file that is being replaced is missing for a moment.
+const REPORTED_FAILURES: u32 = 4;
 
-/// A fleet file that is followed.
+/// A follower of a fleet file.
 #[derive(Debug)]
 pub struct Followed {
     file: PathBuf,
     seen: String,
-    /// Looks that have failed since it could be read last.
+    /// The failed reads since the last successful one.
     failures: u32,
     ticks: Interval,
 }
 
 impl Followed {
-    /// Follows `file`, of which `seen` is known.
+    /// Follows `file`, whose last known content is `seen`.
     pub fn new(file: &Path, seen: String) -> Followed {
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        let mut ticks = tokio::time::interval(READ_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Followed { file: file.to_owned(), seen, failures: 0, ticks }
     }
 
-    /// Waits for another content than the last. May be dropped at any time without missing a change.
+    /// Waits for another content than the last. Cancel-safe.
     ///
     /// # Errors
-    /// Once when the file cannot be read for longer than an editor takes to replace it. It is followed on.
+    /// Once when the file cannot be read for longer than an editor takes to replace it. Following continues.
     async fn changed(&mut self) -> io::Result<String> {
         loop {
             self.ticks.tick().await;
@@ -52,7 +52,7 @@ impl Followed {
                 }
                 Err(error) => {
                     self.failures = self.failures.saturating_add(1);
-                    if self.failures == FAILURES_TOLD {
+                    if self.failures == REPORTED_FAILURES {
                         return Err(error);
                     }
                 }
@@ -60,8 +60,7 @@ impl Followed {
         }
     }
 
-    /// Waits for another fleet, as [`Followed::changed`] does. A wrong one, and that the file cannot be read, is told on
-    /// standard error.
+    /// Waits for another valid fleet, as [`Followed::changed`] does. Errors are reported on standard error.
     pub async fn fleet(&mut self) -> (String, Fleet) {
         let name = self.file.display().to_string();
         loop {
@@ -137,8 +136,8 @@ mod tests {
 
         fs::remove_file(mounted.0.join("..data")).unwrap();
         assert!(tokio::time::timeout(Duration::ZERO, followed.changed()).await.is_err(), "it may come back");
-        let told = tokio::time::timeout(LIMIT, followed.changed()).await.unwrap().unwrap_err();
-        assert_eq!(told.kind(), io::ErrorKind::NotFound);
+        let error = tokio::time::timeout(LIMIT, followed.changed()).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
         mounted.swap("..v1", "two");
         assert_eq!(tokio::time::timeout(LIMIT, followed.changed()).await.unwrap().unwrap(), "two");
     }

@@ -12,7 +12,7 @@ pub fn init(file: &Path, force: bool) -> anyhow::Result<()> {
         fs::OpenOptions::new().write(true).truncate(true).create(force).create_new(!force).open(file);
     let mut opened = match opened {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            anyhow::bail!("{} is there already; --force replaces it", file.display())
+            anyhow::bail!("{} exists already; --force overwrites it", file.display())
         }
         opened => opened.with_context(|| format!("{} cannot be written", file.display()))?,
     };

@@ -39,7 +39,7 @@ pub async fn connect(options: &BusOptions) -> anyhow::Result<Bus> {
     if bus.ready(options.timeout).await {
         return Ok(bus);
     }
-    let why = bus.trouble().map(|why| format!(": {why}")).unwrap_or_default();
+    let why = bus.connect_error().map(|why| format!(": {why}")).unwrap_or_default();
     anyhow::bail!(
         "no NATS server answers at {} within {:?}, or none that lets this user in (--nats-servers){why}",
         options.nats_servers,
@@ -47,29 +47,29 @@ pub async fn connect(options: &BusOptions) -> anyhow::Result<Bus> {
     );
 }
 
-/// How soon what the bus did not do is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// The pause between two attempts.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Waits for a bus that is away, and says why, once for each reason.
+/// Retries while the bus is away; prints each reason once.
 #[derive(Default)]
-pub struct Patience {
-    said: Option<&'static str>,
+pub struct BusRetry {
+    reported: Option<&'static str>,
 }
 
-impl Patience {
-    /// Says what is wrong, where that is new, and waits a little.
+impl BusRetry {
+    /// Prints the error, unless it is of the kind that was printed last, and pauses.
     pub async fn wait(&mut self, error: &BusError) {
-        // How long it has been away is not another reason.
-        if self.said != Some(error.reason()) {
+        // The kind, not the text: the text says for how long the bus has been away.
+        if self.reported != Some(error.reason()) {
             eprintln!("waiting for the bus: {error}");
-            self.said = Some(error.reason());
+            self.reported = Some(error.reason());
         }
-        tokio::time::sleep(TRY_AGAIN).await;
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 
-    /// Notes that the bus did what it was to.
-    pub fn ended(&mut self) {
-        self.said = None;
+    /// Records that a call succeeded.
+    pub fn succeeded(&mut self) {
+        self.reported = None;
     }
 }
 

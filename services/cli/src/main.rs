@@ -1,6 +1,6 @@
-//! The `tidegate` command: checks and applies fleets, shows and steers what runs, and runs everything in one process.
+//! The `tidegate` command: checks and applies fleet files, shows and overrides routing, and runs all services in one process.
 //!
-//! It must not decide anything that a service decides: it asks and tells them over the bus.
+//! This crate must not decide anything that a service decides: it queries and commands services over the bus.
 #![forbid(unsafe_code)]
 
 mod apply;
@@ -9,6 +9,7 @@ mod check;
 mod dev;
 mod drain;
 mod edge;
+mod environment;
 mod events;
 mod explain;
 mod fleet;
@@ -29,11 +30,17 @@ use arguments::{Arguments, Command, EdgeAction, WrongArgument};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Exit code for files and arguments that are wrong.
+/// The exit code for invalid files and arguments.
 const WRONG_INPUT: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    if let Err(error) = environment::check(variables) {
+        eprintln!("tidegate: {error}");
+        return ExitCode::from(WRONG_INPUT);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
@@ -65,7 +72,7 @@ fn main() -> ExitCode {
             Command::Origin(options) => origin::origin(options).await,
         }
     });
-    // Threads that still look up a name or read a file are not waited for.
+    // Threads that still resolve a name or read a file are not awaited.
     runtime.shutdown_background();
     match ran {
         Ok(()) => ExitCode::SUCCESS,
@@ -74,7 +81,7 @@ fn main() -> ExitCode {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    if say::is_unheard(error) {
+    if say::is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
     match error.downcast_ref::<check::WrongFile>() {

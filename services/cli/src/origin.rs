@@ -1,7 +1,7 @@
-//! `tidegate origin`: a server that answers with its own name.
+//! `tidegate origin`: a server that responds with its own name.
 //!
-//! `/healthz` answers 200, or 503 while the origin was told to by `POST /control/fail` (`POST /control/recover` takes it
-//! back); then every other path answers 503 as well.
+//! After `POST /control/fail` it responds to every request, including health checks, with 503, until
+//! `POST /control/recover`.
 
 use std::{
     convert::Infallible,
@@ -26,8 +26,8 @@ use tokio::{net::TcpListener, task::JoinSet};
 use crate::arguments::OriginOptions;
 use crate::say::say_line;
 
-/// After a connection that could not be accepted.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// The pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 struct Origin {
     name: String,
@@ -61,8 +61,8 @@ pub async fn origin(options: OriginOptions) -> anyhow::Result<()> {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
-                // Too many open files pass; spinning would not help.
-                Err(_) => { tokio::time::sleep(ACCEPT_AGAIN).await; continue }
+                // A shortage of file descriptors passes; spinning would not help.
+                Err(_) => { tokio::time::sleep(ACCEPT_PAUSE).await; continue }
             },
             _ = connections.join_next(), if !connections.is_empty() => continue,
             () = shutdown.cancelled() => return Ok(()),
@@ -72,7 +72,7 @@ pub async fn origin(options: OriginOptions) -> anyhow::Result<()> {
         let origin = origin.clone();
         connections.spawn(async move {
             let service = service_fn(move |request| answer(origin.clone(), request));
-            // A client that breaks off is none of an origin's business.
+            // A client that aborts is not an origin's concern.
             _ = auto::Builder::new(TokioExecutor::new())
                 .serve_connection_with_upgrades(TokioIo::new(stream), service)
                 .await;

@@ -1,4 +1,4 @@
-//! `tidegate bus-permissions`: who may publish and subscribe to what on the bus, with a user for each edge of a fleet and, for
+//! `tidegate bus-permissions`: the publish and subscribe permissions on the bus, with a user for each edge of a fleet and, for
 //! each region, one for each kind of service whose instances have no fixed names.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, io, path::Path};
@@ -11,15 +11,15 @@ use tidegate_model::{EdgeName, RegionName, fleet::Fleet};
 
 use crate::{arguments::WrongArgument, check, say::say};
 
-/// The most messages of one response: a large snapshot has many parts.
+/// The most messages of one reply: a large snapshot has many parts.
 const MANY: u32 = 4096;
 
-/// A user and its rights.
+/// A user and its permissions.
 struct User {
     name: String,
     publish: Vec<String>,
     subscribe: Vec<String>,
-    /// The most messages of a response to a request that it received; absent: it answers none.
+    /// The most messages of a reply to a request that it received; absent: it may not reply.
     responses: Option<u32>,
 }
 
@@ -45,8 +45,8 @@ fn text(
     region: Option<&RegionName>,
     password: impl Fn(&str) -> anyhow::Result<String>,
 ) -> anyhow::Result<String> {
-    let mut text = "# Who may say what on the bus, as `tidegate bus-permissions` prints it for a fleet file: whoever takes over a service\n\
-                    # can speak only for that one. Each reads only the responses to its own requests.\n\
+    let mut text = "# The permissions on the bus, as `tidegate bus-permissions` prints them for a fleet file: whoever takes over a service\n\
+                    # can publish only as that one. Each user reads only the replies to its own requests.\n\
                     authorization {\n  users: [\n"
         .to_owned();
     for user in users(fleet, region) {
@@ -87,31 +87,31 @@ fn users(fleet: &Fleet, region: Option<&RegionName>) -> Vec<User> {
     users
 }
 
-/// A user that reads the responses to its own requests, beside what it subscribes to.
+/// A user that may subscribe to `subscribe` and the replies to its own requests.
 fn user(name: String, publish: Vec<String>, subscribe: Vec<String>, responses: Option<u32>) -> User {
     let inbox = format!("_INBOX.tidegate.{name}.>");
     User { name, publish, subscribe: subscribe.into_iter().chain([inbox]).collect(), responses }
 }
 
 fn edge(name: &EdgeName, region: &RegionName) -> User {
-    let (routes, bearer) = (subjects::routes(region), subjects::bearer("edge", region, name.as_str()));
+    let (routes, claim) = (subjects::routes(region), subjects::claim("edge", region, name.as_str()));
     let mut publish = vec![
         subjects::suspicions_of(region, name),
         subjects::applied(region, name),
         subjects::load(region, name),
         subjects::event(region, name.as_str()),
-        bearer.clone(),
-        // The whole table, when a part was missed.
+        claim.clone(),
+        // The snapshot of the table, when a delta was missed.
         subjects::snapshot(&routes),
     ];
     publish.extend(read_bucket(FLEET_BUCKET));
     publish.extend(read_bucket(ROUTES_BUCKET));
-    user(format!("edge-{name}"), publish, vec![routes, bearer, subjects::reset(region, name)], Some(1))
+    user(format!("edge-{name}"), publish, vec![routes, claim, subjects::reset(region, name)], Some(1))
 }
 
 fn prober(region: &RegionName) -> User {
-    let (probes, bearers) = (subjects::probes_in(region), subjects::bearer("health-prober", region, "*"));
-    let mut publish = vec![probes.clone(), bearers.clone()];
+    let (probes, claims) = (subjects::probes_in(region), subjects::claim("health-prober", region, "*"));
+    let mut publish = vec![probes.clone(), claims.clone()];
     publish.extend(read_bucket(FLEET_BUCKET));
     user(
         format!("prober-{region}"),
@@ -120,22 +120,22 @@ fn prober(region: &RegionName) -> User {
             subjects::FLEET.to_owned(),
             subjects::ALL_SUSPICIONS.to_owned(),
             subjects::snapshot(&probes),
-            bearers,
+            claims,
         ],
         Some(MANY),
     )
 }
 
-/// Makes and changes no stream: whoever may can have its server publish anything.
+/// It may not create or change streams: whoever may can have the server publish anything.
 fn computer(region: &RegionName) -> User {
-    let (routes, bearers) = (subjects::routes(region), subjects::bearer("route-computer", region, "*"));
+    let (routes, claims) = (subjects::routes(region), subjects::claim("route-computer", region, "*"));
     let key = subjects::routes_key(region);
     user(
         format!("computer-{region}"),
         vec![
             routes.clone(),
             subjects::events_in(region),
-            bearers.clone(),
+            claims.clone(),
             format!("$KV.{ROUTES_BUCKET}.{key}"),
             format!("$KV.{ROUTES_BUCKET}.{key}.>"),
             format!("$KV.{LEASE_BUCKET}.{region}"),
@@ -152,14 +152,14 @@ fn computer(region: &RegionName) -> User {
             subjects::applied_in(region),
             subjects::snapshot(&routes),
             subjects::explain(region),
-            bearers,
+            claims,
         ],
         Some(MANY),
     )
 }
 
 fn replicator(region: &RegionName) -> User {
-    let mut publish = vec![subjects::carry(region), format!("{}.request", subjects::ALL_CARRY)];
+    let mut publish = vec![subjects::digest(region), subjects::ALL_PULLS.to_owned()];
     publish.extend(write_decisions());
     user(
         format!("replicator-{region}"),
@@ -167,8 +167,8 @@ fn replicator(region: &RegionName) -> User {
         vec![
             subjects::FLEET.to_owned(),
             subjects::OVERRIDES.to_owned(),
-            subjects::ALL_CARRY.to_owned(),
-            subjects::carry_request(region),
+            subjects::ALL_DIGESTS.to_owned(),
+            subjects::pull(region),
         ],
         Some(MANY),
     )
@@ -190,19 +190,19 @@ fn operator() -> User {
     let subscribe = [
         subjects::ALL_APPLIED,
         subjects::ALL_LOAD,
-        subjects::ALL_BEARERS,
+        subjects::ALL_CLAIMS,
         subjects::ALL_ROUTES,
         subjects::FLEET,
     ];
     user("operator".to_owned(), publish, subscribe.map(str::to_owned).into(), None)
 }
 
-/// Reading a bucket.
+/// The permissions to read a bucket.
 fn read_bucket(bucket: &str) -> [String; 2] {
     [format!("$JS.API.STREAM.INFO.KV_{bucket}"), format!("$JS.API.DIRECT.GET.KV_{bucket}.>")]
 }
 
-/// Writing what operators decide, and making streams.
+/// The permissions to write what operators decide, and to create streams.
 fn write_decisions() -> Vec<String> {
     vec![
         subjects::FLEET.to_owned(),
@@ -219,7 +219,7 @@ fn write_decisions() -> Vec<String> {
     ]
 }
 
-/// Refuses users who would share a variable and so a password: names may differ by signs or capitals that it cannot hold.
+/// Refuses users who would share a variable, and so a password: names may differ only in characters that it cannot hold.
 fn check_variables(users: &[User]) -> Result<(), WrongArgument> {
     let mut taken: BTreeMap<String, &str> = BTreeMap::new();
     for User { name, .. } in users {
@@ -304,7 +304,7 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
             "applied.us.e-1",
             "load.us.e-1",
             "event.us.e-1",
-            "bearer.edge.us.e-1",
+            "claim.edge.us.e-1",
             "reset.us.e-1",
             "routes.us",
             "routes.us.snapshot",
@@ -324,7 +324,7 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
                 assert_eq!(may(what), is_trusted, "{} {what}", user.name);
             }
             assert!(user.subscribe.contains(&format!("_INBOX.tidegate.{}.>", user.name)), "{}", user.name);
-            // What nobody may: to answer for others, and to hear others' responses.
+            // No user may reply for others, or receive others' replies.
             assert!(!may("_INBOX") && !user.subscribe.iter().any(|subject| subject.starts_with("_INBOX.>")));
             assert!(!user.publish.iter().chain(&user.subscribe).any(|subject| subject == ">"));
         }

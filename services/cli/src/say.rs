@@ -1,4 +1,4 @@
-//! What the command says on standard output.
+//! Writes to standard output.
 
 use std::{
     fmt::Display,
@@ -10,13 +10,13 @@ use anyhow::Context as _;
 /// Writes a text to standard output.
 ///
 /// # Errors
-/// When it cannot be written; [`is_unheard`] tells whether only because nobody reads any more.
+/// When it cannot be written; [`is_broken_pipe`] shows whether only because its reader is gone.
 pub fn say(text: impl Display) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     write!(out, "{text}").and_then(|()| out.flush()).context("standard output cannot be written")
 }
 
-/// The same with the end of a line.
+/// Writes a line to standard output.
 ///
 /// # Errors
 /// As [`say`].
@@ -24,8 +24,8 @@ pub fn say_line(text: impl Display) -> anyhow::Result<()> {
     say(format_args!("{text}\n"))
 }
 
-/// Whether an error is that nobody reads standard output any more, as behind `| head -1`.
-pub fn is_unheard(error: &anyhow::Error) -> bool {
+/// Whether an error is that the reader of standard output is gone, as with `| head -1`.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())

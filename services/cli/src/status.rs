@@ -10,10 +10,10 @@ use crate::{arguments::BusOptions, link};
 
 /// How long to listen for edges, which report once a second.
 const LISTEN: Duration = Duration::from_millis(1300);
-/// How often `--watch` shows anew.
-const EVERY: Duration = Duration::from_secs(1);
+/// The refresh interval of `--watch`.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shows what runs; fails after that where the bus could not be asked for all of it.
+/// Shows the status; fails afterwards where some of it could not be read.
 pub async fn status(json: bool, watch: bool, options: &BusOptions) -> anyhow::Result<()> {
     let bus = link::connect(options).await?;
     let mut gatherer = gather::Gatherer::start(&bus).await?;
@@ -33,6 +33,6 @@ pub async fn status(json: bool, watch: bool, options: &BusOptions) -> anyhow::Re
             anyhow::ensure!(status.problems.is_empty(), "not all could be read");
             return Ok(());
         }
-        gatherer.listen(EVERY).await?;
+        gatherer.listen(REFRESH_INTERVAL).await?;
     }
 }

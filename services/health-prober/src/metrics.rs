@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_model::observation::{Failure, Outcome};
+use tidegate_model::observation::{Failure, ProbeOutcome};
 use tidegate_service::{
     Registry,
     metrics::{Counter, Gauge, Histogram},
@@ -102,19 +102,19 @@ impl Metrics {
         }
     }
 
-    pub fn record_probe(&self, outcome: &Outcome, took: Duration) {
+    pub fn record_probe(&self, outcome: &ProbeOutcome, took: Duration) {
         self.duration.observe(took.as_secs_f64());
         let failed = |at: usize| &self.failed[at];
         match outcome {
-            Outcome::Pass => &self.passed,
-            Outcome::Fail(Failure::ConnectRefused) => failed(0),
-            Outcome::Fail(Failure::ConnectTimeout) => failed(1),
-            Outcome::Fail(Failure::ConnectError) => failed(2),
-            Outcome::Fail(Failure::Tls) => failed(3),
-            Outcome::Fail(Failure::Reset) => failed(4),
-            Outcome::Fail(Failure::NoAnswer) => failed(5),
-            Outcome::Fail(Failure::Status(_)) => failed(6),
-            Outcome::Fail(Failure::BadAnswer) => failed(7),
+            ProbeOutcome::Pass => &self.passed,
+            ProbeOutcome::Fail(Failure::ConnectRefused) => failed(0),
+            ProbeOutcome::Fail(Failure::ConnectTimeout) => failed(1),
+            ProbeOutcome::Fail(Failure::ConnectError) => failed(2),
+            ProbeOutcome::Fail(Failure::Tls) => failed(3),
+            ProbeOutcome::Fail(Failure::Reset) => failed(4),
+            ProbeOutcome::Fail(Failure::NoAnswer) => failed(5),
+            ProbeOutcome::Fail(Failure::Status(_)) => failed(6),
+            ProbeOutcome::Fail(Failure::BadAnswer) => failed(7),
         }
         .increment();
     }

@@ -4,20 +4,21 @@ use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tidegate_bus::{
-    Bus, clock,
+    Bus,
+    claims::NameConflictMonitor,
+    clock,
     fleet::{FleetFollower, FleetText},
     limit::{LogLimit, SenderLimit},
-    presence::Presence,
     subjects,
     table::{Epochs, Owner, OwnerOptions},
 };
 use tidegate_model::{
     ClusterName, EdgeName, Epoch, NetworkName, RegionName, Revision,
     fleet::Fleet,
-    observation::{Observation, Outcome, Target},
+    observation::{Observation, ProbeOutcome, Target},
     report::Suspicion,
 };
-use tidegate_service::{Registry, bus::bear_name};
+use tidegate_service::{Registry, bus::claim_name};
 use tokio::{
     task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
@@ -70,9 +71,9 @@ pub async fn run_with(
     let region = settings.region.clone().context("a prober needs a region")?;
     let name = settings.name.clone().context("a prober needs a name")?;
     let subject = subjects::probe(&region, &name);
-    let bearer = subjects::bearer("health-prober", &region, name.as_str());
+    let claim = subjects::claim("health-prober", &region, name.as_str());
     let what = format!("health-prober {name} of {region}");
-    let presence = bear_name(registry, &bus, bearer, what, &shutdown).await?;
+    let name_conflicts = claim_name(registry, &bus, claim, what, &shutdown).await?;
     let options =
         OwnerOptions { stalled_after: Some(STALLED_AFTER), epochs: Epochs::Timed, ..OwnerOptions::default() };
     // A later start has a later epoch, so replicas never mistake the table of an earlier incarnation for this one's.
@@ -91,7 +92,7 @@ pub async fn run_with(
         connections: HashMap::new(),
         running: JoinSet::new(),
         owner,
-        presence,
+        name_conflicts,
         shares_name: false,
         metrics: Metrics::new(registry),
         suspicion_limit: SenderLimit::new(SUSPICIONS_PER_SECOND, SUSPICION_BURST),
@@ -182,8 +183,8 @@ struct Prober {
     connections: HashMap<JobId, (Arc<ProbeTransport>, Connection)>,
     running: JoinSet<Ended>,
     owner: Owner<Target, Observation>,
-    presence: Presence,
-    /// Whether another process bears its name.
+    name_conflicts: NameConflictMonitor,
+    /// Whether another process claims its name.
     shares_name: bool,
     metrics: Metrics,
     /// The limit of suspicions by edge.
@@ -196,7 +197,7 @@ struct Prober {
 struct Ended {
     job: Job,
     /// An error means that this machine lacks resources.
-    outcome: io::Result<(Outcome, Option<Connection>)>,
+    outcome: io::Result<(ProbeOutcome, Option<Connection>)>,
     took: Duration,
     transport: Arc<ProbeTransport>,
 }
@@ -205,8 +206,9 @@ impl Prober {
     /// Restarts as a new incarnation if the table is outdated or superseded: after the process stood still, and after another
     /// process with the same name, whose later table replaced this one's, has gone.
     async fn restart_if_due(&mut self, batch: &mut Batch) {
-        let shares_name = self.presence.other().is_some();
+        let shares_name = self.name_conflicts.conflicting_claim().is_some();
         let is_alone_again = std::mem::replace(&mut self.shares_name, shares_name) && !shares_name;
+        self.owner.record_progress();
         let later = self.owner.superseded_by();
         let is_superseded = later.is_some() && !shares_name;
         if !self.owner.is_stalled() && !is_alone_again && !is_superseded {
@@ -218,7 +220,7 @@ impl Prober {
         *batch = Batch::default();
         self.schedule.set_targets(&ProbeTargets::default(), self.start.elapsed());
         self.connections.clear();
-        if let Err(error) = self.owner.begin_anew(epoch).await {
+        if let Err(error) = self.owner.restart(epoch).await {
             tracing::debug!(%error, "the new table was not announced; the next heartbeat announces it");
         }
         self.update_targets(batch);

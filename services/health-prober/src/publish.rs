@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidegate_bus::{TraceContext, clock, codec, table::Owner};
 use tidegate_model::{
     Timestamp,
-    observation::{Observation, ObservationCause, Outcome, Signal, Target},
+    observation::{Observation, ObservationCause, ProbeOutcome, Signal, Target},
 };
 use tidegate_service::telemetry;
 use tracing::{Span, info_span};
@@ -68,8 +68,8 @@ fn batch_cause(first: Option<&ObservationChange>, now: Duration, observed_at: Ti
 fn probe_span(change: &ObservationChange, now: Duration) -> Span {
     let Target { cluster, endpoint, check } = &change.target;
     let outcome = match &change.observation.outcome {
-        Outcome::Pass => "pass".to_owned(),
-        Outcome::Fail(failure) => failure.to_string(),
+        ProbeOutcome::Pass => "pass".to_owned(),
+        ProbeOutcome::Fail(failure) => failure.to_string(),
     };
     let ms = |since: Duration| now.saturating_sub(since).as_secs_f64() * 1e3;
     let (took_ms, run_ms, streak) = (ms(change.began), ms(change.run_began), change.observation.streak);

@@ -12,7 +12,7 @@ use tidegate_bus::{
 use tidegate_health_prober::{ProberSettings, run};
 use tidegate_model::{
     fleet::Address,
-    observation::{Failure, Observation, ObservationCause, Outcome, Signal, Target},
+    observation::{Failure, Observation, ObservationCause, ProbeOutcome, Signal, Target},
     report::Suspicion,
 };
 use tokio::{
@@ -112,11 +112,11 @@ impl Bench {
 }
 
 fn passes(_: &Target, observation: Option<&Observation>) -> bool {
-    observation.is_some_and(|seen| seen.outcome == Outcome::Pass && seen.streak == 3)
+    observation.is_some_and(|seen| seen.outcome == ProbeOutcome::Pass && seen.streak == 3)
 }
 
 fn down(_: &Target, observation: Option<&Observation>) -> bool {
-    observation.is_some_and(|seen| matches!(seen.outcome, Outcome::Fail(_)) && seen.streak == 2)
+    observation.is_some_and(|seen| matches!(seen.outcome, ProbeOutcome::Fail(_)) && seen.streak == 2)
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn an_origin_is_observed_up_and_when_it_dies_down() {
     let (observation, cause) = bench.change(down).await;
     let cause = cause.expect("a replica that is up to date gets deltas");
 
-    assert_eq!(observation.unwrap().outcome, Outcome::Fail(Failure::ConnectRefused));
+    assert_eq!(observation.unwrap().outcome, ProbeOutcome::Fail(Failure::ConnectRefused));
     assert_eq!(cause.signal, Signal::Schedule);
     assert!(cause.probed_at < cause.observed_at);
     bench.stop().await;

@@ -1,7 +1,7 @@
-//! The replicator: keeps a region's buckets and history, and the fleet and overrides the same in all regions.
+//! The replicator: maintains a region's buckets and history, and replicates the fleet and overrides between regions.
 //!
-//! It is a service of its own because it may write what operators write: route-computers, edges and probers can then have
-//! no right to. This crate must not know what a fleet or an override is for.
+//! It is a service of its own because it may write what operators write, so that route-computers, edges and probers need no
+//! permission to. This crate must not know what a fleet or an override is for.
 #![forbid(unsafe_code)]
 
 mod replicator;

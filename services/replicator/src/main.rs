@@ -8,7 +8,7 @@ use tidegate_service::{Context, Description};
 fn main() -> ExitCode {
     let about = Description {
         name: "tidegate-replicator",
-        about: "Keeps a region's buckets, and what operators decided the same in all regions.",
+        about: "Maintains a region's buckets and history, and replicates the fleet and overrides between regions.",
         version: env!("CARGO_PKG_VERSION"),
     };
     tidegate_service::main(about, |settings: ReplicatorSettings, context: Context| async move {

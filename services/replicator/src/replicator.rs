@@ -1,4 +1,4 @@
-//! Runs what keeps a region's data: buckets, history, restoring what the bus lost, replication between regions.
+//! Runs the tasks that maintain a region's data: buckets, history, restoring lost data, replication between regions.
 
 use std::{
     convert::Infallible,
@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::Context as _;
 use tidegate_bus::{
-    Bus, BusError, FailureLog, bucket::Bucket, carry::Carrier, fleet::FleetFollower, history::HistoryKeeper,
-    overrides::OverrideFollower, subjects::BUCKETS,
+    Bus, BusError, FailureLog, bucket::Bucket, fleet::FleetFollower, history::HistoryKeeper,
+    overrides::OverrideFollower, replicate::Replicator, subjects::BUCKETS,
 };
 use tidegate_model::fleet::Fleet;
 use tidegate_service::Context;
@@ -20,13 +20,13 @@ use tokio::time::MissedTickBehavior;
 
 use crate::settings::ReplicatorSettings;
 
-/// How often buckets, the fleet and the overrides are looked at when nothing says that they changed.
-const POLL: Duration = Duration::from_secs(1);
+/// The time between two checks of the buckets, the fleet and the overrides without a change notification.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs a replicator until it is asked to stop.
+/// Runs a replicator until shutdown.
 ///
 /// # Errors
-/// When the region is missing or the bus is closed. That the bus is away is no error.
+/// When the region is missing or the bus is closed. A bus that is away is no error.
 pub async fn run(settings: ReplicatorSettings, bus: Bus, context: Context) -> anyhow::Result<()> {
     let region = settings.replicator.region.context("the region is missing (replicator.region)")?;
     tidegate_service::bus::observe(&context.registry, &bus);
@@ -35,30 +35,30 @@ pub async fn run(settings: ReplicatorSettings, bus: Bus, context: Context) -> an
     let shown = made.clone();
     context.admin.check("buckets", move || match shown.load(Ordering::Relaxed) {
         true => Ok(()),
-        false => Err("the buckets were not made yet".to_owned()),
+        false => Err("the buckets were not created yet".to_owned()),
     });
     let history = HistoryKeeper::start(&bus);
-    let fleet = FleetFollower::start(&bus, POLL, true).await?;
-    let overrides = OverrideFollower::start(&bus, POLL, true).await?;
-    let carrier = Carrier::start(&bus, &region, is_fleet).await?;
-    tracing::info!(%region, "keeps the region's buckets, and replicates");
+    let fleet = FleetFollower::start(&bus, POLL_INTERVAL, true).await?;
+    let overrides = OverrideFollower::start(&bus, POLL_INTERVAL, true).await?;
+    let replicator = Replicator::start(&bus, &region, is_fleet).await?;
+    tracing::info!(%region, "maintaining the region's buckets and replicating");
     context.admin.started();
     tokio::select! {
         () = context.shutdown.cancelled() => {}
         never = keep_buckets(&bus, &made) => match never {},
     }
-    carrier.stop().await;
+    replicator.stop().await;
     overrides.stop().await;
     fleet.stop().await;
     history.stop().await;
     Ok(())
 }
 
-/// Makes the buckets where they are missing, also after the bus lost its data: no other service may.
+/// Creates the buckets where they are missing, also after the bus lost its data: no other service may.
 async fn keep_buckets(bus: &Bus, made: &AtomicBool) -> Infallible {
     let buckets = BUCKETS.map(|name| bus.bucket(name));
     let mut state = bus.watch_state();
-    let mut ticks = tokio::time::interval(POLL);
+    let mut ticks = tokio::time::interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failures = FailureLog::default();
     loop {
@@ -71,7 +71,7 @@ async fn keep_buckets(bus: &Bus, made: &AtomicBool) -> Infallible {
         }
         let ensured = ensure(&buckets).await;
         made.fetch_or(ensured.is_ok(), Ordering::Relaxed);
-        failures.record(ensured, "a bucket cannot be made");
+        failures.record(ensured, "a bucket cannot be created");
     }
 }
 
@@ -82,7 +82,7 @@ async fn ensure(buckets: &[Bucket]) -> Result<(), BusError> {
     Ok(())
 }
 
-/// Whether a fleet file can be read by this version.
+/// Whether this version can parse a fleet file.
 fn is_fleet(text: &str) -> bool {
     Fleet::parse(text, "fleet").is_ok()
 }

@@ -12,7 +12,7 @@ use tidegate_service::{
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplicatorSettings {
-    /// For which region it works.
+    /// The region that it works for.
     pub replicator: ReplicatorSection,
     /// How to reach the bus.
     pub nats: NatsSection,
@@ -24,7 +24,7 @@ pub struct ReplicatorSettings {
     pub telemetry: TelemetrySection,
 }
 
-/// For which region a replicator works.
+/// The region that a replicator works for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplicatorSection {

@@ -20,7 +20,7 @@ use tidegate_model::{
     routes::{Cause, RouteCause},
 };
 use tidegate_routing::{Engine, RouteEvent, Settings};
-use tidegate_service::{Context, bus::bear_name, telemetry};
+use tidegate_service::{Context, bus::claim_name, telemetry};
 use tokio::{sync::watch, time::Instant};
 use tracing::Span;
 
@@ -41,9 +41,9 @@ const PROBER_GONE: Duration = Duration::from_secs(60);
 pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) -> anyhow::Result<()> {
     let region = settings.computer.region.clone().context("the region is missing (computer.region)")?;
     let holder = settings.computer.name.clone().context("the name is missing (computer.name)")?;
-    let bearer = subjects::bearer("route-computer", &region, holder.as_str());
+    let claim = subjects::claim("route-computer", &region, holder.as_str());
     let what = format!("route-computer {holder} of {region}");
-    bear_name(&context.registry, &bus, bearer, what, &context.shutdown).await?;
+    claim_name(&context.registry, &bus, claim, what, &context.shutdown).await?;
     let fleets = FleetFollower::start(&bus, POLL, false).await?;
     let overrides = OverrideFollower::start(&bus, POLL, false).await?;
     let (probers, mut observations) =
@@ -351,7 +351,7 @@ impl Computer {
         let edges = fleet.edges.values().filter(|edge| edge.region == self.region).count();
         let agreed = self.serving.record(edge, *epoch.max(fence), edges == 1, Instant::now());
         if let (Some(leadership), Some(agreed)) = (&self.leadership, agreed) {
-            leadership.report_epoch(agreed);
+            leadership.observe_epoch(agreed);
         }
     }
 

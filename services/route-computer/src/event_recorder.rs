@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tidegate_bus::{Bus, TraceContext, table::Position};
 use tidegate_model::{
     Epoch, HolderName, RegionName, ServiceName, Timestamp,
-    event::{Decided, Event, EventKind, Move, Standing},
+    event::{Decided, Destination, Event, EventKind, Move},
     routes::{ActionTiers, RouteCause, RouteEntry, RouteKey},
 };
 
@@ -15,7 +15,7 @@ pub struct EventRecorder {
     region: RegionName,
     holder: HolderName,
     /// By service: for its default action, then for its routes in order.
-    standings: BTreeMap<ServiceName, Vec<Standing>>,
+    standings: BTreeMap<ServiceName, Vec<Destination>>,
 }
 
 impl EventRecorder {
@@ -40,7 +40,7 @@ impl EventRecorder {
                 continue;
             };
             let before = self.standings.remove(service).unwrap_or_default();
-            let after: Vec<Standing> = tiers.actions.iter().map(standing_of).collect();
+            let after: Vec<Destination> = tiers.actions.iter().map(standing_of).collect();
             for (index, (after, action)) in after.iter().zip(&tiers.actions).enumerate() {
                 let before = before.get(index).cloned().unwrap_or_default();
                 if differs(&before, after) {
@@ -89,25 +89,25 @@ impl EventRecorder {
 
     async fn publish(&self, at: Timestamp, trace: Option<&TraceContext>, kind: EventKind) {
         let event = Event { region: self.region.clone(), at, kind };
-        if let Err(error) = self.bus.tell(self.holder.as_str(), trace, &event).await {
+        if let Err(error) = self.bus.publish_event(self.holder.as_str(), trace, &event).await {
             tracing::debug!(%error, "an event was not published");
         }
     }
 }
 
-fn standing_of(action: &ActionTiers) -> Standing {
-    Standing {
+fn standing_of(action: &ActionTiers) -> Destination {
+    Destination {
         shares: action.tiers.first().map(|tier| tier.shares.clone()).unwrap_or_default(),
         shed_permille: action.shed_permille,
         fail_open: action.fail_open,
     }
 }
 
-fn differs(before: &Standing, after: &Standing) -> bool {
-    let serving = |standing: &Standing| -> Vec<_> {
+fn differs(before: &Destination, after: &Destination) -> bool {
+    let serving = |standing: &Destination| -> Vec<_> {
         standing.shares.iter().filter(|(_, share)| *share > 0).map(|(cluster, _)| cluster.clone()).collect()
     };
-    let sheds = |standing: &Standing| standing.shed_permille > 0;
+    let sheds = |standing: &Destination| standing.shed_permille > 0;
     serving(before) != serving(after) || sheds(before) != sheds(after) || before.fail_open != after.fail_open
 }
 

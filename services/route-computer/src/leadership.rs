@@ -89,15 +89,15 @@ impl Leadership {
         owner.publish(changes.entries, codec::encode(cause), trace).await
     }
 
-    /// Reports an epoch that is in use, which the lease must exceed.
-    pub fn report_epoch(&self, epoch: Epoch) {
-        self.lease.hear(epoch);
+    /// Observes an epoch that is in use, which the lease must exceed.
+    pub fn observe_epoch(&self, epoch: Epoch) {
+        self.lease.observe_epoch(epoch);
     }
 
     /// Reports the epoch above its own that the owner found in its bucket, if any.
     pub fn report_superseding_epoch(&self) {
         if let Some(epoch) = self.owner.as_ref().and_then(|(_, owner)| owner.superseded_by()) {
-            self.lease.hear(epoch);
+            self.lease.observe_epoch(epoch);
         }
     }
 

@@ -131,7 +131,7 @@ async fn one(
 
     let mended_at = clock::now();
     world.mend(fault).await?;
-    show.line("taken back");
+    show.line("undone");
     world.until_well(LIMIT).await?;
     let well_at = clock::now();
     show.line(&format!("all is as before, {:.1} s later", well_at.since(mended_at).as_secs_f64()));

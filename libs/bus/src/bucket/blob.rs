@@ -1,8 +1,8 @@
-//! Blobs: values larger than a message, as parts below a head.
+//! Blobs: values larger than a message, stored as parts below a head.
 //!
-//! The head (the entry `<key>`) names a generation; the parts are the entries `<key>.part-<generation>.<number>`. A
-//! writer puts the parts of a new generation, then replaces the head by compare-and-swap: that moment is the write.
-//! Then it removes the parts of the generation before. A reader under whom a generation vanishes reads the new head.
+//! The head (the entry `<key>`) names a generation; the parts are the entries `<key>.part-<generation>.<index>`. A writer
+//! writes the parts of a new generation, then replaces the head by compare-and-swap, which commits the write, and deletes
+//! the parts of the generation before. A reader whose generation vanishes meanwhile starts again from the new head.
 
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -14,24 +14,24 @@ use crate::{
     codec::{self, Wire},
 };
 
-/// The size of a part. Small enough for any server's message limit and for messages in between.
+/// The size of a part: within any server's message limit, and small enough to let other messages through.
 const PART_SIZE: usize = 256 * 1024;
 /// The largest blob.
 const MAX_SIZE: usize = codec::MAX_BODY;
 /// The largest label.
 const MAX_LABEL: usize = 4096;
-/// How often a reader begins again when a generation vanishes under it.
-const READ_TRIES: u32 = 5;
-/// Parts that no head names are left by a writer that died, when they are older than this; before, they may be of one
-/// that is at work.
+/// How often a reader starts again when its generation vanishes.
+const READ_ATTEMPTS: u32 = 5;
+/// The age after which parts that no head names are orphans of a writer that died. Younger ones may belong to a writer
+/// that is still at work.
 const ORPHAN_AGE_MS: u64 = 60_000;
 
-/// What is known of a blob without reading it.
+/// The head of a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlobHead {
-    /// The revision of the head: the blob is written when it changes.
+    /// The revision of the head, which changes with each write of the blob.
     pub revision: u64,
-    /// What the writer said of the blob.
+    /// The label that the writer attached.
     pub label: Bytes,
     /// The blob's size in bytes.
     pub size: u64,
@@ -40,13 +40,13 @@ pub struct BlobHead {
     record: Head,
 }
 
-/// Where a blob may be written.
+/// The precondition of a write of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// Where there is none.
-    Empty,
-    /// Over the one whose head is of this revision.
-    Over(u64),
+pub enum Precondition {
+    /// There is no blob.
+    Absent,
+    /// The head has this revision.
+    Revision(u64),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,17 +61,17 @@ struct Head {
 impl Wire for Head {}
 
 impl Bucket {
-    /// Writes a blob with a label of at most 4 KiB that can be read without it. Returns the head's revision.
+    /// Writes a blob with a label of at most 4 KiB, which can be read without the blob. Returns the revision of the head.
     ///
     /// # Errors
-    /// [`BusError::Conflict`] when the place is not as expected; nothing is left of the blob then. Else as for
+    /// [`BusError::Conflict`] when the precondition does not hold; nothing is left of the blob then. Else as for
     /// [`Bucket::put`], and when the blob is larger than 64 MiB.
     pub async fn put_blob(
         &self,
         key: &str,
         label: Bytes,
         blob: Bytes,
-        place: Place,
+        precondition: Precondition,
     ) -> Result<u64, BusError> {
         for (size, limit) in [(blob.len(), MAX_SIZE), (label.len(), MAX_LABEL)] {
             if size > limit {
@@ -79,15 +79,15 @@ impl Bucket {
             }
         }
         let present = self.blob_head(key).await?;
-        if let (Place::Empty, Some(_)) = (place, &present) {
+        if let (Precondition::Absent, Some(_)) = (precondition, &present) {
             return Err(self.conflict(key));
         }
-        if let (Place::Over(expected), Some(head)) = (place, &present)
+        if let (Precondition::Revision(expected), Some(head)) = (precondition, &present)
             && head.revision != expected
         {
             return Err(self.conflict(key));
         }
-        // The time first, so that parts which no head names can be told by age.
+        // It begins with the time, which shows the age of parts that no head names.
         let generation = (clock::unix_millis() << 20) | u64::from(rand::random::<u32>() >> 12);
         let prefix = parts_prefix(key, generation);
         let parts = blob.len().div_ceil(PART_SIZE);
@@ -102,9 +102,9 @@ impl Bucket {
             digest: xxh3_128(&blob),
             label,
         };
-        let expected = match place {
-            Place::Empty => Expected::Nothing,
-            Place::Over(revision) => Expected::Revision(revision),
+        let expected = match precondition {
+            Precondition::Absent => Expected::Nothing,
+            Precondition::Revision(revision) => Expected::Revision(revision),
         };
         match self.write(key, codec::encode(&head), expected).await {
             Ok(revision) => {
@@ -113,7 +113,7 @@ impl Bucket {
             }
             Err(conflict @ BusError::Conflict { .. }) => {
                 if let Err(error) = self.delete_below(&prefix).await {
-                    tracing::debug!(key, %error, "parts of a blob that lost are left for later");
+                    tracing::debug!(key, %error, "the parts of a blob that lost a race are deleted later");
                 }
                 Err(conflict)
             }
@@ -122,10 +122,10 @@ impl Bucket {
         }
     }
 
-    /// What is known of a blob; nothing when there is none.
+    /// Reads the head of a blob; nothing when there is none.
     ///
     /// # Errors
-    /// As for [`Bucket::get`], and when the entry is not a blob's head.
+    /// As for [`Bucket::get`], and when the entry is no head.
     pub async fn blob_head(&self, key: &str) -> Result<Option<BlobHead>, BusError> {
         let Some(entry) = self.get(key).await? else { return Ok(None) };
         let record: Head = codec::decode(&entry.value).map_err(|error| BusError::Blob {
@@ -142,13 +142,13 @@ impl Bucket {
         }))
     }
 
-    /// A blob; nothing when there is none.
+    /// Reads a blob; nothing when there is none.
     ///
     /// # Errors
     /// As for [`Bucket::get`], and when the blob's parts are missing or damaged.
     pub async fn get_blob(&self, key: &str) -> Result<Option<(BlobHead, Bytes)>, BusError> {
         let mut reason = String::new();
-        for _ in 0..READ_TRIES {
+        for _ in 0..READ_ATTEMPTS {
             let Some(head) = self.blob_head(key).await? else { return Ok(None) };
             match self.read_parts(key, &head.record).await? {
                 Ok(blob) => return Ok(Some((head, blob))),
@@ -176,7 +176,7 @@ impl Bucket {
         Ok(Ok(blob.freeze()))
     }
 
-    /// Removes the parts of the generation `before` that was just replaced, and those that a dead writer left.
+    /// Deletes the parts of the generation `before` that was just replaced, and orphans.
     async fn sweep(&self, key: &str, before: Option<u64>) {
         let swept = async {
             if let Some(generation) = before {
@@ -190,7 +190,7 @@ impl Bucket {
             if generations.is_empty() {
                 return Ok(());
             }
-            // Read after the listing: what it does not name now, nobody will name.
+            // Read after the listing: no later head will name what this one does not.
             let named = self.blob_head(key).await?.map(|head| head.record.generation);
             for generation in generations.into_iter().filter(|generation| named != Some(*generation)) {
                 self.delete_below(&parts_prefix(key, generation)).await?;
@@ -198,7 +198,7 @@ impl Bucket {
             Ok::<_, BusError>(())
         };
         if let Err(error) = swept.await {
-            tracing::debug!(key, %error, "old parts of a blob are left for later");
+            tracing::debug!(key, %error, "old parts of a blob are deleted later");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The lease's rules, without I/O. Time is passed in; it is this process's monotonic clock and never leaves it.
+//! The rules of the lease, without I/O. Time is passed in: this process's monotonic clock, which never leaves it.
 
 use std::time::Duration;
 
@@ -7,30 +7,29 @@ use tokio::time::Instant;
 
 use super::record::LeaseRecord;
 
-/// The most by which a term is made larger because somebody is heard to use a larger one. What is heard is not signed, so
-/// this bounds what a forger can do; and it is half of what replicas believe, so that they follow also when they missed
-/// the term between.
-const HEARD_STEP: u64 = Epoch::MAX_STEP / 2;
+/// The largest step of the epoch towards one that is observed in use. Reports are not signed, so this bounds what a forger
+/// can do; it is half the step that replicas accept, so that they also follow when they missed the term between.
+const OBSERVED_STEP: u64 = Epoch::MAX_STEP / 2;
 
-/// How far above the epochs that it knows an entry that no trusted key signed is believed: so two leaders never have one epoch
-/// where a key was withdrawn, and who forges entries, which are replaced twice a second, uses up epochs in decades.
+/// The largest step above the known epochs to one that an untrusted entry claims: so two leaders never share an epoch after
+/// a key was removed, and a forger of entries, which are replaced twice a second, takes decades to use up the epochs.
 const CLAIMED_STEP: u64 = 1 << 10;
 
-/// Whether a candidate holds the lease.
+/// The state of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseState {
-    /// It does, and nobody else can (but in the moment after the bus lost its data, or somebody overwrote the entry).
+    /// It holds the lease, and nobody else can (except just after the bus lost its data or somebody overwrote the entry).
     Leader {
         /// Its epoch.
         epoch: Epoch,
     },
-    /// It did, could not renew it in time, and has not heard that another does. It may go on publishing: when another
-    /// has taken over, replicas refuse this epoch.
+    /// It held the lease, could not renew it in time, and has not seen another holder. It may continue to publish: when
+    /// another has taken over, replicas refuse this epoch.
     Uncertain {
         /// Its epoch.
         epoch: Epoch,
     },
-    /// It does not.
+    /// It does not hold the lease.
     Standby,
 }
 
@@ -44,22 +43,23 @@ impl LeaseState {
     }
 }
 
-/// What a lease's entry holds.
+/// The content of a lease's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseContent {
-    /// A record.
+    /// A trusted record.
     Record(LeaseRecord),
     /// Something else, perhaps a newer version's record.
     Unreadable,
-    /// Something that no trusted key signed although there are keys: whoever may write the bucket put it there, so it holds
-    /// nobody up. With the epoch that it claims, which may be that of a leader whose key was withdrawn.
+    /// An entry without the signature of a trusted key although there are keys: anybody who may write the bucket can have
+    /// put it there, so it is replaced at once. With the epoch that it claims, which may be that of a leader whose key was
+    /// removed.
     Untrusted(Option<Epoch>),
 }
 
-/// What to do with the lease's entry.
+/// A write of a lease's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseAction {
-    /// Nothing for now.
+    /// No write for now.
     Wait,
     /// Create it.
     Create(LeaseRecord),
@@ -67,57 +67,56 @@ pub enum LeaseAction {
     Replace(LeaseRecord, u64),
 }
 
-/// A candidate.
+/// A candidate for a lease.
 #[derive(Debug)]
 pub struct LeaseCore {
     holder: HolderName,
     instance: u64,
     duration: Duration,
     role: Role,
-    /// The newest entry that it has seen or made: of its own lease or another's.
+    /// The newest entry that it has seen or written, its own or another's.
     newest: Option<Newest>,
-    /// The largest epoch that others were heard to use since it took its own last.
-    heard: Epoch,
+    /// The largest epoch observed in use since it took its own last.
+    observed: Epoch,
     beat: u64,
-    /// The write that was decided and not answered for yet.
+    /// The write that was decided and has no result yet.
     pending: Option<LeaseRecord>,
-    /// It has seen or made an entry: a bucket without one has lost its data, and a holder may be at work.
+    /// Whether it has seen or written an entry: then a bucket without one has lost its data, and a holder may be active.
     knows_of_entry: bool,
-    /// It surely held the lease when the entry was lost: it need not wait for a holder to fall silent.
+    /// Whether it certainly held the lease when the entry was lost: then it need not wait for another holder.
     reclaims: bool,
 }
 
 #[derive(Debug)]
 enum Role {
-    /// What it last saw; absent: it has not looked since it gave up hope of its own entry.
+    /// The entry that it last saw; absent: it has not read it since it lost its own.
     Standby(Option<Seen>),
     Holder {
         epoch: Epoch,
         revision: u64,
         /// When the renewal that succeeded last was sent.
         renewed_at: Instant,
-        /// A renewal got no answer: its entry may be one revision on.
-        doubtful: bool,
+        /// Whether a renewal got no response: its entry may be one revision on.
+        is_uncertain_revision: bool,
     },
 }
 
 #[derive(Debug)]
 struct Seen {
-    /// Absent: there is no entry.
+    /// The revision and content; absent: there is no entry.
     entry: Option<(u64, LeaseContent)>,
     /// Since when it has been so.
     since: Instant,
 }
 
-/// The newest entry of a lease. An epoch is one instance's alone, and the beat grows with each of its renewals. So an entry that
-/// does not come after this one is an earlier one that somebody wrote again, which takes no key, and no sign of a holder's
-/// life.
+/// The newest entry of a lease. An epoch belongs to one instance, and the beat grows with each of its renewals. So an entry
+/// that does not come after this one is an earlier one that was replayed, which takes no key, and is no sign of life.
 #[derive(Debug, Clone, Copy)]
 struct Newest {
     epoch: Epoch,
     instance: u64,
     beat: u64,
-    /// When it was first seen, or when it was sent.
+    /// When it was first seen or sent.
     at: Instant,
 }
 
@@ -126,7 +125,7 @@ impl Newest {
         Newest { epoch: record.epoch, instance: record.instance, beat: record.beat, at }
     }
 
-    /// Whether `record` was made later.
+    /// Whether `record` is later.
     fn is_before(&self, record: &LeaseRecord) -> bool {
         record.epoch > self.epoch || (self.has_term_of(record) && record.beat > self.beat)
     }
@@ -138,7 +137,7 @@ impl Newest {
 }
 
 impl LeaseCore {
-    /// A candidate of this name that holds nothing.
+    /// A candidate of this name, on standby.
     pub fn new(holder: HolderName, duration: Duration) -> LeaseCore {
         let (instance, role) = (rand::random(), Role::Standby(None));
         LeaseCore {
@@ -147,7 +146,7 @@ impl LeaseCore {
             duration,
             role,
             newest: None,
-            heard: Epoch(0),
+            observed: Epoch(0),
             beat: 0,
             pending: None,
             knows_of_entry: false,
@@ -160,12 +159,12 @@ impl LeaseCore {
         &self.holder
     }
 
-    /// Whether it can renew without looking first.
-    pub fn holds(&self) -> bool {
-        matches!(self.role, Role::Holder { doubtful: false, .. })
+    /// Whether it holds the lease and can renew it without reading the entry first.
+    pub fn can_renew(&self) -> bool {
+        matches!(self.role, Role::Holder { is_uncertain_revision: false, .. })
     }
 
-    /// Whether it holds the lease.
+    /// The state at `now`.
     pub fn state(&self, now: Instant) -> LeaseState {
         match self.role {
             Role::Standby(_) => LeaseState::Standby,
@@ -176,7 +175,7 @@ impl LeaseCore {
         }
     }
 
-    /// When the state changes next by time alone; nothing when it does not.
+    /// When the state becomes uncertain by time alone; nothing when it does not.
     pub fn uncertain_at(&self, now: Instant) -> Option<Instant> {
         match self.role {
             Role::Holder { renewed_at, .. } => Some(renewed_at + self.certain_for()).filter(|at| *at > now),
@@ -184,39 +183,39 @@ impl LeaseCore {
         }
     }
 
-    /// Others count the duration from when they saw the last renewal, which is after it was sent; a quarter is left for
-    /// clocks that run differently.
+    /// How long it is certain after a renewal was sent. Others count the duration from when they saw the renewal, which is
+    /// later; a quarter is reserved for clocks that run at different speeds.
     fn certain_for(&self) -> Duration {
         self.duration * 3 / 4
     }
 
-    /// Notes an epoch in use. Says whether that calls for a new epoch of its own.
-    pub fn hear(&mut self, epoch: Epoch) -> bool {
+    /// Records an epoch in use. Returns whether it needs a new epoch of its own.
+    pub fn observe_epoch(&mut self, epoch: Epoch) -> bool {
         if !epoch.is_plausible() {
             return false;
         }
-        self.heard = self.heard.max(epoch);
+        self.observed = self.observed.max(epoch);
         matches!(self.role, Role::Holder { epoch: own, .. } if epoch > own)
     }
 
-    /// Notes what the bucket holds now: a revision and what the entry holds; or no entry.
-    pub fn seen(&mut self, entry: Option<(u64, LeaseContent)>, now: Instant) {
+    /// Records the present entry, revision and content, or that there is none.
+    pub fn observe_entry(&mut self, entry: Option<(u64, LeaseContent)>, now: Instant) {
         match &entry {
             Some((_, LeaseContent::Record(record))) => self.record_entry(record, now),
             Some((_, LeaseContent::Untrusted(Some(claimed))))
-                if claimed.0 <= self.leased().max(self.heard).0 + CLAIMED_STEP =>
+                if claimed.0 <= self.leased().max(self.observed).0 + CLAIMED_STEP =>
             {
-                self.heard = self.heard.max(*claimed);
+                self.observed = self.observed.max(*claimed);
             }
             Some((_, LeaseContent::Untrusted(_) | LeaseContent::Unreadable)) | None => {}
         }
         self.knows_of_entry |= entry.is_some();
-        // Only while it is sure that nobody had taken over before the loss.
+        // Only while it is certain that nobody had taken over before the loss.
         let certain = matches!(self.state(now), LeaseState::Leader { .. });
         self.reclaims = entry.is_none() && (self.reclaims || certain);
         match &mut self.role {
-            Role::Holder { epoch, revision, doubtful, .. } => match &entry {
-                // The renewal that got no answer was written after all, or somebody has written an earlier one again.
+            Role::Holder { epoch, revision, is_uncertain_revision, .. } => match &entry {
+                // The renewal without a response was written after all, or an earlier one was replayed.
                 Some((there, LeaseContent::Record(record)))
                     if record.instance == self.instance
                         && record.holder.is_some()
@@ -224,7 +223,7 @@ impl LeaseCore {
                 {
                     *epoch = record.epoch;
                     *revision = *there;
-                    *doubtful = false;
+                    *is_uncertain_revision = false;
                 }
                 _ => self.role = Role::Standby(Some(Seen { entry, since: now })),
             },
@@ -233,11 +232,12 @@ impl LeaseCore {
         }
     }
 
-    /// What to do now.
-    pub fn next(&mut self, now: Instant) -> LeaseAction {
+    /// Decides what to write now.
+    pub fn next_action(&mut self, now: Instant) -> LeaseAction {
         let action = match &self.role {
             Role::Holder { epoch, revision, .. } => {
-                let epoch = if self.leased().max(self.heard) > *epoch { self.next_epoch() } else { *epoch };
+                let epoch =
+                    if self.leased().max(self.observed) > *epoch { self.next_epoch() } else { *epoch };
                 LeaseAction::Replace(self.record(epoch), *revision)
             }
             Role::Standby(None) => LeaseAction::Wait,
@@ -253,7 +253,7 @@ impl LeaseCore {
                 let free = match content {
                     LeaseContent::Record(record) => self.is_free(record, now),
                     LeaseContent::Unreadable => now.duration_since(*since) >= self.duration,
-                    // How often is bounded by how often it is looked.
+                    // The interval of reads bounds how often.
                     LeaseContent::Untrusted(_) => true,
                 };
                 if free {
@@ -271,35 +271,42 @@ impl LeaseCore {
         action
     }
 
-    /// The write that [`LeaseCore::next`] decided, sent at `sent_at`, made this revision.
-    pub fn written(&mut self, revision: u64, sent_at: Instant) {
+    /// Records that the write of [`LeaseCore::next_action`], sent at `sent_at`, made this revision.
+    pub fn record_written(&mut self, revision: u64, sent_at: Instant) {
         if let Some(record) = self.pending.take() {
             self.knows_of_entry = true;
             self.newest = Some(Newest::new(&record, sent_at));
-            self.heard = Epoch(0);
-            self.role = Role::Holder { epoch: record.epoch, revision, renewed_at: sent_at, doubtful: false };
+            self.observed = Epoch(0);
+            self.role = Role::Holder {
+                epoch: record.epoch,
+                revision,
+                renewed_at: sent_at,
+                is_uncertain_revision: false,
+            };
         }
     }
 
-    /// The write was refused: the entry is another.
-    pub fn contradicted(&mut self) {
+    /// Records that the write failed because the entry was not as expected.
+    pub fn record_conflict(&mut self) {
         self.pending = None;
         match &mut self.role {
-            // After a write without an answer the entry may be its own, of a later revision: look.
-            Role::Holder { doubtful, .. } if !*doubtful => *doubtful = true,
+            // After a write without a response the entry may be its own, of a later revision: it is read.
+            Role::Holder { is_uncertain_revision, .. } if !*is_uncertain_revision => {
+                *is_uncertain_revision = true;
+            }
             Role::Holder { .. } | Role::Standby(_) => self.role = Role::Standby(None),
         }
     }
 
-    /// Nobody knows whether the write was made.
-    pub fn unanswered(&mut self) {
+    /// Records that the write got no response: it may have been made or not.
+    pub fn record_no_response(&mut self) {
         self.pending = None;
-        if let Role::Holder { doubtful, .. } = &mut self.role {
-            *doubtful = true;
+        if let Role::Holder { is_uncertain_revision, .. } = &mut self.role {
+            *is_uncertain_revision = true;
         }
     }
 
-    /// Gives up. Returns the entry that gives the lease back, and the revision to replace, where it is held.
+    /// Goes on standby. Returns the entry that releases the lease, and the revision to replace, where it is held.
     pub fn release(&mut self) -> Option<(LeaseRecord, u64)> {
         let Role::Holder { epoch, revision, .. } = self.role else { return None };
         self.role = Role::Standby(None);
@@ -308,13 +315,13 @@ impl LeaseCore {
 
     /// Whether the lease may be taken at once from the entry `record`.
     fn is_free(&self, record: &LeaseRecord, now: Instant) -> bool {
-        let given_back = record.holder.is_none();
-        // From a write that got no answer.
+        let is_released = record.holder.is_none();
+        // Of a write that got no response.
         let own = record.instance == self.instance;
-        given_back
+        is_released
             || own
-            // An earlier term's entry, written again, is nobody's. An earlier one of the newest term leaves the holder its time,
-            // but adds none.
+            // A replayed entry of an earlier term holds the lease for nobody. One of the newest term leaves the holder its
+            // time but does not prolong it.
             || self
                 .newest
                 .is_none_or(|newest| !newest.has_term_of(record) || now.duration_since(newest.at) >= self.duration)
@@ -326,16 +333,16 @@ impl LeaseCore {
         }
     }
 
-    /// The largest epoch of a lease, its own or another's.
+    /// The epoch of the newest lease, its own or another's.
     fn leased(&self) -> Epoch {
         self.newest.map_or(Epoch(0), |newest| newest.epoch)
     }
 
-    /// One more than the last lease's, or than what was heard of, as far as that is believed at once.
+    /// One more than the epoch of the newest lease, or than the observed epoch as far as it is believed at once.
     fn next_epoch(&self) -> Epoch {
         let leased = self.leased();
-        let heard = self.heard.0.min(leased.0 + HEARD_STEP - 1);
-        Epoch(leased.0.max(heard) + 1)
+        let observed = self.observed.0.min(leased.0 + OBSERVED_STEP - 1);
+        Epoch(leased.0.max(observed) + 1)
     }
 
     fn record(&self, epoch: Epoch) -> LeaseRecord {

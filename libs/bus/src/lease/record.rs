@@ -1,17 +1,17 @@
-//! The lease as it is in the bucket: JSON, so that people can read it.
+//! The entry of a lease in the bucket: JSON, so that people can read it.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_model::{Epoch, HolderName};
 
-/// Who holds a lease.
+/// The holder of a lease and its term.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRecord {
-    /// The holder; absent: it was given back.
+    /// The holder; absent: the lease was released.
     pub holder: Option<HolderName>,
-    /// Told apart from others of the same name, and from the same holder before a restart.
+    /// Distinguishes the holder from others of its name, and from itself before a restart.
     pub instance: u64,
-    /// The holder's epoch.
+    /// The epoch of the holder's term.
     pub epoch: Epoch,
     /// Grows with each renewal.
     pub beat: u64,
@@ -23,7 +23,7 @@ impl LeaseRecord {
         serde_json::to_vec(self).expect("a lease is JSON").into()
     }
 
-    /// The record, or nothing when the entry holds something else, or an epoch that leaves no room to count on.
+    /// The record; nothing when the entry holds something else, or an epoch too large to count on from.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<LeaseRecord> {
         serde_json::from_slice(bytes).ok().filter(|record: &LeaseRecord| record.epoch.0 <= Epoch::MAX.0 / 2)
     }

@@ -1,4 +1,4 @@
-//! Candidates in a world of virtual time, whose messages are late and lost.
+//! A simulation of candidates in virtual time, whose messages are late and lost.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -27,7 +27,7 @@ struct World {
 #[derive(Debug, Clone)]
 enum Event {
     Pass(u16),
-    /// A candidate looks, where it must, and decides.
+    /// A candidate reads the entry, where it must, and decides.
     Decide(usize),
     /// Its write arrives and is answered for, or the answer is lost.
     Arrive(usize, bool),
@@ -65,11 +65,11 @@ impl World {
         if self.sent[who].is_some() {
             return;
         }
-        if !self.cores[who].holds() {
+        if !self.cores[who].can_renew() {
             let seen = self.entry.clone().map(|(revision, record)| (revision, LeaseContent::Record(record)));
-            self.cores[who].seen(seen, self.now);
+            self.cores[who].observe_entry(seen, self.now);
         }
-        let action = self.cores[who].next(self.now);
+        let action = self.cores[who].next_action(self.now);
         self.sent[who] = (action != LeaseAction::Wait).then_some((action, self.now));
     }
 
@@ -88,9 +88,9 @@ impl World {
             self.entry = Some((self.revision, record));
         }
         match (answered, fits) {
-            (false, _) => self.cores[who].unanswered(),
-            (true, true) => self.cores[who].written(self.revision, sent_at),
-            (true, false) => self.cores[who].contradicted(),
+            (false, _) => self.cores[who].record_no_response(),
+            (true, true) => self.cores[who].record_written(self.revision, sent_at),
+            (true, false) => self.cores[who].record_conflict(),
         }
     }
 
@@ -106,15 +106,15 @@ impl World {
         self.entry = Some((self.revision, record));
     }
 
-    /// All look and decide, four times in the lease's duration.
+    /// All candidates read and decide, four times in the lease's duration.
     fn pass(&mut self, duration: Duration) {
         let end = self.now + duration;
         while self.now < end {
             self.now += DURATION / 4;
             for who in 0..self.cores.len() {
-                // Whoever is overruled looks again at once.
+                // After a conflict the candidate tries again at once.
                 self.round(who);
-                if !self.cores[who].holds() {
+                if !self.cores[who].can_renew() {
                     self.round(who);
                 }
             }
@@ -150,10 +150,10 @@ proptest! {
                 Event::Arrive(who, answered) => world.arrive(who, answered),
                 Event::Lose(who) => {
                     if world.sent[who].take().is_some() {
-                        world.cores[who].unanswered();
+                        world.cores[who].record_no_response();
                     }
                 }
-                // Once: who slept through all between two losses can't tell them from one that was long ago.
+                // Once: a candidate that slept between two losses can't tell them from a single one long ago.
                 Event::LoseData if !lost => {
                     lost = true;
                     world.entry = None;
@@ -198,8 +198,8 @@ fn a_renewal_without_an_answer_is_found_to_have_been_made() {
 fn a_larger_epoch_in_use_makes_the_leader_take_a_larger_one() {
     let mut world = World::new();
     world.round(0);
-    assert!(!world.cores[0].hear(Epoch(1)), "its own is no reason");
-    assert!(world.cores[0].hear(Epoch(41)));
+    assert!(!world.cores[0].observe_epoch(Epoch(1)), "its own is no reason");
+    assert!(world.cores[0].observe_epoch(Epoch(41)));
     assert_eq!(world.round(0), LeaseState::Leader { epoch: Epoch(42) });
 }
 
@@ -212,13 +212,13 @@ proptest! {
         world.round(0);
         let mut followed = Epoch(1);
         for (number, shift, dies) in heard {
-            // Everybody hears it, however often.
+            // All candidates observe it, however often.
             for core in &mut world.cores {
-                core.hear(Epoch(number >> shift));
-                core.hear(Epoch((followed.0 + Epoch::MAX_STEP).max(number >> shift)));
+                core.observe_epoch(Epoch(number >> shift));
+                core.observe_epoch(Epoch((followed.0 + Epoch::MAX_STEP).max(number >> shift)));
             }
             if dies {
-                // The leader takes a larger epoch, and dies before any replica has heard of it.
+                // The leader takes a larger epoch, and dies before any replica knows of it.
                 world.round(0);
                 (0..3).for_each(|who| { world.round(who); });
                 world.now += DURATION;
@@ -239,7 +239,7 @@ fn a_leader_climbs_to_an_epoch_that_is_far_above_its_own() {
     world.round(0);
     let far = Epoch(3 * Epoch::MAX_STEP);
     let mut raises = 0;
-    while world.cores[0].hear(far) {
+    while world.cores[0].observe_epoch(far) {
         world.round(0);
         raises += 1;
     }
@@ -282,14 +282,14 @@ fn an_entry_that_no_trusted_key_signed_holds_nobody_up() {
     world.revision = 2;
     assert_eq!(world.round(0), LeaseState::Leader { epoch: Epoch(1) });
     let mut core = LeaseCore::new("d".parse().unwrap(), DURATION);
-    core.seen(Some((2, LeaseContent::Unreadable)), world.now);
-    assert_eq!(core.next(world.now), LeaseAction::Wait, "it may be a newer version's");
+    core.observe_entry(Some((2, LeaseContent::Unreadable)), world.now);
+    assert_eq!(core.next_action(world.now), LeaseAction::Wait, "it may be a newer version's");
 
     let leader = &mut world.cores[0];
-    leader.seen(Some((2, LeaseContent::Untrusted(Some(Epoch(1 << 30))))), world.now);
-    let action = leader.next(world.now);
+    leader.observe_entry(Some((2, LeaseContent::Untrusted(Some(Epoch(1 << 30))))), world.now);
+    let action = leader.next_action(world.now);
     assert!(matches!(&action, LeaseAction::Replace(record, 2) if record.epoch == Epoch(2)), "{action:?}");
-    leader.written(3, world.now);
+    leader.record_written(3, world.now);
     assert_eq!(leader.state(world.now), LeaseState::Leader { epoch: Epoch(2) });
 }
 
@@ -299,8 +299,8 @@ fn whoever_follows_a_leader_whose_key_was_withdrawn_takes_a_larger_epoch() {
     for (claimed, taken) in [(Some(Epoch(1)), 2), (Some(Epoch(1 << 20)), 1), (None, 1)] {
         // It has seen no lease before.
         let mut core = LeaseCore::new("a".parse().unwrap(), DURATION);
-        core.seen(Some((7, LeaseContent::Untrusted(claimed))), now);
-        let action = core.next(now);
+        core.observe_entry(Some((7, LeaseContent::Untrusted(claimed))), now);
+        let action = core.next_action(now);
         assert!(
             matches!(&action, LeaseAction::Replace(record, 7) if record.epoch == Epoch(taken)),
             "{action:?}"
@@ -336,7 +336,7 @@ fn entries_of_a_dead_holder_that_are_written_again_are_no_sign_of_life() {
     world.pass(3 * DURATION);
     let kept = world.written.clone();
     let dead = world.cores.remove(0);
-    assert!(dead.holds() && kept.iter().all(|record| record.instance == kept[0].instance));
+    assert!(dead.can_renew() && kept.iter().all(|record| record.instance == kept[0].instance));
 
     // When its entries are written again, one after the other, more often than a lease ends.
     for record in kept.iter().cycle().take(8) {
@@ -358,7 +358,7 @@ fn a_leader_that_finds_its_own_earlier_entry_goes_on() {
     assert_eq!(world.cores[0].state(world.now), LeaseState::Leader { epoch: Epoch(1) });
 
     // Never back to an earlier epoch of its own.
-    world.cores[0].hear(Epoch(7));
+    world.cores[0].observe_epoch(Epoch(7));
     world.pass(DURATION);
     assert_eq!(world.cores[0].state(world.now), LeaseState::Leader { epoch: Epoch(8) });
     world.replay(earlier);

@@ -23,7 +23,7 @@ impl MemoryStore {
         lock(&self.0).entries.get(key).cloned()
     }
 
-    /// The new revision, or nothing when the entry is not as expected.
+    /// Writes an entry. Returns its revision, or nothing when the precondition does not hold.
     pub(crate) fn write(&self, key: &str, value: Bytes, expected: Expected) -> Option<u64> {
         let mut content = lock(&self.0);
         let present = content.entries.get(key).map(|entry| entry.revision);
@@ -41,7 +41,7 @@ impl MemoryStore {
         Some(revision)
     }
 
-    /// Says whether the entry was of revision `expected`, if one is given, and is now gone.
+    /// Deletes an entry. Returns `false` when its revision is not `expected`, if one is given.
     pub(crate) fn delete(&self, key: &str, expected: Option<u64>) -> bool {
         let mut content = lock(&self.0);
         let present = content.entries.get(key).map(|entry| entry.revision);

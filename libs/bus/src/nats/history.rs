@@ -1,6 +1,6 @@
-//! The history as a JetStream stream.
+//! The history in a JetStream stream.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self,
@@ -12,40 +12,44 @@ use tidegate_model::Timestamp;
 use tokio::sync::watch;
 
 use super::{
-    NatsBus,
-    store::{LIMIT, full, raise_replicas},
+    BUCKET_LIMIT, NatsBus,
+    store::{full, raise_replicas},
 };
 use crate::{
     BusError, BusState, Message,
-    history::{MAX_AGE, MAX_BYTES},
     subjects::{ALL_EVENTS, EVENT_STREAM},
 };
 
-/// Reads the stream through an ordered consumer. That one goes on by itself where only its messages are lost; where the
-/// connection or the stream is, this one opens it again after the last event that was read, or from the start of a stream
-/// that is another one.
+/// How long an event is kept. Operators may edit the stream to set another limit: an existing stream is left as it is.
+pub const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How many bytes of events a region's servers keep; the oldest go first.
+pub const MAX_BYTES: i64 = 128 << 20;
+
+/// A reader of the stream through an ordered consumer. The consumer itself recovers lost messages; after a lost connection
+/// or stream, this reader opens it again after the last event that was read, or at the start of a stream that was created
+/// again.
 pub(crate) struct NatsReader {
     bus: Arc<NatsBus>,
     state: watch::Receiver<BusState>,
     since: Timestamp,
     pattern: String,
-    /// Absent: to be opened again.
+    /// The open stream; absent: it is to be opened again.
     open: Option<Open>,
-    /// The stream that was last read, and the last event's place in it.
-    read: Option<Place>,
+    /// The position of the last event that was read.
+    read: Option<StreamPosition>,
     remaining: u64,
 }
 
 struct Open {
     events: pull::Ordered,
-    /// When its stream was made: another one, made after data were lost, counts from 1 again.
-    made_at: i128,
-    /// How often there had been a reconnect.
+    /// When its stream was created: one that was created again after a loss of data counts from 1.
+    created_at: i128,
+    /// The number of reconnects when it was opened.
     reconnects: u64,
 }
 
-struct Place {
-    made_at: i128,
+struct StreamPosition {
+    created_at: i128,
     sequence: u64,
 }
 
@@ -55,8 +59,9 @@ impl std::fmt::Debug for NatsReader {
     }
 }
 
-/// Makes the stream where it is missing, and gives it as many copies as this process wants. Its limits stay what they are.
-pub(crate) async fn make(bus: &NatsBus) -> Result<(), BusError> {
+/// Creates the stream where it is missing, and raises its replicas to what this process is configured for. The limits of an
+/// existing stream stay as they are.
+pub(crate) async fn ensure_stream(bus: &NatsBus) -> Result<(), BusError> {
     bus.check_connected()?;
     let wanted = Config {
         name: EVENT_STREAM.to_owned(),
@@ -66,17 +71,17 @@ pub(crate) async fn make(bus: &NatsBus) -> Result<(), BusError> {
         discard: DiscardPolicy::Old,
         storage: StorageType::File,
         num_replicas: bus.bucket_replicas,
-        // Who tells an event asks for no answer.
+        // Publishers of events wait for no acknowledgement.
         no_ack: true,
         ..Config::default()
     };
-    let made = async {
+    let ensured = async {
         let stream =
-            bus.jetstream.get_or_create_stream(wanted).await.map_err(|error| failed("making", &error))?;
+            bus.jetstream.get_or_create_stream(wanted).await.map_err(|error| failed("creation", &error))?;
         raise_replicas(bus, &stream.cached_info().config).await;
         Ok(())
     };
-    bus.within(LIMIT, || "making the history".to_owned(), made).await
+    bus.within(BUCKET_LIMIT, || "creating the history".to_owned(), ensured).await
 }
 
 impl NatsReader {
@@ -101,35 +106,36 @@ impl NatsReader {
                 .jetstream
                 .get_stream(EVENT_STREAM)
                 .await
-                .map_err(|error| failed("finding", &error))?;
-            let made_at = stream.cached_info().created.unix_timestamp_nanos();
+                .map_err(|error| failed("lookup", &error))?;
+            let created_at = stream.cached_info().created.unix_timestamp_nanos();
             let config = pull::OrderedConfig {
                 filter_subject: self.pattern.clone(),
-                deliver_policy: self.from(made_at)?,
+                deliver_policy: self.deliver_policy(created_at)?,
                 ..pull::OrderedConfig::default()
             };
             let consumer: jetstream::consumer::Consumer<pull::OrderedConfig> =
                 stream.create_consumer(config).await.map_err(|error| failed("reading", &error))?;
             let remaining = consumer.cached_info().num_pending;
             let events = consumer.messages().await.map_err(|error| failed("reading", &error))?;
-            Ok((Open { events, made_at, reconnects }, remaining))
+            Ok((Open { events, created_at, reconnects }, remaining))
         };
-        let (open, remaining) = self.bus.within(LIMIT, || "opening the history".to_owned(), opened).await?;
+        let (open, remaining) =
+            self.bus.within(BUCKET_LIMIT, || "opening the history".to_owned(), opened).await?;
         (self.open, self.remaining) = (Some(open), remaining);
         Ok(())
     }
 
-    /// Where to begin in the stream that was made at this time.
-    fn from(&self, made_at: i128) -> Result<DeliverPolicy, BusError> {
-        if let Some(place) = self.read.as_ref().filter(|place| place.made_at == made_at) {
-            return Ok(DeliverPolicy::ByStartSequence { start_sequence: place.sequence + 1 });
+    /// Where to start in the stream that was created at this time.
+    fn deliver_policy(&self, created_at: i128) -> Result<DeliverPolicy, BusError> {
+        if let Some(position) = self.read.as_ref().filter(|position| position.created_at == created_at) {
+            return Ok(DeliverPolicy::ByStartSequence { start_sequence: position.sequence + 1 });
         }
         let start_time = async_nats::datetime::from_nanos(i128::from(self.since.0) * 1000)
             .map_err(|error| failed("reading", error.as_ref()))?;
         Ok(DeliverPolicy::ByStartTime { start_time })
     }
 
-    /// The next event; nothing when the bus is closed. After an error the next call opens the stream again. Safe to cancel.
+    /// The next event; nothing when the bus is closed. After an error the next call opens the stream again. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Message>, BusError> {
         loop {
             let Some(open) = &mut self.open else {
@@ -149,7 +155,7 @@ impl NatsReader {
                     continue;
                 }
             };
-            let made_at = open.made_at;
+            let created_at = open.created_at;
             let message = match next {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
@@ -160,7 +166,7 @@ impl NatsReader {
             };
             if let Ok(info) = message.info() {
                 self.remaining = info.pending;
-                self.read = Some(Place { made_at, sequence: info.stream_sequence });
+                self.read = Some(StreamPosition { created_at, sequence: info.stream_sequence });
             } else {
                 self.remaining = 0;
             }
@@ -168,7 +174,7 @@ impl NatsReader {
         }
     }
 
-    /// How many events were kept already and not yet read, when the last one was.
+    /// The number of stored events that were unread when the last one was read.
     pub(crate) fn remaining(&self) -> u64 {
         self.remaining
     }

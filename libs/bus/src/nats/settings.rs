@@ -9,18 +9,18 @@ use crate::BusError;
 /// How to reach NATS.
 #[derive(Debug, Clone)]
 pub struct NatsSettings {
-    /// The servers' addresses, at least one: `nats://host:port` or `tls://host:port`. One is taken at random, another
+    /// The addresses of the servers, at least one: `nats://host:port` or `tls://host:port`. One is chosen at random, another
     /// when it fails.
     pub servers: Vec<String>,
-    /// The name of this connection, shown by the server.
+    /// The name of this connection, which the server shows.
     pub name: String,
-    /// How this client proves who it is.
+    /// How this client authenticates.
     pub credentials: Credentials,
-    /// TLS; absent: plain text, unless an address says `tls://`.
+    /// TLS; absent: plain text, unless an address begins with `tls://`.
     pub tls: Option<NatsTls>,
-    /// Messages that a subscription holds before the newest are lost.
+    /// The messages that a subscription buffers; more are lost.
     pub subscription_capacity: usize,
-    /// Copies of a bucket (1, 3 or 5): of one that this process makes, and at least so many of one that it finds.
+    /// The replicas of a bucket (1, 3 or 5): exactly of one that this process creates, at least of one that exists.
     pub bucket_replicas: usize,
 }
 
@@ -40,7 +40,7 @@ impl NatsSettings {
     /// Checks a server's address.
     ///
     /// # Errors
-    /// [`BusError::Address`] with what is wrong with it.
+    /// [`BusError::Address`] when it is malformed.
     pub fn check_server(address: &str) -> Result<(), BusError> {
         parse_server(address).map(drop)
     }
@@ -53,24 +53,24 @@ pub(super) fn parse_server(address: &str) -> Result<ServerAddr, BusError> {
     })
 }
 
-/// TLS towards NATS. The certificates of the file are read when a connection is made.
+/// TLS towards NATS. The files are read when a connection is made.
 #[derive(Debug, Clone, Default)]
 pub struct NatsTls {
-    /// PEM file with the authorities that are trusted besides the system's.
+    /// The PEM file with the authorities that are trusted besides the system's.
     pub ca: Option<PathBuf>,
-    /// PEM files with the certificate and key that are shown to the server.
+    /// The PEM files with the client certificate and its key.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
 }
 
-/// How a client proves who it is. `Debug` shows no secret.
+/// How a client authenticates. `Debug` shows no secret.
 #[derive(Clone, Default)]
 pub enum Credentials {
-    /// Not at all.
+    /// None.
     #[default]
     None,
     /// A `.creds` file with a JWT and an NKEY seed.
     File(PathBuf),
-    /// A user's name and password.
+    /// A user name and password.
     Password {
         /// The name.
         user: String,

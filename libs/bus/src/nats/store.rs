@@ -1,9 +1,9 @@
 //! A key-value bucket in JetStream.
 //!
-//! Without watchers: each is a consumer on the server, and `Store::keys` makes one too. Keys are listed from the
-//! stream's subjects instead.
+//! It uses no watchers: each is a consumer on the server, and so is `Store::keys`. Keys are listed from the stream's
+//! subjects instead.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_nats::jetstream::{
     self, ErrorCode,
@@ -14,45 +14,42 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use tokio::sync::Mutex;
 
-use super::NatsBus;
+use super::{BUCKET_LIMIT, NatsBus};
 use crate::{
     BusError,
     bucket::{Entry, Expected, Stamp},
 };
 
-/// How long a call may take.
-pub(crate) const LIMIT: Duration = Duration::from_secs(2);
-
-/// A bucket. Who writes makes it when it is missing; who only reads needs no right to.
+/// A bucket. Writers create it when it is missing; readers need no permission to.
 #[derive(Debug)]
 pub(crate) struct NatsStore {
     bus: Arc<NatsBus>,
     name: String,
-    /// The bucket as it was last found. Held over an await on purpose: of many calls at once one looks it up.
+    /// The bucket as it was last looked up. Held over an await on purpose: of many concurrent calls one looks it up.
     found: Mutex<Option<Found>>,
 }
 
 #[derive(Debug, Clone)]
 struct Found {
     store: Store,
-    /// Whether it was seen to that it has as many copies as this process wants.
-    is_copied: bool,
+    /// Whether its replicas were raised to what this process is configured for.
+    is_replicated: bool,
 }
 
-/// What a call is to find.
+/// What a call expects of the bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
-    /// The bucket if there is one.
+    /// It may be missing.
     Present,
-    /// The bucket, made when it is missing.
-    Made,
+    /// It is created when it is missing.
+    Ensured,
 }
 
-/// How one try of a call ended.
+/// Why one attempt of a call failed.
 enum Failure {
-    /// The bucket answered: no.
+    /// The precondition does not hold.
     Conflict,
-    /// Anything else, a missing bucket among it.
+    /// Anything else, such as a missing bucket.
     Other(String),
 }
 
@@ -63,8 +60,8 @@ impl NatsStore {
 
     pub(crate) async fn ensure(&self) -> Result<(), BusError> {
         self.bus.check_connected()?;
-        let found = async { self.find(Access::Made).await.map(drop) };
-        self.bus.within(LIMIT, || format!("making the bucket {}", self.name), found).await
+        let found = async { self.find(Access::Ensured).await.map(drop) };
+        self.bus.within(BUCKET_LIMIT, || format!("creating the bucket {}", self.name), found).await
     }
 
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Entry>, BusError> {
@@ -84,7 +81,7 @@ impl NatsStore {
             return Err(BusError::TooLarge { subject, size: value.len(), limit });
         }
         let value = &value;
-        let written = self.call(Access::Made, "write", key, |store: Store| async move {
+        let written = self.call(Access::Ensured, "write", key, |store: Store| async move {
             let value = value.clone();
             match expected {
                 Expected::Any => store.put(key, value).await.map_err(|error| Failure::Other(full(&error))),
@@ -107,7 +104,7 @@ impl NatsStore {
         })
     }
 
-    /// Deletes an entry, where it is of revision `expected`, if one is given.
+    /// Deletes an entry; where `expected` is given, only at that revision.
     pub(crate) async fn delete(&self, key: &str, expected: Option<u64>) -> Result<(), BusError> {
         let deleted = self.call(Access::Present, "delete", key, |store: Store| async move {
             store.purge_expect_revision(key, expected).await.map_err(|error| Failure::Other(full(&error)))
@@ -115,7 +112,7 @@ impl NatsStore {
         deleted.await.map(Option::unwrap_or_default)
     }
 
-    /// Removes every key `<prefix>.…` without a trace.
+    /// Purges every key `<prefix>.…`.
     pub(crate) async fn delete_below(&self, prefix: &str) -> Result<(), BusError> {
         let deleted = self.call(Access::Present, "delete", prefix, |store: Store| async move {
             let filter = format!("{}{prefix}.>", store.prefix);
@@ -125,7 +122,7 @@ impl NatsStore {
         deleted.await.map(Option::unwrap_or_default)
     }
 
-    /// Keys `<prefix>.…`, or all; deleted ones among them.
+    /// The keys `<prefix>.…`, or all; deleted ones are among them.
     pub(crate) async fn keys(&self, prefix: Option<&str>) -> Result<Vec<String>, BusError> {
         let keys = self.call(Access::Present, "list", prefix.unwrap_or(">"), |store: Store| async move {
             let filter = match prefix {
@@ -146,7 +143,7 @@ impl NatsStore {
     }
 
     pub(crate) async fn stamp(&self) -> Result<Stamp, BusError> {
-        let stamp = self.call(Access::Present, "look", "its state", |store: Store| async move {
+        let stamp = self.call(Access::Present, "read", "the stamp", |store: Store| async move {
             let info = store.stream.get_info().await.map_err(|error| Failure::Other(full(&error)))?;
             let created = u64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default();
             Ok(Stamp { created, last_revision: info.state.last_sequence })
@@ -154,40 +151,40 @@ impl NatsStore {
         stamp.await.map(Option::unwrap_or_default)
     }
 
-    /// Tries a call; when it fails for any reason but a conflict, finds the bucket again and tries once more. Nothing when
+    /// Attempts a call; when it fails for any reason but a conflict, looks the bucket up again and retries once. Nothing when
     /// there is no bucket.
-    async fn call<T, Try: Future<Output = Result<T, Failure>>>(
+    async fn call<T, Attempt: Future<Output = Result<T, Failure>>>(
         &self,
         access: Access,
         operation: &'static str,
         key: &str,
-        try_once: impl Fn(Store) -> Try,
+        attempt: impl Fn(Store) -> Attempt,
     ) -> Result<Option<T>, BusError> {
         self.bus.check_connected()?;
         let conflict = || BusError::Conflict { bucket: self.name.clone(), key: key.to_owned() };
-        let tried = async {
-            if let Some(store) = self.known(access).await {
-                match try_once(store).await {
+        let called = async {
+            if let Some(store) = self.cached(access).await {
+                match attempt(store).await {
                     Ok(value) => return Ok(Some(value)),
                     Err(Failure::Conflict) => return Err(conflict()),
                     Err(Failure::Other(_)) => {}
                 }
             }
             let Some(store) = self.find(access).await? else { return Ok(None) };
-            try_once(store).await.map(Some).map_err(|failure| match failure {
+            attempt(store).await.map(Some).map_err(|failure| match failure {
                 Failure::Conflict => conflict(),
                 Failure::Other(reason) => BusError::Bucket { bucket: self.name.clone(), operation, reason },
             })
         };
         let what = || format!("{operation} of {key} in bucket {}", self.name);
-        self.bus.within(LIMIT, what, tried).await
+        self.bus.within(BUCKET_LIMIT, what, called).await
     }
 
-    async fn known(&self, access: Access) -> Option<Store> {
+    async fn cached(&self, access: Access) -> Option<Store> {
         let found = self.found.lock().await;
         found
             .as_ref()
-            .filter(|found| found.is_copied || access == Access::Present)
+            .filter(|found| found.is_replicated || access == Access::Present)
             .map(|found| found.store.clone())
     }
 
@@ -202,13 +199,13 @@ impl NatsStore {
         };
         let store = match (context.get_key_value(&self.name).await, access) {
             (Ok(store), Access::Present) => store,
-            (Ok(store), Access::Made) => {
+            (Ok(store), Access::Ensured) => {
                 raise_replicas(&self.bus, &store.stream.cached_info().config).await;
                 store
             }
             (Err(error), Access::Present) if is_missing(&error) => return Ok(None),
-            (Err(error), Access::Present) => return Err(failed("finding it", &error)),
-            (Err(_), Access::Made) => context
+            (Err(error), Access::Present) => return Err(failed("lookup", &error)),
+            (Err(_), Access::Ensured) => context
                 .create_key_value(jetstream::kv::Config {
                     bucket: self.name.clone(),
                     history: 1,
@@ -217,9 +214,9 @@ impl NatsStore {
                     ..Default::default()
                 })
                 .await
-                .map_err(|error| failed("making it", &error))?,
+                .map_err(|error| failed("creation", &error))?,
         };
-        *found = Some(Found { store: store.clone(), is_copied: access == Access::Made });
+        *found = Some(Found { store: store.clone(), is_replicated: access == Access::Ensured });
         Ok(Some(store))
     }
 }
@@ -233,7 +230,7 @@ fn is_missing(error: &KeyValueError) -> bool {
     )
 }
 
-/// An error with its causes, which this client's errors keep to themselves, and what helps.
+/// The text of an error with its causes, which this client's errors omit, and with a hint where one is known.
 pub(super) fn full(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -244,7 +241,7 @@ pub(super) fn full(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    // The last is what the client says where nobody answers for JetStream.
+    // The last is the client's text where nobody responds for JetStream.
     let without =
         ["JetStream not enabled", "JetStream unavailable", "requested JetStream resource does not exist"];
     if without.iter().any(|words| text.contains(words)) {
@@ -253,7 +250,7 @@ pub(super) fn full(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Gives a stream that was made with fewer copies as many as this process wants. It works on where it can't have them.
+/// Raises the replicas of a stream to what this process is configured for. A failure is logged and changes nothing.
 pub(super) async fn raise_replicas(bus: &NatsBus, config: &jetstream::stream::Config) {
     if config.num_replicas >= bus.bucket_replicas {
         return;
@@ -261,10 +258,18 @@ pub(super) async fn raise_replicas(bus: &NatsBus, config: &jetstream::stream::Co
     let wanted = jetstream::stream::Config { num_replicas: bus.bucket_replicas, ..config.clone() };
     match bus.jetstream.update_stream(&wanted).await {
         Ok(_) => {
-            tracing::info!(stream = wanted.name, copies = wanted.num_replicas, "the stream has more copies");
+            tracing::info!(
+                stream = wanted.name,
+                replicas = wanted.num_replicas,
+                "the stream has more replicas"
+            );
         }
         Err(error) => {
-            tracing::warn!(stream = wanted.name, error = full(&error), "the stream cannot have more copies");
+            tracing::warn!(
+                stream = wanted.name,
+                error = full(&error),
+                "the stream cannot have more replicas"
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What the bucket holds of one thing: the override that stands, or the mark that it was taken back.
+//! The record of one override in the bucket: the active override, or the tombstone of a withdrawn one.
 //!
-//! The mark is what lets regions that were cut off from each other agree: an override that one of them still has is no
-//! newer than the mark, so it does not come back.
+//! The tombstone lets regions that were cut off from each other agree: an override that one of them still has is older
+//! than the tombstone, so it does not come back.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -10,23 +10,23 @@ use tidegate_model::{
     overrides::{Override, OverrideKind},
 };
 
-/// What the bucket holds of one thing.
+/// The record of one override.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Record {
-    /// It was taken back. First, because its field is in no override.
-    TakenBack(TakenBack),
-    /// It stands.
-    Standing(Override),
+    /// It was withdrawn. The first variant, because no override has its field.
+    Withdrawn(Tombstone),
+    /// It is active.
+    Active(Override),
 }
 
-/// The mark of an override that was taken back.
+/// The tombstone of a withdrawn override.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TakenBack {
+pub(crate) struct Tombstone {
     /// What was overridden.
     pub kind: OverrideKind,
-    /// When it was taken back.
-    pub taken_back_at: Timestamp,
+    /// When the override was withdrawn.
+    pub withdrawn_at: Timestamp,
 }
 
 impl Record {
@@ -35,7 +35,7 @@ impl Record {
         let record: Record = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         match record.kind().key() {
             own if own == key => Ok(record),
-            own => Err(format!("it is not at its own key {own}")),
+            own => Err(format!("its own key is {own}")),
         }
     }
 
@@ -46,22 +46,22 @@ impl Record {
 
     pub fn kind(&self) -> &OverrideKind {
         match self {
-            Record::TakenBack(record) => &record.kind,
-            Record::Standing(record) => &record.kind,
+            Record::Withdrawn(record) => &record.kind,
+            Record::Active(record) => &record.kind,
         }
     }
 
     /// When it was written.
     pub fn at(&self) -> Timestamp {
         match self {
-            Record::TakenBack(record) => record.taken_back_at,
-            Record::Standing(record) => record.created_at,
+            Record::Withdrawn(record) => record.withdrawn_at,
+            Record::Active(record) => record.created_at,
         }
     }
 
-    /// Its place in the order of records of one thing: the larger is the newer. At the same time the mark is, then the
-    /// text decides, so that all regions choose the same.
+    /// The position in the order of records of one kind: the larger is the newer. At equal times the tombstone is newer,
+    /// then the text decides, so that all regions choose the same.
     pub fn rank(&self) -> (Timestamp, bool, Bytes) {
-        (self.at(), matches!(self, Record::TakenBack(_)), self.to_json())
+        (self.at(), matches!(self, Record::Withdrawn(_)), self.to_json())
     }
 }

@@ -1,4 +1,4 @@
-//! What a table's messages hold, and the digest that tells whether two tables are equal.
+//! The messages of a table, and the digest that shows whether two tables are equal.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -7,20 +7,20 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::{TraceContext, codec::Wire};
 
-/// Where a table stands: by its owner's reign, then by the changes in it.
+/// The position of a table: its owner's term, then the changes within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
-    /// The owner's reign.
+    /// The epoch of the owner's term.
     pub epoch: Epoch,
-    /// The table's state in it.
+    /// The table's revision within the term.
     pub revision: Revision,
 }
 
-/// What a table's content comes down to: equal for equal entries, whatever the order in which they came.
+/// The digest of a table's content, which does not depend on the order of the changes that led to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Summary {
-    /// The wrapping sum of the entries' hashes: an entry's coming or going is one addition or subtraction. A guard
-    /// against accidents, not against forgers.
+    /// The wrapping sum of the entries' hashes, so that adding or removing an entry is one addition or subtraction. It guards
+    /// against accidents, not against forgery.
     pub digest: u128,
     /// The number of entries.
     pub entries: u64,
@@ -47,37 +47,37 @@ pub(crate) fn entry_hash(key: &[u8], value: &[u8]) -> u128 {
     hasher.digest128()
 }
 
-/// One entry's change.
+/// The change of one entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct TableChange {
     /// The entry's key.
     pub key: Bytes,
-    /// The entry's new value; absent: it goes.
+    /// The entry's new value; absent: it is removed.
     pub value: Option<Bytes>,
 }
 
 /// A change of a table, from the content `before` to the content `after`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delta {
-    /// Where the table stands after it.
+    /// The position after it.
     pub position: Position,
-    /// The content that it is a change of. A replica with that content may apply it, whatever its position: so a new
-    /// owner that begins with what the last one had needs no snapshot to take over.
+    /// The content before it. A replica with that content may apply it at any position: so a new owner that starts with its
+    /// predecessor's content takes over without a snapshot.
     pub before: Summary,
     /// The content after it.
     pub after: Summary,
     /// The entries that changed, each once.
-    pub changes: Vec<Change>,
-    /// What the owner says beside the change.
+    pub changes: Vec<TableChange>,
+    /// Metadata that the owner attached to the change.
     pub meta: Bytes,
-    /// How it came here.
+    /// How it was received.
     #[serde(skip)]
-    pub origin: Origin,
+    pub provenance: Provenance,
 }
 
-/// How a change or a table came to a replica; does not travel.
+/// How a change or a table was received; does not travel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Origin {
+pub struct Provenance {
     /// The schema version of its entries' bytes.
     pub schema: u16,
     /// The trace that the message belongs to.
@@ -86,38 +86,38 @@ pub struct Origin {
     pub received_at: Timestamp,
 }
 
-/// An owner's word of where its table stands.
+/// An owner's report of its table's position and content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Where it stands.
+    /// The position.
     pub position: Position,
-    /// Its content.
+    /// The digest of the content.
     pub content: Summary,
 }
 
-/// A whole table.
+/// A full table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Where it stands.
+    /// The position.
     pub position: Position,
-    /// Its entries: keys and values, each key once.
+    /// The entries: keys and values, each key once.
     pub entries: Vec<(Bytes, Bytes)>,
-    /// How it came here.
+    /// How it was received.
     #[serde(skip)]
-    pub origin: Origin,
+    pub provenance: Provenance,
 }
 
-/// What is published on a table's subject.
+/// A message on a table's subject.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum TableMessage {
     Delta(Delta),
     Heartbeat(Heartbeat),
 }
 
-/// The request for a snapshot.
+/// A request for a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SnapshotRequest {
-    /// Who asks knows that this epoch began: an owner of an older one keeps silent.
+    /// The latest epoch that the requester knows: an owner of an older one does not respond.
     pub at_least: Epoch,
 }
 

@@ -1,4 +1,4 @@
-//! One table's way from messages to typed updates, and when it wants a snapshot.
+//! The feed of one table: turns its messages into typed updates, and decides when to fetch a snapshot.
 
 use std::{marker::PhantomData, time::Duration};
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    content::{Origin, Snapshot, TableMessage},
+    content::{Provenance, Snapshot, TableMessage},
     replica_core::{Epochs, ReplicaCore, Step},
     update::Update,
 };
@@ -15,9 +15,9 @@ use crate::{
     codec::{self, DecodeError, Wire, decode_part},
 };
 
-/// Replicas that miss the same message ask for the snapshot spread over this time.
+/// The time over which replicas that miss the same message spread their requests for the snapshot.
 const JITTER: Duration = Duration::from_millis(100);
-/// After a snapshot that could not be had, or did not help.
+/// The pause after a fetch that failed or did not help.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(5);
 
@@ -25,16 +25,16 @@ pub(crate) struct Feed<K, V> {
     pub core: ReplicaCore,
     pub heard_at: Instant,
     pub fetching: bool,
-    /// When to ask for a snapshot; absent: none is wanted, or one is on its way.
+    /// When to fetch a snapshot; absent: none is needed, or one is being fetched.
     pub fetch_at: Option<Instant>,
-    /// Whether there were keys to check by when it was last looked.
+    /// Whether there were trusted keys at the last message.
     pub has_keys: bool,
     failures: u32,
     entries: PhantomData<fn() -> (K, V)>,
 }
 
 impl<K: Wire, V: Wire> Feed<K, V> {
-    /// A table of which nothing is known but, perhaps, `seed`. It wants a snapshot: at once when it has nothing.
+    /// A feed that starts with `seed`, if there is one. It fetches a snapshot: at once where there is none.
     pub fn new(epochs: Epochs, seed: Option<&Snapshot>, has_keys: bool) -> Feed<K, V> {
         let now = Instant::now();
         let wait = if seed.is_some() { backoff::jitter(JITTER) } else { Duration::ZERO };
@@ -49,29 +49,33 @@ impl<K: Wire, V: Wire> Feed<K, V> {
         }
     }
 
-    /// Takes a message of the table's subject, whose `body` was found worth believing.
-    pub fn message(&mut self, message: Message, body: &[u8]) -> Result<Vec<Update<K, V>>, DecodeError> {
+    /// Receives a message of the table's subject with its verified `body`.
+    pub fn receive_message(
+        &mut self,
+        message: Message,
+        body: &[u8],
+    ) -> Result<Vec<Update<K, V>>, DecodeError> {
         let (schema, _) = codec::open(body)?;
-        let taken: TableMessage = codec::decode(body)?;
+        let received: TableMessage = codec::decode(body)?;
         let received_at = message.received_at;
         let had_nothing = self.core.position().is_none();
-        let (steps, beat) = match taken {
+        let (steps, beat) = match received {
             TableMessage::Delta(mut delta) => {
-                delta.origin = Origin { schema, trace: message.trace, received_at };
-                (self.core.delta(delta), false)
+                delta.provenance = Provenance { schema, trace: message.trace, received_at };
+                (self.core.receive_delta(delta), false)
             }
-            TableMessage::Heartbeat(heartbeat) => (self.core.heartbeat(heartbeat), true),
+            TableMessage::Heartbeat(heartbeat) => (self.core.receive_heartbeat(heartbeat), true),
         };
         let refused = matches!(steps[..], [Step::Refused(_)]);
         if !refused {
-            // An owner whose clock was set back is refused until the table of its life before counts as gone.
+            // An owner whose clock was set back is refused until the table of its previous incarnation counts as gone.
             self.heard_at = Instant::now();
         }
         let mut moved = beat && !refused;
         let mut updates = Vec::with_capacity(steps.len() + 1);
         for step in steps {
             match step {
-                // The first that is heard of a table may be that it is empty.
+                // The first message of a table may be that it is empty.
                 Step::Moved(at) if had_nothing => updates.push(Update::Snapshot {
                     epoch: at.epoch,
                     revision: at.revision,
@@ -79,28 +83,28 @@ impl<K: Wire, V: Wire> Feed<K, V> {
                     received_at,
                 }),
                 Step::Moved(_) => moved = true,
-                step => updates.push(self.read(step)?),
+                step => updates.push(self.decode_step(step)?),
             }
         }
         if let (true, Some(at)) = (moved, self.core.position()) {
             let current = self.core.is_current();
             updates.push(Update::Heartbeat { epoch: at.epoch, revision: at.revision, current, received_at });
         }
-        self.plan();
+        self.schedule_fetch();
         Ok(updates)
     }
 
-    /// Takes what a fetch brought; nothing: it failed.
-    pub fn fetched(&mut self, snapshot: Option<Snapshot>) -> Result<Vec<Update<K, V>>, DecodeError> {
+    /// Receives the result of a fetch; nothing: it failed.
+    pub fn receive_snapshot(&mut self, snapshot: Option<Snapshot>) -> Result<Vec<Update<K, V>>, DecodeError> {
         self.fetching = false;
-        let steps = snapshot.map(|snapshot| self.core.snapshot(snapshot)).unwrap_or_default();
+        let steps = snapshot.map(|snapshot| self.core.receive_snapshot(snapshot)).unwrap_or_default();
         let mut updates = Vec::with_capacity(steps.len());
         let mut read = Ok(());
         for step in steps {
             if let Step::Moved(_) = step {
                 continue;
             }
-            match self.read(step) {
+            match self.decode_step(step) {
                 Ok(update) => updates.push(update),
                 Err(error) => {
                     read = Err(error);
@@ -117,31 +121,31 @@ impl<K: Wire, V: Wire> Feed<K, V> {
         read.map(|()| updates)
     }
 
-    /// Clears the epoch fence, and fetches the table.
+    /// Clears the epoch fence and fetches the table.
     pub fn reset(&mut self) {
         self.core.reset();
         self.failures = 0;
         self.fetch_at = Some(Instant::now());
     }
 
-    /// Asks for the table at once, where it is missing something.
-    pub fn ask_now(&mut self) {
+    /// Fetches the table at once, where it is not current.
+    pub fn fetch_now(&mut self) {
         if !self.fetching && !self.core.is_current() {
             self.failures = 0;
             self.fetch_at = Some(Instant::now());
         }
     }
 
-    /// The bus has come back: what was put off is due.
-    pub fn reconnected(&mut self) {
+    /// Makes a postponed fetch due: the bus has reconnected.
+    pub fn retry_fetch(&mut self) {
         if self.fetch_at.is_some() {
             self.failures = 0;
             self.fetch_at = Some(Instant::now() + backoff::jitter(JITTER));
         }
     }
 
-    /// Wants a snapshot when one is needed, and no longer when the missing came by itself.
-    fn plan(&mut self) {
+    /// Schedules a fetch when one is needed, and cancels it when the missing messages arrived.
+    fn schedule_fetch(&mut self) {
         if self.core.is_current() {
             self.fetch_at = None;
             self.failures = 0;
@@ -150,12 +154,12 @@ impl<K: Wire, V: Wire> Feed<K, V> {
         }
     }
 
-    /// Gives a step its types. What can't be read is forgotten, so that the table is fetched again, later and later.
-    fn read(&mut self, step: Step) -> Result<Update<K, V>, DecodeError> {
+    /// Decodes a step. Where that fails, clears the content, so that the table is fetched again, with growing pauses.
+    fn decode_step(&mut self, step: Step) -> Result<Update<K, V>, DecodeError> {
         let update = typed(step);
         if update.is_err() {
-            self.core.forget();
-            self.plan();
+            self.core.clear_content();
+            self.schedule_fetch();
         }
         update
     }
@@ -164,7 +168,7 @@ impl<K: Wire, V: Wire> Feed<K, V> {
 fn typed<K: Wire, V: Wire>(step: Step) -> Result<Update<K, V>, DecodeError> {
     Ok(match step {
         Step::Delta(delta) => {
-            let schema = delta.origin.schema;
+            let schema = delta.provenance.schema;
             let changes = delta.changes.iter().map(|change| {
                 let value = change.value.as_ref().map(|value| decode_part(schema, value)).transpose()?;
                 Ok((decode_part(schema, &change.key)?, value))
@@ -174,19 +178,19 @@ fn typed<K: Wire, V: Wire>(step: Step) -> Result<Update<K, V>, DecodeError> {
                 epoch: delta.position.epoch,
                 revision: delta.position.revision,
                 meta: delta.meta,
-                trace: delta.origin.trace,
-                received_at: delta.origin.received_at,
+                trace: delta.provenance.trace,
+                received_at: delta.provenance.received_at,
             }
         }
         Step::Snapshot(snapshot) => {
-            let schema = snapshot.origin.schema;
+            let schema = snapshot.provenance.schema;
             let entry =
                 |(key, value): &(Bytes, Bytes)| Ok((decode_part(schema, key)?, decode_part(schema, value)?));
             Update::Snapshot {
                 entries: snapshot.entries.iter().map(entry).collect::<Result<_, DecodeError>>()?,
                 epoch: snapshot.position.epoch,
                 revision: snapshot.position.revision,
-                received_at: snapshot.origin.received_at,
+                received_at: snapshot.provenance.received_at,
             }
         }
         Step::Refused(epoch) => Update::Refused { epoch },

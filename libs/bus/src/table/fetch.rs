@@ -1,4 +1,4 @@
-//! Fetching a snapshot: from the owner, else from the bucket where it left one.
+//! Fetches snapshots: from the owner, else from the bucket in which it stores them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tidegate_model::Epoch;
 
 use super::{
-    content::{Origin, Snapshot, SnapshotRequest},
+    content::{Provenance, Snapshot, SnapshotRequest},
     owner::SnapshotStore,
 };
 use crate::{
@@ -16,10 +16,10 @@ use crate::{
     subjects,
 };
 
-/// How long the owner may take. A table of 64 MiB takes less on a slow link.
+/// How long the owner may take to respond. A table of 64 MiB takes less on a slow link.
 const OWNER_LIMIT: Duration = Duration::from_secs(1);
 
-/// A snapshot of the table `subject`, of the epoch `at_least` when its owner answers, else the last one stored.
+/// Fetches a snapshot of the table `subject`: from its owner, of at least the epoch `at_least`, else the last one stored.
 pub(crate) async fn fetch(
     bus: &Bus,
     subject: &str,
@@ -28,18 +28,18 @@ pub(crate) async fn fetch(
     trust: &Trust,
 ) -> Result<Snapshot, BusError> {
     let request = codec::encode(&SnapshotRequest { at_least });
-    let unanswered = match bus.request(&subjects::snapshot(subject), request, OWNER_LIMIT).await {
-        // Whoever may answer requests could say anything; what its owner stored may still be there.
+    let failed = match bus.request(&subjects::snapshot(subject), request, OWNER_LIMIT).await {
+        // Anybody who may respond to requests could forge the response; the stored snapshot may still be there.
         Ok(body) => match read(subject, &body, trust) {
             Err(error @ BusError::Untrusted { .. }) => error,
             read => return read,
         },
         Err(error) => error,
     };
-    let Some(store) = store else { return Err(unanswered) };
+    let Some(store) = store else { return Err(failed) };
     match store.bucket.get_blob(&store.key).await? {
         Some((_, body)) => read(subject, &body, trust),
-        None => Err(unanswered),
+        None => Err(failed),
     }
 }
 
@@ -49,6 +49,6 @@ fn read(subject: &str, body: &Bytes, trust: &Trust) -> Result<Snapshot, BusError
         .map_err(|why| BusError::Untrusted { subject: subject.to_owned(), why })?;
     let (schema, _) = open(&body)?;
     let mut snapshot: Snapshot = codec::decode(&body)?;
-    snapshot.origin = Origin { schema, trace: None, received_at: clock::now() };
+    snapshot.provenance = Provenance { schema, trace: None, received_at: clock::now() };
     Ok(snapshot)
 }

@@ -1,4 +1,4 @@
-//! The owner on the bus: publishes, says heartbeats, answers for snapshots and leaves them in a bucket.
+//! The owner on the bus: publishes deltas and heartbeats, serves snapshots and stores them in a bucket.
 
 use std::{
     marker::PhantomData,
@@ -15,14 +15,14 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    content::{Change, Position, SnapshotRequest, TableMessage},
+    content::{Position, SnapshotRequest, TableChange, TableMessage},
     owner_core::OwnerCore,
     replica_core::Epochs,
 };
 use crate::{
     Bus, BusError, Subscription, TraceContext,
     background::Background,
-    bucket::{Bucket, Place},
+    bucket::{Bucket, Precondition},
     clock,
     codec::{self, Wire, encode_part},
     lock::lock,
@@ -30,7 +30,7 @@ use crate::{
     subjects,
 };
 
-/// Where an owner leaves snapshots for replicas that start while there is no owner.
+/// Where an owner stores snapshots for replicas that start while there is no owner.
 #[derive(Debug, Clone)]
 pub struct SnapshotStore {
     /// The bucket.
@@ -39,26 +39,26 @@ pub struct SnapshotStore {
     pub key: String,
 }
 
-/// How an owner behaves.
+/// The options of an owner.
 #[derive(Debug, Clone)]
 pub struct OwnerOptions {
     /// The time between two heartbeats.
     pub heartbeat: Duration,
-    /// The largest delta that is sent, in bytes. For a larger one a heartbeat is sent at once, and replicas fetch the
-    /// snapshot, spread by their jitter, instead of all receiving it at the same time.
+    /// The largest delta that is sent, in bytes. In place of a larger one a heartbeat is sent at once, and replicas fetch the
+    /// snapshot, spread by their jitter, instead of all receiving the change at the same time.
     pub max_delta: usize,
-    /// Where to leave snapshots.
+    /// Where to store snapshots; absent: nowhere.
     pub store: Option<SnapshotStore>,
-    /// The shortest time between two of them.
-    pub store_every: Duration,
-    /// When it was frozen for this long, what it knows is old: it says nothing more until [`Owner::begin_anew`]. Absent: for
-    /// tables that do not age.
+    /// The shortest time between two stored snapshots.
+    pub store_interval: Duration,
+    /// The standstill of the process after which the table is stale: the owner publishes nothing more until
+    /// [`Owner::restart`]. Absent: the table never becomes stale.
     pub stalled_after: Option<Duration>,
-    /// Who signs what is said; absent: nobody.
+    /// The signer of the messages; absent: they are not signed.
     pub signer: Option<Arc<Signer>>,
-    /// How the table's epochs come about. It bounds which later owners are believed to exist. Nobody signs a request for a
-    /// snapshot, so only an owner whose epoch is a time learns of a later one by it: whoever may ask could drive counted epochs
-    /// up.
+    /// How the table's epochs are chosen, which bounds the later owners that are believed to exist. Requests for snapshots
+    /// are not signed, so only an owner whose epoch is a time learns of a later one by them: otherwise anybody who may send
+    /// requests could drive counted epochs up.
     pub epochs: Epochs,
 }
 
@@ -68,7 +68,7 @@ impl Default for OwnerOptions {
             heartbeat: Duration::from_secs(1),
             max_delta: 256 * 1024,
             store: None,
-            store_every: Duration::from_secs(1),
+            store_interval: Duration::from_secs(1),
             stalled_after: None,
             signer: None,
             epochs: Epochs::Counted,
@@ -76,16 +76,16 @@ impl Default for OwnerOptions {
     }
 }
 
-/// What became of a publication.
+/// The result of a publication.
 #[derive(Debug)]
 pub struct Published {
-    /// Where the table stands now.
+    /// The position of the table after it.
     pub position: Position,
-    /// Whether the delta was sent. Where it was not, the next heartbeat brings replicas to the same content.
+    /// Whether the delta was sent. Where it was not, replicas converge at the next heartbeat.
     pub sent: Result<(), BusError>,
 }
 
-/// The owner of a replicated table. There is one for each epoch. Dropping it ends the reign without a last word.
+/// The owner of a replicated table: one for each epoch. Dropping it ends the term without a last snapshot.
 #[derive(Debug)]
 pub struct Owner<K, V> {
     shared: Arc<Shared>,
@@ -99,19 +99,19 @@ struct Shared {
     subject: String,
     options: OwnerOptions,
     core: Mutex<OwnerCore>,
-    /// The last snapshot that was encoded: a thousand replicas may ask for the same at once.
+    /// The last encoded snapshot: a thousand replicas may request the same one at once.
     encoded: Mutex<Option<(Position, Bytes)>>,
-    /// A later epoch that was met; 0: none.
+    /// A later epoch that was observed; 0: none.
     superseded_by: AtomicU64,
-    /// When it ran last; nothing once it has stood still for too long.
-    awake_at: Mutex<Option<Instant>>,
+    /// When the process last made progress; nothing once it has stalled.
+    progress_at: Mutex<Option<Instant>>,
 }
 
 impl<K: Wire, V: Wire> Owner<K, V> {
-    /// Begins a reign with `entries` at `revision` (see [`OwnerCore::new`]), and says so on the bus at once.
+    /// Starts a term with `entries` at `revision` (see [`OwnerCore::new`]), and publishes a heartbeat at once.
     ///
     /// # Errors
-    /// When the bus is closed or `subject` is not one. That the bus is away is no error.
+    /// When the bus is closed or `subject` is malformed. A bus that is away is no error.
     pub async fn start(
         bus: Bus,
         subject: &str,
@@ -129,37 +129,41 @@ impl<K: Wire, V: Wire> Owner<K, V> {
             options,
             encoded: Mutex::default(),
             superseded_by: AtomicU64::new(0),
-            awake_at: Mutex::new(Some(Instant::now())),
+            progress_at: Mutex::new(Some(Instant::now())),
         });
-        let mut tasks = Background::default().with(|stop| speak(shared.clone(), requests, stop));
+        let mut tasks = Background::default().with(|stop| serve(shared.clone(), requests, stop));
         if let Some(store) = shared.options.store.clone() {
-            tasks = tasks.with(|stop| keep(shared.clone(), store, stop));
+            tasks = tasks.with(|stop| store_snapshots(shared.clone(), store, stop));
         }
         Ok(Owner { shared, tasks, entries: PhantomData })
     }
 
-    /// Makes changes (a value, or nothing to remove the key; of one key the last counts) and publishes them before it
-    /// returns. Nothing when nothing changed.
+    /// Applies changes (a value, or nothing to remove the key; of several to one key the last counts) and publishes them
+    /// before it returns. Nothing when nothing changed.
     ///
-    /// `meta` goes with the change and is not kept; [`codec::encode`] makes one.
+    /// `meta` is sent with the change and not stored; [`codec::encode`] makes one.
     pub async fn publish(
         &mut self,
         changes: impl IntoIterator<Item = (K, Option<V>)>,
         meta: Bytes,
         trace: Option<&TraceContext>,
     ) -> Option<Published> {
-        let changes: Vec<Change> = changes
+        let changes: Vec<TableChange> = changes
             .into_iter()
-            .map(|(key, value)| Change { key: encode_part(&key), value: value.as_ref().map(encode_part) })
+            .map(|(key, value)| TableChange {
+                key: encode_part(&key),
+                value: value.as_ref().map(encode_part),
+            })
             .collect();
         let delta = lock(&self.shared.core).apply(changes, meta)?;
         let position = delta.position;
+        self.record_progress();
         if self.is_stalled() {
             return Some(Published { position, sent: Ok(()) });
         }
         let body = codec::encode(&TableMessage::Delta(delta));
         let sent = if body.len() > self.shared.options.max_delta {
-            self.shared.say_heartbeat().await
+            self.shared.publish_heartbeat().await
         } else {
             self.shared
                 .bus
@@ -169,12 +173,12 @@ impl<K: Wire, V: Wire> Owner<K, V> {
         Some(Published { position, sent })
     }
 
-    /// Where the table stands.
+    /// The position of the table.
     pub fn position(&self) -> Position {
         lock(&self.shared.core).position()
     }
 
-    /// A later epoch that this owner met in its bucket, or by a replica's request where epochs are times: its reign is over.
+    /// A later epoch that this owner observed in its bucket, or in a request where epochs are times: its term is over.
     pub fn superseded_by(&self) -> Option<Epoch> {
         match self.shared.superseded_by.load(Ordering::Relaxed) {
             0 => None,
@@ -182,38 +186,47 @@ impl<K: Wire, V: Wire> Owner<K, V> {
         }
     }
 
-    /// Whether it stood still for too long, and says nothing until [`Owner::begin_anew`].
-    pub fn is_stalled(&self) -> bool {
-        self.shared.has_stalled()
+    /// Records that the process makes progress, as each heartbeat and publication does. Without effect once it has stalled.
+    pub fn record_progress(&self) {
+        self.shared.record_progress();
     }
 
-    /// Begins another reign, of a later epoch, with an empty table, and says so on the bus.
+    /// Whether the process stood still for [`OwnerOptions::stalled_after`], so that nothing is published until
+    /// [`Owner::restart`].
+    pub fn is_stalled(&self) -> bool {
+        self.shared.is_stalled()
+    }
+
+    /// Starts another term, of a later epoch, with an empty table, and publishes a heartbeat.
     ///
     /// # Errors
-    /// When that was not sent. The next heartbeat makes up for it.
-    pub async fn begin_anew(&mut self, epoch: Epoch) -> Result<(), BusError> {
+    /// When the heartbeat was not sent. The next one makes up for it.
+    pub async fn restart(&mut self, epoch: Epoch) -> Result<(), BusError> {
         *lock(&self.shared.core) = OwnerCore::new(epoch, Revision(0), []);
         self.shared.superseded_by.store(0, Ordering::Relaxed);
-        *lock(&self.shared.awake_at) = Some(Instant::now());
-        self.shared.say_heartbeat().await
+        *lock(&self.shared.progress_at) = Some(Instant::now());
+        self.shared.publish_heartbeat().await
     }
 
-    /// Ends the reign: leaves a last snapshot when one is due, then falls silent.
+    /// Ends the term: stores a last snapshot when one is due, then stops.
     pub async fn stop(self) {
         self.tasks.stop().await;
     }
 }
 
 impl Shared {
-    /// Notes that it runs, unless it has not for too long.
-    fn has_stalled(&self) -> bool {
-        let Some(limit) = self.options.stalled_after else { return false };
-        let mut awake_at = lock(&self.awake_at);
-        *awake_at = awake_at.filter(|at| at.elapsed() < limit).map(|_| Instant::now());
-        awake_at.is_none()
+    fn record_progress(&self) {
+        let Some(limit) = self.options.stalled_after else { return };
+        let mut progress_at = lock(&self.progress_at);
+        *progress_at = progress_at.filter(|at| at.elapsed() < limit).map(|_| Instant::now());
     }
 
-    async fn say_heartbeat(&self) -> Result<(), BusError> {
+    fn is_stalled(&self) -> bool {
+        let Some(limit) = self.options.stalled_after else { return false };
+        lock(&self.progress_at).is_none_or(|at| at.elapsed() >= limit)
+    }
+
+    async fn publish_heartbeat(&self) -> Result<(), BusError> {
         let heartbeat = lock(&self.core).heartbeat();
         let body = self.sealed(Purpose::Message, codec::encode(&TableMessage::Heartbeat(heartbeat)));
         self.bus.publish(&self.subject, None, body).await
@@ -240,47 +253,49 @@ impl Shared {
     /// Whether `epoch` can be a later owner's.
     fn can_be_later(&self, epoch: Epoch) -> bool {
         let own = lock(&self.core).position().epoch;
-        // What cannot be is somebody's invention: to outdo it would only help them.
+        // An implausible epoch is an invention: to exceed it would only help its inventor.
         epoch > own && self.options.epochs.can_follow(epoch, own, clock::now())
     }
 
-    /// Whether a request is for another owner to answer: who asks knows of a later epoch.
-    fn is_for_later(&self, request: SnapshotRequest) -> bool {
+    /// Whether a request names a later epoch, so that a later owner has to respond. Records that epoch where epochs are times.
+    fn check_for_later(&self, request: SnapshotRequest) -> bool {
         match self.options.epochs {
-            Epochs::Timed => self.meet(request.at_least),
+            Epochs::Timed => self.observe_epoch(request.at_least),
             Epochs::Counted | Epochs::Signed => self.can_be_later(request.at_least),
         }
     }
 
-    /// Notes that `epoch` was met. Says whether it is later than this owner's.
-    fn meet(&self, epoch: Epoch) -> bool {
+    /// Records an epoch in use. Returns whether it is later than this owner's.
+    fn observe_epoch(&self, epoch: Epoch) -> bool {
         let later = self.can_be_later(epoch);
         if later && self.superseded_by.fetch_max(epoch.0, Ordering::Relaxed) == 0 {
-            tracing::warn!(table = %self.subject, %epoch, "a later owner was met");
+            tracing::warn!(table = %self.subject, %epoch, "there is a later owner");
         }
         later
     }
 }
 
-/// Says heartbeats and answers for snapshots.
-async fn speak(shared: Arc<Shared>, mut requests: Subscription, stop: CancellationToken) {
+/// Publishes heartbeats and serves snapshots.
+async fn serve(shared: Arc<Shared>, mut requests: Subscription, stop: CancellationToken) {
     let mut beat = tokio::time::interval(shared.options.heartbeat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = beat.tick() => {
-                if shared.has_stalled() {
+                shared.record_progress();
+                if shared.is_stalled() {
                     continue;
                 }
-                if let Err(error) = shared.say_heartbeat().await {
+                if let Err(error) = shared.publish_heartbeat().await {
                     tracing::debug!(table = %shared.subject, %error, "a heartbeat was not sent");
                 }
             }
             request = requests.next() => {
                 let Some(message) = request else { return };
+                shared.record_progress();
                 match codec::decode::<SnapshotRequest>(&message.body) {
-                    Ok(request) if shared.is_for_later(request) || shared.has_stalled() => {}
+                    Ok(request) if shared.check_for_later(request) || shared.is_stalled() => {}
                     Ok(_) => {
                         let (_, body) = shared.encoded_snapshot();
                         if let Err(error) = shared.bus.reply(&message, body).await {
@@ -288,7 +303,7 @@ async fn speak(shared: Arc<Shared>, mut requests: Subscription, stop: Cancellati
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(table = %shared.subject, %error, "a request for a snapshot is not one");
+                        tracing::warn!(table = %shared.subject, %error, "a snapshot request cannot be read");
                     }
                 }
             }
@@ -296,11 +311,11 @@ async fn speak(shared: Arc<Shared>, mut requests: Subscription, stop: Cancellati
     }
 }
 
-/// Leaves snapshots in the bucket, and puts them back when the bucket lost them.
-async fn keep(shared: Arc<Shared>, store: SnapshotStore, stop: CancellationToken) {
-    /// Rounds without a change after which it looks whether the last snapshot is still there.
-    const LOOK_EVERY: u32 = 10;
-    let mut tick = tokio::time::interval(shared.options.store_every);
+/// Stores snapshots in the bucket, also after the bucket lost them.
+async fn store_snapshots(shared: Arc<Shared>, store: SnapshotStore, stop: CancellationToken) {
+    /// The number of ticks without a change after which it checks that the last snapshot is still there.
+    const CHECK_EVERY: u32 = 10;
+    let mut tick = tokio::time::interval(shared.options.store_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stored = None;
     let mut unchanged = 0;
@@ -310,12 +325,12 @@ async fn keep(shared: Arc<Shared>, store: SnapshotStore, stop: CancellationToken
             _ = tick.tick() => false,
         };
         let position = lock(&shared.core).position();
-        let due = stored != Some(position) || unchanged >= LOOK_EVERY;
+        let due = stored != Some(position) || unchanged >= CHECK_EVERY;
         if due {
             unchanged = 0;
-            match leave(&shared, &store).await {
-                Ok(Left::Stored(position)) => stored = Some(position),
-                Ok(Left::Superseded) => return,
+            match store_snapshot(&shared, &store).await {
+                Ok(Storing::Stored(position)) => stored = Some(position),
+                Ok(Storing::Superseded) => return,
                 Err(error) => tracing::debug!(table = %shared.subject, %error, "a snapshot was not stored"),
             }
         }
@@ -326,15 +341,17 @@ async fn keep(shared: Arc<Shared>, store: SnapshotStore, stop: CancellationToken
     }
 }
 
-enum Left {
+/// The result of storing a snapshot.
+enum Storing {
     Stored(Position),
+    /// A later owner has stored one.
     Superseded,
 }
 
-async fn leave(shared: &Shared, store: &SnapshotStore) -> Result<Left, BusError> {
+async fn store_snapshot(shared: &Shared, store: &SnapshotStore) -> Result<Storing, BusError> {
     let head = match store.bucket.blob_head(&store.key).await {
         Ok(head) => head,
-        // Not to be read, so of no use to replicas either: begin anew.
+        // Unreadable, so of no use to replicas either: it is replaced.
         Err(BusError::Blob { .. }) => {
             store.bucket.delete(&store.key).await?;
             None
@@ -342,17 +359,17 @@ async fn leave(shared: &Shared, store: &SnapshotStore) -> Result<Left, BusError>
         Err(error) => return Err(error),
     };
     let there = head.as_ref().and_then(|head| codec::decode::<Position>(&head.label).ok());
-    if there.is_some_and(|there| shared.meet(there.epoch)) {
-        return Ok(Left::Superseded);
+    if there.is_some_and(|there| shared.observe_epoch(there.epoch)) {
+        return Ok(Storing::Superseded);
     }
     let (position, body) = shared.encoded_snapshot();
     if there == Some(position) {
-        return Ok(Left::Stored(position));
+        return Ok(Storing::Stored(position));
     }
-    // The compare-and-swap is the fence: an owner that slept since it read the head can't replace a later one's.
-    let place = head.map_or(Place::Empty, |head| Place::Over(head.revision));
-    store.bucket.put_blob(&store.key, codec::encode(&position), body, place).await?;
-    Ok(Left::Stored(position))
+    // The compare-and-swap is the fence: an owner that stalled since it read the head can't replace a later owner's.
+    let precondition = head.map_or(Precondition::Absent, |head| Precondition::Revision(head.revision));
+    store.bucket.put_blob(&store.key, codec::encode(&position), body, precondition).await?;
+    Ok(Storing::Stored(position))
 }
 
 impl Wire for Position {}

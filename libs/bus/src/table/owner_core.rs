@@ -1,13 +1,13 @@
-//! The owner's rules: changes in, deltas out.
+//! The rules of the owner: changes in, deltas out.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tidegate_model::{Epoch, Revision};
 
-use super::content::{Change, Delta, Heartbeat, Origin, Position, Snapshot, Summary, entry_hash};
+use super::content::{Delta, Heartbeat, Position, Provenance, Snapshot, Summary, TableChange, entry_hash};
 
-/// A table as its owner has it.
+/// The owner's table.
 #[derive(Debug, Clone)]
 pub struct OwnerCore {
     position: Position,
@@ -16,8 +16,8 @@ pub struct OwnerCore {
 }
 
 impl OwnerCore {
-    /// A table of `entries` at the beginning of a reign. `revision` is where it begins: at least that of the content
-    /// that it goes on from, so that revisions grow for those who watch them.
+    /// A table of `entries` at the start of a term. `revision` is the first revision: at least that of the content that the
+    /// term continues from, so that observers see revisions grow.
     pub fn new(
         epoch: Epoch,
         revision: Revision,
@@ -29,18 +29,18 @@ impl OwnerCore {
         OwnerCore { position: Position { epoch, revision }, entries, content }
     }
 
-    /// Where the table stands.
+    /// The position of the table.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// What its content comes down to.
+    /// The digest of the content.
     pub fn content(&self) -> Summary {
         self.content
     }
 
-    /// Makes changes, of one key the last, and returns what to publish; nothing when nothing changed.
-    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>, meta: Bytes) -> Option<Delta> {
+    /// Applies changes; of several to one key the last counts. Returns the delta to publish; nothing when nothing changed.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = TableChange>, meta: Bytes) -> Option<Delta> {
         let last: BTreeMap<Bytes, Option<Bytes>> =
             changes.into_iter().map(|change| (change.key, change.value)).collect();
         let before = self.content;
@@ -59,25 +59,25 @@ impl OwnerCore {
             if let Some(old) = old {
                 self.content.remove(entry_hash(&key, &old));
             }
-            changed.push(Change { key, value });
+            changed.push(TableChange { key, value });
         }
         if changed.is_empty() {
             return None;
         }
         self.position.revision.0 += 1;
         let (position, after) = (self.position, self.content);
-        Some(Delta { position, before, after, changes: changed, meta, origin: Origin::default() })
+        Some(Delta { position, before, after, changes: changed, meta, provenance: Provenance::default() })
     }
 
-    /// What to say once a second.
+    /// The heartbeat to publish.
     pub fn heartbeat(&self) -> Heartbeat {
         Heartbeat { position: self.position, content: self.content }
     }
 
-    /// What to give to who asks.
+    /// The snapshot to serve.
     pub fn snapshot(&self) -> Snapshot {
         let entries = self.entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        Snapshot { position: self.position, entries, origin: Origin::default() }
+        Snapshot { position: self.position, entries, provenance: Provenance::default() }
     }
 }
 
@@ -85,14 +85,15 @@ impl OwnerCore {
 mod tests {
     use super::*;
 
-    fn set(key: &'static str, value: &'static str) -> Change {
-        Change { key: Bytes::from(key), value: Some(Bytes::from(value)) }
+    fn set(key: &'static str, value: &'static str) -> TableChange {
+        TableChange { key: Bytes::from(key), value: Some(Bytes::from(value)) }
     }
 
     #[test]
     fn a_change_to_what_is_there_already_publishes_nothing() {
         let mut owner = OwnerCore::new(Epoch(1), Revision(0), [(Bytes::from("a"), Bytes::from("1"))]);
-        let delta = owner.apply([set("a", "1"), Change { key: Bytes::from("b"), value: None }], Bytes::new());
+        let delta =
+            owner.apply([set("a", "1"), TableChange { key: Bytes::from("b"), value: None }], Bytes::new());
         assert_eq!(delta, None);
         assert_eq!(owner.position().revision, Revision(0));
     }

@@ -1,4 +1,4 @@
-//! Replicas on the bus: of one table, or of all tables that a pattern covers.
+//! Replicas on the bus: of one table, or of all tables of a pattern.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    content::{Origin, Position, Snapshot},
+    content::{Position, Provenance, Snapshot},
     feed::Feed,
     fetch::fetch,
     owner::SnapshotStore,
@@ -32,36 +32,36 @@ use crate::{
     seal::{Purpose, SealError, Trust},
 };
 
-/// The most tables that one pattern is followed for, and of those the most whose subjects differ in the last token only, such
-/// as those of one region's probers: no fleet has so many, but who may publish on the pattern's subjects could invent them.
+/// The most tables of one pattern, and of those the most whose subjects differ only in the last token, such as those of one
+/// region's probers. No fleet has so many, but anybody who may publish on the pattern's subjects could invent them.
 const MOST_TABLES: usize = 4096;
 const MOST_SIBLINGS: usize = 512;
 
-/// Updates that wait for whoever takes them. When it is full the replica waits too, its subscription loses messages,
-/// and the next heartbeat repairs what they held.
+/// The capacity of the channel of updates. When it is full the replica waits, its subscription loses messages, and the next
+/// heartbeat repairs the loss.
 const CAPACITY: usize = 256;
 
-/// Last-known content to begin with.
+/// The last known content, to start with.
 #[derive(Debug, Clone)]
 pub struct Seed<K, V> {
-    /// Its epoch.
+    /// The epoch.
     pub epoch: Epoch,
-    /// Its revision.
+    /// The revision.
     pub revision: Revision,
-    /// Its entries.
+    /// The entries.
     pub entries: Vec<(K, V)>,
 }
 
-/// How a replica behaves.
+/// The options of a replica.
 #[derive(Debug, Clone)]
 pub struct ReplicaOptions<K, V> {
-    /// Where to look for a snapshot when no owner answers.
+    /// Where to fetch a snapshot when no owner responds.
     pub store: Option<SnapshotStore>,
-    /// What it has already.
+    /// The content to start with.
     pub seed: Option<Seed<K, V>>,
-    /// Whose word is taken.
+    /// The trusted keys.
     pub trust: Trust,
-    /// How the table's epochs come about.
+    /// How the table's epochs are chosen.
     pub epochs: Epochs,
 }
 
@@ -71,30 +71,30 @@ impl<K, V> Default for ReplicaOptions<K, V> {
     }
 }
 
-/// What a replica did, as counters since its start.
+/// Counters of a replica since its start.
 #[derive(Debug, Default)]
 pub struct ReplicaStats {
-    /// Deltas that were applied.
+    /// Applied deltas.
     pub deltas: AtomicU64,
-    /// Snapshots that were applied.
+    /// Applied snapshots.
     pub snapshots: AtomicU64,
-    /// Messages of older epochs that were refused.
+    /// Refused messages of older epochs.
     pub refused: AtomicU64,
-    /// Fetches that brought nothing.
+    /// Failed fetches.
     pub failed_fetches: AtomicU64,
-    /// Messages and snapshots that could not be read.
+    /// Messages and snapshots that could not be decoded.
     pub unreadable: AtomicU64,
-    /// Messages that were not signed by a key that is trusted.
+    /// Messages without the signature of a trusted key.
     pub untrusted: AtomicU64,
-    /// Of a single table: the latest epoch that was heard of. Older ones are refused.
+    /// The latest epoch that a replica of a single table knows of. Older ones are refused.
     pub fence: AtomicU64,
 }
 
-/// The replica of one table. Dropping it ends it.
+/// The replica of one table. Dropping it stops it.
 #[derive(Debug)]
 pub struct Replica(Handle);
 
-/// The replicas of all tables of a pattern. Dropping it ends them.
+/// The replicas of all tables of a pattern. Dropping it stops them.
 #[derive(Debug)]
 pub struct Replicas(Handle);
 
@@ -106,10 +106,10 @@ struct Handle {
 }
 
 impl Replica {
-    /// Follows the table `subject`. The first update is a snapshot, unless there is a seed that is still right.
+    /// Starts to follow the table `subject`. The first update is a snapshot, unless there is a seed that is still current.
     ///
     /// # Errors
-    /// When the bus is closed or `subject` is not one. That the bus is away is no error.
+    /// When the bus is closed or `subject` is malformed. A bus that is away is no error.
     pub async fn start<K: Wire, V: Wire>(
         bus: Bus,
         subject: &str,
@@ -122,66 +122,66 @@ impl Replica {
         let seed = options.seed.map(|seed| Snapshot {
             position: Position { epoch: seed.epoch, revision: seed.revision },
             entries: seed.entries.iter().map(|(k, v)| (encode_part(k), encode_part(v))).collect(),
-            origin: Origin { schema: codec::SCHEMA_VERSION, ..Origin::default() },
+            provenance: Provenance { schema: codec::SCHEMA_VERSION, ..Provenance::default() },
         });
         let has_keys = follower.trusts.has_keys(subject);
         follower.feeds.insert(subject.to_owned(), Feed::new(options.epochs, seed.as_ref(), has_keys));
         Ok((Replica(follower.spawn()), receiver))
     }
 
-    /// What it did so far.
+    /// Its counters.
     pub fn stats(&self) -> &Arc<ReplicaStats> {
         &self.0.stats
     }
 
-    /// Clears the epoch fence, and fetches the table again. What it has stays until then.
+    /// Clears the epoch fence and fetches the table again. Its content stays until then.
     pub fn reset(&self) {
-        // One that waits is as good as two.
+        // One pending reset is as good as two.
         _ = self.0.resets.try_send(());
     }
 
-    /// Ends it and waits for the end.
+    /// Stops it and waits for the end.
     pub async fn stop(self) {
         self.0.task.stop().await;
     }
 }
 
 impl Replicas {
-    /// Follows every table whose subject `pattern` covers, from the first that is heard of it until nothing was heard
-    /// for `silence`.
+    /// Starts to follow every table whose subject matches `pattern`, from its first message until it was stale for
+    /// `gone_after`.
     ///
     /// # Errors
-    /// When the bus is closed or `pattern` is not one. That the bus is away is no error.
+    /// When the bus is closed or `pattern` is malformed. A bus that is away is no error.
     pub async fn start<K: Wire, V: Wire>(
         bus: Bus,
         pattern: &str,
-        silence: Duration,
+        gone_after: Duration,
     ) -> Result<(Replicas, mpsc::Receiver<TableUpdate<K, V>>), BusError> {
-        Replicas::start_with_trust(bus, pattern, silence, HashMap::new()).await
+        Replicas::start_with_trust(bus, pattern, gone_after, HashMap::new()).await
     }
 
-    /// What they did so far.
+    /// Their counters.
     pub fn stats(&self) -> &Arc<ReplicaStats> {
         &self.0.stats
     }
 
-    /// As [`Replicas::start`], where a table whose subject is in `trusts` is believed by that one's keys.
+    /// As [`Replicas::start`], with the trusted keys of the tables whose subjects are in `trusts`.
     ///
     /// # Errors
     /// As for [`Replicas::start`].
     pub async fn start_with_trust<K: Wire, V: Wire>(
         bus: Bus,
         pattern: &str,
-        silence: Duration,
+        gone_after: Duration,
         trusts: HashMap<String, Trust>,
     ) -> Result<(Replicas, mpsc::Receiver<TableUpdate<K, V>>), BusError> {
         let (sender, receiver) = mpsc::channel(CAPACITY);
         let trusts = Trusts { default: Trust::new(), by_subject: trusts, epochs: Epochs::Timed };
-        let follower = Follower::new(bus, pattern, Sink::Many(sender), trusts, Some(silence)).await?;
+        let follower = Follower::new(bus, pattern, Sink::Many(sender), trusts, Some(gone_after)).await?;
         Ok((Replicas(follower.spawn()), receiver))
     }
 
-    /// Ends them and waits for the end.
+    /// Stops them and waits for the end.
     pub async fn stop(self) {
         self.0.task.stop().await;
     }
@@ -192,7 +192,7 @@ enum Sink<K, V> {
     Many(mpsc::Sender<TableUpdate<K, V>>),
 }
 
-/// A table's subject, whether keys were known when its snapshot was asked for, and the snapshot.
+/// The result of a fetch: the table's subject, whether keys were known when it started, and the snapshot.
 type Fetched = (String, bool, Result<Snapshot, BusError>);
 
 struct Follower<K, V> {
@@ -204,16 +204,16 @@ struct Follower<K, V> {
     sink: Sink<K, V>,
     store: Option<SnapshotStore>,
     trusts: Trusts,
-    /// After how long a table counts as gone; absent: never, and there is one.
-    silence: Option<Duration>,
+    /// The time without a message after which a table counts as gone; absent: never.
+    gone_after: Option<Duration>,
     stats: Arc<ReplicaStats>,
 }
 
-/// By which keys tables are believed, and which of their epochs.
+/// The trusted keys of the tables, and how their epochs are chosen.
 struct Trusts {
     default: Trust,
     by_subject: HashMap<String, Trust>,
-    /// How epochs come about where there are no keys.
+    /// How epochs are chosen where there are no keys.
     epochs: Epochs,
 }
 
@@ -231,8 +231,8 @@ impl Trusts {
     }
 }
 
-/// Nobody takes the updates any more.
-struct Unheard;
+/// The receiver of the updates was dropped.
+struct ReceiverDropped;
 
 impl<K: Wire, V: Wire> Follower<K, V> {
     async fn new(
@@ -240,7 +240,7 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         pattern: &str,
         sink: Sink<K, V>,
         trusts: Trusts,
-        silence: Option<Duration>,
+        gone_after: Option<Duration>,
     ) -> Result<Self, BusError> {
         Ok(Follower {
             messages: bus.subscribe(pattern).await?,
@@ -251,7 +251,7 @@ impl<K: Wire, V: Wire> Follower<K, V> {
             sink,
             store: None,
             trusts,
-            silence,
+            gone_after,
             stats: Arc::default(),
         })
     }
@@ -268,7 +268,7 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         Handle { stats, resets, task }
     }
 
-    async fn run(mut self, mut resets: mpsc::Receiver<()>) -> Result<(), Unheard> {
+    async fn run(mut self, mut resets: mpsc::Receiver<()>) -> Result<(), ReceiverDropped> {
         let mut undecided = self.trusts.default.watch_undecided();
         loop {
             if let (Sink::One(_), Some(feed)) = (&self.sink, self.feeds.values().next()) {
@@ -284,19 +284,19 @@ impl<K: Wire, V: Wire> Follower<K, V> {
             tokio::select! {
                 biased;
                 message = self.messages.next() => match message {
-                    Some(message) => self.message(message).await?,
+                    Some(message) => self.receive_message(message).await?,
                     None => return Ok(()),
                 },
-                Some(fetched) = self.fetches.next() => self.fetched(fetched).await?,
-                () = timer => self.on_time().await?,
+                Some(fetched) = self.fetches.next() => self.finish_fetch(fetched).await?,
+                () = timer => self.handle_timers().await?,
                 Some(()) = resets.recv() => self.feeds.values_mut().for_each(Feed::reset),
-                // What was refused until now is asked for at once.
+                // Refused messages are made up for at once.
                 Ok(()) = undecided.changed() => {
-                    self.feeds.values_mut().for_each(Feed::ask_now);
+                    self.feeds.values_mut().for_each(Feed::fetch_now);
                 }
                 Ok(()) = self.state.changed() => {
                     if self.state.borrow_and_update().connected() {
-                        self.feeds.values_mut().for_each(Feed::reconnected);
+                        self.feeds.values_mut().for_each(Feed::retry_fetch);
                     }
                 }
             }
@@ -305,14 +305,13 @@ impl<K: Wire, V: Wire> Follower<K, V> {
 
     fn next_due(&self) -> Option<Instant> {
         let fetches = self.feeds.values().filter_map(|feed| feed.fetch_at);
-        let silences =
-            self.silence.and_then(|silence| self.feeds.values().map(|f| f.heard_at + silence).min());
-        fetches.chain(silences).min()
+        let expiries = self.gone_after.and_then(|time| self.feeds.values().map(|f| f.heard_at + time).min());
+        fetches.chain(expiries).min()
     }
 
-    /// The bound for a table's epochs by the keys that are known now. With its first keys its fence is cleared, since messages
-    /// that no key verified have set it.
-    async fn look_at_trust(&mut self, subject: &str) -> Result<Epochs, Unheard> {
+    /// Returns how the epochs of a table are bound by the keys that are known now. With the first keys, clears its epoch fence,
+    /// which messages that no key verified have set.
+    async fn update_trust(&mut self, subject: &str) -> Result<Epochs, ReceiverDropped> {
         let has_keys = self.trusts.has_keys(subject);
         if let Some(feed) = self.feeds.get_mut(subject)
             && !std::mem::replace(&mut feed.has_keys, has_keys)
@@ -322,34 +321,34 @@ impl<K: Wire, V: Wire> Follower<K, V> {
             if feed.core.position().is_some() {
                 let (epoch, revision) = (Epoch(0), Revision(0));
                 let update = Update::Heartbeat { epoch, revision, current: false, received_at: clock::now() };
-                self.give(subject, vec![update]).await?;
+                self.deliver(subject, vec![update]).await?;
             }
         }
         Ok(self.trusts.epochs(subject))
     }
 
-    async fn message(&mut self, message: Message) -> Result<(), Unheard> {
+    async fn receive_message(&mut self, message: Message) -> Result<(), ReceiverDropped> {
         let subject = message.subject.clone();
-        // Before it is opened: keys that come in between make it stricter than the bound supposes, never laxer.
-        let epochs = self.look_at_trust(&subject).await?;
+        // Before it is verified: keys that arrive in between make the check stricter than the bound assumes, never laxer.
+        let epochs = self.update_trust(&subject).await?;
         let body = match self.trusts.trust(&subject).open(Purpose::Message, &subject, &message.body) {
             Ok(body) => body,
             Err(why) => {
                 self.stats.untrusted.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(table = %subject, %why, "a table's message is not believed");
+                tracing::debug!(table = %subject, %why, "a table's message is not trusted");
                 return Ok(());
             }
         };
         let has_keys = self.trusts.has_keys(&subject);
         if !self.feeds.contains_key(&subject) && !self.make_room_for(&subject).await? {
             self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(table = %subject, "more tables than there can be: another one is not followed");
+            tracing::debug!(table = %subject, "too many tables: another one is not followed");
             return Ok(());
         }
         let feed = self.feeds.entry(subject.clone()).or_insert_with(|| Feed::new(epochs, None, has_keys));
         feed.core.bound_epochs(epochs, clock::now());
-        match feed.message(message, &body) {
-            Ok(updates) => self.give(&subject, updates).await,
+        match feed.receive_message(message, &body) {
+            Ok(updates) => self.deliver(&subject, updates).await,
             Err(error) => {
                 self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(table = %subject, %error, "a table's message cannot be read");
@@ -358,9 +357,9 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         }
     }
 
-    /// Makes room for one more table beside `subject`'s siblings, if it has to: instead of one that never had an entry, which
-    /// may be somebody's invention, the one that was not heard for longest. Returns whether there is room.
-    async fn make_room_for(&mut self, subject: &str) -> Result<bool, Unheard> {
+    /// Makes room for one more table beside `subject`'s siblings where it has to: evicts the stalest table that never had an
+    /// entry, which may be an invention. Returns whether there is room.
+    async fn make_room_for(&mut self, subject: &str) -> Result<bool, ReceiverDropped> {
         let parent = |subject: &str| subject.rsplit_once('.').map_or(0, |(parent, _)| parent.len());
         let prefix = &subject[..parent(subject)];
         let is_sibling = |other: &str| &other[..parent(other)] == prefix;
@@ -374,29 +373,29 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         });
         let oldest = unproven.min_by_key(|(_, feed)| feed.heard_at);
         let Some(evicted) = oldest.map(|(other, _)| other.clone()) else { return Ok(false) };
-        let was_given = self.feeds.remove(&evicted).is_some_and(|feed| feed.core.position().is_some());
-        if let (true, Sink::Many(sender)) = (was_given, &self.sink) {
-            sender.send(TableUpdate::Gone(evicted)).await.map_err(|_| Unheard)?;
+        let was_delivered = self.feeds.remove(&evicted).is_some_and(|feed| feed.core.position().is_some());
+        if let (true, Sink::Many(sender)) = (was_delivered, &self.sink) {
+            sender.send(TableUpdate::Gone(evicted)).await.map_err(|_| ReceiverDropped)?;
         }
         Ok(true)
     }
 
-    async fn fetched(&mut self, (subject, had_keys, fetched): Fetched) -> Result<(), Unheard> {
-        let epochs = self.look_at_trust(&subject).await?;
+    async fn finish_fetch(&mut self, (subject, had_keys, fetched): Fetched) -> Result<(), ReceiverDropped> {
+        let epochs = self.update_trust(&subject).await?;
         let Some(feed) = self.feeds.get_mut(&subject) else { return Ok(()) };
         feed.core.bound_epochs(epochs, clock::now());
         let fetched = if self.trusts.has_keys(&subject) && !had_keys {
-            // It was checked by no key; the next one is.
+            // No key verified it; the next fetch is verified.
             fetched.and(Err(BusError::Untrusted { subject: subject.clone(), why: SealError::Unsigned }))
         } else {
             fetched
         };
         if let Err(error) = &fetched {
             self.stats.failed_fetches.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(table = %subject, %error, "no snapshot could be had");
+            tracing::debug!(table = %subject, %error, "a snapshot could not be fetched");
         }
-        match feed.fetched(fetched.ok()) {
-            Ok(updates) => self.give(&subject, updates).await,
+        match feed.receive_snapshot(fetched.ok()) {
+            Ok(updates) => self.deliver(&subject, updates).await,
             Err(error) => {
                 self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(table = %subject, %error, "a snapshot cannot be read");
@@ -405,8 +404,8 @@ impl<K: Wire, V: Wire> Follower<K, V> {
         }
     }
 
-    /// Starts the fetches that are due, and lets silent tables go.
-    async fn on_time(&mut self) -> Result<(), Unheard> {
+    /// Starts the fetches that are due, and removes stale tables.
+    async fn handle_timers(&mut self) -> Result<(), ReceiverDropped> {
         let now = Instant::now();
         for (subject, feed) in &mut self.feeds {
             if feed.fetch_at.is_some_and(|at| at <= now) {
@@ -422,18 +421,18 @@ impl<K: Wire, V: Wire> Follower<K, V> {
                 }));
             }
         }
-        let Some(silence) = self.silence else { return Ok(()) };
-        let silent = self.feeds.iter().filter(|(_, feed)| feed.heard_at + silence <= now);
-        for subject in silent.map(|(subject, _)| subject.clone()).collect::<Vec<_>>() {
+        let Some(gone_after) = self.gone_after else { return Ok(()) };
+        let stale = self.feeds.iter().filter(|(_, feed)| feed.heard_at + gone_after <= now);
+        for subject in stale.map(|(subject, _)| subject.clone()).collect::<Vec<_>>() {
             self.feeds.remove(&subject);
             if let Sink::Many(sender) = &self.sink {
-                sender.send(TableUpdate::Gone(subject)).await.map_err(|_| Unheard)?;
+                sender.send(TableUpdate::Gone(subject)).await.map_err(|_| ReceiverDropped)?;
             }
         }
         Ok(())
     }
 
-    async fn give(&mut self, subject: &str, updates: Vec<Update<K, V>>) -> Result<(), Unheard> {
+    async fn deliver(&mut self, subject: &str, updates: Vec<Update<K, V>>) -> Result<(), ReceiverDropped> {
         for update in updates {
             match &update {
                 Update::Delta { .. } => self.stats.deltas.fetch_add(1, Ordering::Relaxed),
@@ -441,14 +440,14 @@ impl<K: Wire, V: Wire> Follower<K, V> {
                 Update::Refused { .. } => self.stats.refused.fetch_add(1, Ordering::Relaxed),
                 Update::Heartbeat { .. } => 0,
             };
-            let given = match &self.sink {
+            let delivered = match &self.sink {
                 Sink::One(sender) => sender.send(update).await.is_ok(),
                 Sink::Many(sender) => {
                     sender.send(TableUpdate::Update(subject.to_owned(), update)).await.is_ok()
                 }
             };
-            if !given {
-                return Err(Unheard);
+            if !delivered {
+                return Err(ReceiverDropped);
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The replica's rules: messages in, steps out.
+//! The rules of a replica: messages in, steps out.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,41 +7,41 @@ use tidegate_model::{Epoch, Revision, Timestamp};
 
 use super::content::{Delta, Heartbeat, Position, Snapshot, Summary, entry_hash};
 
-/// Deltas that came before those that they build on, at most. What is beyond comes by a snapshot.
+/// The most deltas that wait for earlier ones. Beyond them the replica needs a snapshot.
 const MAX_EARLY: usize = 64;
 
-/// A table as a replica has it: where it stands, what it comes down to, and what it has heard of. The entries
-/// themselves are with whoever takes the [steps](Step).
+/// The state of a replica: its position, the digest of its content, and the latest position that it knows of. The entries
+/// themselves are with the consumer of the [steps](Step).
 #[derive(Debug, Clone, Default)]
 pub struct ReplicaCore {
-    /// Where it stands; absent: it has nothing yet.
+    /// Its position; absent: it has nothing yet.
     at: Option<Position>,
     hashes: HashMap<Bytes, u128>,
     content: Summary,
-    /// The latest that it has heard an owner say of its table.
-    heard: Option<Heartbeat>,
-    /// Deltas of a later position whose `before` has not been reached.
+    /// The latest report of an owner.
+    latest: Option<Heartbeat>,
+    /// The deltas whose `before` has not been reached.
     early: BTreeMap<Position, Delta>,
-    /// How far an epoch may be from the last one.
+    /// How the table's epochs are chosen, which bounds the plausible ones.
     epochs: Epochs,
-    /// The time at which that was last asked.
+    /// The time of the last message.
     now: Timestamp,
 }
 
-/// How the epochs of a table come about.
+/// How the epochs of a table are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Epochs {
-    /// Each is a little larger than the one before.
+    /// Each is slightly larger than the one before.
     Counted,
-    /// Each is the time at which its owner began.
+    /// Each is the start time of its owner.
     #[default]
     Timed,
-    /// Each was signed by its owner, so it is believed however far it is from the last one.
+    /// Each is signed by its owner, so it is believed however far it is from the last one.
     Signed,
 }
 
 impl Epochs {
-    /// Whether an owner of `epoch`, which is heard at `now`, can exist in a table whose last owner had `known`.
+    /// Whether an owner of `epoch`, observed at `now`, can exist in a table whose last known epoch is `known`.
     pub fn can_follow(self, epoch: Epoch, known: Epoch, now: Timestamp) -> bool {
         match self {
             Epochs::Counted => epoch.is_plausible_after(known),
@@ -51,97 +51,97 @@ impl Epochs {
     }
 }
 
-/// What became of a message.
+/// The effect of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// The changes are to be made.
+    /// Apply the changes.
     Delta(Delta),
-    /// The content is to be replaced.
+    /// Replace the content.
     Snapshot(Snapshot),
-    /// The content stays; it is now known to be that of this position.
+    /// Keep the content, which is now known to be that of this position.
     Moved(Position),
-    /// An owner of an older epoch spoke, or one of an epoch that cannot be; it was not listened to.
+    /// The message was refused: its epoch is older than a known one, or implausible.
     Refused(Epoch),
 }
 
 impl ReplicaCore {
-    /// A replica that has nothing.
+    /// An empty replica.
     pub fn new(epochs: Epochs) -> ReplicaCore {
         ReplicaCore { epochs, ..ReplicaCore::default() }
     }
 
-    /// A replica that has `snapshot` already.
+    /// A replica that starts with `snapshot`.
     pub fn seeded(epochs: Epochs, snapshot: &Snapshot) -> ReplicaCore {
         let mut core = ReplicaCore::new(epochs);
         core.replace(snapshot);
         core
     }
 
-    /// Clears the epoch fence and keeps the content: the next owner that is heard is believed.
+    /// Clears the epoch fence and keeps the content: the next owner is believed, whatever its epoch.
     pub fn reset(&mut self) {
         self.at = self.at.map(|_| Position { epoch: Epoch(0), revision: Revision(0) });
-        self.heard = None;
+        self.latest = None;
         self.early.clear();
     }
 
-    /// Judges epochs that arrive at `now` by how they come about.
+    /// Sets how epochs are chosen, and the time, for the next message.
     pub fn bound_epochs(&mut self, epochs: Epochs, now: Timestamp) {
         (self.epochs, self.now) = (epochs, now);
     }
 
-    /// Where the replica stands; nothing before it has anything.
+    /// The position of the replica; nothing while it is empty.
     pub fn position(&self) -> Option<Position> {
         self.at
     }
 
-    /// What its content comes down to.
+    /// The digest of its content.
     pub fn content(&self) -> Summary {
         self.content
     }
 
-    /// The latest epoch that it has heard of, 0 when of none.
+    /// The latest epoch that it knows of; 0 when of none.
     pub fn fence(&self) -> Epoch {
-        let heard = self.heard.map(|heard| heard.position.epoch);
-        heard.max(self.at.map(|at| at.epoch)).unwrap_or_default()
+        let latest = self.latest.map(|latest| latest.position.epoch);
+        latest.max(self.at.map(|at| at.epoch)).unwrap_or_default()
     }
 
-    /// Whether it has the latest that it has heard of.
+    /// Whether its content is the latest that it knows of.
     pub fn is_current(&self) -> bool {
-        match (self.at, self.heard) {
+        match (self.at, self.latest) {
             (None, _) => false,
             (Some(_), None) => true,
-            (Some(at), Some(heard)) => {
-                at > heard.position || (at == heard.position && self.content == heard.content)
+            (Some(at), Some(latest)) => {
+                at > latest.position || (at == latest.position && self.content == latest.content)
             }
         }
     }
 
-    /// Takes a delta.
-    pub fn delta(&mut self, delta: Delta) -> Vec<Step> {
+    /// Receives a delta.
+    pub fn receive_delta(&mut self, delta: Delta) -> Vec<Step> {
         if self.refuses(delta.position.epoch) {
             return vec![Step::Refused(delta.position.epoch)];
         }
-        self.hear(Heartbeat { position: delta.position, content: delta.after });
+        self.observe(Heartbeat { position: delta.position, content: delta.after });
         if self.at.is_none_or(|at| delta.position > at) {
             self.early.insert(delta.position, delta);
             if self.early.len() > MAX_EARLY {
                 self.early.pop_first();
             }
         }
-        self.go_on(Vec::new())
+        self.advance(Vec::new())
     }
 
-    /// Takes a heartbeat.
-    pub fn heartbeat(&mut self, heartbeat: Heartbeat) -> Vec<Step> {
+    /// Receives a heartbeat.
+    pub fn receive_heartbeat(&mut self, heartbeat: Heartbeat) -> Vec<Step> {
         if self.refuses(heartbeat.position.epoch) {
             return vec![Step::Refused(heartbeat.position.epoch)];
         }
-        self.hear(heartbeat);
-        self.go_on(Vec::new())
+        self.observe(heartbeat);
+        self.advance(Vec::new())
     }
 
-    /// Takes a snapshot. One that is older than what was heard of is better than nothing, but not than what is here.
-    pub fn snapshot(&mut self, snapshot: Snapshot) -> Vec<Step> {
+    /// Receives a snapshot. One older than the latest known position is better than nothing, but not than what is here.
+    pub fn receive_snapshot(&mut self, snapshot: Snapshot) -> Vec<Step> {
         if !self.is_plausible(snapshot.position.epoch) {
             return vec![Step::Refused(snapshot.position.epoch)];
         }
@@ -155,13 +155,13 @@ impl ReplicaCore {
             }
         }
         self.replace(&snapshot);
-        self.go_on(vec![Step::Snapshot(snapshot)])
+        self.advance(vec![Step::Snapshot(snapshot)])
     }
 
-    /// Forgets the content, for one who could not make use of a step. What was heard of stays heard.
-    pub fn forget(&mut self) {
+    /// Clears the content, for a consumer that could not apply a step. The latest known position stays.
+    pub fn clear_content(&mut self) {
         *self =
-            ReplicaCore { heard: self.heard, epochs: self.epochs, now: self.now, ..ReplicaCore::default() };
+            ReplicaCore { latest: self.latest, epochs: self.epochs, now: self.now, ..ReplicaCore::default() };
     }
 
     fn refuses(&self, epoch: Epoch) -> bool {
@@ -172,33 +172,33 @@ impl ReplicaCore {
         self.epochs.can_follow(epoch, self.fence(), self.now)
     }
 
-    fn hear(&mut self, heartbeat: Heartbeat) {
-        // An equal position is taken, too: the owner's own word of its content stands above what a delta led to.
-        if self.heard.is_none_or(|heard| heartbeat.position >= heard.position) {
-            self.heard = Some(heartbeat);
+    fn observe(&mut self, heartbeat: Heartbeat) {
+        // One of an equal position replaces it, too: the owner's own report of its content outranks what a delta led to.
+        if self.latest.is_none_or(|latest| heartbeat.position >= latest.position) {
+            self.latest = Some(heartbeat);
         }
     }
 
-    /// Applies what can be applied now.
-    fn go_on(&mut self, mut steps: Vec<Step>) -> Vec<Step> {
+    /// Applies the deltas that can be applied now.
+    fn advance(&mut self, mut steps: Vec<Step>) -> Vec<Step> {
         loop {
             let (at, fence) = (self.at, self.fence());
             self.early.retain(|position, _| at.is_none_or(|at| *position > at) && position.epoch >= fence);
             let next = self.early.iter().find(|(_, delta)| delta.before == self.content);
             let Some(position) = next.map(|(position, _)| *position) else { break };
             if let Some(delta) = self.early.remove(&position) {
-                // Deltas between, if any, led away from this content and back to it.
+                // Any deltas in between led away from this content and back to it.
                 self.apply(&delta);
                 steps.push(Step::Delta(delta));
             }
         }
-        if let Some(heard) = self.heard
-            && self.at.is_none_or(|at| heard.position > at)
-            && heard.content == self.content
+        if let Some(latest) = self.latest
+            && self.at.is_none_or(|at| latest.position > at)
+            && latest.content == self.content
         {
-            self.at = Some(heard.position);
+            self.at = Some(latest.position);
             self.early.clear();
-            steps.push(Step::Moved(heard.position));
+            steps.push(Step::Moved(latest.position));
         }
         steps
     }
@@ -227,6 +227,6 @@ impl ReplicaCore {
             self.content.add(*hash);
         }
         self.at = Some(snapshot.position);
-        self.hear(Heartbeat { position: snapshot.position, content: self.content });
+        self.observe(Heartbeat { position: snapshot.position, content: self.content });
     }
 }

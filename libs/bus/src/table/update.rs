@@ -1,14 +1,14 @@
-//! What a replica tells of its table.
+//! The updates that a replica delivers.
 
 use bytes::Bytes;
 use tidegate_model::{Epoch, Revision, Timestamp};
 
 use crate::TraceContext;
 
-/// What happened to a table.
+/// An update of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update<K, V> {
-    /// The whole content, in place of what was there.
+    /// The full content, which replaces the previous one.
     Snapshot {
         /// The owner's epoch.
         epoch: Epoch,
@@ -25,39 +25,39 @@ pub enum Update<K, V> {
         epoch: Epoch,
         /// The table's revision after the changes.
         revision: Revision,
-        /// New values; nothing: the key goes.
+        /// The new values; nothing: the key is removed.
         changes: Vec<(K, Option<V>)>,
-        /// What the owner said beside them.
+        /// Metadata that the owner attached to them.
         meta: Bytes,
         /// The trace that the publication belongs to.
         trace: Option<TraceContext>,
         /// When it was received.
         received_at: Timestamp,
     },
-    /// The owner is alive. The content is what it was, but may now be known as that of another epoch or revision: a new
-    /// owner took over with the same content.
+    /// The owner is alive. The content is unchanged, but its epoch or revision may not be: a new owner may have taken over
+    /// with the same content.
     Heartbeat {
         /// The epoch of the content here.
         epoch: Epoch,
         /// The revision of the content here.
         revision: Revision,
-        /// Whether that is the owner's latest; otherwise a snapshot is on its way.
+        /// Whether that is the owner's latest; otherwise a snapshot is being fetched.
         current: bool,
         /// When it was received.
         received_at: Timestamp,
     },
-    /// An owner of an older epoch spoke, and was not listened to.
+    /// A message of an owner of an older epoch was refused.
     Refused {
         /// Its epoch.
         epoch: Epoch,
     },
 }
 
-/// What happened to one of many tables.
+/// An update of one of many tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TableUpdate<K, V> {
-    /// Something happened to the table of this subject.
+    /// An update of the table of this subject.
     Update(String, Update<K, V>),
-    /// Nothing was heard of this table for long: it counts as gone.
+    /// The table of this subject is stale and counts as gone.
     Gone(String),
 }

@@ -1,8 +1,8 @@
-//! Three servers of one region, which keep copies of one another's data.
+//! Three servers of one region, which replicate their data.
 
 use super::{NatsServer, lasting_port};
 
-/// Starts a cluster of three servers. That they have elected who leads takes a moment more.
+/// Starts a cluster of three servers. They elect a leader a moment later.
 ///
 /// # Panics
 /// When there is no nats-server, or one is not ready in time.

@@ -1,9 +1,9 @@
-//! Two regions as they are deployed: each with a server whose JetStream is its own (a domain), a leaf of the region's relay;
-//! the relays are joined by gateways and keep nothing.
+//! Two regions as deployed: each has a server with a JetStream domain of its own, a leaf of the region's relay; the relays are
+//! joined by gateways and store nothing.
 
 use super::{NatsServer, lasting_port};
 
-/// Two regions' servers, which hear each other through relays unless they are cut apart.
+/// The servers of two regions, which are connected through relays unless they are cut apart.
 #[derive(Debug)]
 pub struct Regions {
     /// The regions' servers.
@@ -12,7 +12,7 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// Starts the servers and waits until each is ready. That they hear each other takes a moment more.
+    /// Starts the servers and waits until each is ready. They are connected a moment later.
     ///
     /// # Panics
     /// When there is no nats-server, or one is not ready in time.
@@ -69,7 +69,7 @@ impl Regions {
         Regions { servers, relays }
     }
 
-    /// Cuts the regions apart: neither hears the other.
+    /// Cuts the regions apart.
     pub fn cut(&mut self) {
         self.relays[0].kill();
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
-use tidegate_bus::table::{Change, Delta, Epochs, Heartbeat, OwnerCore, ReplicaCore, Snapshot, Step};
+use tidegate_bus::table::{Delta, Epochs, Heartbeat, OwnerCore, ReplicaCore, Snapshot, Step, TableChange};
 use tidegate_model::{Epoch, Revision};
 
 type Content = BTreeMap<Bytes, Bytes>;
@@ -45,9 +45,9 @@ fn fate() -> impl Strategy<Value = (usize, i32)> {
     (prop_oneof![2 => Just(0usize), 5 => Just(1), 2 => Just(2)], prop_oneof![3 => Just(0i32), 1 => -6..6])
 }
 
-fn change((key, value): (u8, Option<u8>)) -> Change {
+fn change((key, value): (u8, Option<u8>)) -> TableChange {
     let bytes = |byte: u8| Bytes::copy_from_slice(&[byte]);
-    Change { key: bytes(key), value: value.map(bytes) }
+    TableChange { key: bytes(key), value: value.map(bytes) }
 }
 
 /// The replica with the content that whoever takes its steps has.
@@ -62,9 +62,9 @@ struct Follower {
 impl Follower {
     fn take(&mut self, message: Message) {
         let steps = match message {
-            Message::Delta(delta) => self.core.delta(delta),
-            Message::Heartbeat(heartbeat) => self.core.heartbeat(heartbeat),
-            Message::Snapshot(snapshot) => self.core.snapshot(snapshot),
+            Message::Delta(delta) => self.core.receive_delta(delta),
+            Message::Heartbeat(heartbeat) => self.core.receive_heartbeat(heartbeat),
+            Message::Snapshot(snapshot) => self.core.receive_snapshot(snapshot),
         };
         for step in steps {
             match step {
@@ -175,7 +175,7 @@ proptest! {
     }
 }
 
-fn set(key: u8, value: u8) -> Change {
+fn set(key: u8, value: u8) -> TableChange {
     change((key, Some(value)))
 }
 
@@ -229,7 +229,7 @@ fn a_replica_that_has_nothing_takes_even_an_old_snapshot() {
 fn a_seeded_replica_goes_on_from_its_seed() {
     let mut owner = OwnerCore::new(Epoch(3), Revision(5), [(Bytes::from("x"), Bytes::from("y"))]);
     let mut core = ReplicaCore::seeded(Epochs::Counted, &owner.snapshot());
-    let steps = core.delta(owner.apply([set(1, 1)], Bytes::new()).unwrap());
+    let steps = core.receive_delta(owner.apply([set(1, 1)], Bytes::new()).unwrap());
     assert!(matches!(steps[..], [Step::Delta(_)]));
     assert!(core.is_current());
 }

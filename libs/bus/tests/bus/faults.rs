@@ -6,7 +6,7 @@ use crate::both::{LONG, over_nats};
 use bytes::Bytes;
 use tidegate_bus::{
     Bus, BusError, NatsSettings,
-    bucket::Place,
+    bucket::Precondition,
     table::{Owner, OwnerOptions, Replica, ReplicaOptions, SnapshotStore, Update},
     testing::NatsServer,
 };
@@ -78,18 +78,18 @@ async fn why_there_is_no_connection_is_said_until_there_is_one() {
     };
     let (wrong, right) = (connect("wrong").await, connect("right").await);
 
-    let why = eventually("trouble", async || wrong.trouble()).await;
+    let why = eventually("a connect error", async || wrong.connect_error()).await;
     assert!(why.to_lowercase().contains("authorization"), "{why}");
     let error = wrong.publish("t", None, Bytes::new()).await.unwrap_err().to_string();
     assert!(error.contains(&why), "{error}");
 
     assert!(right.ready(LONG).await);
-    assert_eq!(right.trouble(), None);
+    assert_eq!(right.connect_error(), None);
     server.kill();
-    let why = eventually("trouble", async || right.trouble()).await;
-    assert_eq!(why, "no server takes the connection");
+    let why = eventually("a connect error", async || right.connect_error()).await;
+    assert_eq!(why, "no server accepts the connection");
     server.restart();
-    eventually("no trouble", async || right.trouble().is_none().then_some(())).await;
+    eventually("no connect error", async || right.connect_error().is_none().then_some(())).await;
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn a_bucket_is_made_again_when_the_server_lost_its_data() {
     assert_eq!(bucket.get("k").await.unwrap(), None);
     assert!(bucket.update("k", Bytes::from("2"), revision).await.unwrap_err().is_conflict());
     bucket.create("k", Bytes::from("3")).await.unwrap();
-    bucket.put_blob("blob", Bytes::new(), Bytes::from("x"), Place::Empty).await.unwrap();
+    bucket.put_blob("blob", Bytes::new(), Bytes::from("x"), Precondition::Absent).await.unwrap();
 }
 
 #[tokio::test]
@@ -135,8 +135,12 @@ async fn a_table_goes_on_after_a_restart_with_and_without_data() {
     let (owners_bus, bus) = (over_nats(&server).await, over_nats(&server).await);
     let store = SnapshotStore { bucket: owners_bus.bucket("b"), key: "table".to_owned() };
     let short = Duration::from_millis(50);
-    let options =
-        OwnerOptions { heartbeat: short, store_every: short, store: Some(store), ..OwnerOptions::default() };
+    let options = OwnerOptions {
+        heartbeat: short,
+        store_interval: short,
+        store: Some(store),
+        ..OwnerOptions::default()
+    };
     let mut owner: Owner<String, u64> =
         Owner::start(owners_bus.clone(), SUBJECT, Epoch(1), Revision(0), [], options).await.unwrap();
     let (_replica, mut updates) =

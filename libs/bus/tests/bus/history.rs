@@ -1,4 +1,4 @@
-//! The history: what was told is read again, in order, over NATS and in process.
+//! The history: published events are read again, in order, over NATS and in process.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ fn event(region: &str, revision: u64) -> Event {
     Event { region: region.parse().unwrap(), at: clock::now(), kind }
 }
 
-async fn tell(bus: &Bus, event: &Event, trace: Option<&TraceContext>) {
-    bus.tell("test", trace, event).await.unwrap();
+async fn publish(bus: &Bus, event: &Event, trace: Option<&TraceContext>) {
+    bus.publish_event("test", trace, event).await.unwrap();
 }
 
 async fn opened(bus: &Bus, since: Timestamp, region: Option<&RegionName>) -> HistoryReader {
@@ -54,7 +54,7 @@ async fn events_are_read_in_order_with_their_traces_and_then_those_that_follow(b
     let mut following = opened(&bus, Timestamp(0), None).await;
     let trace = TraceContext::new("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", None);
     for number in 1..=3 {
-        tell(&bus, &event("us-east", number), trace.as_ref().filter(|_| number == 2)).await;
+        publish(&bus, &event("us-east", number), trace.as_ref().filter(|_| number == 2)).await;
     }
     for number in 1..=3 {
         assert_eq!(revision(&mut following).await, (number, trace.clone().filter(|_| number == 2)));
@@ -62,11 +62,11 @@ async fn events_are_read_in_order_with_their_traces_and_then_those_that_follow(b
 
     let mut later = opened(&bus, Timestamp(0), None).await;
     for number in 1..=3 {
-        let kept = later.next_kept().await.unwrap().unwrap();
+        let kept = later.next_stored().await.unwrap().unwrap();
         assert_eq!(kept.event.kind, event("us-east", number).kind);
     }
-    assert!(later.next_kept().await.unwrap().is_none(), "all was read");
-    tell(&bus, &event("us-east", 4), None).await;
+    assert!(later.next_stored().await.unwrap().is_none(), "all was read");
+    publish(&bus, &event("us-east", 4), None).await;
     assert_eq!(revision(&mut later).await.0, 4);
     keeper.stop().await;
 }
@@ -75,8 +75,8 @@ async fn only_events_of_the_region_that_was_asked_for_are_read(bus: Bus) {
     let keeper = HistoryKeeper::start(&bus);
     let region = "eu-west".parse().unwrap();
     let mut reader = opened(&bus, Timestamp(0), Some(&region)).await;
-    tell(&bus, &event("us-east", 1), None).await;
-    tell(&bus, &event("eu-west", 2), None).await;
+    publish(&bus, &event("us-east", 1), None).await;
+    publish(&bus, &event("eu-west", 2), None).await;
     assert_eq!(revision(&mut reader).await.0, 2);
     keeper.stop().await;
 }
@@ -84,7 +84,7 @@ async fn only_events_of_the_region_that_was_asked_for_are_read(bus: Bus) {
 async fn only_events_since_the_time_that_was_asked_for_are_read(bus: Bus) {
     let keeper = HistoryKeeper::start(&bus);
     let mut all = opened(&bus, Timestamp(0), None).await;
-    tell(&bus, &event("us-east", 1), None).await;
+    publish(&bus, &event("us-east", 1), None).await;
     assert_eq!(revision(&mut all).await.0, 1);
 
     // It was kept by a clock of this machine, so it is older than this.
@@ -92,7 +92,7 @@ async fn only_events_since_the_time_that_was_asked_for_are_read(bus: Bus) {
     while clock::now() <= since {
         std::hint::spin_loop();
     }
-    tell(&bus, &event("us-east", 2), None).await;
+    publish(&bus, &event("us-east", 2), None).await;
     assert_eq!(revision(&mut all).await.0, 2);
     assert_eq!(revision(&mut opened(&bus, since, None).await).await.0, 2);
     keeper.stop().await;
@@ -101,7 +101,7 @@ async fn only_events_since_the_time_that_was_asked_for_are_read(bus: Bus) {
 async fn of_an_empty_history_there_is_nothing_to_wait_for(bus: Bus) {
     let keeper = HistoryKeeper::start(&bus);
     let mut reader = opened(&bus, Timestamp(0), None).await;
-    assert!(tokio::time::timeout(LONG, reader.next_kept()).await.unwrap().unwrap().is_none());
+    assert!(tokio::time::timeout(LONG, reader.next_stored()).await.unwrap().unwrap().is_none());
     keeper.stop().await;
 }
 
@@ -111,19 +111,19 @@ async fn events_are_kept_again_after_the_server_lost_its_data() {
     let bus = over_nats(&server).await;
     let keeper = HistoryKeeper::start(&bus);
     let mut before = opened(&bus, Timestamp(0), None).await;
-    tell(&bus, &event("us-east", 1), None).await;
+    publish(&bus, &event("us-east", 1), None).await;
     assert_eq!(revision(&mut before).await.0, 1);
 
     server.kill();
     let mut state = bus.watch_state();
     tokio::time::timeout(LONG, state.wait_for(|state| !state.connected())).await.unwrap().unwrap();
-    assert!(bus.tell("somebody", None, &event("us-east", 2)).await.is_err());
-    assert_eq!(bus.untold_events(), 1);
+    assert!(bus.publish_event("somebody", None, &event("us-east", 2)).await.is_err());
+    assert_eq!(bus.dropped_events(), 1);
     server.restart_without_data();
     assert!(bus.ready(LONG).await);
 
     let mut after = opened(&bus, Timestamp(0), None).await;
-    tell(&bus, &event("us-east", 2), None).await;
+    publish(&bus, &event("us-east", 2), None).await;
     assert_eq!(revision(&mut after).await.0, 2);
     keeper.stop().await;
 }
@@ -151,20 +151,20 @@ async fn who_follows_goes_on_after(restart: impl FnOnce(&mut NatsServer)) {
     let keeper = HistoryKeeper::start(&bus);
     let mut following = opened(&bus, Timestamp(0), None).await;
     for number in 1..=3 {
-        tell(&bus, &event("us-east", number), None).await;
+        publish(&bus, &event("us-east", number), None).await;
         assert_eq!(revision(&mut following).await.0, number);
     }
 
     server.kill();
     let away = tokio::time::timeout(LONG, following.next()).await.unwrap();
-    assert!(away.is_err(), "who follows is told that the bus is away: {away:?}");
+    assert!(away.is_err(), "a follower gets an error while the bus is away: {away:?}");
     restart(&mut server);
     assert!(bus.ready(LONG).await);
-    // Until somebody keeps events again.
+    // Until events are stored again.
     opened(&bus, Timestamp(0), None).await;
 
     for number in 4..=5 {
-        tell(&bus, &event("us-east", number), None).await;
+        publish(&bus, &event("us-east", number), None).await;
         assert_eq!(revision_at_last(&mut following).await, number);
     }
     keeper.stop().await;
@@ -185,15 +185,15 @@ async fn what_nobody_keeps_cannot_be_read_and_says_so() {
     let server = NatsServer::start();
     let bus = over_nats(&server).await;
     let error = bus.read_history(Timestamp(0), None).await.unwrap_err().to_string();
-    assert!(error.contains("finding of the history failed"), "{error}");
+    assert!(error.contains("lookup of the history failed"), "{error}");
 }
 
 #[tokio::test]
-async fn what_a_newer_version_told_is_left_out_and_counted() {
+async fn what_a_newer_version_published_is_skipped_and_counted() {
     let bus = Bus::in_process();
     let newer = bytes::Bytes::from_static(&[0xff, 0xff, 1]);
     bus.publish("tidegate.v1.event.us-east.test", None, newer).await.unwrap();
-    tell(&bus, &event("us-east", 2), None).await;
+    publish(&bus, &event("us-east", 2), None).await;
     let mut reader = opened(&bus, Timestamp(0), None).await;
     assert_eq!(revision(&mut reader).await.0, 2);
     assert_eq!(reader.unreadable(), 1);

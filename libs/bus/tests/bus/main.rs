@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod both;
-mod carry;
 mod convergence;
 mod copies;
 mod faults;
 mod history;
+mod replicate;
 mod semantics;
 mod stores;
 mod tables;

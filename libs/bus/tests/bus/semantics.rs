@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::both::{LONG, on_both};
 use bytes::Bytes;
-use tidegate_bus::{Bus, BusError, TraceContext, bucket::Place, report::Reports};
+use tidegate_bus::{Bus, BusError, TraceContext, bucket::Precondition, report::Reports};
 use tidegate_model::{Timestamp, report::Suspicion};
 
 on_both! {
@@ -167,7 +167,8 @@ async fn the_stamp_changes_with_every_write(bus: Bus) {
 async fn a_blob_of_5_mb_comes_back_whole(bus: Bus) {
     let bucket = bus.bucket("test");
     let written = blob(5_000_001, 1);
-    let revision = bucket.put_blob("b", Bytes::from("label"), written.clone(), Place::Empty).await.unwrap();
+    let revision =
+        bucket.put_blob("b", Bytes::from("label"), written.clone(), Precondition::Absent).await.unwrap();
 
     let (head, read) = bucket.get_blob("b").await.unwrap().unwrap();
     assert_eq!((head.revision, &head.label[..], head.size), (revision, &b"label"[..], 5_000_001));
@@ -177,12 +178,12 @@ async fn a_blob_of_5_mb_comes_back_whole(bus: Bus) {
 
 async fn of_two_writers_of_a_blob_one_wins(bus: Bus) {
     let bucket = bus.bucket("test");
-    let first = bucket.put_blob("b", Bytes::new(), blob(10, 1), Place::Empty).await.unwrap();
+    let first = bucket.put_blob("b", Bytes::new(), blob(10, 1), Precondition::Absent).await.unwrap();
 
     let (one, other) = (blob(600_000, 2), blob(600_000, 3));
     let (a, b) = tokio::join!(
-        bucket.put_blob("b", Bytes::new(), one.clone(), Place::Over(first)),
-        bucket.put_blob("b", Bytes::new(), other.clone(), Place::Over(first)),
+        bucket.put_blob("b", Bytes::new(), one.clone(), Precondition::Revision(first)),
+        bucket.put_blob("b", Bytes::new(), other.clone(), Precondition::Revision(first)),
     );
 
     let winner = match (a, b) {
@@ -191,15 +192,17 @@ async fn of_two_writers_of_a_blob_one_wins(bus: Bus) {
         both => panic!("{both:?}"),
     };
     assert!(bucket.get_blob("b").await.unwrap().unwrap().1 == winner);
-    let lost = bucket.put_blob("b", Bytes::new(), blob(1, 4), Place::Empty).await;
+    let lost = bucket.put_blob("b", Bytes::new(), blob(1, 4), Precondition::Absent).await;
     assert!(lost.unwrap_err().is_conflict());
 }
 
 async fn a_blob_leaves_no_old_parts(bus: Bus) {
     let bucket = bus.bucket("test");
-    let mut place = Place::Empty;
+    let mut precondition = Precondition::Absent;
     for seed in 0..3 {
-        place = Place::Over(bucket.put_blob("b", Bytes::new(), blob(600_000, seed), place).await.unwrap());
+        precondition = Precondition::Revision(
+            bucket.put_blob("b", Bytes::new(), blob(600_000, seed), precondition).await.unwrap(),
+        );
     }
     // Three parts and the head.
     assert_eq!(bucket.list().await.unwrap().len(), 4);
@@ -207,14 +210,15 @@ async fn a_blob_leaves_no_old_parts(bus: Bus) {
 
 async fn a_reader_of_a_blob_that_is_rewritten_gets_one_or_the_other(bus: Bus) {
     let bucket = bus.bucket("test");
-    let revision = bucket.put_blob("b", Bytes::new(), blob(600_000, 0), Place::Empty).await.unwrap();
+    let revision = bucket.put_blob("b", Bytes::new(), blob(600_000, 0), Precondition::Absent).await.unwrap();
     let writer = tokio::spawn({
         let bucket = bucket.clone();
         async move {
-            let mut place = Place::Over(revision);
+            let mut precondition = Precondition::Revision(revision);
             for seed in 1..20 {
-                let written = bucket.put_blob("b", Bytes::new(), blob(600_000, seed), place).await.unwrap();
-                place = Place::Over(written);
+                let written =
+                    bucket.put_blob("b", Bytes::new(), blob(600_000, seed), precondition).await.unwrap();
+                precondition = Precondition::Revision(written);
             }
         }
     });

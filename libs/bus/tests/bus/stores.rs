@@ -31,7 +31,7 @@ on_both! {
 }
 
 const SHORT: Duration = Duration::from_millis(400);
-/// So long that only a nudge can be in time.
+/// So long that only a change notification can be in time.
 const NEVER: Duration = Duration::from_secs(3600);
 
 fn seek(bus: &Bus, name: &str, duration: Duration) -> Lease {
@@ -78,7 +78,7 @@ async fn a_leader_that_falls_silent_is_replaced(bus: Bus) {
 async fn a_heard_epoch_raises_the_leaders(bus: Bus) {
     let lease = seek(&bus, "a", SHORT);
     until(&mut lease.state(), leads).await;
-    lease.hear(Epoch(41));
+    lease.observe_epoch(Epoch(41));
     until(&mut lease.state(), |state| *state == LeaseState::Leader { epoch: Epoch(42) }).await;
 }
 

@@ -36,7 +36,7 @@ const SUBJECT: &str = "tidegate.v1.test.table";
 
 fn quick() -> OwnerOptions {
     let short = Duration::from_millis(50);
-    OwnerOptions { heartbeat: short, store_every: short, ..OwnerOptions::default() }
+    OwnerOptions { heartbeat: short, store_interval: short, ..OwnerOptions::default() }
 }
 
 fn entries(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -361,7 +361,7 @@ async fn an_owner_whose_clock_was_set_back_is_heard_when_its_life_before_is_forg
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_owner_that_stood_still_says_nothing_until_it_begins_anew() {
+async fn an_owner_that_stood_still_publishes_nothing_until_it_restarts() {
     let bus = Bus::in_process();
     let options = OwnerOptions { stalled_after: Some(Duration::from_secs(3)), ..OwnerOptions::default() };
     let mut owner = own(&bus, 1, &[("a", "1")], options).await;
@@ -376,9 +376,9 @@ async fn an_owner_that_stood_still_says_nothing_until_it_begins_anew() {
     while updates.try_recv().is_ok() {}
     set(&mut owner, "a", "2").await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(updates.try_recv().is_err(), "it has spoken");
+    assert!(updates.try_recv().is_err(), "it has published");
 
-    owner.begin_anew(Epoch(2)).await.unwrap();
+    owner.restart(Epoch(2)).await.unwrap();
     set(&mut owner, "b", "3").await;
     content.until_equal(&mut updates, &[("b", "3")]).await;
     assert_eq!(content.at.unwrap().0, Epoch(2));

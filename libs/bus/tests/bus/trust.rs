@@ -159,7 +159,7 @@ async fn keys_are_changed_while_the_table_is_followed(bus: Bus) {
     owner.stop().await;
     let mut owner = own(&bus, 8, "first", Some(&new)).await;
     // What cannot be believed yet is a reason to look for other keys.
-    tokio::time::timeout(LONG, trust.doubted()).await.unwrap();
+    tokio::time::timeout(LONG, trust.recheck_needed()).await.unwrap();
     trust.set(&[old.public_key(), new.public_key()]);
     set(&mut owner, "second").await;
 
@@ -179,7 +179,7 @@ async fn a_stored_snapshot_that_was_not_signed_is_not_believed(bus: Bus) {
     let options = ReplicaOptions { store: Some(store), trust: trust.clone(), ..ReplicaOptions::default() };
     let (_replica, mut updates) =
         Replica::start::<String, String>(bus.clone(), SUBJECT, options).await.unwrap();
-    tokio::time::timeout(LONG, trust.doubted()).await.unwrap();
+    tokio::time::timeout(LONG, trust.recheck_needed()).await.unwrap();
 
     let _owner = own(&bus, 3, "true", Some(&signer)).await;
 

@@ -41,7 +41,7 @@ impl From<SpiffeId> for String {
     }
 }
 
-/// An address with a port: of an IP address, or of a DNS name that is looked up when a connection is made.
+/// An IP address, or a DNS name that is resolved for each connection, with a port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Address {
@@ -57,7 +57,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// The IP address and port; nothing of a name.
+    /// The IP address and port; nothing for a DNS name.
     pub fn ip(&self) -> Option<SocketAddr> {
         match self {
             Address::Ip(address) => Some(*address),
@@ -138,7 +138,7 @@ fn is_dns_name(host: &str) -> bool {
     host.len() <= 253 && host.split('.').all(label)
 }
 
-/// A host that a service answers for.
+/// A pattern of hosts that a service serves.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum HostPattern {

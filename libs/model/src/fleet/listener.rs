@@ -1,4 +1,4 @@
-//! Where edges accept users' connections.
+//! Listeners of edges.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use super::CertificateFiles;
 
-/// A socket that edges accept users' connections on. Travels in the route table.
+/// A listener, on which edges accept users' connections. Part of the route table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// The address and port to bind; port 0 takes a free one.
     pub bind: SocketAddr,
-    /// What is spoken.
+    /// The protocol.
     pub protocol: ListenerProtocol,
-    /// What a client may ask of it.
+    /// The limits for clients.
     pub limits: ListenerLimits,
 }
 
-/// What is spoken on a listener.
+/// The protocol of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ListenerProtocol {
     /// HTTP/1.1, and HTTP/2 by prior knowledge.
@@ -29,11 +29,11 @@ pub enum ListenerProtocol {
     },
 }
 
-/// What is done with a request's header field whose name has an underscore, or anything else than letters, digits and `-`. CGI and what is like it turn `-` into `_`, so
-/// that `x_real_ip` there is `x-real-ip` (Envoy: `headers_with_underscores_action`).
+/// The policy for request header fields whose names have underscores, or anything else than letters, digits and `-`. CGI and
+/// the like turn `-` into `_`, so `x_real_ip` equals `x-real-ip` there (Envoy: `headers_with_underscores_action`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum UnderscorePolicy {
-    /// The field is left out.
+    /// The field is dropped.
     #[default]
     Drop,
     /// The request is refused with 400.
@@ -42,19 +42,19 @@ pub enum UnderscorePolicy {
     Pass,
 }
 
-/// Which health questions (`/.well-known/tidegate/health`) a listener answers.
+/// The health endpoints (`/.well-known/tidegate/health`) that a listener serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum HealthEndpoints {
-    /// Those about the edge and about each service.
+    /// Those of the edge and of each service.
     #[default]
     On,
-    /// Those about the edge alone.
+    /// That of the edge only.
     Edge,
-    /// None: they are answered with 404.
+    /// None: they respond with 404.
     Off,
 }
 
-/// Limits of a listener, and what else it decides about a request.
+/// The limits and other request policies of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerLimits {
     /// The largest request head (request line and headers), in bytes.
@@ -63,13 +63,13 @@ pub struct ListenerLimits {
     pub header_count: u16,
     /// How long a client may take to send a whole request head, or a TLS handshake.
     pub head_timeout: Duration,
-    /// How long a client may be idle between requests, or take nothing of what waits for it.
+    /// How long a client may be idle between requests, or not read a pending response.
     pub idle_timeout: Duration,
     /// The most connections at once for the whole edge on this listener.
     pub max_connections: u32,
-    /// What is done with header fields whose names have underscores and the like.
+    /// The policy for header fields whose names have underscores and the like.
     pub underscores_in_headers: UnderscorePolicy,
-    /// Which health questions it answers.
+    /// The health endpoints that it serves.
     pub health_endpoints: HealthEndpoints,
 }
 

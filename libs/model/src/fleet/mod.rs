@@ -1,4 +1,4 @@
-//! The fleet: what exists, as parsed from the fleet file. Every name in it refers to something in it.
+//! The fleet, as parsed from the fleet file. Every name in it refers to an object in it.
 
 mod address;
 mod file;
@@ -26,7 +26,7 @@ use crate::{
     health::HealthCheck, unit::Location,
 };
 
-/// Everything that exists.
+/// The fleet: all regions, clusters, edges, listeners and services.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Fleet {
     /// Regions, at least one.
@@ -35,9 +35,9 @@ pub struct Fleet {
     pub clusters: BTreeMap<ClusterName, Cluster>,
     /// Edge proxies.
     pub edges: BTreeMap<EdgeName, Edge>,
-    /// What edges listen on.
+    /// The listeners of edges.
     pub listeners: BTreeMap<ListenerName, Listener>,
-    /// What edges forward.
+    /// The services that edges forward.
     pub services: BTreeMap<ServiceName, Service>,
 }
 
@@ -47,7 +47,7 @@ impl Fleet {
         self.edges.get(edge).is_some_and(|known| known.region == *region)
     }
 
-    /// That it lacks a region, in words that name those that it has; nothing when it has it.
+    /// An error text that names the existing regions where the fleet lacks this one; nothing when it has it.
     pub fn lacks_region(&self, region: &RegionName) -> Option<String> {
         let known: Vec<&str> = self.regions.keys().map(RegionName::as_str).collect();
         (!self.regions.contains_key(region))
@@ -58,9 +58,9 @@ impl Fleet {
 /// A failure domain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Region {
-    /// Where it is, for proximity.
+    /// The location, for proximity.
     pub location: Option<Location>,
-    /// Configured one-way latencies to other regions; where there is one, it stands before distance.
+    /// Configured one-way latencies to other regions; each overrides the distance.
     pub latency: BTreeMap<RegionName, Duration>,
     /// The keys with which its route-computers sign its table and lease; none: they are not signed.
     pub signing_keys: Vec<SigningPublicKey>,
@@ -73,7 +73,7 @@ pub struct Cluster {
     pub region: RegionName,
     /// The addresses of its ingress gateway, at least one, each once.
     pub endpoints: Vec<Endpoint>,
-    /// How its endpoints are spoken to.
+    /// How to connect to its endpoints.
     pub upstream: Upstream,
     /// Requests per second that it can take; absent: no limit known.
     pub capacity: Option<u32>,
@@ -82,7 +82,7 @@ pub struct Cluster {
 /// One address of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Where it is.
+    /// The address.
     pub address: Address,
     /// The network it is on.
     pub network: NetworkName,
@@ -95,7 +95,7 @@ pub struct Edge {
     pub region: RegionName,
     /// The address that users reach it by; for DNS and status only.
     pub address: Option<IpAddr>,
-    /// What it listens on.
+    /// Its listeners.
     pub listeners: Vec<ListenerName>,
     /// The networks it is on.
     pub networks: BTreeSet<NetworkName>,
@@ -104,22 +104,22 @@ pub struct Edge {
 /// A service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// The hosts it answers for, at least one.
+    /// The hosts that it serves, at least one.
     pub hosts: Vec<HostPattern>,
-    /// How its clusters' health is asked for.
+    /// The health check of its clusters.
     pub health: HealthCheck,
-    /// Who is shed first when nobody has room: 0 is the most important.
+    /// The priority when no cluster has capacity: services with larger numbers are shed first.
     pub priority: u8,
     /// The largest request body in bytes; absent: no limit.
     pub max_request_body: Option<u64>,
-    /// What is done with a request that no route matches.
+    /// The action for requests that match no route.
     pub default: Action,
     /// Routes, tried in order before the default.
     pub routes: Vec<Route>,
 }
 
 impl Service {
-    /// All actions, the default first, then the routes' in order: the order of a service's tiers in the route table.
+    /// All actions: the default, then those of the routes in order, as in the service's tiers in the route table.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         std::iter::once(&self.default).chain(self.routes.iter().map(|route| &route.action))
     }

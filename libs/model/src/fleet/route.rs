@@ -1,4 +1,4 @@
-//! Which requests go where, and how often they are tried.
+//! Routes and retry policies.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ClusterName, unit::Weight};
 
-/// A route: requests that match get its action.
+/// A route: an action for matching requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// Which requests it is for.
+    /// The requests that it is for.
     pub matches: RouteMatch,
-    /// What is done with them.
+    /// The action.
     pub action: Action,
 }
 
-/// Which requests a route is for: all that is given must match. Travels in the route table.
+/// The match of a route: a request must match all given conditions. Part of the route table.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RouteMatch {
     /// The path must be this or below it, by whole segments.
@@ -24,31 +24,31 @@ pub struct RouteMatch {
     pub path: Option<String>,
     /// The method must be one of these; empty: any.
     pub methods: Vec<String>,
-    /// Headers (in lower case) that must be there with exactly this value.
+    /// Headers (in lower case) that must be present with exactly this value.
     pub headers: BTreeMap<String, String>,
 }
 
-/// What is done with a request: where it goes and how often it is tried.
+/// The action of a route: the clusters and the retry policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
     /// The clusters it may go to.
     pub clusters: Preference,
-    /// How it is tried.
+    /// The retry policy.
     pub policy: Policy,
 }
 
-/// How a request is tried. Travels in the route table.
+/// A retry policy. Part of the route table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// The time for the whole request until the response head, all tries included.
+    /// The time limit of the request until the response head, all attempts included.
     pub timeout: Duration,
-    /// Tries beyond the first.
+    /// The most attempts after the first.
     pub attempts: u8,
-    /// The time for one try until the response head; absent: only the whole timeout holds.
+    /// The time limit of one attempt until the response head; absent: only the whole timeout applies.
     pub per_try_timeout: Option<Duration>,
-    /// When a repeatable request without an answer is also sent elsewhere.
+    /// When a repeatable request without a response is hedged.
     pub hedge: Hedge,
-    /// Retries and hedges allowed, in percent of requests.
+    /// The retry budget: retries and hedges in percent of requests.
     pub budget_percent: u8,
 }
 

@@ -1,4 +1,4 @@
-//! How the endpoints of a cluster are spoken to.
+//! Connections to the endpoints of a cluster.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -6,27 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use super::SpiffeId;
 
-/// How the endpoints of a cluster are spoken to. Travels in the route table.
+/// How to connect to the endpoints of a cluster. Part of the route table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upstream {
     /// The HTTP version.
     pub protocol: UpstreamProtocol,
     /// TLS; absent: plain text.
     pub tls: Option<UpstreamTls>,
-    /// How long an idle connection is kept, when the origin does not say less by `Keep-Alive: timeout`.
+    /// How long an idle connection is kept, unless the origin sends a shorter `Keep-Alive: timeout`.
     pub idle_timeout: Duration,
     /// How long a connection may take to be made, TLS included.
     pub connect_timeout: Duration,
-    /// Requests under way to the cluster from one edge, above which further ones go elsewhere or get 503. Each of the
-    /// edge's workers has an equal part, and at least one.
+    /// The most concurrent requests to the cluster from one edge; further ones go elsewhere or get 503. Each worker of the edge
+    /// has an equal part, at least one.
     pub max_requests: u32,
 }
 
-/// The HTTP version spoken to a cluster.
+/// The HTTP version towards a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UpstreamProtocol {
-    /// With TLS what ALPN picks, else HTTP/1.1.
+    /// With TLS the one that ALPN selects, else HTTP/1.1.
     Auto,
     /// HTTP/1.1.
     Http1,
@@ -37,13 +37,13 @@ pub enum UpstreamProtocol {
 /// TLS towards a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct UpstreamTls {
-    /// The name asked for by SNI and checked; absent: the endpoint's own host.
+    /// The server name for SNI and verification; absent: the endpoint's own host.
     pub server_name: Option<String>,
     /// PEM file with the authorities that are trusted; absent: the system's.
     pub ca: Option<PathBuf>,
     /// The SPIFFE ID that the peer's certificate must carry; then no DNS name is checked.
     pub identity: Option<SpiffeId>,
-    /// The certificate that the edge shows.
+    /// The client certificate of the edge.
     pub client_certificate: Option<CertificateFiles>,
 }
 

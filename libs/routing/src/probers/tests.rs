@@ -1,6 +1,6 @@
 use tidegate_model::{
     health::HealthCheck,
-    observation::{Failure, Outcome},
+    observation::{Failure, ProbeOutcome},
 };
 
 use super::*;
@@ -28,7 +28,7 @@ fn probers() -> Probers {
     probers
 }
 
-fn report(probers: &mut Probers, prober: &ProberKey, cluster: &str, outcome: Outcome) {
+fn report(probers: &mut Probers, prober: &ProberKey, cluster: &str, outcome: ProbeOutcome) {
     let observation = Observation { outcome, streak: 3 };
     probers.apply_changes(
         prober.clone(),
@@ -38,8 +38,8 @@ fn report(probers: &mut Probers, prober: &ProberKey, cluster: &str, outcome: Out
     );
 }
 
-fn fail() -> Outcome {
-    Outcome::Fail(Failure::ConnectTimeout)
+fn fail() -> ProbeOutcome {
+    ProbeOutcome::Fail(Failure::ConnectTimeout)
 }
 
 fn states(probers: &Probers, cluster: &str) -> Option<usize> {
@@ -54,12 +54,12 @@ fn states(probers: &Probers, cluster: &str) -> Option<usize> {
 fn a_prober_that_alone_sees_everything_down_is_distrusted_until_it_sees_something_up() {
     let mut probers = probers();
     let (here, there) = (key("us", "p"), key("eu", "p"));
-    report(&mut probers, &there, "a", Outcome::Pass);
+    report(&mut probers, &there, "a", ProbeOutcome::Pass);
     report(&mut probers, &here, "a", fail());
     assert_eq!(states(&probers, "a"), Some(2), "one failing cluster is no reason for distrust");
     report(&mut probers, &here, "b", fail());
     assert_eq!((states(&probers, "a"), states(&probers, "b")), (Some(1), Some(0)));
-    report(&mut probers, &here, "c", Outcome::Pass);
+    report(&mut probers, &here, "c", ProbeOutcome::Pass);
     assert_eq!((states(&probers, "a"), states(&probers, "b")), (Some(2), Some(1)));
 }
 
@@ -77,7 +77,7 @@ fn a_prober_whose_probe_states_others_share_is_trusted() {
 fn distrust_ends_when_the_prober_that_contradicts_becomes_stale() {
     let mut probers = probers();
     let (here, there) = (key("us", "p"), key("eu", "p"));
-    report(&mut probers, &there, "a", Outcome::Pass);
+    report(&mut probers, &there, "a", ProbeOutcome::Pass);
     report(&mut probers, &here, "a", fail());
     report(&mut probers, &here, "b", fail());
     let later = Timestamp(2_000_000);
@@ -91,8 +91,8 @@ fn a_whole_table_replaces_the_one_before_and_keeps_the_history_of_probe_states()
     let mut probers = probers();
     let prober = key("us", "p");
     report(&mut probers, &prober, "a", fail());
-    report(&mut probers, &prober, "b", Outcome::Pass);
-    let passed_once = Observation { outcome: Outcome::Pass, streak: 1 };
+    report(&mut probers, &prober, "b", ProbeOutcome::Pass);
+    let passed_once = Observation { outcome: ProbeOutcome::Pass, streak: 1 };
     probers.replace_table(prober, vec![(target("a"), passed_once)], false, &Damping::default(), Timestamp(0));
     assert_eq!(states(&probers, "b"), None);
     let Assessment::ProbeStates(states) = probers.assess(&target("a")) else { panic!("no probe states") };
@@ -102,7 +102,7 @@ fn a_whole_table_replaces_the_one_before_and_keeps_the_history_of_probe_states()
 #[test]
 fn probers_and_targets_that_come_and_go_leave_nothing_behind() {
     let mut probers = probers();
-    report(&mut probers, &key("us", "stays"), "stays", Outcome::Pass);
+    report(&mut probers, &key("us", "stays"), "stays", ProbeOutcome::Pass);
     for round in 0..100 {
         let prober = key("us", &format!("p{round}"));
         report(&mut probers, &prober, "stays", fail());

@@ -418,7 +418,9 @@ fn an_endpoint_that_fails_in_another_way_does_not_change_the_table() {
         world.report(region, prober, &["us-1"], false);
     }
     let timed_out = Observation {
-        outcome: tidegate_model::observation::Outcome::Fail(tidegate_model::observation::Failure::NoAnswer),
+        outcome: tidegate_model::observation::ProbeOutcome::Fail(
+            tidegate_model::observation::Failure::NoAnswer,
+        ),
         streak: SURE,
     };
     let changes = world.apply(RouteEvent::Observations {

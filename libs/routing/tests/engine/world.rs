@@ -9,7 +9,7 @@ use tidegate_model::{
         Service, Upstream, UpstreamProtocol,
     },
     health::HealthCheck,
-    observation::{Failure, Observation, Outcome, Target},
+    observation::{Failure, Observation, ProbeOutcome, Target},
     overrides::{Override, OverrideKind},
     report::Load,
     routes::{ActionTiers, HealthEntry, RouteEntry, RouteKey},
@@ -120,8 +120,8 @@ pub fn targets(fleet: &Fleet, cluster: &ClusterName) -> Vec<Target> {
         .collect()
 }
 
-pub fn outcome(pass: bool) -> Outcome {
-    if pass { Outcome::Pass } else { Outcome::Fail(Failure::ConnectRefused) }
+pub fn outcome(pass: bool) -> ProbeOutcome {
+    if pass { ProbeOutcome::Pass } else { ProbeOutcome::Fail(Failure::ConnectRefused) }
 }
 
 pub fn ms(ms: u64) -> Timestamp {

@@ -1,14 +1,14 @@
-//! By which names the admin listener may be asked.
+//! The host names that the admin listener accepts.
 //!
-//! A page in an operator's browser can make a name of its own resolve to this listener's address and then read what it
-//! serves. Its requests carry that name. An address is nobody's to move, nor is `localhost`; a name without a dot is one of
-//! a private network (a service of Docker Compose, a host in `/etc/hosts`), which nobody outside can register.
+//! A page in an operator's browser can make a name of its own resolve to this listener's address and then read its responses
+//! (DNS rebinding). Its requests carry that name. Addresses and `localhost` can't be rebound; a name without a dot is one of a
+//! private network (a service of Docker Compose, a host in `/etc/hosts`), which no outsider can register.
 
 use std::net::Ipv6Addr;
 
 use hyper::{Request, header};
 
-/// Whether the request is for an address, a local name, or one of `allowed`. One that names no host comes from no browser.
+/// Whether a request is for an address, a local name, or one of `allowed`. A request without a host comes from no browser.
 pub fn is_allowed<B>(request: &Request<B>, allowed: &[String]) -> bool {
     if let Some(authority) = request.uri().authority() {
         return is_own(authority.host(), allowed);

@@ -1,4 +1,4 @@
-//! Cells that a service counts in. Clones share the count; an update is one or two relaxed atomic operations.
+//! Counters, gauges and histograms. Clones share the value; an update is one or two relaxed atomic operations.
 
 use std::sync::{
     Arc,

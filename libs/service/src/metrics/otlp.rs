@@ -1,5 +1,5 @@
-//! The metrics as OTLP. The SDK's instruments know no histogram that is read from elsewhere, so the protocol's messages
-//! are made here from the registry.
+//! The metrics as OTLP. The SDK has no instrument for a histogram that is collected elsewhere, so the protocol's messages are
+//! built here from the registry.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,14 +15,14 @@ use opentelemetry_proto::tonic::{
 
 use super::{Family, HistogramState, Kind, Sample, Samples};
 
-/// Which process it is: attributes of the resource, and when counting began.
+/// The process that the metrics come from: attributes of the resource, and when counting started.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     pub attributes: Vec<(String, String)>,
     pub started: SystemTime,
 }
 
-/// The request that reports `samples`.
+/// The export request of `samples`.
 pub(crate) fn request(source: &Source, samples: &Samples) -> ExportMetricsServiceRequest {
     let times = (nanos(source.started), nanos(SystemTime::now()));
     let metrics = samples.families.iter().map(|(name, family)| metric(name, family, times)).collect();
@@ -98,7 +98,7 @@ fn histogram(
     }
 }
 
-/// What the semantic conventions have as a number; labels of Prometheus are texts all.
+/// The labels that are numbers in the semantic conventions; all labels of Prometheus are strings.
 const NUMBERS: [&str; 1] = ["http.response.status_code"];
 
 fn attributes(pairs: &[(String, String)]) -> Vec<KeyValue> {

@@ -1,4 +1,4 @@
-//! What every process says of itself.
+//! The metrics of the process itself.
 
 use std::{
     fs,
@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Registry;
-use crate::entry::Description;
+use crate::Description;
 
 /// Adds the build, the start time and, on Linux, memory and open files.
 pub fn observe_process(registry: &Registry, about: &Description) {

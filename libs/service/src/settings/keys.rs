@@ -1,11 +1,11 @@
-//! The names of settings, as the defaults have them, and their spellings.
+//! The names of settings, taken from the defaults, and their spellings.
 
 use std::collections::BTreeMap;
 
 use config::{Map, Value, ValueKind};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// All settings by name (`nats.servers`), with the default as it would be written.
+/// All settings by name (`nats.servers`), with the text of the default.
 pub(super) struct Keys(BTreeMap<String, Option<String>>);
 
 impl Keys {
@@ -19,18 +19,18 @@ impl Keys {
         self.0.iter()
     }
 
-    /// Whether this is a setting, or inside one that is a table of the user's own making.
+    /// Whether this is a setting, or within one that is a user-defined table.
     pub fn contains(&self, key: &str) -> bool {
         self.0.contains_key(key)
             || self.0.keys().any(|known| key.strip_prefix(known).is_some_and(|rest| rest.starts_with('.')))
     }
 
-    /// The setting that was perhaps meant.
+    /// The setting with the most similar name, if one is similar enough.
     pub fn nearest(&self, key: &str) -> Option<&str> {
         let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
         let distance = |known: &str| {
             let whole = strsim::damerau_levenshtein(known, key);
-            // A right name in the wrong section is near, too.
+            // The right name in the wrong section is similar, too.
             if last(known) == last(key) { whole.min(2) } else { whole }
         };
         let nearest = self.0.keys().min_by_key(|known| distance(known))?;
@@ -38,8 +38,8 @@ impl Keys {
     }
 }
 
-/// The words that a setting may be, where it is one of a few: those that its type names when the defaults have another one
-/// in its place. Empty for all others.
+/// The possible values of a setting that is an enumeration; empty for other settings. They are taken from the error of
+/// deserializing the defaults with an invalid value in its place.
 pub(super) fn choices<S: Serialize + DeserializeOwned>(defaults: &S, key: &str) -> Vec<String> {
     let refused = || {
         let mut settings = serde_json::to_value(defaults).ok()?;
@@ -75,7 +75,7 @@ fn flatten(key: &str, value: serde_json::Value, keys: &mut BTreeMap<String, Opti
     keys.insert(key.to_owned(), default);
 }
 
-/// The names of what a source holds, each with the origin that it names for its value, empty when it names none.
+/// The names of the values of a source, each with the origin of the value, empty when unknown.
 pub(super) fn leaves(collected: Map<String, Value>) -> Vec<(String, String)> {
     let mut leaves = Vec::new();
     let mut open: Vec<(String, Value)> = collected.into_iter().collect();

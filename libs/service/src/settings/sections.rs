@@ -6,7 +6,7 @@ use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 use tidegate_bus::NatsSettings;
 
-use super::{comma_separated, docs_of};
+use super::{docs::docs_of, list::comma_separated, log_filter::parse_log_filter};
 
 /// The sections that all services have.
 #[derive(Debug, Clone, Default)]
@@ -71,7 +71,7 @@ impl Default for NatsSection {
 pub struct AdminSection {
     /// Its address; port 0 takes a free one.
     pub bind: SocketAddr,
-    /// Names that it may be asked by, beside addresses, `localhost` and names without a dot: `metrics.example.com`, or
+    /// Host names that it accepts besides addresses, `localhost` and names without a dot: `metrics.example.com`, or
     /// `*.example.com` for all below.
     #[serde(deserialize_with = "comma_separated")]
     pub allowed_hosts: Vec<String>,
@@ -87,20 +87,20 @@ impl Default for AdminSection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSection {
-    /// For people or for machines.
+    /// The format: `human` or `json`.
     pub format: LogFormat,
-    /// What is logged, as `tracing`'s directives: `info,tidegate_bus=debug`.
+    /// The levels that are logged, as `tracing` directives: `info,tidegate_bus=debug`.
     pub filter: String,
 }
 
 impl Default for LogSection {
     fn default() -> Self {
-        // The client logs each event of its connection; the bus says what matters of it.
+        // The client logs each event of its connection; the bus logs those that matter.
         LogSection { format: LogFormat::Human, filter: "info,async_nats=warn".to_owned() }
     }
 }
 
-/// For people or for machines.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -114,9 +114,9 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetrySection {
-    /// The collector, such as `http://127.0.0.1:4318`; absent: nothing is sent.
+    /// The address of the collector, such as `http://127.0.0.1:4318`; absent: nothing is sent.
     pub otlp_endpoint: Option<String>,
-    /// The share of traces that are sent, 0 to 1. A trace that another service began is sent when that one's is.
+    /// The share of traces that are sent, 0 to 1. A trace that another service started is sent when that service samples it.
     pub sample_ratio: f64,
 }
 
@@ -127,10 +127,10 @@ impl Default for TelemetrySection {
 }
 
 impl NatsSection {
-    /// Checks what types can't say. The first is the setting's name, the second what would be right.
+    /// Checks what types can't express.
     ///
     /// # Errors
-    /// The setting that is wrong.
+    /// The name of the wrong setting, and what would be right.
     pub fn check(&self) -> Result<(), (String, String)> {
         let wrong = |key: &str, problem: &str| Err((key.to_owned(), problem.to_owned()));
         let nats = self;
@@ -138,7 +138,7 @@ impl NatsSection {
             return wrong("nats.servers", "at least one address such as nats://127.0.0.1:4222 is needed");
         }
         if nats.servers.iter().any(|server| server.contains('@')) {
-            // It would be shown in logs, and is no part of an address for this client.
+            // Credentials in an address would appear in logs, and this client does not use them.
             return wrong(
                 "nats.servers",
                 "addresses without a user: that goes into nats.user and nats.password",
@@ -178,7 +178,7 @@ impl CommonSettings {
     pub(super) fn check(&self) -> Result<(), (String, String)> {
         let wrong = |key: &str, problem: &str| Err((key.to_owned(), problem.to_owned()));
         self.nats.check()?;
-        if let Err(error) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
+        if let Err(error) = parse_log_filter(&self.log.filter) {
             return wrong("log.filter", &format!("{error}; right would be info,tidegate_bus=debug"));
         }
         if !(0.0..=1.0).contains(&self.telemetry.sample_ratio) {

@@ -1,4 +1,4 @@
-//! The log's two forms. Both carry the trace of the event, so that a line leads to its trace.
+//! The two formats of the log. Both contain the trace ID of an event, so that a line leads to its trace.
 
 use std::fmt;
 

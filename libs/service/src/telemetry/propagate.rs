@@ -32,6 +32,6 @@ pub fn set_parent(span: &Span, parent: &TraceContext) {
     let mut carrier = HashMap::from([("traceparent".to_owned(), parent.traceparent.clone())]);
     carrier.extend(parent.tracestate.clone().map(|state| ("tracestate".to_owned(), state)));
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);
-    // Fails for a span that nobody traces, and then there is nothing to be a parent of.
+    // Fails for a span that is not traced, which needs no parent.
     _ = span.set_parent(context);
 }

@@ -49,7 +49,7 @@ impl Sender {
         let (finished, done) = mpsc::channel();
         let unsent = registry.counter(
             "tidegate_telemetry_unsent_total",
-            "Times that the collector could not be sent the metrics; spans go the same way.",
+            "Attempts to send metrics to the collector that failed; spans use the same path.",
             &[],
         );
         let url = format!("{endpoint}/v1/metrics");
@@ -78,7 +78,7 @@ impl Sender {
     }
 }
 
-/// Sends requests on the sending thread's runtime, from whatever thread.
+/// Sends requests on the sending thread's runtime, from any thread.
 #[derive(Debug, Clone)]
 pub(super) struct SpanClient {
     handle: Handle,
@@ -121,10 +121,10 @@ impl Metrics {
                 _ = tick.tick() => false,
             };
             let sent = self.send().await;
-            // Said once, not each time.
+            // Logged once, not at each attempt.
             match &sent {
                 Err(error) if is_reached => {
-                    tracing::warn!(url = self.url, %error, "the collector gets neither metrics nor spans");
+                    tracing::warn!(url = self.url, %error, "the collector cannot be reached: it gets neither metrics nor spans");
                 }
                 Ok(()) if !is_reached => tracing::info!(url = self.url, "the collector is reached again"),
                 Ok(()) | Err(_) => {}
@@ -148,7 +148,7 @@ impl Metrics {
         if response.status().is_success() {
             return Ok(());
         }
-        Err(format!("the collector answered {}", response.status()).into())
+        Err(format!("the collector responded with {}", response.status()).into())
     }
 }
 

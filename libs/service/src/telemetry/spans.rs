@@ -1,5 +1,5 @@
-//! Spans that are made whole when what they tell of has ended: the data path's, which cannot afford `tracing`'s machinery
-//! for each request.
+//! Spans that are created when they have finished: for the data path, which cannot afford the cost of `tracing` for each
+//! request.
 
 use std::{
     borrow::Cow,
@@ -16,47 +16,47 @@ use opentelemetry_sdk::{
     trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanExporter, SpanLinks, SpanProcessor as _},
 };
 
-/// Takes finished spans and sends them by and by. Clones share it.
+/// A sink that sends finished spans in batches. Clones share it.
 #[derive(Debug, Clone)]
 pub struct SpanSink {
     processor: Arc<BatchSpanProcessor>,
     scope: InstrumentationScope,
 }
 
-/// Which side of a call a span tells of.
+/// The side of a call that a span covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpanKind {
-    /// The one that is called.
+    /// The callee.
     Server,
-    /// The one that calls.
+    /// The caller.
     Client,
 }
 
 /// An attribute's value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// A text.
+    /// A string.
     Text(Cow<'static, str>),
-    /// A whole number.
+    /// An integer.
     Number(i64),
-    /// Yes or no.
+    /// A boolean.
     Flag(bool),
 }
 
-/// A span that has ended. It is always sent: whoever makes it has decided that it should be.
+/// A finished span. It is always sent: the sampling decision is made before it is created.
 #[derive(Debug, Clone)]
 pub struct FinishedSpan {
     /// The trace, not 0.
     pub trace_id: u128,
     /// The span, not 0.
     pub span_id: u64,
-    /// The span that it is a part of.
+    /// The parent span.
     pub parent: Option<u64>,
     /// Whether the parent is in another process.
     pub parent_is_remote: bool,
     /// Its side of the call.
     pub kind: SpanKind,
-    /// Its name, of few different ones.
+    /// The name, of low cardinality.
     pub name: Cow<'static, str>,
     /// When it began.
     pub start: SystemTime,
@@ -69,7 +69,7 @@ pub struct FinishedSpan {
 }
 
 impl SpanSink {
-    /// Sends by `exporter`, on a thread of its own.
+    /// A sink that sends by `exporter` on a thread of its own.
     pub fn to(exporter: impl SpanExporter + 'static) -> SpanSink {
         SpanSink::new(BatchSpanProcessor::builder(exporter).build())
     }
@@ -79,7 +79,7 @@ impl SpanSink {
         SpanSink { processor: Arc::new(processor), scope }
     }
 
-    /// Sends a span later. Does not wait: when too many wait already, it is dropped.
+    /// Queues a span. Does not wait: the span is dropped when the queue is full.
     pub fn send(&self, span: FinishedSpan) {
         let context = SpanContext::new(
             TraceId::from_bytes(span.trace_id.to_be_bytes()),
@@ -118,10 +118,10 @@ impl SpanSink {
         });
     }
 
-    /// Sends what waits, within `limit`; after it nothing is sent. Blocks.
+    /// Sends the queued spans within `limit`, and stops. Blocks.
     ///
     /// # Errors
-    /// When that failed or took longer.
+    /// When that fails or takes longer.
     pub fn shutdown(&self, limit: Duration) -> OTelSdkResult {
         self.processor.shutdown_with_timeout(limit)
     }

@@ -1,25 +1,24 @@
-//! An event for programs: one JSON object. Times are RFC 3339 in UTC where they are for people, and `…_us` microseconds
-//! since the Unix epoch where they are for sums.
+//! An event as a JSON object for programs. `at` is RFC 3339 in UTC; `…_us` are microseconds since the Unix epoch.
 
 use serde_json::{Map, Value, json};
-use tidegate_bus::history::Kept;
+use tidegate_bus::{TraceContext, history::StoredEvent};
 use tidegate_model::{
-    event::{EventKind, Move, Standing},
+    event::{Destination, EventKind, Move},
     observation::Signal,
     routes::Cause,
 };
 
-use super::{moment, trace_id};
+use super::moment::moment;
 
 /// An event as JSON on one line.
-pub fn line(kept: &Kept) -> Value {
-    let event = &kept.event;
+pub fn line(stored: &StoredEvent) -> Value {
+    let event = &stored.event;
     let mut object = Map::new();
     let mut set = |key: &str, value: Value| _ = object.insert(key.to_owned(), value);
     set("at", json!(moment(event.at)));
     set("at_us", json!(event.at));
     set("region", json!(event.region));
-    if let Some(id) = trace_id(kept) {
+    if let Some(id) = stored.trace.as_ref().map(TraceContext::trace_id) {
         set("trace_id", json!(id));
     }
     match &event.kind {
@@ -90,7 +89,7 @@ fn movement(moved: &Move) -> Value {
     })
 }
 
-fn standing(standing: &Standing) -> Value {
+fn standing(standing: &Destination) -> Value {
     let shares: Map<String, Value> =
         standing.shares.iter().map(|(cluster, share)| (cluster.to_string(), json!(share))).collect();
     json!({ "shares": shares, "shed_permille": standing.shed_permille, "fail_open": standing.fail_open })

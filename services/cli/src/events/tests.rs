@@ -1,24 +1,26 @@
 use tidegate_bus::TraceContext;
 use tidegate_model::{
     Epoch, Revision,
-    event::{Decided, Event, Move, Standing},
+    event::{Decided, Destination, Event, Move},
     observation::Signal,
     routes::{Cause, RouteCause},
     verdict::Verdict,
 };
 
-use super::*;
+use super::{moment::moment, *};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-fn kept(region: &str, at: u64, kind: EventKind) -> Kept {
+fn stored(region: &str, at: u64, kind: EventKind) -> StoredEvent {
     let trace = TraceContext::new(&format!("00-{TRACE}-b7ad6b7169203331-01"), None);
-    Kept { event: Event { region: region.parse().unwrap(), at: Timestamp(at), kind }, trace }
+    StoredEvent { event: Event { region: region.parse().unwrap(), at: Timestamp(at), kind }, trace }
 }
 
-fn decided(region: &str, revision: u64) -> Kept {
-    let shares =
-        |cluster: &str| Standing { shares: vec![(cluster.parse().unwrap(), 1000)], ..Standing::default() };
+fn decided(region: &str, revision: u64) -> StoredEvent {
+    let shares = |cluster: &str| Destination {
+        shares: vec![(cluster.parse().unwrap(), 1000)],
+        ..Destination::default()
+    };
     let cause = Cause::Health {
         cluster: "us-east-1".parse().unwrap(),
         verdict: Verdict::Down,
@@ -43,10 +45,10 @@ fn decided(region: &str, revision: u64) -> Kept {
         }],
         more_moves: 0,
     };
-    kept(region, 1_024_000, EventKind::Decided(decided))
+    stored(region, 1_024_000, EventKind::Decided(decided))
 }
 
-fn applied(region: &str, edge: &str, revision: u64) -> Kept {
+fn applied(region: &str, edge: &str, revision: u64) -> StoredEvent {
     let kind = EventKind::Applied {
         edge: edge.parse().unwrap(),
         epoch: Epoch(5),
@@ -54,40 +56,40 @@ fn applied(region: &str, edge: &str, revision: u64) -> Kept {
         decided_at: Timestamp(1_024_000),
         received_at: Timestamp(1_025_000),
     };
-    kept(region, 1_025_500, kind)
+    stored(region, 1_025_500, kind)
 }
 
 #[test]
-fn a_failover_is_told_as_what_failed_what_was_decided_and_when_an_edge_had_it() {
-    let told = text::paragraph(&decided("us-east", 301), false)
+fn a_failover_is_shown_as_what_failed_what_was_decided_and_when_an_edge_had_it() {
+    let shown = text::paragraph(&decided("us-east", 301), false)
         + &text::paragraph(&applied("us-east", "edge-1", 301), true);
     let expected = format!(
         "1970-01-01T00:00:01.024Z us-east    cluster us-east-1 is down: 2 of 2 endpoints refuse (suspicion, 24.0 ms \
          after the first failed request)\n    \
          shop goes to eu-west-1, before to us-east-1: us-east-1 is down\n    \
-         epoch 5 revision 301, decided 1.0 ms after the word of it came, trace {TRACE}\n    \
-         edge-1 serves by epoch 5 revision 301 1.5 ms after the decision (1.0 ms to get there)\n"
+         epoch 5 revision 301, decided 1.0 ms after its input arrived, trace {TRACE}\n    \
+         edge-1 serves by epoch 5 revision 301 1.5 ms after the decision (received after 1.0 ms)\n"
     );
-    assert_eq!(told, expected);
+    assert_eq!(shown, expected);
 }
 
 #[test]
-fn a_move_that_changes_no_share_is_told_as_what_it_changes() {
-    let mut kept = decided("us-east", 301);
-    let EventKind::Decided(decided) = &mut kept.event.kind else { unreachable!() };
+fn a_move_that_changes_no_share_is_shown_as_what_it_changes() {
+    let mut stored = decided("us-east", 301);
+    let EventKind::Decided(decided) = &mut stored.event.kind else { unreachable!() };
     let moved = &mut decided.moves[0];
-    moved.before = Standing { fail_open: true, ..moved.after.clone() };
-    let told = text::paragraph(&kept, false);
+    moved.before = Destination { fail_open: true, ..moved.after.clone() };
+    let shown = text::paragraph(&stored, false);
     assert!(
-        told.contains("    shop stays at eu-west-1, which seemed down like all others before: "),
-        "{told}"
+        shown.contains("    shop stays at eu-west-1, which seemed down like all others before: "),
+        "{shown}"
     );
 }
 
 #[test]
-fn an_edge_that_does_not_stand_below_its_decision_is_told_with_time_and_region() {
-    let told = text::paragraph(&applied("us-east", "edge-1", 301), false);
-    assert!(told.starts_with("1970-01-01T00:00:01.025Z us-east    edge-1 serves by epoch 5"), "{told}");
+fn an_edge_that_does_not_stand_below_its_decision_is_shown_with_time_and_region() {
+    let shown = text::paragraph(&applied("us-east", "edge-1", 301), false);
+    assert!(shown.starts_with("1970-01-01T00:00:01.025Z us-east    edge-1 serves by epoch 5"), "{shown}");
 }
 
 #[test]
@@ -117,13 +119,13 @@ fn edges_stand_below_the_decision_that_they_speak_of() {
         applied("us-east", "edge-us", 1),
         applied("us-east", "edge-us", 7),
     ];
-    let told: Vec<String> = gather(events)
+    let shown: Vec<String> = gather(events)
         .iter()
-        .map(|kept| match &kept.event.kind {
+        .map(|stored| match &stored.event.kind {
             EventKind::Applied { edge, revision, .. } => format!("{edge} {revision}"),
-            EventKind::Decided(decided) => format!("{} {}", kept.event.region, decided.revision),
+            EventKind::Decided(decided) => format!("{} {}", stored.event.region, decided.revision),
             EventKind::Leads { .. } | EventKind::Fleet { .. } => String::new(),
         })
         .collect();
-    assert_eq!(told, ["us-east 1", "edge-us 1", "eu-west 1", "edge-eu 1", "edge-us 7"]);
+    assert_eq!(shown, ["us-east 1", "edge-us 1", "eu-west 1", "edge-eu 1", "edge-us 7"]);
 }

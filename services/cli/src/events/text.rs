@@ -1,22 +1,23 @@
-//! An event for people.
+//! An event as text for people.
 
 use std::fmt::Write as _;
 
-use tidegate_bus::history::Kept;
+use tidegate_bus::{TraceContext, history::StoredEvent};
 use tidegate_model::{
     Timestamp,
-    event::{Decided, EventKind, Move, Standing},
+    event::{Decided, Destination, EventKind, Move},
     observation::Signal,
     routes::Cause,
 };
 
-use super::{moment, trace_id};
+use super::moment::moment;
 
-/// An event as one line or more. With `is_below` it is of the same table as what was told last, and an edge's is indented.
-pub fn paragraph(kept: &Kept, is_below: bool) -> String {
-    let region = kept.event.region.as_str();
-    let head = format!("{} {region:<10} ", moment(kept.event.at));
-    match &kept.event.kind {
+/// An event as one line or more. With `is_below` it is about the same table as the event before, and an edge's event is
+/// indented.
+pub fn paragraph(stored: &StoredEvent, is_below: bool) -> String {
+    let region = stored.event.region.as_str();
+    let head = format!("{} {region:<10} ", moment(stored.event.at));
+    match &stored.event.kind {
         EventKind::Leads { holder, epoch } => {
             format!("{head}{holder} leads the region from epoch {epoch} on\n")
         }
@@ -24,13 +25,18 @@ pub fn paragraph(kept: &Kept, is_below: bool) -> String {
             format!("{head}fleet revision {revision}, applied by {author}\n")
         }
         EventKind::Decided(decided) => {
-            let trace = trace_id(kept).map(|id| format!(", trace {id}")).unwrap_or_default();
+            let trace = stored
+                .trace
+                .as_ref()
+                .map(TraceContext::trace_id)
+                .map(|id| format!(", trace {id}"))
+                .unwrap_or_default();
             decision(&head, decided, &trace)
         }
         EventKind::Applied { edge, epoch, revision, decided_at, received_at } => format!(
-            "{}{edge} serves by epoch {epoch} revision {revision} {} after the decision ({} to get there)\n",
+            "{}{edge} serves by epoch {epoch} revision {revision} {} after the decision (received after {})\n",
             if is_below { "    " } else { &head },
-            millis(kept.event.at, *decided_at),
+            millis(stored.event.at, *decided_at),
             millis(*received_at, *decided_at),
         ),
     }
@@ -41,8 +47,8 @@ fn decision(head: &str, decided: &Decided, trace: &str) -> String {
     let mut causes: Vec<String> = decided.cause.causes.iter().map(|c| cause(c, decided)).collect();
     causes.dedup();
     let rest = " ".repeat(head.chars().count());
-    for (place, cause) in causes.iter().enumerate() {
-        text.push_str(if place == 0 { head } else { &rest });
+    for (index, cause) in causes.iter().enumerate() {
+        text.push_str(if index == 0 { head } else { &rest });
         text.push_str(cause);
         text.push('\n');
     }
@@ -58,7 +64,7 @@ fn decision(head: &str, decided: &Decided, trace: &str) -> String {
     }
     _ = writeln!(
         text,
-        "    epoch {} revision {}, decided {} after the word of it came{trace}",
+        "    epoch {} revision {}, decided {} after its input arrived{trace}",
         decided.epoch,
         decided.revision,
         millis(decided.cause.decided_at, decided.cause.input_at),
@@ -107,14 +113,14 @@ fn movement(moved: &Move) -> String {
         if before.shed_permille != after.shed_permille {
             _ = write!(
                 text,
-                ", {} % refused for lack of room, before {} %",
+                ", {} % shed for lack of capacity, before {} %",
                 percent(after.shed_permille),
                 percent(before.shed_permille)
             );
         }
     } else {
         _ = write!(text, "goes to {}", goes_to(after));
-        if *before != Standing::default() {
+        if *before != Destination::default() {
             _ = write!(text, ", before to {}", goes_to(before));
         }
     }
@@ -126,7 +132,7 @@ fn percent(permille: u16) -> f64 {
     f64::from(permille) / 10.0
 }
 
-fn shares(standing: &Standing) -> String {
+fn shares(standing: &Destination) -> String {
     let total: u32 = standing.shares.iter().map(|(_, share)| u32::from(*share)).sum();
     let mut parts: Vec<String> = standing
         .shares
@@ -143,13 +149,13 @@ fn shares(standing: &Standing) -> String {
     parts.join(", ")
 }
 
-fn goes_to(standing: &Standing) -> String {
+fn goes_to(standing: &Destination) -> String {
     let mut text = shares(standing);
     if standing.fail_open {
         text.push_str(" (though all seem down)");
     }
     if standing.shed_permille > 0 {
-        _ = write!(text, " ({} % refused for lack of room)", percent(standing.shed_permille));
+        _ = write!(text, " ({} % shed for lack of capacity)", percent(standing.shed_permille));
     }
     text
 }

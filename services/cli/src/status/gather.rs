@@ -1,13 +1,14 @@
-//! Gathers what regions, edges and probers say.
+//! Gathers the state of regions, edges and probers from the bus.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use tidegate_bus::{
-    Bus, clock,
+    Bus,
+    claims::IdentityClaim,
+    clock,
     fleet::FleetStore,
     overrides::OverrideStore,
-    presence::Bearer,
     report::Reports,
     seal::Trust,
     subjects,
@@ -24,17 +25,17 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::fleet::requests;
 
-/// After this time without a heartbeat a region's table counts as gone.
-const SILENCE: Duration = Duration::from_secs(10);
-/// What is said each second, of loads and of who runs, is not shown when it is older.
-const IS_NEW: Duration = Duration::from_secs(3);
+/// The time without a heartbeat after which a region's table counts as gone.
+const TABLE_LIFETIME: Duration = Duration::from_secs(10);
+/// The age after which load reports and claims, which come each second, are no longer shown.
+const REPORT_LIFETIME: Duration = Duration::from_secs(3);
 
-/// What runs.
+/// The status of the system.
 #[derive(Debug, Serialize)]
 pub struct Status {
     /// The fleet's revision, author and time; absent when none was applied.
     pub fleet: Option<FleetStatus>,
-    /// What the bus could not be asked for, and why: the fleet, the overrides.
+    /// What could not be read from the bus, and why: the fleet, the overrides.
     pub problems: Vec<String>,
     /// Each region of the fleet, and others that publish a table or have an edge.
     pub regions: BTreeMap<RegionName, RegionStatus>,
@@ -49,35 +50,35 @@ pub struct FleetStatus {
     pub revision: u64,
     /// Who applied it.
     pub author: String,
-    /// How long ago, in seconds.
+    /// Its age in seconds.
     pub age_s: u64,
 }
 
 /// One region.
 #[derive(Debug, Default, Serialize)]
 pub struct RegionStatus {
-    /// The table's epoch; absent when nobody publishes it.
+    /// The table's epoch; absent when no leader publishes it.
     pub epoch: Option<Epoch>,
     /// The table's revision.
     pub revision: Option<Revision>,
-    /// The time since its owner was heard, in milliseconds.
+    /// The time since the last message of its owner, in milliseconds.
     pub owner_heard_ms_ago: Option<u64>,
-    /// Messages about its table that were heard and that none of the region's keys signed; edges refuse them.
+    /// The number of messages about its table without the signature of one of the region's keys; edges refuse them.
     pub unsigned: u64,
-    /// Whether the fleet does not have it.
+    /// Whether the fleet lacks it.
     pub is_unknown: bool,
-    /// What runs in it, such as `health-prober prober-1`, and as which processes: one, unless several were given the same name
+    /// The running services, such as `health-prober prober-1`, and their processes: one each, unless several have the same name
     /// by mistake.
     pub running: BTreeMap<String, Vec<String>>,
     /// Its edges.
     pub edges: BTreeMap<EdgeName, EdgeStatus>,
-    /// Edges of the fleet that nobody has heard of.
+    /// Edges of the fleet that do not report.
     pub missing_edges: Vec<EdgeName>,
-    /// Edges that speak and that the fleet does not have in this region.
+    /// Edges that report and that the fleet lacks in this region.
     pub unknown_edges: Vec<EdgeName>,
     /// Clusters as this region sees them; by check where services' checks differ.
     pub clusters: BTreeMap<ClusterName, Vec<ClusterStatus>>,
-    /// What this region's edges send to clusters.
+    /// The load that this region's edges send to clusters.
     pub sent: BTreeMap<ClusterName, SentStatus>,
     /// For each service, for each action, the tiers in order: clusters and shares.
     pub services: BTreeMap<String, Vec<ActionStatus>>,
@@ -92,17 +93,17 @@ pub struct EdgeStatus {
     pub revision: Revision,
     /// Whether that is the owner's latest.
     pub is_current: bool,
-    /// How old that is, in milliseconds: since it was applied.
+    /// The time since it was applied, in milliseconds.
     pub age_ms: u64,
-    /// From receiving it to serving by it, in microseconds.
+    /// The time from receiving to applying it, in microseconds.
     pub apply_us: u64,
     /// Whether it drains.
     pub draining: bool,
-    /// For how long, in seconds, it has not had its region's latest table although somebody speaks of one.
+    /// For how many seconds it has lacked its region's latest table although a later one is published.
     pub behind_s: Option<u64>,
-    /// Messages that it refused since it started: of older or impossible epochs, and not signed by a key of the fleet.
+    /// The number of messages since it started that it refused: of older or implausible epochs, or not signed by a trusted key.
     pub refused: u64,
-    /// The time since it reported, in milliseconds.
+    /// The time since its last report, in milliseconds.
     pub reported_ms_ago: u64,
 }
 
@@ -117,21 +118,22 @@ pub struct ClusterStatus {
     pub drained: bool,
 }
 
-/// What edges send to a cluster.
+/// The load that edges send to a cluster.
 #[derive(Debug, Default, Serialize)]
 pub struct SentStatus {
-    /// Requests per second, with second tries.
+    /// Attempts per second.
     pub per_s: f64,
-    /// Of those, the ones that failed.
+    /// Failed attempts per second.
     pub failed_per_s: f64,
-    /// The time in which 95 % of the answers began, in milliseconds: of the edge that waits longest; absent when unknown.
+    /// The 95th percentile of the time to the first response byte, in milliseconds: the largest of all edges; absent when
+    /// unknown.
     pub p95_ms: Option<f64>,
 }
 
 /// Where the requests of one action go.
 #[derive(Debug, Serialize)]
 pub struct ActionStatus {
-    /// Which requests it is for, such as `/api and below`; absent for the service's default, and where the fleet does not tell.
+    /// The requests that it is for, such as `/api and below`; absent for the service's default, and where the fleet is unknown.
     pub requests: Option<String>,
     /// Clusters and shares, tier by tier.
     pub tiers: Vec<Vec<(String, u16)>>,
@@ -139,7 +141,7 @@ pub struct ActionStatus {
     pub reason: String,
     /// Whether everything seems down.
     pub fail_open: bool,
-    /// Requests refused, in thousandths.
+    /// The share of requests that is shed, in thousandths.
     pub shed_permille: u16,
 }
 
@@ -151,29 +153,29 @@ struct Table {
     entries: BTreeMap<RouteKey, RouteEntry>,
 }
 
-/// Listens on the bus.
+/// A gatherer that listens on the bus.
 pub struct Gatherer {
     _tables: Replicas,
-    /// The keys that the fleet names, by region.
+    /// The trusted keys by region.
     trusts: BTreeMap<RegionName, Trust>,
     updates: mpsc::Receiver<TableUpdate<RouteKey, RouteEntry>>,
     applied: Reports<Applied>,
     loads: Reports<Load>,
-    bearers: Reports<Bearer>,
+    claims: Reports<IdentityClaim>,
     tables: BTreeMap<RegionName, Table>,
     edges: BTreeMap<(RegionName, EdgeName), (Applied, Timestamp)>,
     sent: BTreeMap<(RegionName, EdgeName), (Load, Timestamp)>,
-    /// By subject and instance.
-    borne: BTreeMap<(String, u64), (Bearer, Timestamp)>,
+    /// The last claim by subject and instance.
+    claimed: BTreeMap<(String, u64), (IdentityClaim, Timestamp)>,
 }
 
 impl Gatherer {
-    /// Begins to listen.
+    /// Starts to listen.
     pub async fn start(bus: &Bus) -> anyhow::Result<Gatherer> {
         let applied = bus.subscribe_reports(subjects::ALL_APPLIED).await?;
         let loads = bus.subscribe_reports(subjects::ALL_LOAD).await?;
-        let bearers = bus.subscribe_reports(subjects::ALL_BEARERS).await?;
-        // That it cannot be read is told with the status; tables are then shown whoever signed them.
+        let claims = bus.subscribe_reports(subjects::ALL_CLAIMS).await?;
+        // A fleet that cannot be read is reported with the status; then tables are shown whoever signed them.
         let text = FleetStore::new(bus).get().await.ok().flatten();
         let fleet = text.and_then(|text| Fleet::parse(&text.text, "fleet").ok());
         let regions = fleet.map(|fleet| fleet.regions).unwrap_or_default();
@@ -181,18 +183,18 @@ impl Gatherer {
         let by_subject =
             trusts.iter().map(|(region, trust)| (subjects::routes(region), trust.clone())).collect();
         let (tables, updates) =
-            Replicas::start_with_trust(bus.clone(), subjects::ALL_ROUTES, SILENCE, by_subject).await?;
+            Replicas::start_with_trust(bus.clone(), subjects::ALL_ROUTES, TABLE_LIFETIME, by_subject).await?;
         Ok(Gatherer {
             _tables: tables,
             trusts,
             updates,
             applied,
             loads,
-            bearers,
+            claims,
             tables: BTreeMap::new(),
             edges: BTreeMap::new(),
             sent: BTreeMap::new(),
-            borne: BTreeMap::new(),
+            claimed: BTreeMap::new(),
         })
     }
 
@@ -213,8 +215,8 @@ impl Gatherer {
                     let Load { region, edge, .. } = report.body.clone();
                     self.sent.insert((region, edge), (report.body, report.received_at));
                 }
-                Some(report) = self.bearers.next() => {
-                    self.borne.insert((report.subject, report.body.instance), (report.body, report.received_at));
+                Some(report) = self.claims.next() => {
+                    self.claimed.insert((report.subject, report.body.instance), (report.body, report.received_at));
                 }
                 () = tokio::time::sleep_until(until) => return Ok(()),
             }
@@ -253,7 +255,7 @@ impl Gatherer {
         (table.epoch, table.revision, table.heard_at) = (now_epoch, now_revision, heard_at);
     }
 
-    /// What is known now.
+    /// The present status.
     pub async fn status(&self, bus: &Bus) -> Status {
         let now = clock::now();
         let ms_since = |at: Timestamp| now.since(at).as_millis() as u64;
@@ -287,16 +289,16 @@ impl Gatherer {
             region.edges.insert(edge.clone(), status);
         }
         for ((region, _), (load, received_at)) in &self.sent {
-            if now.since(*received_at) < IS_NEW {
+            if now.since(*received_at) < REPORT_LIFETIME {
                 regions.entry(region.clone()).or_default().add_load(load);
             }
         }
-        for ((subject, _), (bearer, received_at)) in &self.borne {
-            if now.since(*received_at) < IS_NEW
-                && let Some((kind, region, name)) = subjects::parse_bearer(subject)
+        for ((subject, _), (claim, received_at)) in &self.claimed {
+            if now.since(*received_at) < REPORT_LIFETIME
+                && let Some((kind, region, name)) = subjects::parse_claim(subject)
             {
                 let running = &mut regions.entry(region).or_default().running;
-                running.entry(format!("{kind} {name}")).or_default().push(bearer.to_string());
+                running.entry(format!("{kind} {name}")).or_default().push(claim.to_string());
             }
         }
         for (name, trust) in self.trusts.iter().filter(|(_, trust)| trust.refused() > 0) {
@@ -315,7 +317,7 @@ impl Gatherer {
                     trust.set(keys.unwrap_or_default());
                 }
             }
-            note_expected(expected, &mut regions);
+            compare_with_fleet(expected, &mut regions);
         }
         let fleet = text.map(|fleet| FleetStatus {
             revision: fleet.head.revision,
@@ -327,13 +329,13 @@ impl Gatherer {
             BTreeMap::new()
         });
         overrides.retain(|_, item| item.expires_at.is_none_or(|at| at > now));
-        note_drained(&overrides, expected.as_ref(), &mut regions);
+        mark_drained(&overrides, expected.as_ref(), &mut regions);
         let overrides = overrides.values().map(|item| override_text(item, now)).collect();
         Status { fleet, problems, regions, overrides }
     }
 }
 
-/// Believes what the region's keys signed; anything where it has none.
+/// Trusts the region's keys; without keys, everything.
 fn trust((name, region): (RegionName, Region)) -> (RegionName, Trust) {
     let trust = Trust::new();
     trust.set(&region.signing_keys);
@@ -346,8 +348,8 @@ fn override_text(item: &Override, now: Timestamp) -> String {
     format!("{} by {}{reason}{}", item.kind, item.author, left.unwrap_or_default())
 }
 
-/// Notes at each cluster whether it is drained, by itself or with its region.
-fn note_drained(
+/// Marks the clusters that are drained, by themselves or with their region.
+fn mark_drained(
     overrides: &BTreeMap<String, Override>,
     fleet: Option<&Fleet>,
     regions: &mut BTreeMap<RegionName, RegionStatus>,
@@ -366,8 +368,8 @@ fn note_drained(
     }
 }
 
-/// Notes what the fleet has and nobody has heard of, what is heard and not of the fleet, and what its routes are for.
-fn note_expected(fleet: &Fleet, regions: &mut BTreeMap<RegionName, RegionStatus>) {
+/// Compares the reports with the fleet: marks missing and unknown regions and edges, and adds the requests of routes.
+fn compare_with_fleet(fleet: &Fleet, regions: &mut BTreeMap<RegionName, RegionStatus>) {
     for (name, region) in regions.iter_mut() {
         region.is_unknown = !fleet.regions.contains_key(name);
         region.unknown_edges = region

@@ -18,7 +18,7 @@ pub fn text(status: &Status) -> String {
     let has_prober =
         |region: &RegionStatus| region.running.keys().any(|name| name.starts_with("health-prober "));
     if status.fleet.is_some() && !status.regions.values().any(has_prober) {
-        text.push_str("no health-prober was heard: what is said of clusters is what was known last\n");
+        text.push_str("no health-prober reports: the state of clusters is the last known one\n");
     }
     for problem in &status.problems {
         // Writing to a String does not fail.
@@ -28,19 +28,19 @@ pub fn text(status: &Status) -> String {
         _ = writeln!(text, "override: {item}");
     }
     if status.regions.is_empty() {
-        text.push_str("no region publishes a table yet, and no edge speaks\n");
+        text.push_str("no region publishes a table yet, and no edge reports\n");
     }
-    // What can't be read may be there.
+    // A fleet that can't be read may exist.
     let was_applied = status.fleet.is_some() || !status.problems.is_empty();
     for (name, region) in &status.regions {
         _ = write!(text, "\nregion {name}: ");
         match (region.epoch, region.revision) {
             (Some(epoch), Some(revision)) => {
                 let heard = region.owner_heard_ms_ago.unwrap_or_default();
-                _ = writeln!(text, "epoch {epoch} revision {revision}, heard {heard} ms ago");
+                _ = writeln!(text, "epoch {epoch} revision {revision}, last message {heard} ms ago");
             }
-            _ if was_applied => text.push_str("nobody publishes its table; edges serve the last one\n"),
-            _ => text.push_str("nobody publishes its table\n"),
+            _ if was_applied => text.push_str("no leader publishes its table; edges serve by the last one\n"),
+            _ => text.push_str("no leader publishes its table\n"),
         }
         if region.unsigned > 0 {
             _ = writeln!(
@@ -67,7 +67,7 @@ pub fn text(status: &Status) -> String {
                     )
                 })
                 .collect();
-            // Checks that come to the same are one line.
+            // Checks with equal results are one line.
             lines.sort_unstable();
             lines.dedup();
             text.extend(lines);
@@ -76,8 +76,8 @@ pub fn text(status: &Status) -> String {
             _ = writeln!(text, "  sent to {:<18} {}", cluster.as_str(), sent_text(sent));
         }
         for (service, actions) in &region.services {
-            for (place, action) in actions.iter().enumerate() {
-                let label = if place == 0 { service.clone() } else { format!("{service} route {place}") };
+            for (index, action) in actions.iter().enumerate() {
+                let label = if index == 0 { service.clone() } else { format!("{service} route {index}") };
                 let requests = action.requests.as_ref().map(|what| format!(" ({what})")).unwrap_or_default();
                 _ = writeln!(text, "  service {label:<18} {}{requests}", serves(action));
             }
@@ -95,18 +95,18 @@ fn running(text: &mut String, region: &RegionStatus) {
     }
     for (name, processes) in region.running.iter().filter(|(_, processes)| processes.len() > 1) {
         let (count, them) = (processes.len(), processes.join(", "));
-        _ = writeln!(text, "  {name} is borne by {count} processes: {them}; give each a name of its own");
+        _ = writeln!(text, "  {name} is claimed by {count} processes: {them}; give each a name of its own");
     }
 }
 
-/// Edges say each second what they serve; after this many milliseconds without a word one is silent.
-const SILENT_AFTER_MS: u64 = 3500;
+/// The time without a report after which an edge is stale; edges report each second.
+const STALE_AFTER_MS: u64 = 3500;
 
 fn edges(text: &mut String, region: &RegionStatus) {
     for (name, edge) in &region.edges {
         let has_table = (edge.epoch, edge.revision) != (Epoch(0), Revision(0));
-        let state = if edge.reported_ms_ago > SILENT_AFTER_MS {
-            "silent"
+        let state = if edge.reported_ms_ago > STALE_AFTER_MS {
+            "stale"
         } else if edge.draining {
             "draining"
         } else if !has_table {
@@ -131,8 +131,8 @@ fn edges(text: &mut String, region: &RegionStatus) {
         if let Some(behind) = edge.behind_s {
             _ = writeln!(
                 text,
-                "          behind for {behind} s: others speak of a table that it refuses ({} messages so far); see its \
-                 /readyz, and tidegate edge reset {name}",
+                "          behind for {behind} s: it refuses a later table ({} messages so far); see its /readyz, and \
+                 tidegate edge reset {name}",
                 edge.refused
             );
         }
@@ -143,14 +143,14 @@ fn edges(text: &mut String, region: &RegionStatus) {
     for name in &region.missing_edges {
         _ = writeln!(
             text,
-            "  edge    {:<18} missing    the fleet has it, and nothing was heard of it",
+            "  edge    {:<18} missing    it is in the fleet and does not report",
             name.as_str()
         );
     }
 }
 
 fn sent_text(sent: &SentStatus) -> String {
-    let p95 = sent.p95_ms.map(|p95| format!("; 95 % answer within {p95:.0} ms")).unwrap_or_default();
+    let p95 = sent.p95_ms.map(|p95| format!("; 95 % respond within {p95:.0} ms")).unwrap_or_default();
     let failed = if sent.failed_per_s > 0.0 {
         format!(", {:.1} % fail", 100.0 * sent.failed_per_s / sent.per_s)
     } else {
@@ -177,10 +177,10 @@ fn serves(action: &ActionStatus) -> String {
         .collect();
     let mut text = tiers.join(", then ");
     if action.fail_open {
-        text += " (everything seems down: all is tried)";
+        text += " (all clusters seem down: all are tried)";
     }
     if action.shed_permille > 0 {
-        text += &format!(" (refusing {}.{} %)", action.shed_permille / 10, action.shed_permille % 10);
+        text += &format!(" (shedding {}.{} %)", action.shed_permille / 10, action.shed_permille % 10);
     }
     text
 }
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edge_without_a_table_is_not_told_to_serve_by_one() {
+    fn an_edge_without_a_table_is_not_shown_to_serve_by_one() {
         let mut status = status();
         let edge = EdgeStatus {
             epoch: Epoch(0),
@@ -215,8 +215,8 @@ mod tests {
             reported_ms_ago: 10,
         };
         region(&mut status).edges.insert("edge-1".parse().unwrap(), edge);
-        let told = text(&status);
-        assert!(told.contains("waiting    no table yet\n") && !told.contains("served for"), "{told}");
+        let shown = text(&status);
+        assert!(shown.contains("waiting    no table yet\n") && !shown.contains("served for"), "{shown}");
     }
 
     #[test]
@@ -230,28 +230,28 @@ mod tests {
     #[test]
     fn edges_serve_the_last_table_only_where_there_can_be_one() {
         let mut status = status();
-        assert!(text(&status).contains("edges serve the last one"));
+        assert!(text(&status).contains("edges serve by the last one"));
         status.fleet = None;
-        assert!(!text(&status).contains("edges serve the last one"));
+        assert!(!text(&status).contains("edges serve by the last one"));
     }
 
     #[test]
-    fn a_name_that_two_processes_bear_is_told() {
+    fn a_name_that_two_processes_claim_is_shown() {
         let mut status = status();
         let running = &mut region(&mut status).running;
         running.insert("health-prober p".to_owned(), vec!["process 1 on a".to_owned()]);
         running.insert("edge e".to_owned(), vec!["process 2 on a".to_owned()]);
-        assert!(text(&status).contains("running health-prober p\n") && !text(&status).contains("borne"));
+        assert!(text(&status).contains("running health-prober p\n") && !text(&status).contains("claimed"));
         region(&mut status).running.get_mut("edge e").unwrap().push("process 3 on b".to_owned());
-        let told = text(&status);
+        let shown = text(&status);
         assert!(
-            told.contains("edge e is borne by 2 processes: process 2 on a, process 3 on b; give each"),
-            "{told}"
+            shown.contains("edge e is claimed by 2 processes: process 2 on a, process 3 on b; give each"),
+            "{shown}"
         );
     }
 
     #[test]
-    fn checks_that_come_to_the_same_are_told_once() {
+    fn checks_with_equal_results_are_shown_once() {
         let mut status = status();
         let up = || ClusterStatus { verdict: "up".to_owned(), reason: "2 of 2".to_owned(), drained: false };
         let down = ClusterStatus { verdict: "down".to_owned(), ..up() };
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_is_told_with_the_requests_that_it_is_for() {
+    fn a_route_is_shown_with_the_requests_that_it_is_for() {
         let mut status = status();
         let action = |requests: Option<&str>| ActionStatus {
             requests: requests.map(str::to_owned),
@@ -271,7 +271,7 @@ mod tests {
         };
         let actions = vec![action(None), action(Some("/api and below"))];
         region(&mut status).services.insert("shop".to_owned(), actions);
-        let told = text(&status);
-        assert!(told.contains("service shop route 1       us-east-1 (/api and below)\n"), "{told}");
+        let shown = text(&status);
+        assert!(shown.contains("service shop route 1       us-east-1 (/api and below)\n"), "{shown}");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate_model::{
     health::HealthCheck,
-    observation::{Observation, Outcome, Target},
+    observation::{Observation, ProbeOutcome, Target},
 };
 
 use super::suspicion::Suspected;
@@ -39,7 +39,7 @@ impl ObservationTracker {
     }
 
     pub fn failed_last(&self) -> bool {
-        matches!(self.current, Some(Observation { outcome: Outcome::Fail(_), .. }))
+        matches!(self.current, Some(Observation { outcome: ProbeOutcome::Fail(_), .. }))
     }
 
     /// Records the outcome of a probe that began at `began`. Returns the observation if it changed.
@@ -48,7 +48,7 @@ impl ObservationTracker {
     /// outdated and not counted.
     pub fn record_outcome(
         &mut self,
-        outcome: Outcome,
+        outcome: ProbeOutcome,
         began: Duration,
         check: &HealthCheck,
     ) -> Option<Observation> {
@@ -78,10 +78,10 @@ impl ObservationTracker {
     }
 }
 
-fn same_kind(one: &Outcome, other: &Outcome) -> bool {
+fn same_kind(one: &ProbeOutcome, other: &ProbeOutcome) -> bool {
     match (one, other) {
-        (Outcome::Pass, Outcome::Pass) | (Outcome::Fail(_), Outcome::Fail(_)) => true,
-        (Outcome::Pass, Outcome::Fail(_)) | (Outcome::Fail(_), Outcome::Pass) => false,
+        (ProbeOutcome::Pass, ProbeOutcome::Pass) | (ProbeOutcome::Fail(_), ProbeOutcome::Fail(_)) => true,
+        (ProbeOutcome::Pass, ProbeOutcome::Fail(_)) | (ProbeOutcome::Fail(_), ProbeOutcome::Pass) => false,
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    const FAIL: Outcome = Outcome::Fail(Failure::NoAnswer);
+    const FAIL: ProbeOutcome = ProbeOutcome::Fail(Failure::NoAnswer);
 
     fn at(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -104,7 +104,9 @@ mod tests {
 
         let streaks: Vec<Option<u16>> = (0..5)
             .map(|n| {
-                tracker.record_outcome(Outcome::Pass, at(n), &check).map(|observation| observation.streak)
+                tracker
+                    .record_outcome(ProbeOutcome::Pass, at(n), &check)
+                    .map(|observation| observation.streak)
             })
             .collect();
 
@@ -115,7 +117,7 @@ mod tests {
     fn another_reason_is_a_change_and_continues_the_run() {
         let mut tracker = ObservationTracker::default();
         tracker.record_outcome(FAIL, at(1), &HealthCheck::tcp());
-        let refused = Outcome::Fail(Failure::ConnectRefused);
+        let refused = ProbeOutcome::Fail(Failure::ConnectRefused);
 
         let next = tracker.record_outcome(refused.clone(), at(2), &HealthCheck::tcp());
 
@@ -128,8 +130,8 @@ mod tests {
         let mut tracker = ObservationTracker::default();
         tracker.record_outcome(FAIL, at(10), &HealthCheck::tcp());
 
-        assert_eq!(tracker.record_outcome(Outcome::Pass, at(5), &HealthCheck::tcp()), None);
+        assert_eq!(tracker.record_outcome(ProbeOutcome::Pass, at(5), &HealthCheck::tcp()), None);
         assert!(tracker.failed_last());
-        assert!(tracker.record_outcome(Outcome::Pass, at(11), &HealthCheck::tcp()).is_some());
+        assert!(tracker.record_outcome(ProbeOutcome::Pass, at(11), &HealthCheck::tcp()).is_some());
     }
 }

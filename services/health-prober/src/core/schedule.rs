@@ -12,7 +12,7 @@ use tidegate_model::{
     ClusterName,
     fleet::Address,
     health::HealthCheck,
-    observation::{Outcome, Target},
+    observation::{ProbeOutcome, Target},
 };
 
 use super::{
@@ -258,10 +258,10 @@ impl ProbeSchedule {
     }
 
     /// Records the outcome of a probe. Returns the change of the observation, if any.
-    pub fn finish(&mut self, job: Job, outcome: Outcome) -> Option<ObservationChange> {
+    pub fn finish(&mut self, job: Job, outcome: ProbeOutcome) -> Option<ObservationChange> {
         self.in_flight -= 1;
         let entry = self.entries.get_mut(&job.id)?;
-        let failed = outcome != Outcome::Pass;
+        let failed = outcome != ProbeOutcome::Pass;
         let observation = entry.tracker.record_outcome(outcome, job.began, &entry.check)?;
         if failed && job.suspected.is_some() {
             entry.throttle.confirm();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tidegate_model::{
     Timestamp,
     health::HealthCheck,
-    observation::{Failure, Outcome, Target},
+    observation::{Failure, ProbeOutcome, Target},
 };
 
 use super::{Job, Limits, ObservationChange, ProbeSchedule, ProbeTargets, Suspected};
@@ -35,7 +35,7 @@ struct World {
     schedule: ProbeSchedule,
     now: Duration,
     takes: Duration,
-    outcome: fn(&Job) -> Outcome,
+    outcome: fn(&Job) -> ProbeOutcome,
     running: BTreeMap<(Duration, u64), Job>,
     started: Vec<(Duration, Job)>,
     changes: Vec<(Duration, ObservationChange)>,
@@ -50,7 +50,7 @@ impl World {
             schedule,
             now: Duration::ZERO,
             takes: MS,
-            outcome: |_| Outcome::Pass,
+            outcome: |_| ProbeOutcome::Pass,
             running: BTreeMap::new(),
             started: Vec::new(),
             changes: Vec::new(),
@@ -146,7 +146,7 @@ fn at_most_so_many_probes_are_in_flight_and_none_is_forgotten() {
     let limits = Limits { at_once: 8, ..Limits::default() };
     let mut world = World::new(limits, &targets(100, 250 * MS));
     world.takes = 200 * MS;
-    world.outcome = |_| Outcome::Fail(Failure::NoAnswer);
+    world.outcome = |_| ProbeOutcome::Fail(Failure::NoAnswer);
 
     world.run_until(Duration::from_secs(5));
 
@@ -159,7 +159,7 @@ fn a_suspicion_triggers_two_probes_at_once() {
     let mut world = World::new(Limits::default(), &targets(2, Duration::from_secs(10)));
     world.run_until(Duration::from_secs(2));
     world.started.clear();
-    world.outcome = |_| Outcome::Fail(Failure::ConnectRefused);
+    world.outcome = |_| ProbeOutcome::Fail(Failure::ConnectRefused);
     let suspect = target(1);
 
     assert!(world.schedule.schedule_suspected(&suspect.cluster, &suspect.endpoint, suspicion(), world.now));
@@ -224,11 +224,12 @@ fn every_tenth_probe_is_fresh_and_so_are_those_after_a_failure() {
     assert!(fresh.windows(2).all(|pair| pair[1] - pair[0] == 10), "{fresh:?}");
 
     // A listener that is gone while an old connection still works: each fresh probe fails.
-    world.outcome = |job| if job.fresh { Outcome::Fail(Failure::ConnectRefused) } else { Outcome::Pass };
+    world.outcome =
+        |job| if job.fresh { ProbeOutcome::Fail(Failure::ConnectRefused) } else { ProbeOutcome::Pass };
     world.changes.clear();
     world.run_until(Duration::from_secs(14));
     let last = &world.changes.last().unwrap().1.observation;
-    assert_eq!((last.outcome == Outcome::Pass, last.streak), (false, 3), "it is noticed and stays so");
+    assert_eq!((last.outcome == ProbeOutcome::Pass, last.streak), (false, 3), "it is noticed and stays so");
 }
 
 #[test]
@@ -253,7 +254,7 @@ fn what_is_removed_is_no_longer_probed_and_its_outcome_ignored() {
     world.run_until(1250 * MS);
     let removed = world.schedule.set_targets(&kept, world.now);
     world.started.clear();
-    world.outcome = |_| Outcome::Fail(Failure::Reset);
+    world.outcome = |_| ProbeOutcome::Fail(Failure::Reset);
     world.changes.clear();
     world.run_until(Duration::from_secs(3));
 

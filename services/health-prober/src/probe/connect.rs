@@ -7,7 +7,7 @@ use tidegate_model::{
     fleet::{Address, UpstreamProtocol},
     observation::Failure,
 };
-use tidegate_service::files::is_lacking;
+use tidegate_service::files::is_resource_exhaustion;
 use tidegate_tls::HTTP2;
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::TlsConnector;
@@ -36,7 +36,7 @@ pub(super) async fn connect(
         .await
         .map_err(|_| Failure::ConnectTimeout)?
         .map_err(|error| match error.kind() {
-        _ if is_lacking(&error, endpoint.ip()) => ConnectError::LocalResources(error),
+        _ if is_resource_exhaustion(&error, endpoint.ip()) => ConnectError::LocalResources(error),
         io::ErrorKind::ConnectionRefused => Failure::ConnectRefused.into(),
         io::ErrorKind::TimedOut => Failure::ConnectTimeout.into(),
         io::ErrorKind::ConnectionReset => Failure::Reset.into(),

@@ -14,7 +14,7 @@ use std::io;
 use tidegate_model::{
     fleet::Address,
     health::{HealthCheck, Probe},
-    observation::{Failure, Outcome},
+    observation::{Failure, ProbeOutcome},
 };
 use tokio::time::Instant;
 
@@ -34,11 +34,11 @@ pub async fn probe(
     endpoint: &Address,
     check: &HealthCheck,
     reused: Option<Connection>,
-) -> io::Result<(Outcome, Option<Connection>)> {
+) -> io::Result<(ProbeOutcome, Option<Connection>)> {
     let deadline = Instant::now() + check.timeout;
     match run(transport, endpoint, check, reused, deadline).await {
         Ok(outcome) => Ok(outcome),
-        Err(ConnectError::Failed(failure)) => Ok((Outcome::Fail(failure), None)),
+        Err(ConnectError::Failed(failure)) => Ok((ProbeOutcome::Fail(failure), None)),
         Err(ConnectError::LocalResources(error)) => Err(error),
     }
 }
@@ -49,12 +49,12 @@ async fn run(
     check: &HealthCheck,
     reused: Option<Connection>,
     deadline: Instant,
-) -> Result<(Outcome, Option<Connection>), ConnectError> {
+) -> Result<(ProbeOutcome, Option<Connection>), ConnectError> {
     let http2_only = match &check.probe {
         Probe::Tcp => {
             // The connection is the probe; the next one needs a new connection.
             connect::connect(transport, endpoint, false, deadline).await?;
-            return Ok((Outcome::Pass, None));
+            return Ok((ProbeOutcome::Pass, None));
         }
         Probe::Http { .. } => false,
         Probe::Grpc { .. } => true,
@@ -75,11 +75,11 @@ async fn run(
     };
     Ok(match exchanged {
         Ok((response, connection)) => match response.evaluate(&check.probe) {
-            Ok(()) => (Outcome::Pass, connection),
-            Err(failure) => (Outcome::Fail(failure), connection),
+            Ok(()) => (ProbeOutcome::Pass, connection),
+            Err(failure) => (ProbeOutcome::Fail(failure), connection),
         },
-        Err(ExchangeError::NoResponse) => (Outcome::Fail(Failure::Reset), None),
-        Err(ExchangeError::Failed(failure)) => (Outcome::Fail(failure), None),
+        Err(ExchangeError::NoResponse) => (ProbeOutcome::Fail(Failure::Reset), None),
+        Err(ExchangeError::Failed(failure)) => (ProbeOutcome::Fail(failure), None),
     })
 }
 

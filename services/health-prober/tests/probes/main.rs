@@ -11,7 +11,7 @@ use tidegate_health_prober::probe::{Connection, ProbeTransport, probe};
 use tidegate_model::{
     fleet::{Address, Upstream, UpstreamProtocol},
     health::{HealthCheck, Probe},
-    observation::{Failure, Outcome},
+    observation::{Failure, ProbeOutcome},
 };
 
 fn upstream(protocol: UpstreamProtocol) -> Upstream {
@@ -59,14 +59,14 @@ async fn ask(
     origin: &Origin,
     protocol: UpstreamProtocol,
     check: &HealthCheck,
-) -> (Outcome, Option<Connection>) {
+) -> (ProbeOutcome, Option<Connection>) {
     probe(&transport(protocol), &origin.address(), check, None).await.unwrap()
 }
 
 async fn fails(origin: &Origin, check: &HealthCheck) -> Failure {
     match ask(origin, UpstreamProtocol::Auto, check).await.0 {
-        Outcome::Fail(failure) => failure,
-        Outcome::Pass => panic!("this must not pass"),
+        ProbeOutcome::Fail(failure) => failure,
+        ProbeOutcome::Pass => panic!("this must not pass"),
     }
 }
 
@@ -78,7 +78,7 @@ async fn a_get_is_canonical_and_its_connection_reused() {
     let (second, _) =
         probe(&transport(UpstreamProtocol::Auto), &origin.address(), &get(None), connection).await.unwrap();
 
-    assert_eq!((first, second), (Outcome::Pass, Outcome::Pass));
+    assert_eq!((first, second), (ProbeOutcome::Pass, ProbeOutcome::Pass));
     assert_eq!(origin.connections(), 1);
     let request = origin.requests().remove(0);
     assert!(request.starts_with("GET /healthz?full HTTP/1.1\r\nhost: shop.example.com\r\n"), "{request}");
@@ -94,7 +94,7 @@ async fn answers_of_every_framing_are_read() {
     ] {
         let origin = Origin::raw(&[answer]).await;
         let (outcome, connection) = ask(&origin, UpstreamProtocol::Auto, &get(Some("ok"))).await;
-        assert_eq!((outcome, connection.is_some()), (Outcome::Pass, reusable), "{answer}");
+        assert_eq!((outcome, connection.is_some()), (ProbeOutcome::Pass, reusable), "{answer}");
     }
 }
 
@@ -120,15 +120,15 @@ async fn every_failure_has_its_kind() {
 async fn a_name_that_is_not_found_is_no_connection() {
     let nowhere: Address = "nowhere.invalid:80".parse().unwrap();
     let (outcome, _) = probe(&transport(UpstreamProtocol::Auto), &nowhere, &get(None), None).await.unwrap();
-    assert_eq!(outcome, Outcome::Fail(Failure::ConnectError));
+    assert_eq!(outcome, ProbeOutcome::Fail(Failure::ConnectError));
 }
 
 #[tokio::test]
 async fn a_full_listener_is_a_connection_that_times_out() {
     let origin = Origin::full().await;
     let failure = match ask(&origin, UpstreamProtocol::Auto, &soon(check(Probe::Tcp))).await.0 {
-        Outcome::Fail(failure) => failure,
-        Outcome::Pass => panic!("nobody accepted"),
+        ProbeOutcome::Fail(failure) => failure,
+        ProbeOutcome::Pass => panic!("nobody accepted"),
     };
     assert_eq!(failure, Failure::ConnectTimeout);
 }
@@ -144,7 +144,7 @@ async fn a_stale_connection_is_replaced() {
     let (outcome, _) =
         probe(&transport(UpstreamProtocol::Auto), &origin.address(), &get(None), connection).await.unwrap();
 
-    assert_eq!(outcome, Outcome::Pass);
+    assert_eq!(outcome, ProbeOutcome::Pass);
     assert_eq!(origin.connections(), 2);
 }
 
@@ -158,14 +158,14 @@ async fn an_origin_that_died_is_refused_over_a_reused_connection_too() {
     let (outcome, _) =
         probe(&transport(UpstreamProtocol::Auto), &address, &get(None), connection).await.unwrap();
 
-    assert_eq!(outcome, Outcome::Fail(Failure::ConnectRefused));
+    assert_eq!(outcome, ProbeOutcome::Fail(Failure::ConnectRefused));
 }
 
 #[tokio::test]
 async fn a_tcp_probe_passes_when_somebody_accepts() {
     let (outcome, connection) =
         ask(&Origin::silent().await, UpstreamProtocol::Auto, &check(Probe::Tcp)).await;
-    assert_eq!(outcome, Outcome::Pass);
+    assert_eq!(outcome, ProbeOutcome::Pass);
     assert!(connection.is_none(), "the next one asks for a new connection");
 }
 
@@ -176,7 +176,7 @@ async fn http2_is_spoken_with_prior_knowledge_and_reused() {
     let (second, _) =
         probe(&transport(UpstreamProtocol::Http2), &origin.address(), &get(None), connection).await.unwrap();
 
-    assert_eq!((first, second), (Outcome::Pass, Outcome::Pass));
+    assert_eq!((first, second), (ProbeOutcome::Pass, ProbeOutcome::Pass));
     assert_eq!(origin.connections(), 1);
     assert_eq!(
         origin.requests(),
@@ -187,13 +187,13 @@ async fn http2_is_spoken_with_prior_knowledge_and_reused() {
 #[tokio::test]
 async fn an_http2_origin_that_hangs_does_not_answer() {
     let (outcome, _) = ask(&Origin::silent().await, UpstreamProtocol::Http2, &soon(get(None))).await;
-    assert_eq!(outcome, Outcome::Fail(Failure::NoAnswer));
+    assert_eq!(outcome, ProbeOutcome::Fail(Failure::NoAnswer));
 }
 
 #[tokio::test]
 async fn grpc_health_is_asked_for_by_service() {
     let origin = Origin::http2().await;
-    assert_eq!(ask(&origin, UpstreamProtocol::Auto, &grpc("up")).await.0, Outcome::Pass);
+    assert_eq!(ask(&origin, UpstreamProtocol::Auto, &grpc("up")).await.0, ProbeOutcome::Pass);
     assert_eq!(fails(&origin, &grpc("down")).await, Failure::BadAnswer);
     assert_eq!(fails(&origin, &grpc("unknown")).await, Failure::BadAnswer);
     assert_eq!(fails(&origin, &grpc("broken")).await, Failure::Status(502));

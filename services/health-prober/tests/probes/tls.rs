@@ -12,7 +12,7 @@ use tidegate_health_prober::probe::{Connection, ProbeTransport, probe};
 use tidegate_model::{
     fleet::{Address, CertificateFiles, SpiffeId, Upstream, UpstreamProtocol, UpstreamTls},
     health::Probe,
-    observation::{Failure, Outcome},
+    observation::{Failure, ProbeOutcome},
 };
 use tidegate_tls::{HTTP1, HTTP2, ServerTls};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -106,11 +106,11 @@ async fn an_https_endpoint_with_the_right_identity_passes() {
     let transport = gateway.transport(GATEWAY);
 
     let (outcome, connection) = probe(&transport, &gateway.address, &get(Some("ok")), None).await.unwrap();
-    assert_eq!(outcome, Outcome::Pass);
+    assert_eq!(outcome, ProbeOutcome::Pass);
     assert!(matches!(connection, Some(Connection::Http1(_))), "by ALPN, although HTTP/2 was offered");
 
     let (outcome, _) = probe(&transport, &gateway.address, &check(Probe::Tcp), None).await.unwrap();
-    assert_eq!(outcome, Outcome::Pass);
+    assert_eq!(outcome, ProbeOutcome::Pass);
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn over_tls_requests_over_http_2_say_so() {
     let transport = gateway.transport(GATEWAY);
     for check in [get(None), grpc("up")] {
         let (outcome, _) = probe(&transport, &gateway.address, &check, None).await.unwrap();
-        assert_eq!(outcome, Outcome::Pass);
+        assert_eq!(outcome, ProbeOutcome::Pass);
     }
     assert_eq!(*gateway.schemes.lock().unwrap(), [Some(Scheme::HTTPS), Some(Scheme::HTTPS)]);
 }
@@ -130,7 +130,7 @@ async fn another_identity_fails_every_kind_of_probe() {
     let transport = gateway.transport("spiffe://example.org/other");
     for check in [get(None), check(Probe::Tcp)] {
         let (outcome, _) = probe(&transport, &gateway.address, &check, None).await.unwrap();
-        assert_eq!(outcome, Outcome::Fail(Failure::Tls));
+        assert_eq!(outcome, ProbeOutcome::Fail(Failure::Tls));
     }
 }
 
@@ -140,5 +140,5 @@ async fn a_process_that_hangs_does_not_answer_a_handshake() {
     let silent = Origin::silent().await;
     let (outcome, _) =
         probe(&gateway.transport(GATEWAY), &silent.address(), &soon(check(Probe::Tcp)), None).await.unwrap();
-    assert_eq!(outcome, Outcome::Fail(Failure::NoAnswer));
+    assert_eq!(outcome, ProbeOutcome::Fail(Failure::NoAnswer));
 }

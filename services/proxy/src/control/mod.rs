@@ -22,7 +22,7 @@ use tidegate_bus::{
     subjects::{self, ROUTES_BUCKET},
     table::{Epochs, Replica, ReplicaOptions, SnapshotStore},
 };
-use tidegate_service::{Context, bus::bear_name};
+use tidegate_service::{Context, bus::claim_name};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -98,9 +98,9 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let options = ReplicaOptions { store: Some(store), seed, trust: trust.clone(), epochs: Epochs::Counted };
     let (replica, updates) = Replica::start(bus.clone(), &subjects::routes(&edge.region), options).await?;
     let limiter = Suspicions::default();
-    let subject = subjects::bearer("edge", &edge.region, edge.name.as_str());
+    let subject = subjects::claim("edge", &edge.region, edge.name.as_str());
     let what = format!("edge {} of {}", edge.name, edge.region);
-    bear_name(&context.registry, &bus, subject, what, &context.shutdown).await?;
+    claim_name(&context.registry, &bus, subject, what, &context.shutdown).await?;
     let resets = bus.subscribe(&subjects::reset(&edge.region, &edge.name)).await?;
     let mut follower = Follower::new(
         edge.clone(),

@@ -393,7 +393,7 @@ impl Follower {
         let kind = EventKind::Applied { edge, epoch, revision, decided_at: cause.decided_at, received_at };
         let event = Event { region: self.edge.region.clone(), at: applied_at, kind };
         // It is only for people to read later.
-        _ = self.bus.tell(self.edge.name.as_str(), trace, &event).await;
+        _ = self.bus.publish_event(self.edge.name.as_str(), trace, &event).await;
     }
 
     /// Keeps the table on disk when it has changed, one writing at a time.

@@ -45,8 +45,9 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
         let known = trust.keys();
         let is_first_read = !has_read && known.is_empty();
         if !is_first_read {
-            let doubted = tokio::time::timeout(spread(REFRESH_INTERVAL), trust.doubted()).await.is_ok();
-            if doubted {
+            let recheck =
+                tokio::time::timeout(spread(REFRESH_INTERVAL), trust.recheck_needed()).await.is_ok();
+            if recheck {
                 tokio::time::sleep(SPREAD.mul_f64(rand::rng().random())).await;
             } else {
                 pause = MIN_INTERVAL;

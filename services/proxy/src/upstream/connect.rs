@@ -9,7 +9,7 @@ use tidegate_model::{
     fleet::{Address, UpstreamProtocol},
     observation::Failure,
 };
-use tidegate_service::files::is_lacking;
+use tidegate_service::files::is_resource_exhaustion;
 use tokio::{net::TcpStream, time::Instant};
 use tokio_util::task::TaskTracker;
 
@@ -144,7 +144,7 @@ impl Connector {
             Address::Name { host, port } => TcpStream::connect((host.as_str(), *port)).await,
         }
         .map_err(|error| match error.kind() {
-            _ if is_lacking(&error, endpoint.address.ip()) => {
+            _ if is_resource_exhaustion(&error, endpoint.address.ip()) => {
                 self.report_lack(&error);
                 ConnectError { failure: Failure::ConnectError, fault: Fault::LocalResources }
             }

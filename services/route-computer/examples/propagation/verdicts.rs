@@ -8,7 +8,7 @@ use tidegate_model::{
     ClusterName, Timestamp,
     fleet::{Endpoint, Fleet},
     health::CheckId,
-    observation::{Failure, Observation, ObservationCause, Outcome, Signal, Target},
+    observation::{Failure, Observation, ObservationCause, ProbeOutcome, Signal, Target},
     routes::{RouteCause, RouteEntry, RouteKey},
 };
 use tidegate_routing::{Changes, Damping, Engine, RouteEvent, Settings};
@@ -47,7 +47,7 @@ impl Verdicts {
         };
         verdicts.engine.apply(RouteEvent::Fleet(verdicts.fleet.clone()), verdicts.now);
         for cluster in verdicts.fleet.clone().clusters.keys() {
-            verdicts.observe(cluster, Outcome::Pass);
+            verdicts.observe(cluster, ProbeOutcome::Pass);
         }
         Ok(verdicts)
     }
@@ -61,8 +61,11 @@ impl Verdicts {
     pub fn decide(&mut self) -> (Changes, RouteCause) {
         let nth = self.made / 2;
         let cluster = cluster(nth / 9 * 10 % CLUSTERS + nth % 9 + 1);
-        let outcome =
-            if self.made.is_multiple_of(2) { Outcome::Fail(Failure::ConnectRefused) } else { Outcome::Pass };
+        let outcome = if self.made.is_multiple_of(2) {
+            ProbeOutcome::Fail(Failure::ConnectRefused)
+        } else {
+            ProbeOutcome::Pass
+        };
         self.made += 1;
         let changes = self.observe(&cluster.parse().expect("a well-formed name"), outcome);
         let now = clock::now();
@@ -70,7 +73,7 @@ impl Verdicts {
         (changes, cause)
     }
 
-    fn observe(&mut self, cluster: &ClusterName, outcome: Outcome) -> Changes {
+    fn observe(&mut self, cluster: &ClusterName, outcome: ProbeOutcome) -> Changes {
         // The engine has a time of its own, so that its prober is not stale after the edges have connected.
         self.now = self.now.plus(Duration::from_millis(100));
         let target = |endpoint: &Endpoint| Target {

@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     edges::certificate,
     fields, scalar,
-    tree::{Node, Span, Value},
+    span::Span,
+    tree::{Node, Value},
     walk::Walk,
 };
 use crate::{

@@ -8,7 +8,8 @@ use std::{
 
 use super::{
     fields, scalar,
-    tree::{Node, Span, Value},
+    span::Span,
+    tree::{Node, Value},
     walk::Walk,
 };
 use crate::{

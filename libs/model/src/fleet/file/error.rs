@@ -1,12 +1,12 @@
-//! What is wrong with a fleet file, for people and for programs.
+//! The errors of a fleet file, for people and for programs.
 
 use std::{error::Error, fmt};
 
 use serde::Serialize;
 
-use super::tree::Span;
+use super::span::Span;
 
-/// One thing that is wrong with a fleet file.
+/// An error of a fleet file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct FleetError {
     /// The line, from 1.
@@ -19,7 +19,7 @@ pub struct FleetError {
     pub path: String,
     /// What is wrong.
     pub problem: String,
-    /// What would be right.
+    /// What would be valid.
     pub help: Option<String>,
 }
 
@@ -44,10 +44,10 @@ impl fmt::Display for FleetError {
     }
 }
 
-/// The most errors that are kept of one file.
+/// The most errors that are reported for one file.
 const MOST_ERRORS: usize = 200;
 
-/// What is wrong with a fleet file, in the order of the file: [`MOST_ERRORS`] errors at most. `Display` is a report with the
+/// The errors of a fleet file, in the order of the file: [`MOST_ERRORS`] errors at most. `Display` is a report with the
 /// lines in question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetErrors {
@@ -61,7 +61,7 @@ pub struct FleetErrors {
 impl FleetErrors {
     pub(super) fn new(file_name: &str, text: &str, mut errors: Vec<FleetError>) -> FleetErrors {
         errors.sort();
-        // What an alias repeats is said once for each place that has another path, and once only for the same one.
+        // An error that aliases repeat is reported once for each path.
         errors.dedup();
         let more = errors.len().saturating_sub(MOST_ERRORS);
         errors.truncate(MOST_ERRORS);
@@ -130,7 +130,7 @@ impl Error for FleetErrors {}
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Excerpt {
     text: String,
-    /// How many characters of it stand before the column.
+    /// The number of characters before the column.
     before: usize,
     carets: usize,
 }
@@ -141,7 +141,7 @@ impl Excerpt {
         const CONTEXT: usize = 40;
         let at = column.saturating_sub(1) as usize;
         let start = if at + width as usize > MOST { at.saturating_sub(CONTEXT) } else { 0 };
-        // Tabs become blanks, so that the caret stands where it should.
+        // Tabs become blanks, so that the caret is in the right column.
         let shown: String =
             line.chars().skip(start).take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
         let before = at - start;

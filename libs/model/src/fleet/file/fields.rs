@@ -1,4 +1,4 @@
-//! Every field of the fleet file, once: the walk refuses what is not here, and the schema is made from it.
+//! The fields of the fleet file: the walk refuses all others, and the schema is generated from them.
 
 /// The largest fleet file, in bytes: a fleet of 10,000 clusters takes about two million.
 pub(super) const MOST_BYTES: usize = 8 * 1024 * 1024;
@@ -102,19 +102,27 @@ pub(super) static FLEET: Record = Record {
         ),
         optional("clusters", Kind::Names(&Kind::Record(&CLUSTER), MOST_CLUSTERS), "Workload clusters."),
         optional("edges", Kind::Names(&Kind::Record(&EDGE), MOST_EDGES), "Edge proxies."),
-        optional("listeners", Kind::Names(&Kind::Record(&LISTENER), MOST_LISTENERS), "What edges listen on."),
-        optional("services", Kind::Names(&Kind::Record(&SERVICE), MOST_SERVICES), "What edges forward."),
+        optional(
+            "listeners",
+            Kind::Names(&Kind::Record(&LISTENER), MOST_LISTENERS),
+            "The listeners of edges.",
+        ),
+        optional(
+            "services",
+            Kind::Names(&Kind::Record(&SERVICE), MOST_SERVICES),
+            "The services that edges forward.",
+        ),
     ],
 };
 
 pub(super) static REGION: Record = Record {
     name: "a region",
     fields: &[
-        optional("location", Kind::Location, "Latitude and longitude in degrees, for what is nearest."),
+        optional("location", Kind::Location, "Latitude and longitude in degrees, for proximity."),
         optional(
             "latency",
             Kind::Names(&Kind::Duration, MOST_REGIONS),
-            "One-way latencies to other regions; where there is one, it stands before distance.",
+            "One-way latencies to other regions; each overrides the distance.",
         ),
         optional(
             "signing_keys",
@@ -133,7 +141,7 @@ pub(super) static CLUSTER: Record = Record {
             Kind::Set(&Kind::Any(&[Kind::Address, Kind::Record(&ENDPOINT)]), MOST_ENDPOINTS),
             "The addresses of its ingress gateway.",
         ),
-        optional("protocol", Kind::Word(&["auto", "http1", "http2"]), "The HTTP version spoken to it; auto."),
+        optional("protocol", Kind::Word(&["auto", "http1", "http2"]), "The HTTP version towards it; auto."),
         optional(
             "tls",
             Kind::Any(&[Kind::Boolean, Kind::Record(&TLS)]),
@@ -153,7 +161,7 @@ pub(super) static CLUSTER: Record = Record {
         optional(
             "max_requests",
             Kind::Integer(1, u32::MAX as u64),
-            "Requests under way to it from one edge; 10000.",
+            "The most concurrent requests to it from one edge; 10000.",
         ),
         optional("capacity", Kind::Integer(1, u32::MAX as u64), "Requests per second that it can take."),
     ],
@@ -170,12 +178,12 @@ pub(super) static ENDPOINT: Record = Record {
 pub(super) static TLS: Record = Record {
     name: "the TLS of a cluster",
     fields: &[
-        optional("server_name", Kind::Text, "The name asked for and checked; the endpoint's host."),
+        optional("server_name", Kind::Text, "The server name for SNI and verification; the endpoint's host."),
         optional("ca", Kind::Text, "PEM file with the authorities that are trusted; the system's."),
         optional(
             "client_certificate",
             Kind::Record(&CERTIFICATE),
-            "The certificate that edges and probers show.",
+            "The client certificate of edges and probers.",
         ),
     ],
 };
@@ -193,7 +201,7 @@ pub(super) static EDGE: Record = Record {
     fields: &[
         required("region", Kind::Name, "The region it runs in."),
         optional("address", Kind::Text, "The IP address that users reach it by, for DNS and status."),
-        required("listeners", Kind::Set(&Kind::Name, MOST_LISTENERS), "What it listens on."),
+        required("listeners", Kind::Set(&Kind::Name, MOST_LISTENERS), "Its listeners."),
         optional("networks", Kind::Set(&Kind::Name, MOST_NETWORKS), "All the networks it is on; internet."),
     ],
 };
@@ -202,22 +210,22 @@ pub(super) static LISTENER: Record = Record {
     name: "a listener",
     fields: &[
         required("bind", Kind::Text, "The IP address and port to listen on; port 0 takes a free one."),
-        required("protocol", Kind::Word(&["http", "https"]), "What is spoken."),
+        required("protocol", Kind::Word(&["http", "https"]), "The protocol."),
         optional(
             "certificates",
             Kind::List(&Kind::Record(&CERTIFICATE), MOST_CERTIFICATES),
-            "For https: chosen by SNI, the first one is the default.",
+            "For https: selected by SNI, the first one is the default.",
         ),
-        optional("limits", Kind::Record(&LIMITS), "What a client may ask of it."),
+        optional("limits", Kind::Record(&LIMITS), "The limits for clients."),
         optional(
             "underscores_in_headers",
             Kind::Word(&["drop", "refuse", "pass"]),
-            "What is done with request header fields whose names have an underscore, or anything else than letters, digits and -; drop.",
+            "The policy for request header fields whose names have an underscore, or anything else than letters, digits and -; drop.",
         ),
         optional(
             "health_endpoints",
             Kind::Word(&["on", "edge", "off"]),
-            "Which questions under /.well-known/tidegate/health it answers: all, those about the edge, none; on.",
+            "The endpoints under /.well-known/tidegate/health that it serves: all, that of the edge, none; on.",
         ),
     ],
 };
@@ -232,11 +240,11 @@ pub(super) static LIMITS: Record = Record {
             Kind::Duration,
             "The time to send a request head or do a TLS handshake; 10s.",
         ),
-        optional("idle_timeout", Kind::Duration, "The time that a client may be silent; 75s."),
+        optional("idle_timeout", Kind::Duration, "The time that a client may be idle; 75s."),
         optional(
             "max_connections",
             Kind::Integer(1, u32::MAX as u64),
-            "The most connections at once; 100000.",
+            "The most concurrent connections; 100000.",
         ),
     ],
 };
@@ -247,22 +255,26 @@ pub(super) static SERVICE: Record = Record {
         required(
             "hosts",
             Kind::Set(&Kind::Text, MOST_HOSTS),
-            "Hosts it answers for: shop.example.com, *.example.com or *.",
+            "The hosts that it serves: shop.example.com, *.example.com or *.",
         ),
         required("clusters", CLUSTERS, "Where its requests go."),
-        optional("health", Kind::Record(&HEALTH), "How its clusters' health is asked for; a TCP connection."),
-        optional("retry", Kind::Record(&RETRY), "How a request is tried again."),
-        optional("timeout", Kind::Duration, "The time until the response head, all tries included; 15s."),
+        optional("health", Kind::Record(&HEALTH), "The health check of its clusters; a TCP connection."),
+        optional("retry", Kind::Record(&RETRY), "The retry policy."),
+        optional(
+            "timeout",
+            Kind::Duration,
+            "The time limit until the response head, all attempts included; 15s.",
+        ),
         optional(
             "priority",
             Kind::Integer(0, 255),
-            "Who is shed last when nobody has room: 0, the default, is the most important.",
+            "The priority when no cluster has capacity: 0, the default, is shed last.",
         ),
         optional("max_request_body", Kind::Size, "The largest request body; no limit."),
         optional(
             "routes",
             Kind::List(&Kind::Record(&ROUTE), MOST_ROUTES),
-            "Exceptions to all this, tried in order.",
+            "Exceptions for some requests, matched in order.",
         ),
     ],
 };
@@ -284,14 +296,14 @@ pub(super) static WEIGHTS: Record = Record {
     fields: &[required(
         "weights",
         Kind::Names(&Kind::Integer(0, 1000), MOST_CHOICES),
-        "Shares of the requests; what has 0 is a fallback.",
+        "Shares of the requests; a cluster with 0 is a fallback.",
     )],
 };
 
 pub(super) static HEALTH: Record = Record {
     name: "a health check",
     fields: &[
-        optional("path", Kind::Text, "Asks with GET for this path."),
+        optional("path", Kind::Text, "Requests this path with GET."),
         optional("host", Kind::Text, "The host header for `path`; the endpoint's address."),
         optional(
             "expect_status",
@@ -302,7 +314,7 @@ pub(super) static HEALTH: Record = Record {
         optional(
             "grpc",
             Kind::Any(&[Kind::True, Kind::Text]),
-            "Asks by the gRPC health protocol: a service's name, or true for the whole server.",
+            "Uses the gRPC health protocol: a service's name, or true for the whole server.",
         ),
         optional("tcp", Kind::True, "A connection is enough; the default."),
         optional("interval", Kind::Duration, "The time between two probes; 250ms."),
@@ -319,12 +331,16 @@ pub(super) static HEALTH: Record = Record {
 pub(super) static RETRY: Record = Record {
     name: "a retry policy",
     fields: &[
-        optional("attempts", Kind::Integer(0, 10), "Tries beyond the first; 2."),
-        optional("per_try_timeout", Kind::Duration, "The time for one try until the response head; none."),
+        optional("attempts", Kind::Integer(0, 10), "The most attempts after the first; 2."),
+        optional(
+            "per_try_timeout",
+            Kind::Duration,
+            "The time limit of one attempt until the response head; none.",
+        ),
         optional(
             "hedge_after",
             Kind::Any(&[Kind::Word(&["auto", "off"]), Kind::Duration]),
-            "When a repeatable request without an answer is also sent elsewhere; auto.",
+            "When a repeatable request without a response is also sent to another endpoint; auto.",
         ),
         optional("budget", Kind::Percent, "Retries and hedges, as a share of requests; 20%."),
     ],
@@ -337,8 +353,8 @@ pub(super) static ROUTE: Record = Record {
         optional("path", Kind::Text, "Requests for exactly this path."),
         optional("methods", Kind::Set(&Kind::Text, MOST_METHODS), "Requests with one of these methods."),
         optional("headers", Kind::Texts, "Requests that have each of these headers with this value."),
-        optional("clusters", CLUSTERS, "Where they go; as the service's."),
+        optional("clusters", CLUSTERS, "The clusters for them; the service's."),
         optional("timeout", Kind::Duration, "As the service's, for this route."),
-        optional("retry", Kind::Record(&RETRY), "What is not given is as the service has it."),
+        optional("retry", Kind::Record(&RETRY), "Overrides fields of the service's retry policy."),
     ],
 };

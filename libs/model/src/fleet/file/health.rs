@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{
     fields, scalar,
-    tree::{Node, Span, Value},
+    span::Span,
+    tree::{Node, Value},
     walk::{Field, Walk},
 };
 use crate::{

@@ -1,19 +1,22 @@
 //! The fleet file: YAML text to a [`Fleet`], with every error at once.
 //!
-//! The text becomes a tree whose nodes know their place ([`tree`]); the tree is walked by hand ([`walk`]), so that a
-//! mistake in one field hides none in another. What fields there are stands once, in [`fields`]: the walk refuses what
-//! is not there, and the JSON Schema for editors is made from it.
+//! The text becomes a tree whose nodes know their position ([`tree`]); the tree is walked by hand ([`walk`]), so that a
+//! mistake in one field hides none in another. The fields are defined once, in [`fields`]: the walk refuses all others, and
+//! the JSON Schema for editors is generated from them.
 
 mod clusters;
 mod edges;
 mod error;
 mod fields;
 mod health;
+mod preference;
 mod reference;
 mod routes;
 mod scalar;
 mod schema;
 mod services;
+mod span;
+mod suggestion;
 mod tree;
 mod values;
 mod walk;
@@ -38,19 +41,19 @@ impl Fleet {
     /// opens them.
     ///
     /// # Errors
-    /// All that is wrong with the text, each with its place. A syntax error stands alone, because what follows it can't
-    /// be trusted.
+    /// All errors of the text, each with its position. A syntax error is the only one, because what follows it can't be
+    /// trusted.
     ///
     /// ```
     /// use tidegate_model::fleet::Fleet;
     ///
     /// let errors = Fleet::parse("regions: { eu: {} }\nclusters: { a: { regoin: eu, endpoints: [] } }", "fleet.yaml").unwrap_err();
-    /// let places: Vec<_> = errors.iter().map(|e| (e.line, e.column, e.path.as_str())).collect();
-    /// assert_eq!(places, [(2, 13, "clusters.a"), (2, 18, "clusters.a.regoin"), (2, 41, "clusters.a.endpoints")]);
+    /// let positions: Vec<_> = errors.iter().map(|e| (e.line, e.column, e.path.as_str())).collect();
+    /// assert_eq!(positions, [(2, 13, "clusters.a"), (2, 18, "clusters.a.regoin"), (2, 41, "clusters.a.endpoints")]);
     /// ```
     pub fn parse(text: &str, file_name: &str) -> Result<Fleet, FleetErrors> {
         if text.len() > fields::MOST_BYTES {
-            let start = tree::Span { line: 1, column: 1, width: 1 };
+            let start = span::Span { line: 1, column: 1, width: 1 };
             let problem =
                 format!("a fleet file has at most {} bytes, this one has {}", fields::MOST_BYTES, text.len());
             return Err(FleetErrors::new(file_name, "", vec![FleetError::new(start, "", problem, None)]));

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     fields,
     health::request_path,
+    preference::preference,
     scalar,
-    services::preference,
-    tree::{Node, Span},
-    values::did_you_mean,
+    span::Span,
+    suggestion::did_you_mean,
+    tree::Node,
     walk::{Field, Walk},
 };
 use crate::fleet::{Action, Hedge, Policy, Preference, Route, RouteMatch};
@@ -59,7 +60,7 @@ pub(super) fn policy(walk: &mut Walk, base: &Policy, retry: &Retry, timeout: &Fi
         && per_try > whole
     {
         let help = Some(format!("at most the whole timeout of {whole:?}"));
-        walk.error(span, format!("one try of {per_try:?} is longer than all tries together"), help);
+        walk.error(span, format!("one attempt of {per_try:?} is longer than the whole timeout"), help);
     }
     Policy {
         timeout: whole,

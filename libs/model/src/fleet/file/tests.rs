@@ -190,7 +190,7 @@ fn contradictions_are_refused() {
         ("{ hosts: [a.b], clusters: [a], health: { expect_body: x } }", "means nothing without `path`"),
         ("{ hosts: [a.b], clusters: [a, b], health: { grpc: true } }", "gRPC needs HTTP/2"),
         ("{ hosts: [a.b], clusters: [a], health: { path: /, expect_status: [299-200] } }", "is not a status"),
-        ("{ hosts: [a.b], clusters: [a], retry: { per_try_timeout: 20s } }", "longer than all tries"),
+        ("{ hosts: [a.b], clusters: [a], retry: { per_try_timeout: 20s } }", "longer than the whole timeout"),
         ("{ hosts: [a.b], clusters: [a], routes: [{ path_prefix: api }] }", "does not begin with '/'"),
         ("{ hosts: [a.b], clusters: [a], routes: [{ path: /a, path_prefix: /a }] }", "not both"),
         ("{ hosts: [a.b], clusters: [a], routes: [{ timeout: 1s }, { path: /a }] }", "takes every request"),
@@ -204,7 +204,7 @@ fn contradictions_are_refused() {
         assert!(error.contains(problem), "{service}: {error}");
     }
     let two = "clusters: { a: { region: eu, endpoints: [\"h:1\"] } }\nservices:\n  x: { hosts: [a.b], clusters: [a] }\n  y: { hosts: [a.b], clusters: [a] }\n";
-    assert!(only_error(two).contains("the service x answers for the host a.b already"));
+    assert!(only_error(two).contains("the service x serves the host a.b already"));
 }
 
 #[test]

@@ -1,26 +1,15 @@
-//! YAML text to a tree whose nodes know where they stand.
+//! Parses YAML text to a tree whose nodes know their position.
 
 use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle, options};
 
-use super::error::FleetError;
+use super::{error::FleetError, span::Span};
 
 /// Nodes that aliases may add, beyond which a file is refused: aliases of aliases grow exponentially.
 const MAX_NODES: usize = 1_000_000;
 /// Nesting, aliases expanded, beyond which a file is refused. The format itself needs nine.
 const MAX_DEPTH: usize = 64;
-
-/// Where something stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Span {
-    /// The line, from 1.
-    pub line: u32,
-    /// The column in characters, from 1.
-    pub column: u32,
-    /// The length in characters, at least 1; 1 where it ends on another line.
-    pub width: u32,
-}
 
 #[derive(Debug, Clone)]
 pub(super) struct Node {
@@ -103,7 +92,7 @@ pub(super) fn parse(text: &str) -> Result<Node, FleetError> {
             let span = Span { line: number(mark.line().max(1)), column: number(mark.col() + 1), width: 1 };
             FleetError::new(span, "", format!("this is not YAML: {}", error.info()), None)
         })?;
-        builder.event(event, place(&span))?;
+        builder.event(event, span_of(&span))?;
     }
     let nothing = Span { line: 1, column: 1, width: 1 };
     builder.root.ok_or_else(|| FleetError::new(nothing, "", "the file is empty".to_owned(), None))
@@ -113,7 +102,7 @@ fn number(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-fn place(span: &granit_parser::Span) -> Span {
+fn span_of(span: &granit_parser::Span) -> Span {
     let (start, end) = (span.start, span.end);
     let same_line = start.line() == end.line();
     let width = if same_line { end.col().saturating_sub(start.col()).max(1) } else { 1 };
@@ -177,7 +166,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Puts a finished node in its place.
+    /// Adds a finished node to its parent.
     fn node(&mut self, node: Node, anchor: usize, depth: usize, size: usize) -> Result<(), FleetError> {
         let span = node.span;
         let wrong = |problem: &str| Err(FleetError::new(span, "", problem.to_owned(), None));

@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive, str::FromStr};
 
 use super::{
-    tree::{Node, Span, Value},
+    span::Span,
+    suggestion::did_you_mean,
+    tree::{Node, Value},
     walk::{Names, Walk},
 };
 
@@ -111,13 +113,6 @@ impl Walk {
         self.error(at, format!("there is no {what} {name:?}"), Some(help));
         false
     }
-}
-
-/// What was meant by `written`, when one of `known` is near enough to it.
-pub(super) fn did_you_mean(written: &str, known: &[&str]) -> Option<String> {
-    let distance = |candidate: &str| strsim::osa_distance(&written.to_lowercase(), &candidate.to_lowercase());
-    let nearest = known.iter().min_by_key(|candidate| distance(candidate))?;
-    (distance(nearest) <= (written.chars().count() / 3).max(1)).then(|| format!("did you mean {nearest:?}?"))
 }
 
 fn list_some(what: &str, declared: &[&str]) -> String {

@@ -9,17 +9,18 @@ use std::{
 use super::{
     error::FleetError,
     fields::Record,
-    tree::{Entry, Node, Span, Value},
-    values::did_you_mean,
+    span::Span,
+    suggestion::did_you_mean,
+    tree::{Entry, Node, Value},
 };
 
-/// What became of a field.
+/// The result of reading a field.
 pub(super) enum Field<T> {
-    /// It isn't there.
+    /// It is absent.
     Absent,
-    /// It is there, or should be, and an error says what is wrong.
+    /// It is wrong or missing, and an error reports that.
     Wrong,
-    /// It is right.
+    /// It is valid.
     Given(T, Span),
 }
 
@@ -42,7 +43,7 @@ impl<T> Field<T> {
         self.value().unwrap_or_default()
     }
 
-    /// The value and its place, when it is right.
+    /// The value and its position, when it is valid.
     pub fn given(&self) -> Option<(&T, Span)> {
         match self {
             Field::Given(value, span) => Some((value, *span)),
@@ -55,8 +56,8 @@ impl<T> Field<T> {
     }
 }
 
-/// The names that a file declares, whether what they name is right or not: a mistake in a cluster must not make every
-/// mention of it wrong too.
+/// The names that a file declares, whether what they name is valid or not: a mistake in a cluster must not make every
+/// reference to it wrong, too.
 #[derive(Default)]
 pub(super) struct Names {
     pub regions: BTreeSet<String>,
@@ -78,7 +79,7 @@ impl Names {
     }
 }
 
-/// The place of an item in a list.
+/// The position of an item in a list.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct At {
     index: usize,
@@ -88,14 +89,14 @@ pub(super) struct At {
 /// A map that is being read as a record.
 pub(super) struct Fields<'t> {
     record: &'static Record,
-    /// Where to point when something is missing.
+    /// The position that is reported when a field is missing.
     pub at: Span,
     entries: &'t [Entry],
     asked: Vec<&'static str>,
 }
 
 impl Fields<'_> {
-    /// Proves, where assertions are on, that every field of the table was read.
+    /// Asserts that every field of the record was read.
     pub fn finish(self) {
         debug_assert!(
             self.record.fields.iter().all(|field| self.asked.contains(&field.name)),
@@ -181,7 +182,7 @@ impl Walk {
         }
     }
 
-    /// Reads the field `name`, when it is there. `read` gets the value and the place of its key.
+    /// Reads the field `name`, when it is there. `read` gets the value and the position of its key.
     pub fn optional<'t, T>(
         &mut self,
         fields: &mut Fields<'t>,
@@ -224,7 +225,7 @@ impl Walk {
         field
     }
 
-    /// A map from names to what `read` makes of the value and the place of its name. Wrong entries are left out.
+    /// A map from names to what `read` makes of the value and the position of its name. Wrong entries are skipped.
     pub fn map<'t, K, T>(
         &mut self,
         node: &'t Node,
@@ -257,7 +258,7 @@ impl Walk {
         Some(map)
     }
 
-    /// A list of what `read` makes of its items, each with its place. Wrong items are left out.
+    /// A list of what `read` makes of its items, each with its position. Wrong items are skipped.
     pub fn list<'t, T>(
         &mut self,
         node: &'t Node,

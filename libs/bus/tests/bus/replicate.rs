@@ -5,10 +5,10 @@ use std::time::Duration;
 use crate::both::LONG;
 use tidegate_bus::{
     Bus, NatsSettings,
-    carry::Carrier,
     fleet::FleetStore,
     lease::{Lease, LeaseSeal, LeaseState},
     overrides::OverrideStore,
+    replicate::Replicator,
     subjects,
     testing::Regions,
 };
@@ -22,7 +22,7 @@ const NAMES: [&str; 2] = ["us", "eu"];
 struct Fixture {
     regions: Regions,
     buses: [Bus; 2],
-    carriers: Vec<Carrier>,
+    replicators: Vec<Replicator>,
 }
 
 impl Fixture {
@@ -34,13 +34,13 @@ impl Fixture {
             bus
         };
         let buses = [bus(0).await, bus(1).await];
-        let mut carriers = Vec::new();
+        let mut replicators = Vec::new();
         for (bus, name) in buses.iter().zip(NAMES) {
-            carriers.push(
-                Carrier::start(bus, &name.parse().unwrap(), |text| text != "unreadable").await.unwrap(),
+            replicators.push(
+                Replicator::start(bus, &name.parse().unwrap(), |text| text != "unreadable").await.unwrap(),
             );
         }
-        Fixture { regions, buses, carriers }
+        Fixture { regions, buses, replicators }
     }
 
     fn fleets(&self) -> [FleetStore; 2] {
@@ -71,8 +71,8 @@ impl Fixture {
     }
 
     async fn stop(self) {
-        for carrier in self.carriers {
-            carrier.stop().await;
+        for replicator in self.replicators {
+            replicator.stop().await;
         }
     }
 }
@@ -123,7 +123,7 @@ async fn what_is_written_in_one_region_reaches_the_other() {
     let head = fleets[0].put(&text, "ann").await.unwrap();
     overrides[1].put(&drain("us-1", 1)).await.unwrap();
 
-    // Then both have both, the fleet with its author and revision; and what is taken back is so in both.
+    // Then both have both, the fleet with its author and revision; and what is withdrawn in one is withdrawn in both.
     until_fleet(&fleets, &text).await;
     assert_eq!(fleets[1].get().await.unwrap().unwrap().head, head);
     until_drained(&overrides, &["us-1"]).await;
@@ -145,7 +145,7 @@ async fn regions_that_were_cut_apart_work_on_and_agree_afterwards() {
     fixture.regions.cut();
     fixture.until_apart().await;
 
-    // When each takes its operators' word, and elects who leads it.
+    // When operators write in each, and each elects its leader.
     fleets[0].put("second", "ann").await.unwrap();
     let newest = fleets[1].put("third", "bob").await.unwrap();
     assert!(overrides[0].delete(&drain("us-1", 1).kind).await.unwrap());
@@ -160,10 +160,10 @@ async fn regions_that_were_cut_apart_work_on_and_agree_afterwards() {
         lease.stop().await;
     }
     assert_eq!(fleets[0].get().await.unwrap().unwrap().text, "second");
-    assert_eq!(overrides[1].list().await.unwrap().len(), 2, "the other region's word cannot have come here");
+    assert_eq!(overrides[1].list().await.unwrap().len(), 2, "the other region's write cannot have come here");
     fixture.regions.heal();
 
-    // Then both have the newest fleet, what was said, and not what was taken back.
+    // Then both have the newest fleet, what was written, and not what was withdrawn.
     until_fleet(&fleets, "third").await;
     assert_eq!(fleets[0].get().await.unwrap().unwrap().head, newest);
     until_drained(&overrides, &["eu-1"]).await;
@@ -171,7 +171,7 @@ async fn regions_that_were_cut_apart_work_on_and_agree_afterwards() {
 }
 
 #[tokio::test]
-async fn a_fleet_that_a_region_cannot_read_is_not_carried_into_it() {
+async fn a_fleet_that_a_region_cannot_read_is_not_replicated_to_it() {
     let fixture = Fixture::start().await;
     let (fleets, overrides) = (fixture.fleets(), fixture.overrides());
     fixture.until_joined().await;
@@ -179,7 +179,7 @@ async fn a_fleet_that_a_region_cannot_read_is_not_carried_into_it() {
     until_fleet(&fleets, "good").await;
 
     fleets[0].put("unreadable", "bob").await.unwrap();
-    // Carried after the fleet was, so that it would have come by now.
+    // Replicated after the fleet, so that the fleet would have arrived by now.
     overrides[0].put(&drain("us-1", 1)).await.unwrap();
 
     until_drained(&overrides, &["us-1"]).await;
@@ -188,35 +188,35 @@ async fn a_fleet_that_a_region_cannot_read_is_not_carried_into_it() {
 }
 
 #[tokio::test]
-async fn what_a_region_cannot_read_is_asked_for_once() {
-    // Given a region that other regions' carriers ask, and that says each second what it holds.
+async fn what_a_region_cannot_read_is_pulled_once() {
+    // Given a region whose content other regions pull, and that publishes a digest each second.
     let fixture = Fixture::start().await;
     let (fleets, overrides) = (fixture.fleets(), fixture.overrides());
     fixture.until_joined().await;
     let region = NAMES[0].parse().unwrap();
-    let mut asked = fixture.buses[0].subscribe(&subjects::carry_request(&region)).await.unwrap();
-    let mut said = fixture.buses[0].subscribe(&subjects::carry(&region)).await.unwrap();
+    let mut pulls = fixture.buses[0].subscribe(&subjects::pull(&region)).await.unwrap();
+    let mut digests = fixture.buses[0].subscribe(&subjects::digest(&region)).await.unwrap();
 
-    // When it holds what the other cannot read.
+    // When its content is unreadable to the other.
     fleets[0].put("unreadable", "bob").await.unwrap();
-    tokio::time::timeout(LONG, asked.next()).await.unwrap().unwrap();
+    tokio::time::timeout(LONG, pulls.next()).await.unwrap().unwrap();
     for _ in 0..3 {
-        tokio::time::timeout(LONG, said.next()).await.unwrap().unwrap();
+        tokio::time::timeout(LONG, digests.next()).await.unwrap().unwrap();
     }
 
-    // Then it is not asked for that again, but for what is new.
-    let mut questions = 0;
-    while tokio::time::timeout(Duration::from_millis(100), asked.next()).await.is_ok() {
-        questions += 1;
+    // Then that is not pulled again, but what is new is.
+    let mut more = 0;
+    while tokio::time::timeout(Duration::from_millis(100), pulls.next()).await.is_ok() {
+        more += 1;
     }
-    assert!(questions <= 1, "asked {questions} times more");
+    assert!(more <= 1, "pulled {more} times more");
     overrides[0].put(&drain("us-1", 1)).await.unwrap();
     until_drained(&overrides, &["us-1"]).await;
     fixture.stop().await;
 }
 
 #[tokio::test]
-async fn a_later_word_counts_whatever_the_clock_of_who_said_the_earlier() {
+async fn a_later_write_wins_whatever_the_clock_of_the_earlier() {
     let fixture = Fixture::start().await;
     let overrides = fixture.overrides();
     fixture.until_joined().await;
