@@ -11,6 +11,7 @@ mod forged;
 mod leadership;
 mod operator;
 mod outage;
+mod pages;
 mod permissions;
 mod probers;
 mod prometheus;

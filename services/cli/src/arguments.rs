@@ -32,7 +32,11 @@ pub enum Command {
         file: PathBuf,
     },
     /// Print the JSON Schema of fleet files, for editors.
-    Schema,
+    Schema {
+        /// Print a reference of all fields in Markdown instead.
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Check a fleet file and apply it.
     Apply {
         /// The fleet file.
@@ -317,7 +321,39 @@ impl std::error::Error for WrongArgument {}
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    /// The lines of README and docs that are commands of `tidegate`.
+    fn commands_on_pages() -> Vec<String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        let text: Vec<String> = pages
+            .chain([root.join("README.md")])
+            .map(|page| std::fs::read_to_string(page).unwrap())
+            .collect();
+        let lines =
+            text.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("    tidegate "));
+        // Without a comment, a redirection, or what sends it to the background.
+        let command = |line: &str| line.split(['#', '>', '&']).next().unwrap_or_default().to_owned();
+        lines.map(command).collect()
+    }
+
+    #[test]
+    fn every_command_on_a_page_is_one() {
+        let commands = commands_on_pages();
+        assert!(commands.len() > 15, "{commands:?}");
+        for command in commands {
+            let words = command.split('"').enumerate().flat_map(|(index, part)| match index % 2 {
+                0 => part.split_whitespace().map(str::to_owned).collect(),
+                _ => vec![part.to_owned()],
+            });
+            if let Err(error) = Arguments::try_parse_from(words) {
+                panic!("{command}: {error}");
+            }
+        }
+    }
 
     #[test]
     fn periods_may_be_days_and_have_limits() {

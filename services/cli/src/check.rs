@@ -73,9 +73,13 @@ fn idle(fleet: &Fleet) -> Vec<String> {
         .collect()
 }
 
-/// Prints the schema.
-pub fn schema() -> anyhow::Result<()> {
-    say_line(serde_json::to_string_pretty(&fleet::schema())?)?;
+/// Prints the JSON Schema, or the reference in Markdown.
+pub fn schema(markdown: bool) -> anyhow::Result<()> {
+    if markdown {
+        say_line(fleet::reference().trim_end())?;
+    } else {
+        say_line(serde_json::to_string_pretty(&fleet::schema())?)?;
+    }
     Ok(())
 }
 

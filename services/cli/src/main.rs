@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         match arguments.command {
             Command::Init { file, force } => init::init(&file, force),
             Command::Check { file } => check::check(&file),
-            Command::Schema => check::schema(),
+            Command::Schema { markdown } => check::schema(markdown),
             Command::Apply { file, watch: true, author, bus } => apply::watch(&file, author, &bus).await,
             Command::Apply { file, watch: false, author, bus } => apply::apply(&file, author, &bus).await,
             Command::Status { json, watch, bus } => status::status(json, watch, &bus).await,
