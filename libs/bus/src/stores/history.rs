@@ -10,14 +10,12 @@ use tidegate_model::{RegionName, Timestamp, event::Event};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bus, BusError, Message, Subscription, TraceContext,
+    Bus, BusError, FailureLog, Message, Subscription, TraceContext,
     background::Background,
-    backoff,
-    bus::Link,
-    codec,
-    failure_log::FailureLog,
+    backoff, codec,
     nats::history::{NatsReader, ensure_stream},
     subjects::{self, ALL_EVENTS},
+    transport::bus::Link,
 };
 
 pub use crate::nats::history::{MAX_AGE, MAX_BYTES};

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     clock,
-    trace::{TRACEPARENT, TRACESTATE, TraceContext},
+    transport::trace::{TRACEPARENT, TRACESTATE, TraceContext},
 };
 
 /// The name of the header that says which part of a reply a message is.

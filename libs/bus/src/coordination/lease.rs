@@ -30,9 +30,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    BusError,
+    BusError, FailureLog,
     bucket::Bucket,
-    failure_log::FailureLog,
     seal::{self, Purpose, Signer, Trust},
 };
 

@@ -21,10 +21,3 @@ impl Wire for Load {}
 impl Wire for Suspicion {}
 impl Wire for Override {}
 impl Wire for Event {}
-// For tests, and for tables of plain values.
-impl Wire for String {}
-impl Wire for u32 {}
-impl Wire for u64 {}
-
-/// Several values in one body; an older version's are read one by one like any other.
-impl<T: Wire> Wire for Vec<T> {}

@@ -150,6 +150,14 @@ impl bincode::enc::write::Writer for Writer<'_> {
     }
 }
 
+// For tests, and for tables of plain values.
+impl Wire for String {}
+impl Wire for u32 {}
+impl Wire for u64 {}
+
+/// Several values in one body; an older version's are read one by one like any other.
+impl<T: Wire> Wire for Vec<T> {}
+
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;

@@ -5,21 +5,15 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_model::Timestamp;
-use tokio::{
-    sync::watch,
-    time::{Instant, MissedTickBehavior},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    Bus, BusError, Subscription,
-    background::Background,
-    backoff,
+    Bus, BusError,
     bucket::{BlobHead, Bucket, Precondition},
+    bucket_follower::{BucketContent, BucketFollower},
     clock,
     codec::{self, Wire},
-    failure_log::FailureLog,
     subjects,
 };
 
@@ -181,10 +175,7 @@ fn version(blob: &BlobHead, head: &FleetHead) -> FleetVersion {
 
 /// A follower of the fleet file. Dropping it stops it.
 #[derive(Debug)]
-pub struct FleetFollower {
-    fleet: watch::Receiver<Option<Arc<FleetText>>>,
-    task: Background,
-}
+pub struct FleetFollower(BucketFollower<FleetText>);
 
 impl FleetFollower {
     /// Starts to follow the fleet file: reads its head every `poll`, and after each change notification. With `restore` it
@@ -193,50 +184,35 @@ impl FleetFollower {
     /// # Errors
     /// When the bus is closed. A bus that is away is no error.
     pub async fn start(bus: &Bus, poll: Duration, restore: bool) -> Result<FleetFollower, BusError> {
-        let changes = bus.subscribe(subjects::FLEET).await?;
-        let (sender, fleet) = watch::channel(None);
-        let follower = Follower { store: FleetStore::new(bus), sender, restore };
-        let task = Background::default().with(|stop| follower.run(changes, poll, stop));
-        Ok(FleetFollower { fleet, task })
+        let content = FleetContent { store: FleetStore::new(bus), restore };
+        BucketFollower::start(bus, subjects::FLEET, poll, content).await.map(FleetFollower)
     }
 
     /// The newest file, as it changes; nothing until one was read. It stays when the bus goes away or loses its data, and is
     /// never replaced by an older one.
     pub fn fleet(&self) -> watch::Receiver<Option<Arc<FleetText>>> {
-        self.fleet.clone()
+        self.0.value()
     }
 
     /// Stops and waits for the end.
     pub async fn stop(self) {
-        self.task.stop().await;
+        self.0.stop().await;
     }
 }
 
-struct Follower {
+struct FleetContent {
     store: FleetStore,
-    sender: watch::Sender<Option<Arc<FleetText>>>,
     restore: bool,
 }
 
-impl Follower {
-    async fn run(self, mut changes: Subscription, poll: Duration, stop: CancellationToken) {
-        // With jitter, so that followers that started together don't poll together.
-        let mut tick = tokio::time::interval_at(Instant::now() + backoff::jitter(poll), poll);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failures = FailureLog::default();
-        loop {
-            failures.record(self.refresh().await, "the fleet file cannot be read");
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = tick.tick() => {}
-                change = changes.next() => if change.is_none() { return },
-            }
-        }
-    }
+impl BucketContent for FleetContent {
+    type Value = FleetText;
+
+    const READ_FAILURE: &'static str = "the fleet file cannot be read";
 
     /// Reads the file where it has changed, and restores it where the bus has lost it.
-    async fn refresh(&self) -> Result<(), BusError> {
-        let have = self.sender.borrow().clone();
+    async fn refresh(&mut self, current: &watch::Sender<Option<Arc<FleetText>>>) -> Result<(), BusError> {
+        let have = current.borrow().clone();
         let Some(there) = self.store.version().await? else {
             if let (true, Some(fleet)) = (self.restore, &have)
                 && self.store.restore(fleet).await?
@@ -251,7 +227,7 @@ impl Follower {
         if let Some(fleet) = self.store.get().await?
             && have.is_none_or(|have| fleet.version() > have.version())
         {
-            self.sender.send_replace(Some(Arc::new(fleet)));
+            current.send_replace(Some(Arc::new(fleet)));
         }
         Ok(())
     }

@@ -9,20 +9,13 @@ use tidegate_model::{
     Timestamp,
     overrides::{Override, OverrideKind},
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, MissedTickBehavior},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
 use crate::{
-    Bus, BusError, Subscription,
-    background::Background,
-    backoff,
+    Bus, BusError,
     bucket::{Bucket, Stamp},
-    clock,
-    failure_log::FailureLog,
-    subjects,
+    bucket_follower::{BucketContent, BucketFollower},
+    clock, subjects,
 };
 
 pub(crate) use record::{Record, Tombstone};
@@ -160,10 +153,7 @@ fn after(before: Option<&Record>) -> Timestamp {
 
 /// A follower of the overrides. Dropping it stops it.
 #[derive(Debug)]
-pub struct OverrideFollower {
-    overrides: watch::Receiver<Option<Arc<Overrides>>>,
-    task: Background,
-}
+pub struct OverrideFollower(BucketFollower<Overrides>);
 
 impl OverrideFollower {
     /// Starts to follow the overrides: reads the bucket's stamp every `poll`, and after each change notification. With
@@ -172,54 +162,40 @@ impl OverrideFollower {
     /// # Errors
     /// When the bus is closed. A bus that is away is no error.
     pub async fn start(bus: &Bus, poll: Duration, restore: bool) -> Result<OverrideFollower, BusError> {
-        let changes = bus.subscribe(subjects::OVERRIDES).await?;
-        let (sender, overrides) = watch::channel(None);
-        let follower = Follower { store: OverrideStore::new(bus), sender, restore, stamp: None };
-        let task = Background::default().with(|stop| follower.run(changes, poll, stop));
-        Ok(OverrideFollower { overrides, task })
+        let content = OverrideContent { store: OverrideStore::new(bus), restore, stamp: None };
+        BucketFollower::start(bus, subjects::OVERRIDES, poll, content).await.map(OverrideFollower)
     }
 
     /// All overrides, as they change; nothing until they were read. They stay when the bus goes away.
     pub fn overrides(&self) -> watch::Receiver<Option<Arc<Overrides>>> {
-        self.overrides.clone()
+        self.0.value()
     }
 
     /// Stops and waits for the end.
     pub async fn stop(self) {
-        self.task.stop().await;
+        self.0.stop().await;
     }
 }
 
-struct Follower {
+struct OverrideContent {
     store: OverrideStore,
-    sender: watch::Sender<Option<Arc<Overrides>>>,
     restore: bool,
     stamp: Option<Stamp>,
 }
 
-impl Follower {
-    async fn run(mut self, mut changes: Subscription, poll: Duration, stop: CancellationToken) {
-        let mut tick = tokio::time::interval_at(Instant::now() + backoff::jitter(poll), poll);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failures = FailureLog::default();
-        loop {
-            failures.record(self.refresh().await, "the overrides cannot be read");
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = tick.tick() => {}
-                change = changes.next() => if change.is_none() { return },
-            }
-        }
-    }
+impl BucketContent for OverrideContent {
+    type Value = Overrides;
+
+    const READ_FAILURE: &'static str = "the overrides cannot be read";
 
     /// Reads the overrides where they have changed, and restores them where the bus has lost them.
-    async fn refresh(&mut self) -> Result<(), BusError> {
+    async fn refresh(&mut self, current: &watch::Sender<Option<Arc<Overrides>>>) -> Result<(), BusError> {
         let stamp = self.store.bucket.stamp().await?;
         if self.stamp == Some(stamp) {
             return Ok(());
         }
         let mut overrides = self.store.list().await?;
-        let have = self.sender.borrow().clone();
+        let have = current.borrow().clone();
         // The bucket was created again, and nobody deletes it: its data was lost.
         let lost = self.stamp.is_some_and(|before| before.created != stamp.created);
         if let (true, true, Some(have)) = (lost, self.restore, &have) {
@@ -236,7 +212,7 @@ impl Follower {
             overrides = self.store.list().await?;
         }
         if have.as_deref() != Some(&overrides) {
-            self.sender.send_replace(Some(Arc::new(overrides)));
+            current.send_replace(Some(Arc::new(overrides)));
         }
         // The stamp was read before the list: what was written meanwhile is seen next time.
         self.stamp = Some(stamp);

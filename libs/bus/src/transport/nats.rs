@@ -21,7 +21,7 @@ use crate::{
     deadline::within,
     lock::lock,
     message::{Inner, PART, Part},
-    trace::{TRACEPARENT, TRACESTATE},
+    transport::trace::{TRACEPARENT, TRACESTATE},
 };
 
 pub(crate) mod history;
