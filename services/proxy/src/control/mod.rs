@@ -83,7 +83,7 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let tls = Arc::new(UpstreamTlsConfigs::default());
     let (suspects, suspected) = mpsc::channel(SUSPECTS);
     let access = access::start(&settings.access_log).with_context(|| {
-        let path = settings.access_log.path.as_deref().unwrap_or(Path::new("eligibility output"));
+        let path = settings.access_log.path.as_deref().unwrap_or(Path::new("standard output"));
         format!("the access log cannot be opened: {} (access_log.path)", path.display())
     })?;
     let (access, writer) = access.unzip();

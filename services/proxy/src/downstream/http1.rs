@@ -208,9 +208,9 @@ async fn wait_for_head(
             deadline = deadline.min(since.max(idle_from) + LAST_CHANCE);
         }
         if timer.poll_until(deadline, cx).is_ready() {
-            let is_unreachable = conn.read.is_empty();
+            let has_sent_nothing = conn.read.is_empty();
             return Poll::Ready(match head_from {
-                Some(since) if !is_unreachable => Waited::TooSlow(since),
+                Some(since) if !has_sent_nothing => Waited::TooSlow(since),
                 Some(_) | None => Waited::Closed,
             });
         }
