@@ -18,6 +18,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Write a commented fleet file to start from.
+    #[command(after_help = "Example:\n    tidegate init fleet.yaml")]
     Init {
         /// The file to write.
         #[arg(default_value = "fleet.yaml")]
@@ -27,17 +28,20 @@ pub enum Command {
         force: bool,
     },
     /// Check a fleet file and report all errors in it.
+    #[command(after_help = "Example:\n    tidegate check fleet.yaml")]
     Check {
         /// The fleet file.
         file: PathBuf,
     },
     /// Print the JSON Schema of fleet files, for editors.
+    #[command(after_help = "Example:\n    tidegate schema")]
     Schema {
         /// Print a reference of all fields in Markdown instead.
         #[arg(long)]
         markdown: bool,
     },
     /// Check a fleet file and apply it.
+    #[command(after_help = "Examples:\n    tidegate apply fleet.yaml\n    tidegate apply fleet.yaml --watch")]
     Apply {
         /// The fleet file.
         file: PathBuf,
@@ -51,6 +55,7 @@ pub enum Command {
         bus: BusOptions,
     },
     /// Show each region's table, edges, clusters, and the clusters that serve each service.
+    #[command(after_help = "Examples:\n    tidegate status\n    tidegate status --watch")]
     Status {
         /// Print JSON.
         #[arg(long)]
@@ -62,6 +67,9 @@ pub enum Command {
         bus: BusOptions,
     },
     /// Send no new traffic to a cluster, or take an edge out of rotation.
+    #[command(
+        after_help = "Examples:\n    tidegate drain cluster us-east-1 --for 30m --reason upgrade\n    tidegate drain region us-east\n    tidegate drain edge edge-us-1"
+    )]
     Drain {
         #[command(subcommand)]
         target: DrainTarget,
@@ -71,6 +79,7 @@ pub enum Command {
         bus: BusOptions,
     },
     /// Withdraw a drain.
+    #[command(after_help = "Example:\n    tidegate undrain cluster us-east-1")]
     Undrain {
         #[command(subcommand)]
         target: DrainTarget,
@@ -78,6 +87,7 @@ pub enum Command {
         bus: BusOptions,
     },
     /// Send all of a service's traffic to one cluster first.
+    #[command(after_help = "Example:\n    tidegate force shop --to eu-west-1 --for 1h")]
     Force {
         /// The service.
         service: ServiceName,
@@ -90,6 +100,7 @@ pub enum Command {
         bus: BusOptions,
     },
     /// Withdraw a forced route.
+    #[command(after_help = "Example:\n    tidegate unforce shop")]
     Unforce {
         /// The service.
         service: ServiceName,
@@ -97,6 +108,7 @@ pub enum Command {
         bus: BusOptions,
     },
     /// Manage a running edge.
+    #[command(after_help = "Example:\n    tidegate edge reset edge-us-1")]
     Edge {
         #[command(subcommand)]
         action: EdgeAction,
@@ -104,6 +116,9 @@ pub enum Command {
         bus: BusOptions,
     },
     /// Print the permissions on the bus as settings of nats-server, with a user for each edge of the fleet file.
+    #[command(
+        after_help = "Example:\n    tidegate bus-permissions fleet.yaml --region us-east --passwords bus"
+    )]
     BusPermissions {
         /// The fleet file.
         file: PathBuf,
@@ -115,12 +130,14 @@ pub enum Command {
         passwords: Option<PathBuf>,
     },
     /// Create a private key with which route-computers sign tables, and print the public key for the fleet file.
+    #[command(after_help = "Example:\n    tidegate signing-key --out signing.key")]
     SigningKey {
         /// The file for the private key, which must not exist.
         #[arg(long)]
         out: PathBuf,
     },
     /// Explain why a service's requests go to its clusters in this order with these shares.
+    #[command(after_help = "Example:\n    tidegate explain shop --region us-east")]
     Explain {
         /// The service.
         service: ServiceName,
@@ -134,6 +151,9 @@ pub enum Command {
         bus: BusOptions,
     },
     /// Show past events: failures, decisions with their reasons, and when each edge applied them.
+    #[command(
+        after_help = "Examples:\n    tidegate events --since 12h\n    tidegate events --follow --region us-east"
+    )]
     Events {
         /// Keep running and show new events.
         #[arg(long)]
@@ -151,8 +171,10 @@ pub enum Command {
         bus: BusOptions,
     },
     /// Run a prober, a route-computer and an edge in this process, without NATS: to try Tidegate on one machine.
+    #[command(after_help = "Example:\n    tidegate dev --fleet fleet.yaml")]
     Dev(DevOptions),
     /// Run a server that responds to each request with its name: an origin to try Tidegate with.
+    #[command(after_help = "Example:\n    tidegate origin --name green --listen 127.0.0.1:9001")]
     Origin(OriginOptions),
 }
 
@@ -338,6 +360,23 @@ mod tests {
         // Without a comment, a redirection, or what sends it to the background.
         let command = |line: &str| line.split(['#', '>', '&']).next().unwrap_or_default().to_owned();
         lines.map(command).collect()
+    }
+
+    #[test]
+    fn each_help_has_examples_that_are_commands() {
+        use clap::CommandFactory as _;
+
+        for command in Arguments::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("    tidegate ")).collect();
+            assert!(!examples.is_empty(), "{}", command.get_name());
+            for example in examples {
+                assert!(example.trim().starts_with(&format!("tidegate {}", command.get_name())), "{example}");
+                if let Err(error) = Arguments::try_parse_from(example.split_whitespace()) {
+                    panic!("{example}: {error}");
+                }
+            }
+        }
     }
 
     #[test]
