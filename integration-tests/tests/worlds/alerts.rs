@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tidegate_bus::clock;
+use tidegate_bus::{clock, fleet::FleetStore};
 use tidegate_integration_tests::{
     Fault, Plan, World,
     load::{Load, LoadPlan, Summary},
@@ -114,6 +114,14 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
     prometheus.until_all(&["TidegateEdgeBehind in us-east"], LIMIT).await?;
     forging.abort();
     owners().for_each(Process::thaw);
+
+    // When a fleet gets to the bus unchecked that nobody can use, then that is reported, and the one before stays in force.
+    let bus = world.bus(ALL).await?;
+    anyhow::ensure!(bus.ready(LIMIT).await);
+    FleetStore::new(&bus).put("regions: 7", "somebody").await?;
+    let refusing = ["TidegateFleetRefused in us-east", "TidegateFleetRefused in eu-west"];
+    prometheus.until_all(&refusing, LIMIT).await?;
+    world.apply(&fleet).await?;
 
     // When a region's replicator ends, then its alert fires.
     world.replicators.get_mut(AWAY.name).expect("the plan has it").kill();

@@ -293,6 +293,7 @@ fn golden_events() {
     let kinds = [
         EventKind::Leads { holder: name("computer-1"), epoch },
         EventKind::Fleet { revision: 7, author: "ann".to_owned() },
+        EventKind::FleetRefused { revision: 8, error: "fleet.yaml:1:1: wrong".to_owned() },
         EventKind::Decided(Decided { epoch, revision, cause, moves: vec![moved], more_moves: 2 }),
         EventKind::Applied {
             edge: name("edge-1"),

@@ -50,6 +50,13 @@ pub enum EventKind {
         /// When the edge received it.
         received_at: Timestamp,
     },
+    /// The region's leader refused the fleet file on the bus; the one before stays in force.
+    FleetRefused {
+        /// Its revision.
+        revision: u64,
+        /// The first error in it.
+        error: String,
+    },
 }
 
 /// A change of a region's table, with its cause.

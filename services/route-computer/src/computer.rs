@@ -312,12 +312,17 @@ impl Computer {
             }
             // `tidegate apply` checks before it writes, so this fleet is for a newer version.
             Err(errors) => {
-                let first = errors.iter().next().map(ToString::to_string);
+                let revision = text.head.revision;
+                let first = errors.iter().next().map(ToString::to_string).unwrap_or_default();
                 tracing::error!(
-                    revision = text.head.revision,
+                    revision,
                     error = first,
                     "the fleet on the bus cannot be parsed; the last one stays in force"
                 );
+                self.exposed.set_refused_fleet(revision, &first);
+                if self.leads() {
+                    self.recorder.publish_refused_fleet(clock::now(), revision, first).await;
+                }
             }
         }
     }

@@ -87,6 +87,11 @@ impl EventRecorder {
         self.publish(at, None, EventKind::Fleet { revision, author }).await;
     }
 
+    /// Publishes that the region refuses a fleet file.
+    pub async fn publish_refused_fleet(&self, at: Timestamp, revision: u64, error: String) {
+        self.publish(at, None, EventKind::FleetRefused { revision, error }).await;
+    }
+
     async fn publish(&self, at: Timestamp, trace: Option<&TraceContext>, kind: EventKind) {
         let event = Event { region: self.region.clone(), at, kind };
         if let Err(error) = self.bus.publish_event(self.holder.as_str(), trace, &event).await {

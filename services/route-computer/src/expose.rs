@@ -51,6 +51,8 @@ struct Status {
     has_fleet: bool,
     /// The reason why this route-computer cannot work with the fleet, if any.
     fleet_problem: Option<String>,
+    /// Whether the fleet on the bus was refused.
+    refuses_fleet: bool,
     fail_open: usize,
     probers: usize,
     live_probers: usize,
@@ -84,7 +86,15 @@ impl Exposed {
 
     /// Sets the reason why this route-computer cannot work with the fleet.
     pub fn set_fleet_problem(&self, problem: Option<String>) {
-        lock(&self.status).fleet_problem = problem;
+        let mut status = lock(&self.status);
+        (status.fleet_problem, status.refuses_fleet) = (problem, false);
+    }
+
+    /// Sets the fleet on the bus as refused, with the first error in it.
+    pub fn set_refused_fleet(&self, revision: u64, error: &str) {
+        let mut status = lock(&self.status);
+        let problem = format!("fleet revision {revision} is refused, the one before stays in force: {error}");
+        (status.fleet_problem, status.refuses_fleet) = (Some(problem), true);
     }
 
     /// Adds metrics, readiness checks and pages.
@@ -136,6 +146,11 @@ impl Exposed {
             samples.gauge(name, help, &[], s.down() as f64);
             let (name, help) = ("tidegate_services_fail_open", "Services whose clusters all seem down.");
             samples.gauge(name, help, &[], s.fail_open as f64);
+            let (name, help) = (
+                "tidegate_fleet_refused",
+                "Whether the fleet on the bus is refused, and the one before in force.",
+            );
+            samples.gauge(name, help, &[], f64::from(u8::from(s.refuses_fleet)));
             samples.gauge("tidegate_probers_known", "Probers whose tables are known.", &[], s.probers as f64);
             let (name, help) = ("tidegate_probers_heard", "Known probers that are not stale.");
             samples.gauge(name, help, &[], s.live_probers as f64);
@@ -200,7 +215,7 @@ impl Exposed {
             }
         }
         let mut shown = lock(&self.status);
-        status.fleet_problem = shown.fleet_problem.take();
+        (status.fleet_problem, status.refuses_fleet) = (shown.fleet_problem.take(), shown.refuses_fleet);
         *shown = status;
     }
 }

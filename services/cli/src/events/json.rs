@@ -32,6 +32,11 @@ pub fn line(stored: &StoredEvent) -> Value {
             set("revision", json!(revision));
             set("author", json!(author));
         }
+        EventKind::FleetRefused { revision, error } => {
+            set("event", json!("fleet_refused"));
+            set("revision", json!(revision));
+            set("error", json!(error));
+        }
         EventKind::Decided(decided) => {
             set("event", json!("decided"));
             set("epoch", json!(decided.epoch));

@@ -24,6 +24,9 @@ pub fn paragraph(stored: &StoredEvent, is_below: bool) -> String {
         EventKind::Fleet { revision, author } => {
             format!("{head}fleet revision {revision}, applied by {author}\n")
         }
+        EventKind::FleetRefused { revision, error } => {
+            format!("{head}fleet revision {revision} was refused, the one before stays in force: {error}\n")
+        }
         EventKind::Decided(decided) => {
             let trace = stored
                 .trace
