@@ -81,7 +81,7 @@ pub struct WorkerContext {
     pub clients: Rc<Clients>,
     /// How many accepted connections wait for room.
     pub waiting: Cell<usize>,
-    /// The tasks of client connections and their streams.
+    /// The tasks of acceptors, client connections and their streams.
     pub tasks: TaskTracker,
     schedule: Rc<FairSchedule>,
     /// Opens upstream connections.
@@ -92,7 +92,7 @@ pub struct WorkerContext {
     /// How many upstream connections are unused, and when they were counted.
     unused_upstreams: Cell<Option<(Instant, usize)>>,
     /// When a slow client was last evicted to free an upstream connection.
-    gave_up_at: Cell<Option<Instant>>,
+    evicted_at: Cell<Option<Instant>>,
     /// Limits log messages about too many client connections.
     crowding_log: RefCell<LogLimit>,
 }
@@ -122,7 +122,7 @@ impl WorkerContext {
     /// A context without routes or connections.
     pub fn new(parts: WorkerParts) -> Rc<WorkerContext> {
         let counters = parts.metrics.worker();
-        let worker = Rc::new(WorkerContext {
+        Rc::new(WorkerContext {
             table: RefCell::new(Table::new(
                 parts.index,
                 parts.edge.name.clone(),
@@ -144,11 +144,14 @@ impl WorkerContext {
             upstream_count: ConnectionCount::new(parts.limits.upstream_connections),
             failures: parts.failures,
             unused_upstreams: Cell::new(None),
-            gave_up_at: Cell::new(None),
+            evicted_at: Cell::new(None),
             crowding_log: RefCell::new(LogLimit::new(LOG_INTERVAL)),
-        });
-        tokio::task::spawn_local(worker.schedule.clone().run());
-        worker
+        })
+    }
+
+    /// Runs queued client tasks, for ever.
+    pub async fn run_schedule(self: Rc<Self>) {
+        self.schedule.clone().run().await;
     }
 
     /// The edge's phase.
@@ -221,7 +224,7 @@ impl WorkerContext {
 
     /// Waits for room for another client connection, since evicted connections take a moment to end. Returns whether
     /// there is room.
-    pub async fn has_room_in_time(&self, newcomer: Network) -> bool {
+    pub async fn wait_for_room(&self, newcomer: Network) -> bool {
         let wait = if self.clients.is_over_share(newcomer) { WAIT_OVER_SHARE } else { WAIT_FOR_ROOM };
         let deadline = Instant::now() + wait;
         while !self.clients.has_room(newcomer) {
@@ -261,7 +264,8 @@ impl WorkerContext {
             if now >= deadline {
                 return None;
             }
-            if self.upstream_count.free() == 0 && has_passed(&self.gave_up_at, LOOK_FOR_SLOW, now) {
+            if self.upstream_count.free() == 0 && has_passed(self.evicted_at.get(), LOOK_FOR_SLOW, now) {
+                self.evicted_at.set(Some(now));
                 let table = self.table.borrow();
                 table.clusters().any(|cluster| {
                     cluster.awaiting_clients.evict_slowest_with_connection(client.network(), now)
@@ -351,10 +355,6 @@ impl WorkerContext {
 }
 
 /// Whether `interval` has passed since `last`.
-fn has_passed(last: &Cell<Option<Instant>>, interval: Duration, now: Instant) -> bool {
-    let has_passed = last.get().is_none_or(|at| now >= at + interval);
-    if has_passed {
-        last.set(Some(now));
-    }
-    has_passed
+fn has_passed(last: Option<Instant>, interval: Duration, now: Instant) -> bool {
+    last.is_none_or(|at| now >= at + interval)
 }

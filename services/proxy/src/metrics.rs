@@ -138,7 +138,7 @@ impl ServingCounters {
     }
 }
 
-/// A service, the cluster that serves it, and the index of the cluster's tier, from 0.
+/// A service, the cluster that serves it, and the index of the cluster's tier in the route table, from 0.
 pub type ServingKey = (ServiceName, ClusterName, usize);
 
 /// A service, and the path pattern of the route, if it has one.

@@ -14,6 +14,8 @@ use crate::{
 
 /// The clusters of one failover priority.
 pub struct TierView {
+    /// The tier's index in the route table, from 0. Tiers without clusters have no view, so it is not the position.
+    pub index: usize,
     /// Its clusters.
     pub weighted_clusters: Vec<WeightedCluster>,
 }
@@ -94,7 +96,7 @@ pub struct Picked<'a> {
     pub endpoint: &'a Rc<EndpointState>,
     /// The outlier detector of the action at the endpoint.
     pub detector: &'a Rc<OutlierDetector>,
-    /// The index of the tier, from 0.
+    /// The tier's index in the route table, from 0.
     pub tier: usize,
 }
 
@@ -115,10 +117,10 @@ enum Eligibility {
 /// Randomized Load Balancing", 2001).
 pub fn pick<'a>(from: PickContext<'a>, random: &mut impl Rng) -> Option<Picked<'a>> {
     let mut by = |from: PickContext<'a>, eligibility| {
-        from.tiers.iter().enumerate().find_map(|(index, tier)| {
+        from.tiers.iter().find_map(|tier| {
             let (cluster, Candidate { endpoint, detector, .. }) =
                 pick_in_tier(tier, from, eligibility, random)?;
-            Some(Picked { cluster, endpoint, detector, tier: index })
+            Some(Picked { cluster, endpoint, detector, tier: tier.index })
         })
     };
     if !from.avoid.is_empty()

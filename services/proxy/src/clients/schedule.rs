@@ -194,7 +194,7 @@ impl FairSchedule {
     }
 
     /// Records that a queued task has run for `time`, or was dropped.
-    fn has_run(&self, time: Duration) {
+    fn record_run(&self, time: Duration) {
         self.slice.set(self.slice.get() + time);
         if self.slice.get() < SLICE {
             return self.run_next();
@@ -225,7 +225,8 @@ impl FairSchedule {
         }
     }
 
-    fn is_sampled(&self) -> bool {
+    /// Draws whether the time of a run is measured.
+    fn draw_sample(&self) -> bool {
         // The upper bits of a linear congruential generator (the constants of "Numerical Recipes").
         let random = self.random.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         self.random.set(random);
@@ -259,7 +260,7 @@ impl<F: Future> Future for Scheduled<F> {
                 ticket.waker.set(Some(cx.waker().clone()));
                 return Poll::Pending;
             }
-            None if !schedule.is_sampled() => return this.task.as_mut().poll(cx),
+            None if !schedule.draw_sample() => return this.task.as_mut().poll(cx),
             None | Some(_) => {}
         }
         let began = Instant::now();
@@ -268,7 +269,7 @@ impl<F: Future> Future for Scheduled<F> {
         let time = now - began;
         if this.ticket.take().is_some() {
             schedule.usage.add(this.bucket, time, now);
-            schedule.has_run(time);
+            schedule.record_run(time);
         } else {
             schedule.usage.add(this.bucket, time.min(LONGEST_SAMPLE) * SAMPLED, now);
         }
@@ -281,7 +282,7 @@ impl<F> Drop for Scheduled<F> {
         let Some(ticket) = &self.ticket else { return };
         ticket.waker.set(None);
         if ticket.may_run.get() {
-            self.schedule.has_run(Duration::ZERO);
+            self.schedule.record_run(Duration::ZERO);
         }
     }
 }

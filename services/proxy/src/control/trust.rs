@@ -55,23 +55,23 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
         match signing_keys(&bus, &region).await {
             Ok(Some(keys)) if keys != known => {
                 (has_read, pause) = (true, MIN_INTERVAL);
-                failure.ended();
+                failure.clear();
                 tracing::info!(?keys, "the fleet names other signing keys for the region");
                 trust.set(&keys);
             }
             Ok(Some(_)) => {
                 (has_read, pause) = (true, (pause * 2).min(MAX_INTERVAL));
-                failure.ended();
+                failure.clear();
                 trust.decide();
             }
             Ok(None) => {
-                if failure.is_new("no fleet was applied yet") {
+                if failure.record("no fleet was applied yet") {
                     tracing::warn!("no fleet was applied yet, so the region's signing keys are not known");
                 }
                 undecided_since = None;
             }
             Err(why) => {
-                if failure.is_new(&why) {
+                if failure.record(&why) {
                     tracing::warn!("the region's signing keys cannot be read: {why}");
                 }
                 if !is_first_read {
@@ -95,8 +95,8 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
 struct LoggedFailure(Option<String>);
 
 impl LoggedFailure {
-    /// Whether this failure is another than the last; from then on it is the last.
-    fn is_new(&mut self, why: &str) -> bool {
+    /// Records a failure. Returns whether it differs from the last one.
+    fn record(&mut self, why: &str) -> bool {
         let is_new = self.0.as_deref() != Some(why);
         if is_new {
             self.0 = Some(why.to_owned());
@@ -105,7 +105,7 @@ impl LoggedFailure {
     }
 
     /// Resets it after a success.
-    fn ended(&mut self) {
+    fn clear(&mut self) {
         self.0 = None;
     }
 }
@@ -202,8 +202,8 @@ mod tests {
     #[test]
     fn a_failure_is_logged_again_after_a_success() {
         let mut failure = LoggedFailure::default();
-        assert!(failure.is_new("away") && !failure.is_new("away") && failure.is_new("unreadable"));
-        failure.ended();
-        assert!(failure.is_new("unreadable"));
+        assert!(failure.record("away") && !failure.record("away") && failure.record("unreadable"));
+        failure.clear();
+        assert!(failure.record("unreadable"));
     }
 }

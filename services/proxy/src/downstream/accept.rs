@@ -96,7 +96,7 @@ impl Acceptors {
             open: open.clone(),
         };
         let stop = CancellationToken::new();
-        let task = tokio::task::spawn_local(accept(self.worker.clone(), socket, listener, stop.clone()));
+        let task = self.worker.tasks.spawn_local(accept(self.worker.clone(), socket, listener, stop.clone()));
         self.listeners.insert(listen.name, Acceptor { stop, task, open });
         if let Some(earlier) = earlier {
             earlier.stop.cancel();
@@ -175,7 +175,7 @@ async fn wait_for_room(
 ) {
     let network = Network::of(address);
     worker.waiting.set(worker.waiting.get() + 1);
-    let has_room = worker.has_room_in_time(network).await;
+    let has_room = worker.wait_for_room(network).await;
     worker.waiting.set(worker.waiting.get() - 1);
     if has_room && listener.has_room() {
         let open = OpenConnection::new(worker.clone(), network, listener.open.clone());

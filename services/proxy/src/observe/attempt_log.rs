@@ -40,7 +40,7 @@ pub struct Attempt {
     pub endpoint: Rc<EndpointState>,
     /// The outlier detector of the action at the endpoint.
     pub detector: Rc<OutlierDetector>,
-    /// The index of the cluster's tier, from 0.
+    /// The index of the cluster's tier in the route table, from 0.
     pub tier: usize,
     /// When it began.
     pub began: Instant,

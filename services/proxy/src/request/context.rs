@@ -92,8 +92,12 @@ impl RequestContext<'_> {
         self.action.requests.record(kind, timing);
         if let Some(status) = log.status
             && let Some(served) = log.served_by()
-            && let Some(weighted) =
-                self.action.tiers.get(served.tier).and_then(|tier| tier.of(&served.cluster))
+            && let Some(weighted) = self
+                .action
+                .tiers
+                .iter()
+                .find(|tier| tier.index == served.tier)
+                .and_then(|tier| tier.of(&served.cluster))
         {
             weighted.serving.count(status, timing);
         }

@@ -277,6 +277,10 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::{
+        balance::{PickContext, pick},
+        clients::Network,
+    };
 
     /// A table with one service on one cluster whose two endpoints are on different networks.
     fn table(edge_networks: &[&str]) -> Table {
@@ -410,5 +414,29 @@ services:
             let service = table(networks).service("site").unwrap();
             assert_eq!(service.actions[0].endpoint_count, endpoints, "{networks:?}");
         }
+    }
+
+    #[test]
+    fn an_empty_tier_does_not_renumber_the_tiers_after_it() {
+        let mut table = table(&["internet"]);
+        let key = RouteKey::Tiers("site".parse().unwrap());
+        let Some(RouteEntry::Tiers(mut entry)) = table.entries.get(&key).map(|entry| (**entry).clone())
+        else {
+            panic!("no tiers")
+        };
+        entry.actions[0].tiers.insert(0, Tier { shares: vec![("unknown".parse().unwrap(), 1000)] });
+
+        table.apply(&[(key, Some(Arc::new(RouteEntry::Tiers(entry))))]);
+
+        let service = table.service("site").unwrap();
+        let tiers = &service.actions[0].tiers;
+        let context =
+            PickContext { tiers, tried: &[], avoid: &[], now: Instant::now(), client: Network::LOCAL };
+        let picked = pick(context, &mut rand::rng()).unwrap();
+        // Spans and the access log report the picked tier, metrics the label of these counters.
+        let labelled =
+            table.metrics.serving(0, (service.name.clone(), picked.cluster.name.clone(), picked.tier));
+        assert_eq!((tiers.len(), picked.tier), (1, 1));
+        assert!(Arc::ptr_eq(&labelled, &tiers[0].weighted_clusters[0].serving));
     }
 }

@@ -38,6 +38,8 @@ struct State {
     opened: Cell<u32>,
     /// Whether a stream was opened since the last [`Http2Conn::update_idle`].
     used: Cell<bool>,
+    is_idle: Cell<bool>,
+    /// When it was last found in use.
     idle_from: Cell<Instant>,
     keep: Duration,
     ended: Cell<bool>,
@@ -56,6 +58,7 @@ impl Http2Conn {
             streams: Cell::new(0),
             opened: Cell::new(0),
             used: Cell::new(true),
+            is_idle: Cell::new(false),
             idle_from: Cell::new(Instant::now()),
             keep,
             ended: Cell::new(false),
@@ -93,15 +96,20 @@ impl Http2Conn {
         StreamGuard(self.state.clone())
     }
 
-    /// Whether it is still worth keeping at `now`. To be asked about once a second.
-    pub fn is_wanted(&self, now: Instant) -> bool {
-        if self.state.used.take() || self.state.streams.get() > 0 {
+    /// Updates whether it is idle, and since when. Called once a second.
+    pub fn update_idle(&self, now: Instant) {
+        let is_used = self.state.used.take() || self.state.streams.get() > 0;
+        if is_used {
             self.state.idle_from.set(now);
-        } else if self.send.current_max_send_streams() == 0 {
-            // Each request would make a connection more.
-            return false;
         }
-        !self.state.ended.get() && now < self.state.idle_from.get() + self.state.keep
+        self.state.is_idle.set(!is_used);
+    }
+
+    /// Whether it is worth keeping at `now`, as of the last [`Http2Conn::update_idle`].
+    pub fn is_worth_keeping(&self, now: Instant) -> bool {
+        // With an idle connection that allows no streams, each request would open another one.
+        let is_useless = self.state.is_idle.get() && self.send.current_max_send_streams() == 0;
+        !self.state.ended.get() && !is_useless && now < self.state.idle_from.get() + self.state.keep
     }
 
     /// Drives the connection until it ends. `leader` is dropped once the peer's stream limit is known.
@@ -169,9 +177,6 @@ async fn drive(
                 tracing::warn!("upstream HTTP/2 connection is dead: no response to a PING");
                 return Poll::Ready(());
             }
-            if liveness.just_sent() {
-                cx.waker().wake_by_ref();
-            }
         }
         let mut driver = state.driver.borrow_mut();
         if driver.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
@@ -191,13 +196,12 @@ struct LivenessCheck {
     ping_pong: h2::PingPong,
     sent_at: Option<Instant>,
     is_waiting: bool,
-    just_sent: bool,
     timer: Timer,
 }
 
 impl LivenessCheck {
     fn new(ping_pong: h2::PingPong) -> LivenessCheck {
-        LivenessCheck { ping_pong, sent_at: None, is_waiting: false, just_sent: false, timer: Timer::new() }
+        LivenessCheck { ping_pong, sent_at: None, is_waiting: false, timer: Timer::new() }
     }
 
     /// Ready when the peer did not respond to a PING.
@@ -206,7 +210,9 @@ impl LivenessCheck {
             let now = Instant::now();
             let is_rested = self.sent_at.is_none_or(|at| now >= at + PING_EVERY);
             if is_rested && self.ping_pong.send_ping(h2::Ping::opaque()).is_ok() {
-                (self.sent_at, self.is_waiting, self.just_sent) = (Some(now), true, true);
+                (self.sent_at, self.is_waiting) = (Some(now), true);
+                // The PING is only sent when the connection is polled again.
+                cx.waker().wake_by_ref();
             }
         }
         let Some(sent_at) = self.sent_at.filter(|_| self.is_waiting) else { return Poll::Pending };
@@ -216,10 +222,5 @@ impl LivenessCheck {
             return Poll::Pending;
         }
         self.timer.poll_until(sent_at + PONG_WITHIN, cx)
-    }
-
-    /// Whether a PING waits for the connection to be polled again.
-    fn just_sent(&mut self) -> bool {
-        std::mem::take(&mut self.just_sent)
     }
 }

@@ -63,7 +63,7 @@ impl Pool {
         self.wake_rested(now);
         while let Some(mut idle) = self.pop_idle() {
             let ask_kernel = careful || now - idle.since > TRUSTED_FOR;
-            if now < idle.until && self.is_clean(&mut idle.conn, ask_kernel, now) {
+            if now < idle.until && self.check_clean(&mut idle.conn, ask_kernel, now) {
                 return Some(idle.conn);
             }
         }
@@ -108,11 +108,14 @@ impl Pool {
         self.wake_rested(now);
         // Taken out meanwhile: an endpoint that becomes distrusted has its other connections closed.
         let mut kept = self.idle.take();
-        kept.retain_mut(|idle| now < idle.until && self.is_clean(&mut idle.conn, false, now));
+        kept.retain_mut(|idle| now < idle.until && self.check_clean(&mut idle.conn, false, now));
         if !self.is_distrusted(now) {
             self.idle.replace(kept);
         }
-        self.http2.borrow_mut().retain(|conn| conn.is_wanted(now));
+        self.http2.borrow_mut().retain(|conn| {
+            conn.update_idle(now);
+            conn.is_worth_keeping(now)
+        });
     }
 
     /// Takes the number of connections closed because of excess bytes since the last call.
@@ -174,13 +177,14 @@ impl Pool {
                 return;
             };
             drop(resting);
-            if self.is_clean(&mut idle.conn, true, now) {
+            if self.check_clean(&mut idle.conn, true, now) {
                 self.push_idle(idle);
             }
         }
     }
 
-    fn is_clean(&self, conn: &mut Conn, ask_kernel: bool, now: Instant) -> bool {
+    /// Checks that nothing was received on an idle connection; excess bytes make the endpoint distrusted.
+    fn check_clean(&self, conn: &mut Conn, ask_kernel: bool, now: Instant) -> bool {
         match conn.check_idle(ask_kernel) {
             IdleState::Clean => true,
             IdleState::Closed => false,

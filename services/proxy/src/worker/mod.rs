@@ -36,6 +36,7 @@ pub fn run(
 
 async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<WorkerCommand>, drain_limit: Duration) {
     let worker = WorkerContext::new(parts);
+    let scheduler = tokio::task::spawn_local(worker.clone().run_schedule());
     let mut acceptors = Acceptors::new(worker.clone());
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -67,6 +68,9 @@ async fn serve(parts: WorkerParts, mut commands: mpsc::Receiver<WorkerCommand>, 
     // No requests are left: upstream connections are closed gracefully, within a limited time.
     worker.table.borrow().endpoints().for_each(|endpoint| endpoint.pool.clear());
     worker.connector.close().await;
+    scheduler.abort();
+    // It never ends by itself.
+    _ = scheduler.await;
 }
 
 async fn enter_phase(worker: &WorkerContext, phase: Phase, acceptors: &mut Acceptors) {

@@ -179,7 +179,7 @@ impl Table {
                         serving: self.metrics.serving(self.worker.id, (service.clone(), name.clone(), index)),
                     })
                 });
-                TierView { weighted_clusters: weighted_clusters.collect() }
+                TierView { index, weighted_clusters: weighted_clusters.collect() }
             })
             .filter(|tier: &TierView| !tier.weighted_clusters.is_empty())
             .collect();
