@@ -21,5 +21,5 @@ mod upstream;
 mod wire;
 mod worker;
 
-pub use control::run;
+pub use control::{PortHolder, run};
 pub use settings::{AccessFormat, AccessLogSection, EdgeSection, MOST_WORKERS, ProxySection, ProxySettings};

@@ -16,6 +16,10 @@ use crate::{limits::memory_limit, observe::Sampling, wire::IdleLimits};
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxySettings {
+    /// Whether this process takes over from another one of the same edge on this host: it starts although that one holds
+    /// the state directory and the ports, and shares the ports until that one has been stopped. Without it, the second
+    /// process refuses to start.
+    pub take_over: bool,
     /// The identity of this edge.
     pub edge: EdgeSection,
     /// How the proxy works.
@@ -191,7 +195,8 @@ impl Settings for ProxySettings {
     }
 
     fn docs(key: &str) -> Option<&'static str> {
-        docs_of::<EdgeSection>("edge", key)
+        docs_of::<ProxySettings>("", key)
+            .or_else(|| docs_of::<EdgeSection>("edge", key))
             .or_else(|| docs_of::<ProxySection>("proxy", key))
             .or_else(|| docs_of::<AccessLogSection>("access_log", key))
     }

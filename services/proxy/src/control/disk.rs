@@ -122,7 +122,7 @@ impl TableFile {
     }
 
     fn part(&self) -> PathBuf {
-        self.file.with_extension("part")
+        self.file.with_extension(format!("{}.part", std::process::id()))
     }
 }
 

@@ -14,9 +14,9 @@ use tidegate_model::{
     fleet::{Listener, ListenerProtocol},
 };
 use tidegate_service::Ports;
-use tidegate_tls::{HTTP1, HTTP2, Renewable as _, ServerTls};
+use tidegate_tls::{HTTP1, HTTP2, Renewable as _, ServerTls, TlsError};
 
-use super::workers::Workers;
+use super::{port_holder::PortHolder, workers::Workers};
 use crate::{
     downstream::ListenSocket,
     wire::{USER_TIMEOUT, set_keepalive},
@@ -27,12 +27,43 @@ use crate::{
 const BACKLOG: i32 = 4096;
 
 /// An edge's listeners: those that are open, and those that are wanted.
-#[derive(Default)]
 pub struct Listeners {
+    /// Whether ports are shared with another process.
+    take_over: bool,
+    /// Whether nothing was opened yet: then a port that another edge holds ends the process.
+    is_starting: bool,
     open: BTreeMap<ListenerName, OpenListener>,
     wanted: BTreeMap<ListenerName, Listener>,
     /// Why a wanted listener is not open as configured.
     problems: BTreeMap<ListenerName, String>,
+}
+
+/// Why a listener cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerError {
+    /// Its certificates cannot be used.
+    #[error("TLS cannot be used: {0}")]
+    Tls(#[from] TlsError),
+    /// Another edge listens on its address.
+    #[error(
+        "{address} is held by another edge, {holder}; stop it first, or hand over to this one (take_over)"
+    )]
+    HeldByEdge {
+        /// The address.
+        address: SocketAddr,
+        /// The other edge's process.
+        holder: PortHolder,
+    },
+    /// The address cannot be bound.
+    #[error("{address} cannot be bound: {error}{}", holder.as_ref().map(|by| format!(", by {by}")).unwrap_or_default())]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The process that listens on it, if one was found.
+        holder: Option<PortHolder>,
+        /// The error.
+        error: io::Error,
+    },
 }
 
 struct OpenListener {
@@ -44,18 +75,32 @@ struct OpenListener {
 }
 
 impl Listeners {
+    /// No listeners. With `take_over` their ports may be shared with another process.
+    pub fn new(take_over: bool) -> Listeners {
+        Listeners {
+            take_over,
+            is_starting: true,
+            open: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            problems: BTreeMap::new(),
+        }
+    }
+
     /// The problems of listeners, by name.
     pub fn problems(&self) -> &BTreeMap<ListenerName, String> {
         &self.problems
     }
 
     /// Sets the wanted listeners, and opens and closes accordingly.
+    ///
+    /// # Errors
+    /// If another edge holds the port of one of the first listeners.
     pub async fn set_wanted(
         &mut self,
         wanted: &[(ListenerName, Listener)],
         workers: &Workers,
         ports: &Ports,
-    ) {
+    ) -> Result<(), ListenerError> {
         self.wanted = wanted.iter().cloned().collect();
         self.problems.retain(|name, _| self.wanted.contains_key(name));
         let gone: Vec<ListenerName> =
@@ -65,11 +110,16 @@ impl Listeners {
             tracing::info!(listener = %name, "no longer accepting");
             workers.send_each(|_| Some(WorkerCommand::Unlisten(name.clone()))).await;
         }
-        self.retry_and_renew(workers, ports).await;
+        self.retry_and_renew(workers, ports).await?;
+        self.is_starting = false;
+        Ok(())
     }
 
     /// Retries listeners that could not be opened, and reloads changed certificates. Called once a second.
-    pub async fn retry_and_renew(&mut self, workers: &Workers, ports: &Ports) {
+    ///
+    /// # Errors
+    /// If another edge holds the port of one of the first listeners.
+    pub async fn retry_and_renew(&mut self, workers: &Workers, ports: &Ports) -> Result<(), ListenerError> {
         for (name, open) in &mut self.open {
             if let Some(tls) = open.tls.clone() {
                 let renewing = tls.clone();
@@ -104,7 +154,9 @@ impl Listeners {
                     self.problems.remove(&name);
                     self.open.insert(name, open);
                 }
-                Err(problem) => {
+                Err(error @ ListenerError::HeldByEdge { .. }) if self.is_starting => return Err(error),
+                Err(error) => {
+                    let problem = error.to_string();
                     if self.problems.get(&name) != Some(&problem) {
                         tracing::error!(listener = %name, "{problem}");
                     }
@@ -112,6 +164,7 @@ impl Listeners {
                 }
             }
         }
+        Ok(())
     }
 
     async fn open_one(
@@ -119,12 +172,12 @@ impl Listeners {
         name: &ListenerName,
         listener: &Listener,
         workers: &Workers,
-    ) -> Result<OpenListener, String> {
+    ) -> Result<OpenListener, ListenerError> {
         let tls = match &listener.protocol {
             ListenerProtocol::Http => None,
             ListenerProtocol::Https { certificates } => {
                 let tls = ServerTls::load(certificates, &[HTTP2, HTTP1]);
-                Some(Arc::new(tls.map_err(|error| format!("TLS cannot be used: {error}"))?))
+                Some(Arc::new(tls?))
             }
         };
         // A listener that only changes its limits keeps its port, even one chosen by the system.
@@ -132,12 +185,10 @@ impl Listeners {
         let bind = earlier.map_or(listener.bind, |open| open.address);
         // A client that reads nothing must reach the listener's timeout before the kernel's.
         let user_timeout = listener.limits.idle_timeout.max(USER_TIMEOUT);
-        let sockets = sockets(bind, workers.count(), user_timeout)
-            .map_err(|error| format!("{bind} cannot be bound: {error}"))?;
-        let address = sockets
-            .first()
-            .and_then(|socket| socket.local_addr().ok())
-            .ok_or_else(|| "no worker to listen for".to_owned())?;
+        // Its own listeners on the port, such as one that moves to another address, are no conflict.
+        let is_own = self.open.values().any(|open| open.address.port() == bind.port());
+        let (sockets, address) = sockets(bind, workers.count(), user_timeout, !is_own && !self.take_over)
+            .map_err(|error| bind_error(bind, error))?;
         if listener.limits.max_connections as usize > workers.client_connections() {
             tracing::warn!(
                 listener = %name,
@@ -167,13 +218,31 @@ fn part_of(whole: u32, count: usize, worker: usize) -> u32 {
     (whole / count + u32::from(has_one_more)).max(1)
 }
 
-/// One socket per worker on the same address: the kernel spreads connections over them (`SO_REUSEPORT`).
-fn sockets(bind: SocketAddr, count: usize, user_timeout: Duration) -> io::Result<Vec<TcpListener>> {
+fn bind_error(address: SocketAddr, error: io::Error) -> ListenerError {
+    let is_held = error.kind() == io::ErrorKind::AddrInUse;
+    match is_held.then(|| PortHolder::find(address)).flatten() {
+        Some(holder) if holder.is_edge() => ListenerError::HeldByEdge { address, holder },
+        holder => ListenerError::Bind { address, holder, error },
+    }
+}
+
+/// One socket per worker on the same address, which is returned as well: the kernel spreads connections over them
+/// (`SO_REUSEPORT`).
+///
+/// If they are to be `exclusive`, the first one listens before it allows others on the port. So of two processes one fails
+/// here, where both would silently share the port otherwise.
+fn sockets(
+    bind: SocketAddr,
+    count: usize,
+    user_timeout: Duration,
+    exclusive: bool,
+) -> io::Result<(Vec<TcpListener>, SocketAddr)> {
     let mut address = bind;
     let mut sockets = Vec::with_capacity(count);
-    for _ in 0..count {
+    for number in 0..count {
+        let is_exclusive = exclusive && number == 0;
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_port(true)?;
+        socket.set_reuse_port(!is_exclusive)?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -182,9 +251,10 @@ fn sockets(bind: SocketAddr, count: usize, user_timeout: Duration) -> io::Result
         set_keepalive(&SockRef::from(&socket), user_timeout)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
+        socket.set_reuse_port(true)?;
         let socket = TcpListener::from(socket);
         address = socket.local_addr()?;
         sockets.push(socket);
     }
-    Ok(sockets)
+    Ok((sockets, address))
 }

@@ -5,8 +5,10 @@ mod disk;
 mod expose;
 mod listeners;
 mod load;
+mod port_holder;
 mod region;
 mod routes;
+mod state_lock;
 mod status;
 mod suspicion;
 mod table_lag;
@@ -22,6 +24,7 @@ use tidegate_bus::{
     subjects::{self, ROUTES_BUCKET},
     table::{Epochs, Replica, ReplicaOptions, SnapshotStore},
 };
+use tidegate_model::EdgeName;
 use tidegate_service::{Context, bus::bear_name};
 use tokio::sync::mpsc;
 
@@ -33,7 +36,10 @@ use crate::{
     tls::UpstreamTlsConfigs,
 };
 use disk::TableFile;
+use listeners::Listeners;
+pub use port_holder::PortHolder;
 use routes::{TableFollower, TableSource};
+use state_lock::{LockError, StateLock};
 use status::TableStatus;
 use suspicion::Suspicions;
 use trust::follow_keys;
@@ -53,6 +59,14 @@ const PENDING_FAILURES: usize = 1024;
 pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow::Result<()> {
     let name = settings.edge.name.clone().context("the edge has no name (edge.name)")?;
     let disk = TableFile::new(&settings.proxy.state_dir, &name)?;
+    let lock = match StateLock::acquire(&settings.proxy.state_dir, &name) {
+        Ok(lock) => Some(lock),
+        Err(held @ LockError::Held { .. }) if settings.take_over => {
+            tracing::warn!("taking over: {held}");
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
     let saved = disk.load();
     let last = saved.as_ref().map(|saved| &saved.region);
     let learned = match settings.edge.region.clone() {
@@ -62,6 +76,7 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
             None => return Ok(()),
         },
     };
+    let edge_name = name.clone();
     let edge = Arc::new(EdgeIdentity { name, region: learned.region });
     let mut saved = saved.filter(|saved| saved.region == edge.region);
     // Without saved keys the fleet may name some by now: no table is accepted before the fleet was read.
@@ -110,10 +125,11 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
         status,
         limiter.clone(),
         TableSource { replica, resets, trust: trust.clone(), disk },
+        Listeners::new(settings.take_over),
         context.clone(),
     );
     if let Some(saved) = saved {
-        follower.begin_with(saved).await;
+        follower.begin_with(saved).await?;
     }
     context.admin.started();
 
@@ -122,15 +138,25 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let keys = follow_keys(bus.clone(), edge.region.clone(), trust, !pinned.is_empty());
     let loads = load::report(bus, edge, metrics);
     let certificates = renew_certificates(tls);
+    let locking = hold_lock(lock, &settings.proxy.state_dir, &edge_name);
     tokio::select! {
         ended = follower.follow(updates) => ended?,
-        never = async { tokio::join!(suspicions, loads, certificates, forgetting, keys) } => match never.1 {},
+        never = async { tokio::join!(suspicions, loads, certificates, forgetting, keys, locking) } => match never.1 {},
     };
     drop(observer_config);
     if let Some(writer) = writer {
         tokio::task::spawn_blocking(|| writer.join()).await?;
     }
     Ok(())
+}
+
+/// Holds the lock of the state directory, once the process that is taken over has released it.
+async fn hold_lock(lock: Option<StateLock>, directory: &Path, edge: &EdgeName) -> std::convert::Infallible {
+    let _lock = match lock {
+        Some(lock) => lock,
+        None => StateLock::acquire_later(directory, edge).await,
+    };
+    std::future::pending().await
 }
 
 async fn forget_unused(metrics: Arc<Metrics>) -> std::convert::Infallible {

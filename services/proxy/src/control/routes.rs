@@ -26,7 +26,7 @@ use tracing::Instrument as _;
 
 use super::{
     disk::{SavedTable, TableFile},
-    listeners::Listeners,
+    listeners::{ListenerError, Listeners},
     status::TableStatus,
     suspicion::Suspicions,
     table_lag::TableLag,
@@ -91,6 +91,7 @@ impl TableFollower {
         status: TableStatus,
         suspicions: Suspicions,
         source: TableSource,
+        listeners: Listeners,
         context: Context,
     ) -> TableFollower {
         let applied = Applied {
@@ -117,7 +118,7 @@ impl TableFollower {
             edge,
             bus,
             workers,
-            listeners: Listeners::default(),
+            listeners,
             saving: None,
             unsaved: false,
             status,
@@ -134,7 +135,10 @@ impl TableFollower {
     }
 
     /// Serves by a table from disk until the bus provides one.
-    pub async fn begin_with(&mut self, saved: SavedTable) {
+    ///
+    /// # Errors
+    /// If another edge holds the port of a listener.
+    pub async fn begin_with(&mut self, saved: SavedTable) -> Result<(), ListenerError> {
         tracing::warn!(
             epoch = %saved.epoch, revision = %saved.revision, age_s = saved.age.as_secs(),
             "serving by the last table on disk until the bus responds"
@@ -142,10 +146,11 @@ impl TableFollower {
         self.status.record_disk_age(saved.age);
         self.applied.epoch = saved.epoch;
         self.applied.revision = saved.revision;
-        self.replace_table(saved.entries).await;
+        self.replace_table(saved.entries).await?;
         self.applied.applied_at = clock::now();
         self.unsaved = false;
         self.update_status();
+        Ok(())
     }
 
     /// Follows the table until shutdown, when all connections have ended.
@@ -182,9 +187,9 @@ impl TableFollower {
                     ended?;
                     break;
                 }
-                update = updates.recv() => self.apply_update(update.context("the bus is closed")?).await,
+                update = updates.recv() => self.apply_update(update.context("the bus is closed")?).await?,
                 Some(request) = self.source.resets.next() => self.reset(&request).await,
-                _ = ticks.tick() => self.tick().await,
+                _ = ticks.tick() => self.tick().await?,
             }
         }
         self.report(None).await;
@@ -210,10 +215,10 @@ impl TableFollower {
         self.report(None).await;
     }
 
-    async fn apply_update(&mut self, update: Update<RouteKey, RouteEntry>) {
+    async fn apply_update(&mut self, update: Update<RouteKey, RouteEntry>) -> Result<(), ListenerError> {
         match update {
             Update::Snapshot { epoch, revision, entries, received_at } => {
-                self.replace_table(entries).await;
+                self.replace_table(entries).await?;
                 self.record_position(epoch, revision, received_at);
                 self.record_current(received_at);
                 tracing::info!(%epoch, %revision, "serving by a new table");
@@ -232,7 +237,7 @@ impl TableFollower {
                 if let Some(trace) = &trace {
                     telemetry::set_parent(&span, trace);
                 }
-                self.apply_changes(changes).instrument(span.clone()).await;
+                self.apply_changes(changes).instrument(span.clone()).await?;
                 self.record_position(epoch, revision, received_at);
                 self.record_current(received_at);
                 let trace = telemetry::span_context(&span).or(trace);
@@ -267,9 +272,10 @@ impl TableFollower {
                 self.update_status();
             }
         }
+        Ok(())
     }
 
-    async fn replace_table(&mut self, entries: Vec<(RouteKey, RouteEntry)>) {
+    async fn replace_table(&mut self, entries: Vec<(RouteKey, RouteEntry)>) -> Result<(), ListenerError> {
         let entries: Arc<[(RouteKey, Arc<RouteEntry>)]> =
             entries.into_iter().map(|(key, entry)| (key, Arc::new(entry))).collect();
         self.workers.apply_routes(&RouteUpdate::All(entries.clone())).await;
@@ -277,10 +283,13 @@ impl TableFollower {
         self.suspicions.update_health(self.entries.keys().map(|key| (key, None)));
         self.suspicions.update_health(entries.iter().map(|(key, entry)| (key, Some(entry.as_ref()))));
         self.entries = entries.iter().cloned().collect();
-        self.update_edge().await;
+        self.update_edge().await
     }
 
-    async fn apply_changes(&mut self, changes: Vec<(RouteKey, Option<RouteEntry>)>) {
+    async fn apply_changes(
+        &mut self,
+        changes: Vec<(RouteKey, Option<RouteEntry>)>,
+    ) -> Result<(), ListenerError> {
         let changes: Arc<[RouteChange]> =
             changes.into_iter().map(|(key, entry)| (key, entry.map(Arc::new))).collect();
         self.workers.apply_routes(&RouteUpdate::Changes(changes.clone())).await;
@@ -295,21 +304,22 @@ impl TableFollower {
             };
         }
         if touches_edge {
-            self.update_edge().await;
+            self.update_edge().await?;
         }
+        Ok(())
     }
 
     /// Makes listeners and draining follow the edge's own entry.
-    async fn update_edge(&mut self) {
+    async fn update_edge(&mut self) -> Result<(), ListenerError> {
         let own = self.entries.get(&RouteKey::Edge(self.edge.name.clone())).cloned();
         let Some(RouteEntry::Edge(entry)) = own.as_deref() else {
             if !self.entries.is_empty() {
                 tracing::warn!(edge = %self.edge.name, "the table has no entry for this edge: its listeners stay as they are");
             }
-            return;
+            return Ok(());
         };
         if !self.phase.is_stopping() {
-            self.listeners.set_wanted(&entry.listeners, &self.workers, &self.context.ports).await;
+            self.listeners.set_wanted(&entry.listeners, &self.workers, &self.context.ports).await?;
         }
         let wants_drain = entry.drain.is_some();
         if wants_drain != self.phase.draining_since().is_some() {
@@ -320,6 +330,7 @@ impl TableFollower {
             );
         }
         self.change_phase(PhaseInput::OperatorDrains(wants_drain)).await;
+        Ok(())
     }
 
     fn record_position(&mut self, epoch: Epoch, revision: Revision, received_at: Timestamp) {
@@ -367,14 +378,15 @@ impl TableFollower {
         self.applied.behind_since = self.lag.update(clock::now(), heard_at, refused, knows_of_later);
     }
 
-    async fn tick(&mut self) {
+    async fn tick(&mut self) -> Result<(), ListenerError> {
         self.update_lag();
         if !self.phase.is_stopping() {
-            self.listeners.retry_and_renew(&self.workers, &self.context.ports).await;
+            self.listeners.retry_and_renew(&self.workers, &self.context.ports).await?;
         }
         self.update_status();
         self.report(None).await;
         self.save();
+        Ok(())
     }
 
     async fn report(&mut self, trace: Option<&TraceContext>) {
