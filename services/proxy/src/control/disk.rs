@@ -78,7 +78,7 @@ impl TableFile {
         let why = || format!("the state directory {} (proxy.state_dir) cannot be used", directory.display());
         fs::create_dir_all(directory).with_context(why)?;
         let disk = TableFile { file: directory.join(format!("{edge}.routes.json")) };
-        let probe = disk.part();
+        let probe = disk.part_path();
         fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).with_context(why)?;
         Ok(disk)
     }
@@ -113,7 +113,7 @@ impl TableFile {
     /// # Errors
     /// If it cannot be written.
     pub fn save(&self, saved: &SavedTable) -> io::Result<()> {
-        let part = self.part();
+        let part = self.part_path();
         let file = fs::File::create(&part)?;
         let mut writer = io::BufWriter::new(file);
         serde_json::to_writer(&mut writer, saved)?;
@@ -121,7 +121,7 @@ impl TableFile {
         fs::rename(&part, &self.file)
     }
 
-    fn part(&self) -> PathBuf {
+    fn part_path(&self) -> PathBuf {
         self.file.with_extension(format!("{}.part", std::process::id()))
     }
 }

@@ -139,7 +139,7 @@ const GAUGES: [(&str, &str, Read<ClusterCounters>); 4] = [
 ];
 
 /// Adds the proxy's metrics, readiness checks and pages.
-pub fn expose(
+pub fn register(
     context: &Context,
     bus: &Bus,
     metrics: &Arc<Metrics>,

@@ -187,8 +187,9 @@ impl Listeners {
         let user_timeout = listener.limits.idle_timeout.max(USER_TIMEOUT);
         // Its own listeners on the port, such as one that moves to another address, are no conflict.
         let is_own = self.open.values().any(|open| open.address.port() == bind.port());
-        let (sockets, address) = sockets(bind, workers.count(), user_timeout, !is_own && !self.take_over)
-            .map_err(|error| bind_error(bind, error))?;
+        let (sockets, address) =
+            bind_sockets(bind, workers.count(), user_timeout, !is_own && !self.take_over)
+                .map_err(|error| bind_error(bind, error))?;
         if listener.limits.max_connections as usize > workers.client_connections() {
             tracing::warn!(
                 listener = %name,
@@ -231,7 +232,7 @@ fn bind_error(address: SocketAddr, error: io::Error) -> ListenerError {
 ///
 /// If they are to be `exclusive`, the first one listens before it allows others on the port. So of two processes one fails
 /// here, where both would silently share the port otherwise.
-fn sockets(
+fn bind_sockets(
     bind: SocketAddr,
     count: usize,
     user_timeout: Duration,

@@ -73,7 +73,7 @@ impl Workers {
                 limits,
             };
             let (sender, commands) = mpsc::channel(COMMANDS);
-            let thread = spawn(id, &lost, move || worker::run(parts, commands, drain_limits.finish))
+            let thread = spawn_thread(id, &lost, move || worker::run(parts, commands, drain_limits.finish))
                 .context("a worker's thread cannot be created")?;
             Ok((sender, thread))
         };
@@ -173,7 +173,7 @@ impl Workers {
 }
 
 /// Spawns a worker's thread. `lost` is cancelled when it ends, even by a panic.
-fn spawn(
+fn spawn_thread(
     id: usize,
     lost: &CancellationToken,
     work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
@@ -202,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_panics_is_told_of_at_once() {
         let lost = CancellationToken::new();
-        let thread = spawn(0, &lost, || panic!("a test")).unwrap();
+        let thread = spawn_thread(0, &lost, || panic!("a test")).unwrap();
         tokio::time::timeout(Duration::from_secs(15), lost.cancelled()).await.expect("told");
         assert!(thread.join().is_err());
     }

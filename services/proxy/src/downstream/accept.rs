@@ -60,7 +60,7 @@ struct Acceptor {
 }
 
 /// The state that the connections of a listener share.
-struct ListenerState {
+pub struct ListenerState {
     tls: Option<(tokio_rustls::TlsAcceptor, Arc<ServerTls>)>,
     limits: Arc<ListenerLimits>,
     open: Rc<Cell<u32>>,
@@ -96,7 +96,12 @@ impl Acceptors {
             open: open.clone(),
         };
         let stop = CancellationToken::new();
-        let task = self.worker.tasks.spawn_local(accept(self.worker.clone(), socket, listener, stop.clone()));
+        let task = self.worker.tasks.spawn_local(accept_connections(
+            self.worker.clone(),
+            socket,
+            listener,
+            stop.clone(),
+        ));
         self.listeners.insert(listen.name, Acceptor { stop, task, open });
         if let Some(earlier) = earlier {
             earlier.stop.cancel();
@@ -120,7 +125,7 @@ impl Acceptors {
     }
 }
 
-async fn accept(
+async fn accept_connections(
     worker: Rc<WorkerContext>,
     socket: TcpListener,
     listener: ListenerState,
@@ -191,7 +196,8 @@ fn is_of_the_peer(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-async fn serve_connection(
+/// Serves an accepted connection until it ends.
+pub async fn serve_connection(
     worker: Rc<WorkerContext>,
     listener: Rc<ListenerState>,
     stream: TcpStream,
@@ -216,7 +222,7 @@ async fn serve_connection(
     };
     // Boxed, like HTTP/2, so that an idle connection does not hold their memory.
     let Some((io, is_http2)) =
-        Box::pin(handshake(&worker, (acceptor, certificates), stream, limits.head_timeout, &open)).await
+        Box::pin(tls_handshake(&worker, (acceptor, certificates), stream, limits.head_timeout, &open)).await
     else {
         return;
     };
@@ -228,7 +234,7 @@ async fn serve_connection(
 }
 
 /// Performs a TLS handshake. Returns the stream and whether HTTP/2 was negotiated; nothing if it failed.
-async fn handshake(
+async fn tls_handshake(
     worker: &WorkerContext,
     (acceptor, certificates): (&tokio_rustls::TlsAcceptor, &Arc<ServerTls>),
     stream: TcpStream,

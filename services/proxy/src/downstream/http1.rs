@@ -88,12 +88,14 @@ pub async fn serve(
             HeadWait::TooSlow(since) => {
                 worker.counters.too_slow.add(1);
                 let reply = LocalReply::new(408, "the request head took too long");
-                return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer, open)).await;
+                return Box::pin(refuse_request(&worker, client, down, &reply, since, &mut timer, open))
+                    .await;
             }
             HeadWait::Refused(error, since) => {
                 worker.counters.refused.count(error);
                 let reply = LocalReply::new(error.status(), error.to_string());
-                return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer, open)).await;
+                return Box::pin(refuse_request(&worker, client, down, &reply, since, &mut timer, open))
+                    .await;
             }
         };
         worker.counters.dropped_fields.add_if_any(request.dropped_fields.into());
@@ -128,7 +130,7 @@ fn count_eviction(worker: &WorkerContext, open: &OpenConnection) {
 }
 
 /// Sends a local reply to a malformed request, and closes the connection.
-async fn refuse(
+async fn refuse_request(
     worker: &WorkerContext,
     client: Client,
     mut down: Downstream,

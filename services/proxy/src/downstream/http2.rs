@@ -233,7 +233,7 @@ impl Streams {
 }
 
 /// Counts a stream until dropped.
-struct StreamCount {
+pub struct StreamCount {
     streams: Rc<Streams>,
     head: usize,
     window: Option<usize>,
@@ -259,7 +259,8 @@ impl Drop for StreamCount {
     }
 }
 
-async fn serve_stream(
+/// Serves one stream.
+pub async fn serve_stream(
     worker: Rc<WorkerContext>,
     client: Client,
     request: Box<http::Request<h2::RecvStream>>,

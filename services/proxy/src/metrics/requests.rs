@@ -7,10 +7,10 @@ use tidegate_http1::Method;
 
 use super::{DurationSums, Durations, Timing};
 
-/// The attributes by which requests are counted. Their number is bounded: clients and endpoints cannot invent values.
+/// The attributes by which requests are normalised. Their number is bounded: clients and endpoints cannot invent values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestKind {
-    /// The status, as normalised by [`counted`]; 0 if there was no response.
+    /// The status, as normalised by [`normalised`]; 0 if there was no response.
     status: u16,
     is_tls: bool,
     method: &'static str,
@@ -25,7 +25,7 @@ impl RequestKind {
         status: Option<u16>,
         broken: Option<&'static str>,
     ) -> RequestKind {
-        RequestKind { status: status.map_or(0, counted), is_tls, method: method_name(method), broken }
+        RequestKind { status: status.map_or(0, normalised), is_tls, method: method_name(method), broken }
     }
 
     /// Calls `read` with the attributes.
@@ -58,7 +58,7 @@ pub fn method_name(method: &Method) -> &'static str {
 
 /// A registered status (<https://www.iana.org/assignments/http-status-codes>), or for others the first of the class, to
 /// which they are equivalent (RFC 9110, section 15).
-fn counted(status: u16) -> u16 {
+fn normalised(status: u16) -> u16 {
     match status {
         100..=103 | 200..=208 | 226 | 300..=305 | 307 | 308 => status,
         400..=417 | 421..=426 | 428 | 429 | 431 | 451 => status,
@@ -71,10 +71,10 @@ fn counted(status: u16) -> u16 {
 /// Durations by kind: a linked list that one thread appends to when a kind first occurs, while others read. Frequent
 /// kinds usually occur early, so they are found fast.
 #[derive(Debug, Default)]
-pub struct RequestDurations(OnceLock<Box<Known>>);
+pub struct RequestDurations(OnceLock<Box<KindDurations>>);
 
 #[derive(Debug)]
-struct Known {
+struct KindDurations {
     kind: RequestKind,
     durations: Durations,
     next: RequestDurations,
@@ -87,7 +87,7 @@ impl RequestDurations {
         loop {
             let known = list.0.get_or_init(|| {
                 let next = RequestDurations::default();
-                Box::new(Known { kind, durations: Durations::default(), next })
+                Box::new(KindDurations { kind, durations: Durations::default(), next })
             });
             if known.kind == kind {
                 return known.durations.record(timing);

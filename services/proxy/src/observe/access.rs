@@ -51,8 +51,9 @@ pub fn start(settings: &AccessLogSection) -> io::Result<Option<(Arc<AccessLogHan
     let Some(path) = settings.path.clone() else { return Ok(None) };
     let target = LogTarget::open(path)?;
     let (pieces, waiting) = sync_channel(WAITING);
-    let thread =
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write(target, &waiting))?;
+    let thread = std::thread::Builder::new()
+        .name("access-log".to_owned())
+        .spawn(move || write_lines(target, &waiting))?;
     let shared = AccessLogHandle { settings: settings.clone(), pieces, dropped: AtomicU64::new(0) };
     Ok(Some((Arc::new(shared), WriterThread(thread))))
 }
@@ -137,7 +138,7 @@ impl LogTarget {
         if path == Path::new("-") {
             return Ok(LogTarget::Stdout);
         }
-        let file = open(&path)?;
+        let file = open_file(&path)?;
         Ok(LogTarget::File { path, file, looked_at: Instant::now() })
     }
 
@@ -152,7 +153,7 @@ impl LogTarget {
                 if looked_at.elapsed() >= LOOK_EVERY {
                     *looked_at = Instant::now();
                     if was_moved(path, file) {
-                        *file = open(path)?;
+                        *file = open_file(path)?;
                     }
                 }
                 file.write_all(piece)
@@ -161,7 +162,7 @@ impl LogTarget {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
+fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
 
@@ -171,7 +172,7 @@ fn was_moved(path: &Path, file: &File) -> bool {
     std::fs::metadata(path).ok().map(identity) != file.metadata().ok().map(identity)
 }
 
-fn write(mut target: LogTarget, waiting: &Receiver<Vec<u8>>) {
+fn write_lines(mut target: LogTarget, waiting: &Receiver<Vec<u8>>) {
     let mut failing = false;
     while let Ok(piece) = waiting.recv() {
         match target.write(&piece) {

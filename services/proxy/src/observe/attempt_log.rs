@@ -117,7 +117,7 @@ impl AttemptLog {
     }
 
     /// Records the outcome of an attempt.
-    pub fn end(&mut self, number: usize, outcome: AttemptOutcome) {
+    pub fn record_outcome(&mut self, number: usize, outcome: AttemptOutcome) {
         let attempt = if number == 0 { self.first.as_mut() } else { self.more.get_mut(number - 1) };
         if let Some(attempt) = attempt {
             attempt.outcome = outcome;

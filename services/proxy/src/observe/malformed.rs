@@ -29,7 +29,7 @@ impl MalformedRequest {
             Some(b"HTTP/1.0") if method.is_some() => "1.0",
             Some(_) | None => UNKNOWN,
         };
-        let text = |word: Option<&[u8]>| word.map(String::from_utf8_lossy).map(|word| cut(&word));
+        let text = |word: Option<&[u8]>| word.map(String::from_utf8_lossy).map(|word| truncated(&word));
         let unknown = || UNKNOWN.to_owned();
         MalformedRequest {
             method: text(method).unwrap_or_else(unknown),
@@ -41,7 +41,7 @@ impl MalformedRequest {
     /// Reads what it can from the pseudo-fields of HTTP/2.
     pub fn of_http2(head: &http::request::Parts) -> MalformedRequest {
         let path = head.uri.path_and_query().map_or(UNKNOWN, |target| target.path());
-        MalformedRequest { method: cut(head.method.as_str()), path: cut(path), protocol: "2" }
+        MalformedRequest { method: truncated(head.method.as_str()), path: truncated(path), protocol: "2" }
     }
 }
 
@@ -50,7 +50,7 @@ fn is_token(word: &[u8]) -> bool {
 }
 
 /// The beginning of a word without its query.
-fn cut(word: &str) -> String {
+fn truncated(word: &str) -> String {
     let plain = word.split(['?', '#']).next().unwrap_or_default();
     plain[..plain.floor_char_boundary(LONGEST.min(plain.len()))].to_owned()
 }

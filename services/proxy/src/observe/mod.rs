@@ -74,7 +74,7 @@ impl Observer {
             && (trace.is_some() || log.is_notable())
         {
             let known = trace.unwrap_or_else(|| sampling.trace_late(request.head, random));
-            spans::send(sink, request, known, random);
+            spans::send_spans(sink, request, known, random);
             trace = Some(known);
         }
         if let Some(access) = &self.access {

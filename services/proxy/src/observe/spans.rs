@@ -26,7 +26,12 @@ const LONGEST: usize = 256;
 const SEE_STATUS: String = String::new();
 
 /// Sends the spans of a finished request.
-pub fn send(sink: &SpanSink, request: &FinishedRequest<'_>, trace: RequestTrace, random: &mut impl Rng) {
+pub fn send_spans(
+    sink: &SpanSink,
+    request: &FinishedRequest<'_>,
+    trace: RequestTrace,
+    random: &mut impl Rng,
+) {
     let FinishedRequest { head, log, started, ended, .. } = *request;
     let clock = Clock { now: (ended, SystemTime::now()) };
     sink.send(FinishedSpan {
@@ -104,9 +109,9 @@ fn server_attributes(request: &FinishedRequest<'_>) -> Vec<(&'static str, Value)
     let (host, port) = host_and_port(&head.host, client.is_tls);
     let mut attributes: Vec<(&'static str, Value)> = vec![
         ("http.request.method", method_name(&head.method).into()),
-        ("url.path", cut(path).into()),
+        ("url.path", truncated(path).into()),
         ("url.scheme", scheme(client.is_tls).into()),
-        ("server.address", cut(host).into()),
+        ("server.address", truncated(host).into()),
         ("server.port", i64::from(port).into()),
         ("client.address", client.address.to_canonical().to_string().into()),
         ("network.protocol.name", "http".into()),
@@ -124,7 +129,7 @@ fn server_attributes(request: &FinishedRequest<'_>) -> Vec<(&'static str, Value)
         attributes.push(("http.route", route.to_owned().into()));
     }
     if let Some(agent) = head.fields.get(b"user-agent") {
-        attributes.push(("user_agent.original", cut(&String::from_utf8_lossy(agent)).into()));
+        attributes.push(("user_agent.original", truncated(&String::from_utf8_lossy(agent)).into()));
     }
     if let Some(served) = log.served_by() {
         attributes.push(("tidegate.cluster", served.cluster.name.to_string().into()));
@@ -149,7 +154,7 @@ fn client_attributes(request: &Request, attempt: &Attempt, number: usize) -> Vec
     let url = {
         let scheme = scheme(attempt.cluster.upstream.tls.is_some());
         let path = request.target.split('?').next().filter(|path| path.starts_with('/')).unwrap_or_default();
-        format!("{scheme}://{}{}", attempt.endpoint.address, cut(path))
+        format!("{scheme}://{}{}", attempt.endpoint.address, truncated(path))
     };
     let mut attributes: Vec<(&'static str, Value)> = vec![
         ("http.request.method", method_name(&request.method).into()),
@@ -192,7 +197,7 @@ fn client_attributes(request: &Request, attempt: &Attempt, number: usize) -> Vec
 }
 
 /// Client-supplied text, truncated.
-fn cut(text: &str) -> String {
+fn truncated(text: &str) -> String {
     text[..text.floor_char_boundary(LONGEST.min(text.len()))].to_owned()
 }
 
@@ -216,7 +221,7 @@ fn name_of(request: &Request) -> &'static str {
 /// The original method, if it is reported as [`OTHER_METHOD`].
 fn method_original(request: &Request) -> Option<(&'static str, Value)> {
     let is_other = method_name(&request.method) == OTHER_METHOD;
-    is_other.then(|| ("http.request.method_original", cut(request.method.as_str()).into()))
+    is_other.then(|| ("http.request.method_original", truncated(request.method.as_str()).into()))
 }
 
 fn scheme(is_tls: bool) -> &'static str {

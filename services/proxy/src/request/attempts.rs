@@ -322,7 +322,7 @@ impl<'a> Attempts<'a> {
     ) -> Step {
         self.running[slot] = None;
         let (number, status, now) = (response.attempt, response.head.status, Instant::now());
-        self.x.log.borrow_mut().end(number, AttemptOutcome::Response(now, status));
+        self.x.log.borrow_mut().record_outcome(number, AttemptOutcome::Response(now, status));
         let log = self.x.log.borrow();
         let attempt = log.attempt(number);
         let took = now - attempt.began;
@@ -351,7 +351,7 @@ impl<'a> Attempts<'a> {
         self.avoid_endpoint_of(number);
         self.x.fallback_buffered.set(response.buffered());
         self.fallback = Some(response);
-        self.retry(slot, self.x.repeatable, upload)
+        self.plan_retry(slot, self.x.repeatable, upload)
     }
 
     /// Handles a failed attempt.
@@ -364,7 +364,10 @@ impl<'a> Attempts<'a> {
         upload: &RefCell<Upload<'_>>,
     ) -> Step {
         let Some(number) = self.running[slot].take() else { return Step::Wait };
-        self.x.log.borrow_mut().end(number, AttemptOutcome::Failed(Instant::now(), failure.clone()));
+        self.x
+            .log
+            .borrow_mut()
+            .record_outcome(number, AttemptOutcome::Failed(Instant::now(), failure.clone()));
         let may_repeat = self.x.repeatable || sent == Sent::Nothing;
         let log = self.x.log.borrow();
         let attempt = log.attempt(number);
@@ -399,11 +402,11 @@ impl<'a> Attempts<'a> {
             Fault::LocalResources => NoResponse::NoConnection,
             Fault::Endpoint | Fault::StaleConnection | Fault::GoAway => NoResponse::Failed(failure),
         };
-        self.retry(slot, may_repeat, upload)
+        self.plan_retry(slot, may_repeat, upload)
     }
 
     /// Plans a retry elsewhere, if allowed.
-    fn retry(&mut self, slot: usize, may_repeat: bool, upload: &RefCell<Upload<'_>>) -> Step {
+    fn plan_retry(&mut self, slot: usize, may_repeat: bool, upload: &RefCell<Upload<'_>>) -> Step {
         if may_repeat && self.left > 0 && upload.borrow().can_replay() && self.can_pick() {
             if self.x.action.budget.withdraw() {
                 self.left -= 1;

@@ -15,7 +15,7 @@ const PREFIX: &str = "/.well-known/tidegate/health";
 ///
 /// Any client may send it, so an unknown service gets the same response as an unavailable one, which hides names.
 /// `endpoints` is the listener's setting; disabled paths get 404 and are never forwarded.
-pub fn reply(worker: &WorkerContext, endpoints: HealthEndpoints, target: &str) -> Option<LocalReply> {
+pub fn local_reply(worker: &WorkerContext, endpoints: HealthEndpoints, target: &str) -> Option<LocalReply> {
     let rest = target.strip_prefix(PREFIX)?;
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     if !(path.is_empty() || path.starts_with('/')) {

@@ -20,7 +20,7 @@ impl LocalReply {
     }
 
     /// Adds a field.
-    pub fn with(mut self, name: &str, value: &str) -> LocalReply {
+    pub fn with_field(mut self, name: &str, value: &str) -> LocalReply {
         self.fields.push(name.as_bytes(), value.as_bytes());
         self
     }

@@ -19,8 +19,10 @@ pub fn local_reply(request: &Request) -> Result<Option<LocalReply>, ParseError> 
         return Ok(None);
     }
     Ok(Some(match request.method {
-        Method::Trace => LocalReply::new(405, "TRACE is not supported by this edge").with("allow", ALLOWED),
-        _ => LocalReply::new(200, "").with("allow", ALLOWED),
+        Method::Trace => {
+            LocalReply::new(405, "TRACE is not supported by this edge").with_field("allow", ALLOWED)
+        }
+        _ => LocalReply::new(200, "").with_field("allow", ALLOWED),
     }))
 }
 

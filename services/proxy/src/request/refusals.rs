@@ -13,7 +13,7 @@ impl RequestContext<'_> {
     pub fn refuse_request(&self) -> Option<LocalReply> {
         if matches!(self.request.method, Method::Connect) {
             return Some(
-                LocalReply::new(405, "CONNECT is not supported").with("allow", max_forwards::ALLOWED),
+                LocalReply::new(405, "CONNECT is not supported").with_field("allow", max_forwards::ALLOWED),
             );
         }
         match max_forwards::local_reply(self.request) {
@@ -32,7 +32,7 @@ impl RequestContext<'_> {
         let shed = self.action.shed_permille;
         if shed > 0 && self.worker.random.borrow_mut().random_range(0..1000) < shed {
             self.service.counters.shed.add(1);
-            return Some(LocalReply::new(503, "over capacity, retry later").with("retry-after", "1"));
+            return Some(LocalReply::new(503, "over capacity, retry later").with_field("retry-after", "1"));
         }
         None
     }
@@ -42,11 +42,10 @@ impl RequestContext<'_> {
         Some(match failure {
             NoResponse::NoEndpoint => {
                 self.service.counters.no_endpoint.add(1);
-                LocalReply::new(503, "no cluster can take this request now").with("retry-after", "1")
+                LocalReply::new(503, "no cluster can take this request now").with_field("retry-after", "1")
             }
-            NoResponse::NoConnection => {
-                LocalReply::new(503, "this edge has no upstream connection left").with("retry-after", "1")
-            }
+            NoResponse::NoConnection => LocalReply::new(503, "this edge has no upstream connection left")
+                .with_field("retry-after", "1"),
             NoResponse::Failed(Failure::NoAnswer | Failure::ConnectTimeout) => {
                 LocalReply::new(504, "no response from the cluster")
             }

@@ -37,7 +37,7 @@ pub async fn handle(
     down.account_buffers(0);
     let mut id = [0; 32];
     let request_id = request_id(request, &mut id, worker);
-    let (service, action) = match route(worker, client, request, down) {
+    let (service, action) = match match_route(worker, client, request, down) {
         Ok(routed) => routed,
         Err(Unrouted { reply, is_observed }) => {
             let completion = send_local_reply(down, &reply, request_id, client.stall, timer).await;
@@ -93,13 +93,13 @@ struct Unrouted {
 }
 
 /// Matches a request to its service and the index of its action.
-fn route(
+fn match_route(
     worker: &WorkerContext,
     client: Client,
     request: &Request,
     down: &Downstream,
 ) -> Result<(Rc<ServiceView>, usize), Unrouted> {
-    if let Some(reply) = health::reply(worker, client.health_endpoints, &request.target) {
+    if let Some(reply) = health::local_reply(worker, client.health_endpoints, &request.target) {
         return Err(Unrouted { reply, is_observed: false });
     }
     if !down.account().serves_host(&request.host) {

@@ -151,7 +151,7 @@ impl<'a> Upload<'a> {
                     return Poll::Ready(Err(BodyError::TooLarge));
                 }
                 self.progress_at = Instant::now();
-                self.keep(&data);
+                self.keep_for_replay(&data);
                 cursor.next += 1;
                 Poll::Ready(Ok(Chunk::Data(data)))
             }
@@ -163,7 +163,7 @@ impl<'a> Upload<'a> {
         }
     }
 
-    fn keep(&mut self, data: &Bytes) {
+    fn keep_for_replay(&mut self, data: &Bytes) {
         self.kept_bytes += data.len() + if self.kept.is_empty() { 0 } else { CHUNK_OVERHEAD };
         if self.dropped > 0 || self.kept_bytes > REPLAY_LIMIT {
             self.dropped += self.kept.len() + 1;
