@@ -15,6 +15,8 @@ mod metrics;
 mod observe;
 mod request;
 mod settings;
+#[cfg(test)]
+mod sizes;
 mod table;
 mod tls;
 mod upstream;

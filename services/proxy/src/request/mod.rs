@@ -15,6 +15,8 @@ mod reply;
 #[expect(clippy::module_inception, reason = "it is the overview; the other files are its parts")]
 mod request;
 mod response;
+#[cfg(test)]
+mod sizes;
 mod slots;
 mod tunnel;
 mod upload;
