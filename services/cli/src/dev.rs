@@ -58,8 +58,7 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
     let temporary = std::env::temp_dir().join(format!("tidegate-dev-{}", std::process::id()));
     let state_dir = options.state_dir.clone().unwrap_or_else(|| temporary.clone());
 
-    let mut proxy = ProxySettings::default();
-    proxy.take_over = options.take_over;
+    let mut proxy = ProxySettings { take_over: options.take_over, ..ProxySettings::default() };
     proxy.edge.name = Some(edge);
     proxy.edge.region = Some(region.clone());
     proxy.proxy.workers = usize::from(options.workers);

@@ -121,11 +121,10 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let mut follower = TableFollower::new(
         edge.clone(),
         bus.clone(),
-        workers,
+        (workers, Listeners::new(settings.take_over)),
         status,
         limiter.clone(),
         TableSource { replica, resets, trust: trust.clone(), disk },
-        Listeners::new(settings.take_over),
         context.clone(),
     );
     if let Some(saved) = saved {

@@ -87,11 +87,10 @@ impl TableFollower {
     pub fn new(
         edge: Arc<EdgeIdentity>,
         bus: Bus,
-        workers: Workers,
+        (workers, listeners): (Workers, Listeners),
         status: TableStatus,
         suspicions: Suspicions,
         source: TableSource,
-        listeners: Listeners,
         context: Context,
     ) -> TableFollower {
         let applied = Applied {
