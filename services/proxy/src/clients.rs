@@ -109,7 +109,7 @@ struct AgreedTls {
     sni: Option<String>,
 }
 
-/// An open connection; counted until dropped.
+/// Counts an open connection until dropped.
 pub struct ClientConnection {
     clients: Rc<Clients>,
     state: Rc<State>,
@@ -551,7 +551,7 @@ mod tests {
         let cx = Context::from_waker(Waker::noop());
         accounts[0].record_wait(Direction::Upload, &cx);
         accounts[1].record_wait(Direction::Upload, &cx);
-        // Another request of this connection is under way at an endpoint.
+        // Another request of this connection is in flight at an endpoint.
         let _other = connections[1].open_account();
         accounts[2].record_wait(Direction::Download, &cx);
         accounts[2].record_progress(Direction::Download, 1_000_000);

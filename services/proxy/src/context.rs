@@ -101,7 +101,7 @@ pub struct WorkerContext {
 pub struct WorkerParts {
     /// The worker's index.
     pub index: WorkerIndex,
-    /// Whose worker it is.
+    /// The edge that the worker belongs to.
     pub edge: Arc<EdgeIdentity>,
     /// The registry of counters.
     pub metrics: Arc<Metrics>,

@@ -164,13 +164,13 @@ pub struct WorkerCounters {
     pub evicted_memory: LocalCounter,
     /// How often a client task was queued behind those of networks that had used less of a busy worker's time.
     pub queued: LocalCounter,
-    /// HTTP/2 connections ended because of too many control frames.
+    /// HTTP/2 connections closed because of too many control frames.
     pub flooded: LocalCounter,
     /// HTTP/2 streams refused because the heads of the connection's requests took too much memory.
     pub heads_over_budget: LocalCounter,
     /// Requests refused because they are malformed or ambiguous, by reason.
     pub refused: RefusalCounters,
-    /// Header fields left out because of an underscore in their names.
+    /// Header fields dropped because of an underscore in their names.
     pub dropped_fields: LocalCounter,
     /// Requests for a host that the connection's certificate is not valid for.
     pub misdirected: LocalCounter,

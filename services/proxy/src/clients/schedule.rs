@@ -22,7 +22,7 @@ use super::{NETWORK_BUCKETS, Network, NetworkCounts};
 
 /// Usage is halved after each window, so a steady load counts twice its use of a window.
 const WINDOW: Duration = Duration::from_millis(50);
-/// A worker is busy when its clients' tasks take half of its time; the kernel and connections to endpoints take theirs, too.
+/// A worker is busy when its client tasks take half of its time; the kernel and upstream connections need the rest.
 const BUSY: u64 = WINDOW.as_micros() as u64;
 /// How many windows a network counts as active after its last task ran.
 const ACTIVE_WINDOWS: u8 = 200;
@@ -293,7 +293,7 @@ mod tests {
 
     const HOG: Network = Network::LOCAL;
 
-    /// A network that is told apart from `HOG`.
+    /// A network in another bucket than `HOG`.
     fn other() -> Network {
         let bucket = HOG.bucket(NETWORK_BUCKETS);
         let networks = (1..9).map(|last| Network::of([192, 0, last, 1].into()));
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(use_window(3, 95, 0), [true, false]);
         // There is time for all.
         assert_eq!(use_window(20, 40, 1), [false, false]);
-        // A long silence is no load.
+        // A long idle period is no load.
         use_window(21, 95, 1);
         assert_eq!(use_window(22, 95, 1), [true, false]);
         assert_eq!(use_window(20_000, 10, 1), [false, false]);

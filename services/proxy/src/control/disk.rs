@@ -130,8 +130,8 @@ impl TableFile {
 mod tests {
     use super::*;
 
-    /// `tests/golden/routes-<format>.json` is never changed: it is what an earlier build has left on disk. After raising the
-    /// format, `WRITE_GOLDEN=1 cargo test -p tidegate-proxy golden` writes the new one.
+    /// `tests/golden/routes-<format>.json` is never changed: it is a file as an earlier build has saved it. After
+    /// raising the format, `WRITE_GOLDEN=1 cargo test -p tidegate-proxy golden` writes the new one.
     #[test]
     fn golden_a_table_that_an_earlier_build_has_saved_is_read() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");

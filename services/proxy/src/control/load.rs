@@ -16,7 +16,7 @@ use crate::{
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Reports until dropped.
+/// Publishes the edge's load once a second, until dropped.
 pub async fn report(bus: Bus, edge: Arc<EdgeIdentity>, metrics: Arc<Metrics>) -> Infallible {
     let subject = subjects::load(&edge.region, &edge.name);
     let mut ticks = tokio::time::interval(EVERY);

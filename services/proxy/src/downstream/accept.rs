@@ -30,7 +30,7 @@ use crate::{
 const REST: Duration = Duration::from_millis(50);
 /// The interval between log messages about failures to accept.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// How many connections may wait for room.
+/// The maximum number of connections that wait for room.
 const MOST_WAITING: usize = 16;
 
 /// A socket to accept connections on.

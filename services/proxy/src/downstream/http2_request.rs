@@ -191,7 +191,7 @@ mod tests {
             "a,b",
         ] {
             assert_eq!(refusal("/", &[("host", host)]), Some(ParseError::Host), "{host}");
-            // What no URI has, the library refuses before.
+            // The library rejects what is invalid in a URI before.
             if let Ok(uri) = http::Uri::builder().scheme("http").authority(host).path_and_query("/").build() {
                 assert_eq!(refusal(&uri.to_string(), &[]), Some(ParseError::Host), "{host}");
             }

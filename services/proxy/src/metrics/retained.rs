@@ -102,7 +102,7 @@ mod tests {
 
         drop(held);
         kept.forget_unused(start + RETENTION, |_, _| false);
-        // What comes back in time goes on where it was, and its time begins anew.
+        // A name that returns in time continues where it was, and its retention restarts.
         assert_eq!(kept.of_worker(1, ("a", 0)).get(), 1);
         let back = kept.of_worker(0, ("a", 0));
         kept.forget_unused(start + RETENTION * 2, |_, _| false);

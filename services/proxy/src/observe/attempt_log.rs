@@ -32,7 +32,7 @@ pub enum AttemptOutcome {
 
 /// One attempt of a request at an endpoint.
 pub struct Attempt {
-    /// Why it was made.
+    /// The reason for it.
     pub reason: AttemptReason,
     /// The cluster.
     pub cluster: Rc<ClusterState>,

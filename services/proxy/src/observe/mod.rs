@@ -42,7 +42,7 @@ pub struct Observer {
 /// The configuration of all workers' observers.
 #[derive(Clone, Default)]
 pub struct ObserverConfig {
-    /// Where spans go, and of which requests.
+    /// The sink of spans, and which requests are sampled.
     pub tracing: Option<(SpanSink, Sampling)>,
     /// The access log.
     pub access: Option<Arc<access::AccessLogHandle>>,

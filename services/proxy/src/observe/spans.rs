@@ -55,7 +55,7 @@ pub fn send_spans(
             id => id,
         };
         let end = match &attempt.outcome {
-            // The response's head came earlier; what is relayed ends with the request.
+            // The relayed attempt ends with the request, later than the head of its response.
             _ if log.relayed == Some(number) => ended,
             AttemptOutcome::Pending => ended,
             AttemptOutcome::Response(at, _) | AttemptOutcome::Failed(at, _) => *at,

@@ -82,7 +82,7 @@ pub struct AttemptPlan {
     pub fresh: bool,
     /// Its number in the request's log.
     pub number: usize,
-    /// Its span, where the request is traced.
+    /// The trace context of its span, if the request is traced.
     pub traceparent: Option<TraceParentText>,
 }
 

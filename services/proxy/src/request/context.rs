@@ -18,7 +18,7 @@ use crate::{
     table::{ActionView, ServiceView},
 };
 
-/// A request and what was decided for it.
+/// A request with its route, policy and attempts.
 pub struct RequestContext<'a> {
     /// The worker that serves it.
     pub worker: &'a Rc<WorkerContext>,

@@ -398,7 +398,7 @@ services:
         assert!(Rc::ptr_eq(&own.budget, &same.budget) && !Rc::ptr_eq(&own.budget, &frugal.budget));
         assert_eq!(before.budgets().count(), 2);
 
-        // A change keeps what was saved, while the budget is the route's own.
+        // A change keeps the tokens as long as the budget is the route's own.
         for (share, is_kept) in [("6%", true), ("20%", false), ("7%", false)] {
             table.replace(&entries(&["internet"], &fields(share)));
             let now = table.service("site").unwrap();

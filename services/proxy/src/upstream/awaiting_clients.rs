@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::clients::{Network, StallBudget};
 
-/// The requests of one cluster that wait for their clients; of one worker.
+/// The requests of one cluster in one worker that wait for their clients.
 #[derive(Default)]
 pub struct AwaitingClients(RefCell<Slab<WaitingRequest>>);
 

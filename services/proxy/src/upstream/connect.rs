@@ -157,7 +157,7 @@ impl Connector {
             io::ErrorKind::TimedOut => Failure::ConnectTimeout.into(),
             _ => Failure::ConnectError.into(),
         })?;
-        // Without this a request that is written in two parts waits for the peer's delayed acknowledgement.
+        // Otherwise a request written in two parts would wait for the peer's delayed acknowledgement.
         stream.set_nodelay(true).map_err(|_| Failure::ConnectError)?;
         set_keepalive(&SockRef::from(&stream), USER_TIMEOUT).map_err(|_| Failure::ConnectError)?;
         cluster.counters.connects.add(1);

@@ -122,7 +122,7 @@ impl UpstreamStream {
         }
     }
 
-    /// The next piece of the response's body.
+    /// The next chunk of the response's body.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         match self {
             UpstreamStream::Http1(up) => up.reader.poll_chunk(&mut up.conn, cx),

@@ -238,7 +238,7 @@ mod tests {
         let (mut pushed, mut largest) = (0, 0);
         let mut piece = vec![0; 48 * 1024];
         while pushed < 4 * 1024 * 1024 {
-            // Whatever is taken makes room for more at once, so there is never nothing to write.
+            // Whatever is written makes room for more, so the buffer never becomes empty.
             tokio::select! {
                 biased;
                 room = poll_fn(|cx| conn.poll_room(cx)) => {

@@ -12,9 +12,9 @@ use super::Timer;
 /// The idle timeouts once a response has begun, in both directions.
 #[derive(Debug, Clone, Copy)]
 pub struct IdleLimits {
-    /// Of a request.
+    /// The idle timeout of a request.
     pub stream: Duration,
-    /// Of an upgraded connection.
+    /// The idle timeout of an upgraded connection.
     pub tunnel: Duration,
 }
 
