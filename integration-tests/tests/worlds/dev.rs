@@ -162,6 +162,34 @@ async fn an_interrupted_dev_ends_the_request_under_way_and_then_itself() -> anyh
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_dev_names_the_first_and_may_take_over_from_it() -> anyhow::Result<()> {
+    // Given a dev that serves.
+    let directory = Directory::new()?;
+    let green = Origin::start("green", directory.path()).await?;
+    let edge = SocketAddr::from(([127, 0, 0, 1], lasting_port()));
+    let (file, _) = started_file(directory.path(), green.address(), green.address(), edge).await?;
+    let mut first = dev(directory.path(), &file)?;
+    is_served_by("green", edge).await?;
+
+    // When another one is started, then it ends and says who holds the port.
+    let path = file.display().to_string();
+    let refused = tidegate(directory.path(), &["dev", "--fleet", &path]).await?;
+    let message = String::from_utf8(refused.stderr)?;
+    assert!(!refused.status.success());
+    assert!(message.contains("held by process") && message.contains("--take-over"), "{message}");
+
+    // When one takes over, then it serves once the first has ended.
+    let arguments = ["dev", "--fleet", &path, "--take-over"].map(str::to_owned);
+    let mut second = Process::start("tidegate", "second", directory.path(), arguments.into())?;
+    second.addresses(&["http"], LIMIT).await?;
+    first.interrupt();
+    assert_eq!(first.ended(LIMIT).await?.code(), Some(0), "{}", first.log());
+    is_served_by("green", edge).await?;
+    directory.succeeded();
+    Ok(())
+}
+
 /// Runs `tidegate` in a folder, to its end.
 async fn tidegate(folder: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
     let mut command = tokio::process::Command::from(binaries::command("tidegate")?);

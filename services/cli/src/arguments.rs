@@ -295,7 +295,10 @@ pub struct DevOptions {
     /// The edge to run; when absent, the first by name.
     #[arg(long)]
     pub edge: Option<EdgeName>,
-    /// Workers; 0: one per core.
+    /// Take over from another process of this edge: share its ports until it is stopped.
+    #[arg(long)]
+    pub take_over: bool,
+    /// The number of worker threads; 0: one per core.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=i64::from(tidegate_proxy::MOST_WORKERS)))]
     pub workers: u16,
     /// The address of the admin listener.

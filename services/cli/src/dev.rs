@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tidegate_bus::{Bus, fleet::FleetStore};
 use tidegate_health_prober::ProberSettings;
 use tidegate_model::{EdgeName, RegionName, fleet::Fleet};
-use tidegate_proxy::ProxySettings;
+use tidegate_proxy::{PortHolder, ProxySettings};
 use tidegate_route_computer::RouteComputerSettings;
 use tidegate_service::{
     Admin, CommonSettings, Context, Ports, Registry, files, settings::LogSection, shutdown, telemetry,
@@ -25,7 +25,9 @@ use crate::{
 pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
     let (text, fleet) = check::read(&options.fleet)?;
     let (edge, region) = edge_of(&fleet, options.edge.as_ref())?;
-    can_listen(&fleet, &edge)?;
+    if !options.take_over {
+        check_ports(&fleet, &edge)?;
+    }
     let registry = Registry::default();
     let common = CommonSettings {
         log: LogSection { filter: "info".to_owned(), ..LogSection::default() },
@@ -56,7 +58,7 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
     let temporary = std::env::temp_dir().join(format!("tidegate-dev-{}", std::process::id()));
     let state_dir = options.state_dir.clone().unwrap_or_else(|| temporary.clone());
 
-    let mut proxy = ProxySettings::default();
+    let mut proxy = ProxySettings { take_over: options.take_over, ..ProxySettings::default() };
     proxy.edge.name = Some(edge);
     proxy.edge.region = Some(region.clone());
     proxy.proxy.workers = usize::from(options.workers);
@@ -116,13 +118,17 @@ fn edge_of(fleet: &Fleet, wanted: Option<&EdgeName>) -> anyhow::Result<(EdgeName
     Ok((found.0.clone(), found.1.region.clone()))
 }
 
-/// Checks that the edge's listeners can be bound: a service waits for an address to become free, but a person who tries
-/// Tidegate should get the error at once.
-fn can_listen(fleet: &Fleet, edge: &EdgeName) -> anyhow::Result<()> {
+/// Checks that the addresses of the edge's listeners are free: a service waits for an address, but `dev` has a user in front
+/// of it.
+fn check_ports(fleet: &Fleet, edge: &EdgeName) -> anyhow::Result<()> {
     for name in fleet.edges.get(edge).into_iter().flat_map(|edge| &edge.listeners) {
         let Some(listener) = fleet.listeners.get(name) else { continue };
-        std::net::TcpListener::bind(listener.bind)
-            .with_context(|| format!("the listener {name} cannot be bound to {}", listener.bind))?;
+        std::net::TcpListener::bind(listener.bind).with_context(|| {
+            let holder = PortHolder::find(listener.bind);
+            let holder =
+                holder.map(|by| format!(", held by {by}; stop it first, or hand over with --take-over"));
+            format!("the listener {name} cannot be bound to {}{}", listener.bind, holder.unwrap_or_default())
+        })?;
     }
     Ok(())
 }

@@ -1,15 +1,16 @@
-//! The connections of a worker's clients: which of them end first when files or memory run short.
+//! The client connections of a worker, and which of them are evicted when file descriptors or memory run short.
 //!
-//! One client that opens many connections, or makes the edge hold much for it, must cost itself its connections, not
-//! others theirs. So a worker has a limit on open connections below the process's limit on files, and a budget for what is
-//! held for clients; over the first, connections without a request end, the longest idle first, then those that do nothing
-//! but wait for slow clients; over the second, the connection for which most is held. No network of clients may take all of
-//! anything.
+//! A client that opens many connections, or that makes the edge buffer much, must lose its own connections and not
+//! those of others. So a worker limits open connections (below the process's limit on file descriptors) and the memory
+//! buffered for clients. Above the first limit, connections without a request are evicted, the longest idle first, then
+//! those that only wait for slow clients. Above the second, the connection with the largest buffers is evicted. No
+//! network of clients may use up any resource.
 
 mod client;
 mod counts;
-mod pace;
+mod network;
 mod schedule;
+mod stall_budget;
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -27,56 +28,58 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use client::Client;
 pub use counts::NetworkCounts;
-pub use pace::{Direction, Network, Pace};
+pub use network::Network;
 pub use schedule::FairSchedule;
+pub use stall_budget::{Direction, StallBudget};
 
-/// How many connections end at once, as a part of all and at most: to look for them costs as much as there are connections.
+/// How many connections are evicted at once: one in so many, up to a maximum. A search visits every connection.
 const PART_ENDED: usize = 32;
 const MOST_ENDED: usize = 64;
-/// For how long it rests for each of the connections that were looked through in vain: ten times what that takes.
+/// The pause after a search that found nothing, per connection visited: ten times what the visit takes.
 const LOOK_COST: Duration = Duration::from_nanos(500);
-/// For how long a connection has no request before it counts as idle, and a new one before its first.
+/// How long a connection must have no request to count as idle, and how long a new one before its first request.
 const LEAST_IDLE: Duration = Duration::from_millis(10);
 const LEAST_NEW: Duration = Duration::from_millis(500);
-/// The part of the limit that is kept free for connections that come while idle ones end.
+/// One in so many connections is kept free for those that arrive while idle ones end.
 const PART_FREE: usize = 16;
 
-/// The streams that clients of one network may reset before less is allowed to its next connections. The count is halved
-/// each second. A connection that was cut for flooding adds `FLOOD`, which takes five halvings to fall to the limit.
+/// How many streams clients of one network may reset before its next connections get tighter limits. The count is
+/// halved each second. A connection cut for flooding sets it to `FLOOD`, which takes five halvings to fall to the
+/// limit.
 const MOST_RESETS: u32 = 500;
 const FLOOD: u32 = MOST_RESETS << 5;
-/// How many networks can be told apart.
-const NETWORK_PLACES: usize = 1024;
+/// The number of buckets into which networks are hashed.
+const NETWORK_BUCKETS: usize = 1024;
 
-/// Why a client's connection ends although the client did nothing wrong on it.
+/// Why a client connection is evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Eviction {
-    /// It was idle the longest when connections ran short.
+    /// It had been idle the longest when connections ran short.
     Idle,
-    /// It only waited for its slow client when connections ran short.
+    /// It only waited for a slow client when connections ran short.
     Slow,
-    /// Most was held for it when memory ran short.
+    /// It had the largest buffers when memory ran short.
     Memory,
 }
 
-/// All connections of a worker's clients.
+/// All client connections of a worker.
 pub struct Clients {
     states: RefCell<Slab<Rc<State>>>,
-    /// Of those that are open, how many were told to end for want of files.
+    /// How many open connections are evicted because connections ran short.
     evicted: Cell<usize>,
     limit: usize,
-    /// Told each time that a connection ends.
+    /// Notified whenever a connection ends.
     ended: Notify,
-    /// When it is worth the time to look for connections to end again, after none was found.
+    /// When the next search for connections to evict may run, after one that found none.
     look_at: Cell<Option<Instant>>,
-    /// Connections that are open.
+    /// Open connections by network.
     connections: NetworkCounts,
-    /// Connections to endpoints that have requests of clients.
+    /// Upstream connections in use by network.
     upstream: NetworkCounts,
-    /// Streams that clients have reset.
+    /// Streams reset by network.
     resets: NetworkCounts,
     held: Cell<usize>,
-    /// Of what is held, what is about to be given back by connections that were told to end.
+    /// The part of `held` that evicted connections are about to release.
     ending: Cell<usize>,
     budget: usize,
 }
@@ -84,68 +87,69 @@ pub struct Clients {
 struct State {
     network: Network,
     held: Cell<usize>,
-    /// Since when it has no request; nothing while it has one.
+    /// Since when it has had no request; nothing while it has one.
     idle_since: Cell<Option<Instant>>,
     eviction: Cell<Option<Eviction>>,
-    /// Whether any request came on it.
+    /// Whether a request was received on it.
     had_request: Cell<bool>,
-    /// Connections to endpoints that its requests have.
+    /// Upstream connections used by its requests.
     upstream: Cell<usize>,
-    /// How many requests it can have under way now.
+    /// How many request accounts are open.
     requests: Cell<usize>,
-    /// The paces of those that have waited for the client.
-    paces: RefCell<Vec<Rc<Pace>>>,
-    /// What TLS agreed on.
+    /// The stall budgets of requests that have waited for the client.
+    stall_budgets: RefCell<Vec<Rc<StallBudget>>>,
+    /// The outcome of the TLS handshake.
     tls: OnceCell<AgreedTls>,
     waker: RefCell<Option<Waker>>,
 }
 
-/// The certificates of a connection's listener, and the name that its client asked for.
+/// The certificates of a connection's listener, and the server name that its client requested.
 struct AgreedTls {
     certificates: Arc<ServerTls>,
     sni: Option<String>,
 }
 
-/// An open connection; counted until dropped.
+/// Counts an open connection until dropped.
 pub struct ClientConnection {
     clients: Rc<Clients>,
     state: Rc<State>,
     key: usize,
-    /// What came on it that no request has taken yet.
+    /// Received bytes that no request has read yet.
     unread: Cell<usize>,
 }
 
-/// What one request of a client costs: memory, given back when dropped, and time that is spent waiting for the client.
-pub struct Account {
+/// The resources of one request of a client: buffered memory, released when dropped, and the time spent waiting for the
+/// client. (Envoy's `BufferMemoryAccount` is similar.)
+pub struct RequestAccount {
     clients: Rc<Clients>,
     state: Rc<State>,
     parts: [usize; 4],
-    pace: Option<Rc<Pace>>,
+    stall_budget: Option<Rc<StallBudget>>,
 }
 
-/// A client's part of the connections to endpoints.
+/// The share of upstream connections that a client may use.
 #[derive(Clone)]
-pub struct ClientShare {
+pub struct UpstreamQuota {
     clients: Rc<Clients>,
     state: Rc<State>,
 }
 
-/// What memory is held for.
+/// What memory is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
+pub enum MemoryUse {
     /// The request's head.
     Head,
-    /// What is kept of the request's body, to send it again.
+    /// The part of the request's body that is kept for retries.
     Body,
-    /// What is kept for its client: of the response that it does not take, and of what it has sent ahead. Of a tunnel, for
-    /// both of its ends.
+    /// Buffers of the client's connection: response data that it does not read, and requests sent ahead. For a tunnel,
+    /// the buffers of both sides.
     Downstream,
-    /// What is kept for its endpoint: of the body that it does not take, and of the response.
+    /// Buffers of the upstream connection: body data that the endpoint does not read, and response data.
     Upstream,
 }
 
 impl Clients {
-    /// No connections; at most `limit` of them, and `budget` bytes held for all together.
+    /// An empty set of at most `limit` connections with at most `budget` buffered bytes.
     pub fn new(limit: usize, budget: usize) -> Rc<Clients> {
         Rc::new(Clients {
             states: RefCell::default(),
@@ -153,16 +157,16 @@ impl Clients {
             limit,
             ended: Notify::new(),
             look_at: Cell::new(None),
-            connections: NetworkCounts::new(NETWORK_PLACES),
-            upstream: NetworkCounts::new(NETWORK_PLACES),
-            resets: NetworkCounts::new(NETWORK_PLACES),
+            connections: NetworkCounts::new(NETWORK_BUCKETS),
+            upstream: NetworkCounts::new(NETWORK_BUCKETS),
+            resets: NetworkCounts::new(NETWORK_BUCKETS),
             held: Cell::new(0),
             ending: Cell::new(0),
             budget,
         })
     }
 
-    /// Counts a new connection of a client in `network`.
+    /// Registers a new connection of a client in `network`.
     pub fn open(self: &Rc<Clients>, network: Network, now: Instant) -> ClientConnection {
         let state = Rc::new(State {
             network,
@@ -172,7 +176,7 @@ impl Clients {
             had_request: Cell::new(false),
             requests: Cell::new(0),
             upstream: Cell::new(0),
-            paces: RefCell::default(),
+            stall_budgets: RefCell::default(),
             tls: OnceCell::new(),
             waker: RefCell::default(),
         });
@@ -181,18 +185,18 @@ impl Clients {
         ClientConnection { clients: self.clone(), state, key, unread: Cell::new(0) }
     }
 
-    /// Whether there are as many connections as there may be.
+    /// Whether the limit on connections is reached.
     pub fn is_full(&self) -> bool {
         self.states.borrow().len() >= self.limit
     }
 
-    /// To be called each second: forgets half of what was counted of networks.
+    /// Halves the counts of reset streams. Called once a second.
     pub fn tick(&self) {
         self.resets.halve();
     }
 
-    /// Waits until a connection has ended.
-    pub async fn one_ended(&self) {
+    /// Waits until any connection has ended.
+    pub async fn wait_for_end(&self) {
         self.ended.notified().await;
     }
 
@@ -202,15 +206,15 @@ impl Clients {
         free > 0 && self.connections.may_add(network, free)
     }
 
-    /// Whether clients in `network` have as many connections as they may, though others may have more.
+    /// Whether clients in `network` have used up their share of connections, even if others may open more.
     pub fn is_over_share(&self, network: Network) -> bool {
         let staying = self.states.borrow().len() - self.evicted.get();
         !self.connections.may_add(network, self.limit.saturating_sub(staying).max(1))
     }
 
-    /// Where little headroom is left for a client of the network `newcomer`, ends the connections that have been idle the
-    /// longest, and when none is idle, those whose clients are the slowest; of its own network where that has its share.
-    /// Returns how many were told to end, and why.
+    /// Evicts connections when little headroom is left for a client of the network `newcomer`: the longest idle ones
+    /// or, if none is idle, those with the slowest clients; only from its own network if that has used up its share.
+    /// Returns how many were evicted, and why.
     pub fn make_room(&self, newcomer: Network, now: Instant) -> Option<(usize, Eviction)> {
         let states = self.states.borrow();
         let staying = states.len() - self.evicted.get();
@@ -222,13 +226,13 @@ impl Clients {
         let count = if is_over_share { 1 } else { (staying / PART_ENDED).clamp(1, MOST_ENDED) };
         let candidates = || {
             let states = states.iter().map(|(_, state)| state).filter(|state| state.eviction.get().is_none());
-            // Of all networks that are counted as one with it.
-            let counted_as = newcomer.place(NETWORK_PLACES);
-            states.filter(move |state| !is_over_share || state.network.place(NETWORK_PLACES) == counted_as)
+            // All networks in the same bucket.
+            let counted_as = newcomer.bucket(NETWORK_BUCKETS);
+            states.filter(move |state| !is_over_share || state.network.bucket(NETWORK_BUCKETS) == counted_as)
         };
         let idle = candidates().filter_map(|state| {
             let (since, is_new) = (state.idle_since.get()?, !state.had_request.get());
-            // The first request of a new one may be on its way, or about to be read.
+            // The first request of a new connection may be on its way.
             let least = if is_new && !is_over_share { LEAST_NEW } else { LEAST_IDLE };
             (now >= since + least).then_some(((is_new, since), state))
         });
@@ -251,12 +255,12 @@ impl Clients {
         self.states.borrow().iter().for_each(|(_, state)| state.wake());
     }
 
-    /// How many connections there may be.
+    /// The limit on connections.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    fn change(&self, state: &State, from: usize, to: usize) {
+    fn update_held(&self, state: &State, from: usize, to: usize) {
         state.held.set(state.held.get() - from + to);
         self.held.set(self.held.get() - from + to);
         if state.eviction.get() == Some(Eviction::Memory) {
@@ -299,19 +303,21 @@ impl State {
         self.eviction.set(Some(reason));
         self.wake();
         if reason == Eviction::Slow {
-            self.paces.borrow().iter().for_each(|pace| pace.give_up());
+            self.stall_budgets.borrow().iter().for_each(|stall_budget| stall_budget.evict());
         }
     }
 
-    /// For how long the client of all its requests may be waited for, where all of them wait for one that is slow, or if it
-    /// `is_urgent`, for one that has stalled.
+    /// The remaining credit, if all requests of the connection wait for their client and it is slow or, if `is_urgent`,
+    /// stalled.
     fn credit_if_slow(&self, now: Instant, is_urgent: bool) -> Option<i64> {
-        let paces = self.paces.borrow();
-        let waits = |pace: &Rc<Pace>| pace.is_slow(now) || is_urgent && pace.has_stalled(now);
-        if paces.len() < self.requests.get() || !paces.iter().all(waits) {
+        let stall_budgets = self.stall_budgets.borrow();
+        let waits = |stall_budget: &Rc<StallBudget>| {
+            stall_budget.is_slow(now) || is_urgent && stall_budget.has_stalled(now)
+        };
+        if stall_budgets.len() < self.requests.get() || !stall_budgets.iter().all(waits) {
             return None;
         }
-        paces.iter().map(|pace| pace.credit_at(now)).max()
+        stall_budgets.iter().map(|stall_budget| stall_budget.credit_at(now)).max()
     }
 
     fn wake(&self) {
@@ -322,7 +328,7 @@ impl State {
 }
 
 impl ClientConnection {
-    /// Has the connection's task woken when it is to end, or when draining begins.
+    /// Registers the connection's task to be woken on eviction and when draining begins.
     pub fn wake_on_change(&self, cx: &Context<'_>) {
         let mut waker = self.state.waker.borrow_mut();
         if waker.as_ref().is_none_or(|known| !known.will_wake(cx.waker())) {
@@ -330,19 +336,19 @@ impl ClientConnection {
         }
     }
 
-    /// Why the connection is to end, if it is.
+    /// Why the connection is evicted, if it is.
     pub fn eviction(&self) -> Option<Eviction> {
         self.state.eviction.get()
     }
 
-    /// Notes which name the client asked for, of the listener with these certificates.
-    pub fn agreed_on(&self, certificates: Arc<ServerTls>, sni: Option<&str>) {
+    /// Records the listener's certificates and the server name that the client requested.
+    pub fn record_tls(&self, certificates: Arc<ServerTls>, sni: Option<&str>) {
         // A connection has one handshake.
         _ = self.state.tls.set(AgreedTls { certificates, sni: sni.map(str::to_owned) });
     }
 
-    /// The client has reset so many streams on the connection, or `is_flooding` it with whatever it may be.
-    pub fn note_resets(&self, count: u32, is_flooding: bool) {
+    /// Records that the client has reset `count` streams, or that it `is_flooding` the connection.
+    pub fn record_resets(&self, count: u32, is_flooding: bool) {
         let count = self.clients.resets.of(self.state.network).saturating_add(count);
         self.clients.resets.set(self.state.network, if is_flooding { count.max(FLOOD) } else { count });
     }
@@ -352,18 +358,18 @@ impl ClientConnection {
         self.state.network
     }
 
-    /// Whether clients of this network have flooded other connections a moment ago.
+    /// Whether clients of this network have recently flooded other connections.
     pub fn is_of_flooding_network(&self) -> bool {
         self.clients.resets.of(self.state.network) > MOST_RESETS
     }
 
-    /// Sets what is held of the connection that no request has taken yet.
+    /// Sets the size of received data that no request has read yet.
     pub fn hold_unread(&self, bytes: usize) {
-        self.clients.change(&self.state, self.unread.replace(bytes), bytes);
+        self.clients.update_held(&self.state, self.unread.replace(bytes), bytes);
     }
 
-    /// Waits until the connection is to end.
-    pub async fn evicted(&self) {
+    /// Waits until the connection is evicted.
+    pub async fn wait_for_eviction(&self) {
         poll_fn(|cx| {
             self.wake_on_change(cx);
             if self.eviction().is_some() { Poll::Ready(()) } else { Poll::Pending }
@@ -371,12 +377,12 @@ impl ClientConnection {
         .await;
     }
 
-    /// The connection has no request from `now` on.
+    /// Marks the connection as idle from `now` on.
     pub fn begin_idle(&self, now: Instant) {
         self.state.idle_since.set(Some(now));
     }
 
-    /// A request has come. A connection that was told to end for being idle is not idle any more, and stays.
+    /// Marks the connection as busy with a request. If it was evicted as idle, the eviction is withdrawn.
     pub fn end_idle(&self) {
         self.state.idle_since.set(None);
         self.state.had_request.set(true);
@@ -386,10 +392,15 @@ impl ClientConnection {
         }
     }
 
-    /// The account of a request, or of one after another, with nothing held yet.
-    pub fn account(&self) -> Account {
+    /// Opens an account for a request, or for requests that follow one another.
+    pub fn open_account(&self) -> RequestAccount {
         self.state.requests.set(self.state.requests.get() + 1);
-        Account { clients: self.clients.clone(), state: self.state.clone(), parts: [0; 4], pace: None }
+        RequestAccount {
+            clients: self.clients.clone(),
+            state: self.state.clone(),
+            parts: [0; 4],
+            stall_budget: None,
+        }
     }
 }
 
@@ -405,93 +416,93 @@ impl Drop for ClientConnection {
     }
 }
 
-impl Account {
-    /// Sets what is held for one purpose.
-    pub fn hold(&mut self, what: Held, bytes: usize) {
+impl RequestAccount {
+    /// Sets the memory used for one purpose.
+    pub fn set_memory(&mut self, what: MemoryUse, bytes: usize) {
         let from = std::mem::replace(&mut self.parts[what as usize], bytes);
         if from != bytes {
-            self.clients.change(&self.state, from, bytes);
+            self.clients.update_held(&self.state, from, bytes);
         }
     }
 
-    /// Gives everything back, at the end of a request.
+    /// Releases everything at the end of a request.
     pub fn clear(&mut self) {
-        [Held::Head, Held::Body, Held::Downstream, Held::Upstream]
+        [MemoryUse::Head, MemoryUse::Body, MemoryUse::Downstream, MemoryUse::Upstream]
             .into_iter()
-            .for_each(|what| self.hold(what, 0));
-        if let Some(pace) = self.pace.take() {
-            self.state.paces.borrow_mut().retain(|other| !Rc::ptr_eq(other, &pace));
+            .for_each(|what| self.set_memory(what, 0));
+        if let Some(stall_budget) = self.stall_budget.take() {
+            self.state.stall_budgets.borrow_mut().retain(|other| !Rc::ptr_eq(other, &stall_budget));
         }
     }
 
-    /// Whether the certificate that the client has verified speaks for this host, which may have a port (RFC 9110, section
+    /// Whether the certificate of the connection is valid for this host, which may include a port (RFC 9110, section
     /// 15.5.20).
-    pub fn speaks_for(&self, host: &str) -> bool {
+    pub fn serves_host(&self, host: &str) -> bool {
         let Some(AgreedTls { certificates, sni }) = self.state.tls.get() else { return true };
         certificates.serves_alike(sni.as_deref(), without_port(host))
     }
 
-    /// The client's part of the connections to endpoints.
-    pub fn share(&self) -> ClientShare {
-        ClientShare { clients: self.clients.clone(), state: self.state.clone() }
+    /// The client's quota of upstream connections.
+    pub fn upstream_quota(&self) -> UpstreamQuota {
+        UpstreamQuota { clients: self.clients.clone(), state: self.state.clone() }
     }
 
-    /// The client's pace, once it was waited for.
-    pub fn pace(&self) -> Option<&Rc<Pace>> {
-        self.pace.as_ref()
+    /// The stall budget, if the request has ever waited for the client.
+    pub fn stall_budget(&self) -> Option<&Rc<StallBudget>> {
+        self.stall_budget.as_ref()
     }
 
     /// Records that the request waits for its client in this direction.
-    pub fn record_wait(&mut self, direction: Direction, cx: &Context<'_>) -> &Rc<Pace> {
-        let pace = self.pace.get_or_insert_with(|| {
-            let pace = Rc::new(Pace::new(self.state.network));
-            self.state.paces.borrow_mut().push(pace.clone());
-            pace
+    pub fn record_wait(&mut self, direction: Direction, cx: &Context<'_>) -> &Rc<StallBudget> {
+        let stall_budget = self.stall_budget.get_or_insert_with(|| {
+            let stall_budget = Rc::new(StallBudget::new(self.state.network));
+            self.state.stall_budgets.borrow_mut().push(stall_budget.clone());
+            stall_budget
         });
-        pace.wait(direction, Instant::now(), cx);
-        pace
+        stall_budget.record_wait(direction, Instant::now(), cx);
+        stall_budget
     }
 
     /// Records that the client moved `bytes` in this direction.
     pub fn record_progress(&self, direction: Direction, bytes: u64) {
-        if let Some(pace) = &self.pace {
-            pace.moved(direction, bytes, Instant::now());
+        if let Some(stall_budget) = &self.stall_budget {
+            stall_budget.record_progress(direction, bytes, Instant::now());
         }
     }
 
-    /// Whether the connection is to end although its request is under way at an endpoint.
+    /// Whether the connection is evicted to free memory, even during a request.
     pub fn is_evicted(&self) -> bool {
         self.state.eviction.get() == Some(Eviction::Memory)
     }
 }
 
-impl ClientShare {
+impl UpstreamQuota {
     /// The client's network.
     pub fn network(&self) -> Network {
         self.state.network
     }
 
-    /// Whether a request on this connection may have one of the `free` connections to endpoints. A client's connection may
-    /// hold at most as many as it leaves free, and its network its share; its first needs only one further free one.
+    /// Whether a request on this connection may use one of the `free` upstream connections. A client connection may use
+    /// at most as many as it leaves free, and its network its share; the first one only needs another free one.
     pub fn may_take(&self, free: usize) -> bool {
         let held = self.state.upstream.get();
         held < free && (self.clients.upstream.may_add(self.state.network, free) || held == 0 && free > 1)
     }
 
-    /// A request has a connection.
-    pub fn take(&self) {
+    /// Counts an upstream connection.
+    pub fn acquire(&self) {
         self.state.upstream.set(self.state.upstream.get() + 1);
         self.clients.upstream.add(self.state.network);
     }
 
-    /// It has it no more.
-    pub fn give_back(&self) {
+    /// Stops counting an upstream connection.
+    pub fn release(&self) {
         self.state.upstream.set(self.state.upstream.get() - 1);
         self.clients.upstream.remove(self.state.network);
     }
 }
 
-impl Drop for Account {
+impl Drop for RequestAccount {
     fn drop(&mut self) {
         self.clear();
         self.state.requests.set(self.state.requests.get() - 1);
@@ -523,7 +534,7 @@ mod tests {
         let more = clients.open(HERE, start + Duration::from_secs(9));
         assert_eq!(ended(&clients), [false, true, true, false]);
         drop(more);
-        // One that gets a request at the last moment stays.
+        // A connection that receives a request at the last moment stays.
         connections[2].end_idle();
         assert_eq!((connections[2].eviction(), clients.evicted.get()), (None, 1));
     }
@@ -535,13 +546,13 @@ mod tests {
         let connections = [(); 4].map(|()| clients.open(HERE, start));
         let mut accounts = connections.each_ref().map(|connection| {
             connection.end_idle();
-            connection.account()
+            connection.open_account()
         });
         let cx = Context::from_waker(Waker::noop());
         accounts[0].record_wait(Direction::Upload, &cx);
         accounts[1].record_wait(Direction::Upload, &cx);
-        // Another request of this connection is under way at an endpoint.
-        let _other = connections[1].account();
+        // Another request of this connection is in flight at an endpoint.
+        let _other = connections[1].open_account();
         accounts[2].record_wait(Direction::Download, &cx);
         accounts[2].record_progress(Direction::Download, 1_000_000);
         let ended = |at: Duration| {
@@ -551,7 +562,7 @@ mod tests {
 
         assert_eq!(ended(Duration::from_millis(50)), [None; 4]);
         assert_eq!(ended(Duration::from_secs(3)), [Some(Eviction::Slow), None, None, None]);
-        assert!(accounts[0].pace().unwrap().is_given_up());
+        assert!(accounts[0].stall_budget().unwrap().is_evicted());
     }
 
     #[test]
@@ -571,7 +582,7 @@ mod tests {
         assert!(connections[0].eviction().is_some());
         drop(connections.remove(0));
         assert!(clients.has_room(HERE));
-        assert!(clients.has_room(there) || there.place(NETWORK_PLACES) == HERE.place(NETWORK_PLACES));
+        assert!(clients.has_room(there) || there.bucket(NETWORK_BUCKETS) == HERE.bucket(NETWORK_BUCKETS));
     }
 
     #[test]
@@ -591,17 +602,17 @@ mod tests {
     fn the_connection_for_which_most_is_held_ends_when_memory_runs_short() {
         let clients = Clients::new(10, 1000);
         let connections = [(); 3].map(|()| clients.open(HERE, Instant::now()));
-        let mut accounts = [0, 1, 2].map(|place| connections[place].account());
-        accounts[0].hold(Held::Body, 300);
-        accounts[1].hold(Held::Body, 500);
-        accounts[2].hold(Held::Body, 200);
+        let mut accounts = [0, 1, 2].map(|index| connections[index].open_account());
+        accounts[0].set_memory(MemoryUse::Body, 300);
+        accounts[1].set_memory(MemoryUse::Body, 500);
+        accounts[2].set_memory(MemoryUse::Body, 200);
         assert!(connections.iter().all(|connection| connection.eviction().is_none()));
 
-        accounts[0].hold(Held::Body, 301);
+        accounts[0].set_memory(MemoryUse::Body, 301);
 
         assert_eq!(connections.each_ref().map(|c| c.eviction().is_some()), [false, true, false]);
-        // What it gives back is room for others, who are left alone while it ends.
-        accounts[2].hold(Held::Body, 600);
+        // The memory that it is about to release counts as free, so no other is evicted.
+        accounts[2].set_memory(MemoryUse::Body, 600);
         assert!(connections[0].eviction().is_none() && connections[2].eviction().is_none());
         drop(accounts);
         assert_eq!((clients.held.get(), clients.ending.get()), (0, 0));

@@ -1,4 +1,4 @@
-//! What the requests of a worker share.
+//! The state that the requests of a worker share.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,122 +15,123 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    clients::{ClientShare, Clients, Eviction, FairSchedule, Network},
+    clients::{Clients, Eviction, FairSchedule, Network, UpstreamQuota},
     lifecycle::Phase,
     limits::WorkerLimits,
     metrics::{Metrics, WorkerCounters},
-    observe::{Observer, Observing},
-    table::{Table, WorkerPlace},
+    observe::{Observer, ObserverConfig},
+    table::{Table, WorkerIndex},
     tls::UpstreamTlsConfigs,
-    upstream::{Connector, EndpointState, InFlight, is_of_endpoint},
-    wire::{ConnectionCount, Counted, IdleLimits, Timer},
+    upstream::{Connector, EndpointState, InFlightRequest, is_connect_failure},
+    wire::{ConnectionCount, CountGuard, IdleLimits, Timer},
 };
 
-/// How often at most it is logged that this machine lacks files.
+/// The interval between log messages about a shortage of file descriptors.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a connection that was accepted waits for room, and where its network has its share; and how often idle and slow
-/// clients are looked for meanwhile.
+/// How long an accepted connection waits for room; how long if its network already has its share; and how often idle
+/// and slow clients are searched for meanwhile.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
 const WAIT_OVER_SHARE: Duration = Duration::from_millis(200);
 const LOOK_FOR_SLOW: Duration = Duration::from_millis(5);
-/// How long a request waits for a connection to an endpoint to become free, where this machine lacks them.
+/// How long a request waits for an upstream connection when all of them are in use.
 pub const WAIT_FOR_UPSTREAM: Duration = Duration::from_millis(500);
-/// Timers kept for streams to come.
+/// The maximum number of timers kept for future streams.
 const MOST_TIMERS: usize = 1024;
 
-/// Who an edge is.
+/// The identity of an edge.
 #[derive(Debug)]
 pub struct EdgeIdentity {
-    /// Its name.
+    /// The edge's name.
     pub name: EdgeName,
-    /// Its region.
+    /// The edge's region.
     pub region: RegionName,
 }
 
-/// A real request that failed at an endpoint.
+/// A failed request, to be reported to the probers.
 #[derive(Debug, Clone)]
-pub struct Suspect {
+pub struct EndpointFailure {
     /// The endpoint's cluster.
     pub cluster: ClusterName,
     /// The endpoint.
     pub endpoint: Address,
-    /// What happened.
+    /// How the request failed.
     pub failure: Failure,
-    /// When.
+    /// When the request failed.
     pub at: Timestamp,
 }
 
-/// What all tasks of a worker share.
+/// The state that all tasks of a worker share.
 pub struct WorkerContext {
-    /// Whose worker it is.
+    /// The edge that the worker belongs to.
     pub edge: Arc<EdgeIdentity>,
     /// The routes.
     pub table: RefCell<Table>,
     /// Randomness for picks and ids; not for secrets.
     pub random: RefCell<SmallRng>,
-    /// What it counts.
+    /// The worker's counters.
     pub counters: Arc<WorkerCounters>,
-    /// What it reports of requests.
+    /// Reports finished requests to traces and the access log.
     pub observer: Observer,
-    /// How long streams and tunnels may be silent.
+    /// The idle timeouts of streams and tunnels.
     pub idle_limits: IdleLimits,
     phase: Cell<Phase>,
-    /// Timers of streams that have ended, for those that begin.
+    /// Timers of ended streams, reused by new ones.
     timers: RefCell<Vec<Timer>>,
-    /// Connections of clients.
+    /// The client connections.
     pub clients: Rc<Clients>,
-    /// Connections that were accepted and wait for room.
+    /// How many accepted connections wait for room.
     pub waiting: Cell<usize>,
-    /// Connections of clients and their streams.
+    /// The tasks of acceptors, client connections and their streams.
     pub tasks: TaskTracker,
     schedule: Rc<FairSchedule>,
-    /// Makes connections to endpoints.
+    /// Opens upstream connections.
     pub connector: Connector,
-    /// How many connections to endpoints there are, and may be.
+    /// Counts upstream connections against their limit.
     upstream_count: ConnectionCount,
-    suspects: mpsc::Sender<Suspect>,
-    /// How many of those no request used, and when they were counted.
+    failures: mpsc::Sender<EndpointFailure>,
+    /// How many upstream connections are unused, and when they were counted.
     unused_upstreams: Cell<Option<(Instant, usize)>>,
-    /// When a slow client was last given up for another's connection to an endpoint.
-    gave_up_at: Cell<Option<Instant>>,
-    /// Logs that connections of clients are too many.
+    /// When a slow client was last evicted to free an upstream connection.
+    evicted_at: Cell<Option<Instant>>,
+    /// Limits log messages about too many client connections.
     crowding_log: RefCell<LogLimit>,
 }
 
-/// What a worker is made of.
+/// The parts from which a worker's context is built.
 pub struct WorkerParts {
-    /// Its place among the workers.
-    pub place: WorkerPlace,
-    /// Whose worker it is.
+    /// The worker's index.
+    pub index: WorkerIndex,
+    /// The edge that the worker belongs to.
     pub edge: Arc<EdgeIdentity>,
-    /// Where its counters are found by others.
+    /// The registry of counters.
     pub metrics: Arc<Metrics>,
-    /// TLS towards clusters.
+    /// The TLS configurations for upstream connections.
     pub tls: Arc<UpstreamTlsConfigs>,
-    /// Where failures of endpoints are told. Told without waiting; what does not fit is repeated by the next failure.
-    pub suspects: mpsc::Sender<Suspect>,
-    /// What is reported of requests.
-    pub observing: Observing,
-    /// How long streams and tunnels may be silent.
+    /// Reports failures of endpoints. Never waits: when the channel is full, a report is dropped, and the next failure
+    /// repeats it.
+    pub failures: mpsc::Sender<EndpointFailure>,
+    /// How finished requests are reported.
+    pub observer_config: ObserverConfig,
+    /// The idle timeouts of streams and tunnels.
     pub idle_limits: IdleLimits,
-    /// Its part of the process's files and memory.
+    /// The worker's share of the process's file descriptors and memory.
     pub limits: WorkerLimits,
 }
 
 impl WorkerContext {
-    /// Without routes or connections. Must be called on the worker's own runtime.
+    /// A context without routes or connections.
     pub fn new(parts: WorkerParts) -> Rc<WorkerContext> {
         let counters = parts.metrics.worker();
-        let worker = Rc::new(WorkerContext {
+        Rc::new(WorkerContext {
             table: RefCell::new(Table::new(
-                parts.place,
+                parts.index,
                 parts.edge.name.clone(),
                 parts.metrics.clone(),
                 parts.tls,
             )),
             edge: parts.edge,
             random: RefCell::new(SmallRng::seed_from_u64(rand::random())),
-            observer: parts.observing.observer(counters.clone()),
+            observer: parts.observer_config.build(counters.clone()),
             connector: Connector::new(counters.clone()),
             counters,
             idle_limits: parts.idle_limits,
@@ -141,13 +142,16 @@ impl WorkerContext {
             tasks: TaskTracker::new(),
             schedule: FairSchedule::new(),
             upstream_count: ConnectionCount::new(parts.limits.upstream_connections),
-            suspects: parts.suspects,
+            failures: parts.failures,
             unused_upstreams: Cell::new(None),
-            gave_up_at: Cell::new(None),
+            evicted_at: Cell::new(None),
             crowding_log: RefCell::new(LogLimit::new(LOG_INTERVAL)),
-        });
-        tokio::task::spawn_local(worker.schedule.clone().run());
-        worker
+        })
+    }
+
+    /// Runs queued client tasks, for ever.
+    pub async fn run_schedule(self: Rc<Self>) {
+        self.schedule.clone().run().await;
     }
 
     /// The edge's phase.
@@ -155,7 +159,7 @@ impl WorkerContext {
         self.phase.get()
     }
 
-    /// Changes the phase; connections are told of a drain.
+    /// Changes the phase, and wakes connections when a drain begins.
     pub fn set_phase(&self, phase: Phase) {
         self.phase.set(phase);
         if self.is_draining() {
@@ -168,36 +172,39 @@ impl WorkerContext {
         self.draining_since().is_some()
     }
 
-    /// Since when the edge is draining, if it is.
+    /// When draining began, if the edge is draining.
     pub fn draining_since(&self) -> Option<Instant> {
         self.phase.get().draining_since()
     }
 
-    /// An endpoint failed a request: counted against it, and told to the probers. Where the failure may be the request's own,
-    /// `judged` counts it and says whether the endpoint is ejected by it.
+    /// Records that a request failed at an endpoint, and reports it to the probers. Where the request itself may be the
+    /// cause, `count_failure` counts the failure and returns whether it ejects the endpoint.
     pub fn record_endpoint_failure(
         &self,
         endpoint: &EndpointState,
         failure: &Failure,
-        judged: impl FnOnce(Instant) -> bool,
+        count_failure: impl FnOnce(Instant) -> bool,
     ) {
         let now = Instant::now();
-        let ejected =
-            if is_of_endpoint(failure) { endpoint.record_connect_failure(now) } else { judged(now) };
+        let ejected = if is_connect_failure(failure) {
+            endpoint.record_connect_failure(now)
+        } else {
+            count_failure(now)
+        };
         self.table.borrow().count_failure(&endpoint.cluster);
         if ejected {
             self.record_ejection(endpoint, &failure.to_string());
         }
-        self.suspect(endpoint, failure);
+        self.report_failure(endpoint, failure);
     }
 
-    /// An endpoint was ejected.
+    /// Records the ejection of an endpoint.
     pub fn record_ejection(&self, endpoint: &EndpointState, why: &str) {
         self.table.borrow().count_ejection(&endpoint.cluster);
         tracing::warn!(cluster = %endpoint.cluster, endpoint = %endpoint.address, why, "endpoint ejected");
     }
 
-    /// Ends connections of clients where little headroom is left for one of the network `newcomer`.
+    /// Evicts client connections when little headroom is left for a new one from the network `newcomer`.
     pub fn make_room(&self, newcomer: Network) {
         let now = Instant::now();
         let Some((ended, why)) = self.clients.make_room(newcomer, now) else { return };
@@ -210,68 +217,71 @@ impl WorkerContext {
             tracing::warn!(
                 open = self.counters.open.get(),
                 limit = self.clients.limit(),
-                "connections of clients are near the limit on files, or those of one network near their share: the longest idle ones, or slow ones, are closed"
+                "client connections are near the limit on file descriptors, or those of one network near their share: closing the longest idle or slow ones"
             );
         }
     }
 
-    /// Whether there is room for another connection of a client, now or soon: those that were told to end take a moment.
-    pub async fn has_room_in_time(&self, newcomer: Network) -> bool {
+    /// Waits for room for another client connection, since evicted connections take a moment to end. Returns whether
+    /// there is room.
+    pub async fn wait_for_room(&self, newcomer: Network) -> bool {
         let wait = if self.clients.is_over_share(newcomer) { WAIT_OVER_SHARE } else { WAIT_FOR_ROOM };
         let deadline = Instant::now() + wait;
         while !self.clients.has_room(newcomer) {
             if Instant::now() >= deadline {
                 return false;
             }
-            _ = tokio::time::timeout(LOOK_FOR_SLOW, self.clients.one_ended()).await;
+            _ = tokio::time::timeout(LOOK_FOR_SLOW, self.clients.wait_for_end()).await;
             self.make_room(newcomer);
         }
         true
     }
 
-    /// Tells the probers to look at an endpoint.
-    pub fn suspect(&self, endpoint: &EndpointState, failure: &Failure) {
-        let suspect = Suspect {
+    /// Reports a failure of an endpoint to the probers.
+    pub fn report_failure(&self, endpoint: &EndpointState, failure: &Failure) {
+        let report = EndpointFailure {
             cluster: endpoint.cluster.clone(),
             endpoint: endpoint.address.clone(),
             failure: failure.clone(),
             at: tidegate_bus::clock::now(),
         };
-        // When it is full, the endpoint is being told of already.
-        _ = self.suspects.try_send(suspect);
+        // When the channel is full, the endpoint has been reported already.
+        _ = self.failures.try_send(report);
     }
 
-    /// Another connection to an endpoint for a request, where its client may have one. When few are left, idle ones
-    /// make way, slow clients are given up, and the request waits for a moment. Nothing when that does not help.
-    pub async fn claim_upstream(&self, flight: &InFlight) -> Option<Counted> {
-        let client = flight.client();
+    /// Claims a new upstream connection for a request, if its client's quota allows one. When few are left, idle
+    /// connections are closed, slow clients are evicted, and the request waits for a moment. Nothing if that does not
+    /// help.
+    pub async fn claim_upstream(&self, in_flight: &InFlightRequest) -> Option<CountGuard> {
+        let client = in_flight.client();
         let deadline = Instant::now() + WAIT_FOR_UPSTREAM;
         loop {
             let now = Instant::now();
-            if let Some(counted) = self.count_upstream(client) {
-                flight.take_connection();
-                return Some(counted);
+            if let Some(guard) = self.try_claim_upstream(client) {
+                in_flight.take_connection();
+                return Some(guard);
             }
             if now >= deadline {
                 return None;
             }
-            if self.upstream_count.free() == 0 && has_passed(&self.gave_up_at, LOOK_FOR_SLOW, now) {
+            if self.upstream_count.free() == 0 && has_passed(self.evicted_at.get(), LOOK_FOR_SLOW, now) {
+                self.evicted_at.set(Some(now));
                 let table = self.table.borrow();
-                table
-                    .clusters()
-                    .any(|cluster| cluster.waiting.give_one_with_connection_up(client.network(), now));
+                table.clusters().any(|cluster| {
+                    cluster.awaiting_clients.evict_slowest_with_connection(client.network(), now)
+                });
             }
             tokio::time::sleep(LOOK_FOR_SLOW).await;
         }
     }
 
-    /// Whether a client's request may have one of the connections to endpoints that no request has.
-    pub fn may_take_upstream(&self, client: &ClientShare) -> bool {
+    /// Whether a client's request may use an idle or new upstream connection.
+    pub fn may_take_upstream(&self, client: &UpstreamQuota) -> bool {
         let free = self.upstream_count.free();
         client.may_take(free) || client.may_take(free + self.unused_upstreams())
     }
 
-    /// How many connections to endpoints no request uses, as of a moment ago: many may ask at once.
+    /// How many upstream connections are unused. The count is cached for a moment.
     fn unused_upstreams(&self) -> usize {
         let now = Instant::now();
         match self.unused_upstreams.get() {
@@ -285,42 +295,42 @@ impl WorkerContext {
         }
     }
 
-    /// Whether a connection to an endpoint may be kept busy for a moment only to be kept: not while few are left.
+    /// Whether an upstream connection may be kept busy for a moment just to be reusable: not while few are left.
     pub fn may_discard(&self) -> bool {
         self.upstream_count.is_half_free() && !self.phase.get().is_stopping()
     }
 
-    fn count_upstream(&self, client: &ClientShare) -> Option<Counted> {
+    fn try_claim_upstream(&self, client: &UpstreamQuota) -> Option<CountGuard> {
         if !self.may_take_upstream(client) {
             return None;
         }
-        let counted = self.upstream_count.count().or_else(|| {
+        let guard = self.upstream_count.try_acquire().or_else(|| {
             self.table.borrow().endpoints().any(|endpoint| endpoint.pool.close_oldest());
-            self.upstream_count.count()
+            self.upstream_count.try_acquire()
         });
-        if counted.is_some() {
-            // What was counted a moment ago must not be given to many.
+        if guard.is_some() {
+            // The cached count must not be handed to several requests.
             self.unused_upstreams.set(None);
         }
-        counted
+        guard
     }
 
-    /// Whether so much work for clients in `network` waits that no more of it is accepted.
+    /// Whether so many tasks of clients in `network` are queued that no more are accepted.
     pub fn is_backed_up(&self, network: Network) -> bool {
         self.schedule.is_backed_up(network)
     }
 
-    /// Runs a task for a client in `network` until it is done.
+    /// Spawns a task for a client in `network`.
     pub fn spawn(&self, network: Network, task: Pin<Box<impl Future<Output = ()> + 'static>>) {
         self.tasks.spawn_local(self.schedule.task(network, task));
     }
 
-    /// A timer for a stream.
+    /// Takes a timer for a stream.
     pub fn take_timer(&self) -> Timer {
         self.timers.borrow_mut().pop().unwrap_or_default()
     }
 
-    /// Keeps a timer for another stream.
+    /// Returns a timer for another stream.
     pub fn put_timer(&self, timer: Timer) {
         let mut timers = self.timers.borrow_mut();
         if timers.len() < MOST_TIMERS {
@@ -328,13 +338,13 @@ impl WorkerContext {
         }
     }
 
-    /// To be called each second: closes what is not wanted any more, and publishes counts.
+    /// Closes expired connections and publishes gauges. Called once a second.
     pub fn tick(&self) {
         let now = Instant::now();
         let table = self.table.borrow();
         table.endpoints().for_each(|endpoint| {
             endpoint.pool.sweep(now);
-            endpoint.forget_tallies();
+            endpoint.forget_unused_detectors();
         });
         table.set_gauges();
         table.services().flat_map(|service| service.budgets()).for_each(|budget| budget.tick());
@@ -344,11 +354,7 @@ impl WorkerContext {
     }
 }
 
-/// Whether `interval` has passed since the time in `last`, which becomes `now` then.
-fn has_passed(last: &Cell<Option<Instant>>, interval: Duration, now: Instant) -> bool {
-    let has_passed = last.get().is_none_or(|at| now >= at + interval);
-    if has_passed {
-        last.set(Some(now));
-    }
-    has_passed
+/// Whether `interval` has passed since `last`.
+fn has_passed(last: Option<Instant>, interval: Duration, now: Instant) -> bool {
+    last.is_none_or(|at| now >= at + interval)
 }

@@ -1,4 +1,4 @@
-//! Pure parts of the data path, for fuzz targets and for the tests that share their checks. No interface of this crate.
+//! Pure parts of the data path, for fuzz targets and the tests that share their checks. Not a public interface.
 
 use tidegate_http1::{Framing, ParseError, Request, RequestRules};
 
@@ -7,23 +7,23 @@ use crate::{
     request::{ClientInfo, http2_request, write_http1_request},
 };
 
-/// A request as it came over HTTP/2 and as it is forwarded.
+/// A request received over HTTP/2, and its forwarded forms.
 #[derive(Debug)]
 pub struct Translated {
-    /// As the edge understands it.
+    /// The request as the edge understands it.
     pub request: Request,
-    /// Its body's framing.
+    /// The framing of its body.
     pub framing: Framing,
-    /// Its head for an endpoint that speaks HTTP/1.1.
+    /// The head for an HTTP/1.1 endpoint.
     pub http1: Vec<u8>,
-    /// Its head for one that speaks HTTP/2; nothing when that has no form for it.
+    /// The head for an HTTP/2 endpoint; nothing if it is unrepresentable.
     pub http2: Option<http::Request<()>>,
 }
 
 /// Translates the head of a request.
 ///
 /// # Errors
-/// When it is refused.
+/// If it is refused.
 pub fn translate(
     head: &http::request::Parts,
     has_body: bool,

@@ -1,4 +1,4 @@
-//! The edge proxy: takes users' requests and forwards them to the endpoints that the region's route table names.
+//! The edge proxy: receives clients' requests and forwards them to the endpoints in the region's route table.
 //!
 //! This crate must not know how a route is decided or how an endpoint is probed.
 
@@ -15,11 +15,13 @@ mod metrics;
 mod observe;
 mod request;
 mod settings;
+#[cfg(test)]
+mod sizes;
 mod table;
 mod tls;
 mod upstream;
 mod wire;
 mod worker;
 
-pub use control::run;
+pub use control::{PortHolder, run};
 pub use settings::{AccessFormat, AccessLogSection, EdgeSection, MOST_WORKERS, ProxySection, ProxySettings};

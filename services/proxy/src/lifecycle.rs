@@ -1,26 +1,27 @@
-//! The lifecycle of an edge: one value that the control side decides and workers obey.
+//! The lifecycle of an edge: one value that the control side computes and the workers follow.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How far an edge's end has come.
+/// The phase of an edge between its start and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It serves.
+    /// The edge serves.
     Serving,
-    /// It accepts connections, answers health questions with 503, and ends connections after their current request.
+    /// The edge still accepts connections, responds to health requests with 503, and closes connections after their
+    /// current request.
     Draining {
-        /// Since when.
+        /// When draining began.
         since: Instant,
-        /// Who wants it.
+        /// What started the drain.
         by: DrainCause,
     },
-    /// It accepts no more connections, and waits until those that are open have ended.
+    /// The edge accepts no more connections and waits until the open ones have ended.
     Stopping {
-        /// Since when it has been draining.
+        /// When draining began.
         since: Instant,
-        /// When those that are left are cut.
+        /// When the remaining connections are cut.
         cut_at: Instant,
     },
 }
@@ -30,14 +31,14 @@ pub enum Phase {
 pub enum DrainCause {
     /// An operator's override, which may be withdrawn.
     Operator,
-    /// The process shuts down.
+    /// The process is shutting down.
     Shutdown {
-        /// Until when connections are accepted, so that outside balancers see that it drains before it is gone.
+        /// When accepting stops: until then external load balancers can see the drain before the port closes.
         accepts_until: Instant,
     },
 }
 
-/// What may change the phase.
+/// An input that may change the phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PhaseInput {
     /// Whether an operator wants the edge to drain.
@@ -48,12 +49,12 @@ pub enum PhaseInput {
     Time,
 }
 
-/// How long a shutdown takes.
+/// The time limits of a shutdown.
 #[derive(Debug, Clone, Copy)]
 pub struct DrainLimits {
-    /// For how long connections are still accepted.
+    /// How long connections are still accepted.
     pub accept: Duration,
-    /// For how long those that are open may go on after that.
+    /// How long open connections may continue after that.
     pub finish: Duration,
 }
 
@@ -77,7 +78,7 @@ impl Phase {
             {
                 Phase::Stopping { since, cut_at: now + limits.finish }
             }
-            // What shuts down does so whatever operators want.
+            // A shutdown cannot be withdrawn, and overrules operators.
             (
                 Phase::Serving | Phase::Draining { .. } | Phase::Stopping { .. },
                 PhaseInput::OperatorDrains(_) | PhaseInput::Shutdown | PhaseInput::Time,
@@ -85,7 +86,7 @@ impl Phase {
         }
     }
 
-    /// Since when it has been draining, if it is.
+    /// When draining began, if the edge is draining or stopping.
     pub fn draining_since(self) -> Option<Instant> {
         match self {
             Phase::Serving => None,
@@ -93,7 +94,7 @@ impl Phase {
         }
     }
 
-    /// When time alone brings the next phase.
+    /// When the next phase begins without any other input.
     pub fn deadline(self) -> Option<Instant> {
         match self {
             Phase::Draining { by: DrainCause::Shutdown { accepts_until }, .. } => Some(accepts_until),
@@ -103,7 +104,7 @@ impl Phase {
         }
     }
 
-    /// When connections that are left are cut.
+    /// When the remaining connections are cut, if the edge is stopping.
     pub fn cut_at(self) -> Option<Instant> {
         match self {
             Phase::Stopping { cut_at, .. } => Some(cut_at),
@@ -111,7 +112,7 @@ impl Phase {
         }
     }
 
-    /// Whether it accepts no more connections.
+    /// Whether the edge accepts no more connections.
     pub fn is_stopping(self) -> bool {
         self.cut_at().is_some()
     }

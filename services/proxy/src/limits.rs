@@ -1,32 +1,33 @@
-//! A worker's part of the process's files and memory.
+//! A worker's share of the process's file descriptors and memory.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Files that are neither a client's nor an endpoint's connection: the bus, the admin listener and its clients, the state
-/// directory, logs.
+/// File descriptors that are not connections to clients or endpoints: the bus, the admin listener and its clients, the
+/// state directory, logs.
 const OWN_FILES: u64 = 96;
-/// Files of each worker: its runtime's and its listeners'.
+/// File descriptors of each worker's runtime and listeners.
 const WORKER_FILES: u64 = 8;
-/// What is allowed however few files there are.
+/// The minimum number of connections, however low the limit on file descriptors is.
 const LEAST_CONNECTIONS: u64 = 4;
 
-/// What one worker may have.
+/// The limits of one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerLimits {
-    /// Connections of clients.
+    /// Client connections.
     pub client_connections: usize,
-    /// Connections to endpoints.
+    /// Upstream connections.
     pub upstream_connections: usize,
-    /// Bytes held for clients: heads, bodies kept for another attempt, responses that are not taken.
+    /// Bytes buffered for clients: heads, bodies kept for retries, responses that the client does not read.
     pub client_memory: usize,
 }
 
 impl WorkerLimits {
-    /// The part of one of `workers` workers where the process may open `files` files and hold `memory` bytes for clients.
-    /// Half of the files are for clients, since each may have a request that needs a connection to an endpoint.
+    /// The limits of one of `workers` workers of a process that may open `files` file descriptors and buffer `memory`
+    /// bytes for clients. Half of the descriptors are for clients, since each client's request may need an upstream
+    /// connection.
     pub fn of_worker(workers: usize, files: u64, memory: u64) -> WorkerLimits {
         let workers = workers.max(1) as u64;
         let half = files.saturating_sub(OWN_FILES + WORKER_FILES * workers) / 2;
@@ -39,8 +40,8 @@ impl WorkerLimits {
     }
 }
 
-/// The memory that this process may use, in bytes: the machine's, or what its control group allows where that is less.
-/// Nothing where the system does not say.
+/// The memory that this process may use, in bytes: the machine's memory, or the limit of its control group where that
+/// is lower. Nothing if the system does not report it.
 pub fn memory_limit() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -52,8 +53,8 @@ pub fn memory_limit() -> Option<u64> {
     machine.into_iter().chain(limits).min()
 }
 
-/// Where the memory limits of control groups stand, by the content of `/proc/self/cgroup`: of a process's own group and of
-/// all above it. In a container the group's path may be the host's, of which only the root can be seen.
+/// The files with the memory limits of the process's control group and all groups above it, by the content of
+/// `/proc/self/cgroup`. In a container the path may be the host's, of which only the root is visible.
 fn group_limit_files(groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {

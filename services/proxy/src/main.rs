@@ -11,7 +11,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let about = Description {
         name: "tidegate-proxy",
-        about: "Takes users' requests and forwards them to the clusters that the region's route table names.",
+        about: "Receives clients' requests and forwards them to the clusters in the region's route table.",
         version: env!("CARGO_PKG_VERSION"),
     };
     tidegate_service::main(about, |settings: ProxySettings, context: Context| async move {

@@ -1,4 +1,4 @@
-//! Counters of the data path: one set per worker, written by that worker alone, read by the admin listener.
+//! Counters of the data path: one set per worker, written only by that worker, read by the admin listener.
 
 mod durations;
 mod refusals;
@@ -22,58 +22,58 @@ pub use requests::{OTHER_METHOD, RequestDurations, RequestKind, method_name};
 
 use retained::RetainedCounters;
 
-/// A number that one thread changes and others read: no locked instruction, no shared cache line between writers.
+/// A number that one thread writes and others read, without locked instructions or cache lines shared by writers.
 #[derive(Debug, Default)]
 pub struct LocalCounter(AtomicU64);
 
 impl LocalCounter {
-    /// Adds to it. Only its own worker may.
+    /// Adds `count`. Only for its own worker.
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Relaxed) + count, Relaxed);
     }
 
-    /// Adds to it, if there is something to add. Only its own worker may.
+    /// Adds `count` unless it is 0. Only for its own worker.
     pub fn add_if_any(&self, count: u32) {
         if count > 0 {
             self.add(u64::from(count));
         }
     }
 
-    /// Sets it. Only its own worker may.
+    /// Sets the value. Only for its own worker.
     pub fn set(&self, value: u64) {
         self.0.store(value, Relaxed);
     }
 
-    /// Its value.
+    /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// What a worker counts for one service.
+/// A worker's counters of one service.
 #[derive(Debug, Default)]
 pub struct ServiceCounters {
-    /// Requests that were routed to it.
+    /// Requests routed to it.
     pub requests: LocalCounter,
-    /// Answers by the first digit of their status, 1xx at 0.
+    /// Responses by the first digit of their status, 1xx at 0.
     pub statuses: [LocalCounter; 5],
     /// Further attempts after a failed one.
     pub retries: LocalCounter,
-    /// Second attempts beside one without a response.
+    /// Second attempts in parallel to one without a response.
     pub hedges: LocalCounter,
-    /// Hedges that answered first.
+    /// Hedges that responded first.
     pub hedges_won: LocalCounter,
     /// Retries that the budget did not allow.
     pub budget_exhausted: LocalCounter,
-    /// Requests refused because nobody has room.
+    /// Requests shed because all clusters are over capacity.
     pub shed: LocalCounter,
     /// Requests for which no endpoint could be picked.
     pub no_endpoint: LocalCounter,
-    /// Requests answered by a lower tier than the first.
+    /// Requests served by a lower tier than the first.
     pub failed_over: LocalCounter,
-    /// Answers that an endpoint broke off, or of which nothing came for too long.
+    /// Responses that an endpoint broke off, or that reached the idle timeout.
     pub broken_off: LocalCounter,
-    /// Requests whose client went away.
+    /// Requests whose client disconnected.
     pub client_gone: LocalCounter,
     /// From the request's head to the end of its response.
     pub duration: Durations,
@@ -88,41 +88,41 @@ impl ServiceCounters {
     }
 }
 
-/// What a worker counts for one cluster.
+/// A worker's counters of one cluster.
 #[derive(Debug, Default)]
 pub struct ClusterCounters {
     /// Attempts.
     pub attempts: LocalCounter,
     /// Attempts that failed.
     pub failures: LocalCounter,
-    /// Connections made.
+    /// Connections opened.
     pub connects: LocalCounter,
     /// Endpoints ejected.
     pub ejections: LocalCounter,
     /// Connections closed because of bytes that belong to no request.
     pub excess: LocalCounter,
-    /// Picks that passed it over because it had as many requests as it may.
+    /// Picks that skipped it because of its `max_requests`.
     pub at_limit: LocalCounter,
-    /// What is under way, looked at once a second.
+    /// Gauges, updated once a second.
     pub gauges: ClusterGauges,
     /// From the beginning of an attempt to the head of its response.
     pub first_byte: Durations,
 }
 
-/// How a worker's connections to one cluster stand, looked at once a second so that no request pays for it.
+/// A worker's gauges of one cluster, updated once a second so that they cost nothing per request.
 #[derive(Debug, Default)]
 pub struct ClusterGauges {
-    /// Requests under way, but for those that wait for their clients.
+    /// Requests in flight, without those that wait for their clients.
     pub active: LocalCounter,
     /// Requests that wait for their clients.
     pub waiting: LocalCounter,
-    /// HTTP/1.1 connections that wait for work.
+    /// Idle HTTP/1.1 connections.
     pub idle: LocalCounter,
     /// HTTP/2 connections.
     pub http2: LocalCounter,
 }
 
-/// What a worker counts for one service where one cluster in one tier serves it.
+/// A worker's durations of one service served by one cluster in one tier.
 #[derive(Debug, Default)]
 pub struct ServingCounters {
     /// From a request's head to the end of its response, by the first digit of the status, 1xx at 0.
@@ -130,7 +130,7 @@ pub struct ServingCounters {
 }
 
 impl ServingCounters {
-    /// Counts a request that was answered from there.
+    /// Records a request that was served there.
     pub fn count(&self, status: u16, timing: Timing) {
         if let Some(durations) = self.duration.get(usize::from(status / 100).wrapping_sub(1)) {
             durations.record(timing);
@@ -138,16 +138,16 @@ impl ServingCounters {
     }
 }
 
-/// Where a service is served: the cluster and its tier, from 0.
-pub type Serving = (ServiceName, ClusterName, usize);
+/// A service, the cluster that serves it, and the index of the cluster's tier in the route table, from 0.
+pub type ServingKey = (ServiceName, ClusterName, usize);
 
-/// A service, and what the route asks of a path, where it asks for one.
-pub type Routed = (ServiceName, Option<String>);
+/// A service, and the path pattern of the route, if it has one.
+pub type ServiceRoute = (ServiceName, Option<String>);
 
-/// A service's default action (0) or one of its routes, from 1.
-pub type Asked = (ServiceName, usize);
+/// A service, and the index of an action: the default (0) or one of the routes, from 1.
+pub type ActionKey = (ServiceName, usize);
 
-/// What a worker counts for itself.
+/// A worker's own counters.
 #[derive(Debug, Default)]
 pub struct WorkerCounters {
     /// Connections accepted.
@@ -156,47 +156,47 @@ pub struct WorkerCounters {
     pub open: LocalCounter,
     /// Connections refused because a listener is full.
     pub over_limit: LocalCounter,
-    /// Idle connections told to end near the limit on files.
+    /// Idle connections evicted near the limit on file descriptors.
     pub evicted_idle: LocalCounter,
-    /// Connections of slow clients ended near the limit on files, where none was idle.
+    /// Connections of slow clients evicted near the limit on file descriptors, when none was idle.
     pub evicted_slow: LocalCounter,
-    /// Connections ended because most was held for them when memory ran short.
+    /// Connections with the largest buffers, evicted when memory ran short.
     pub evicted_memory: LocalCounter,
-    /// How often a task of a client has waited for those of networks that used less of a busy worker's time.
+    /// How often a client task was queued behind those of networks that had used less of a busy worker's time.
     pub queued: LocalCounter,
-    /// HTTP/2 connections ended because of too many control frames.
+    /// HTTP/2 connections closed because of too many control frames.
     pub flooded: LocalCounter,
     /// HTTP/2 streams refused because the heads of the connection's requests took too much memory.
     pub heads_over_budget: LocalCounter,
     /// Requests refused because they are malformed or ambiguous, by reason.
     pub refused: RefusalCounters,
-    /// Header fields left out because of an underscore in their names.
+    /// Header fields dropped because of an underscore in their names.
     pub dropped_fields: LocalCounter,
-    /// Requests for a host that has another certificate than the one of their connection.
+    /// Requests for a host that the connection's certificate is not valid for.
     pub misdirected: LocalCounter,
-    /// Requests whose host no service answers for.
+    /// Requests whose host belongs to no service.
     pub unrouted: LocalCounter,
     /// Clients that were too slow.
     pub too_slow: LocalCounter,
-    /// Connections to endpoints that could not be made because this machine lacks files or ports.
+    /// Upstream connections that failed because this machine lacks file descriptors or ports.
     pub cannot_connect: LocalCounter,
     /// TLS handshakes that failed.
     pub tls_failures: LocalCounter,
     /// Upgraded connections.
     pub tunnels: LocalCounter,
-    /// From the head to the end of the response of requests that are no service's.
+    /// Durations of requests that belong to no service.
     pub requests: RequestDurations,
 }
 
-/// The counters of all workers. A lock is taken when a table changes and when they are read, never for a request.
+/// The counters of all workers. Locks are only taken for table updates and reads, never for a request.
 #[derive(Debug, Default)]
 pub struct Metrics {
     workers: Mutex<Vec<Arc<WorkerCounters>>>,
     services: RetainedCounters<ServiceName, ServiceCounters>,
     clusters: RetainedCounters<ClusterName, ClusterCounters>,
-    serving: RetainedCounters<Serving, ServingCounters>,
-    requests: RetainedCounters<Routed, RequestDurations>,
-    demand: RetainedCounters<Asked, LocalCounter>,
+    serving: RetainedCounters<ServingKey, ServingCounters>,
+    requests: RetainedCounters<ServiceRoute, RequestDurations>,
+    demand: RetainedCounters<ActionKey, LocalCounter>,
 }
 
 impl Metrics {
@@ -219,38 +219,38 @@ impl Metrics {
     }
 
     /// The counters of `worker` for a service in a cluster.
-    pub fn serving(&self, worker: usize, place: Serving) -> Arc<ServingCounters> {
-        self.serving.of_worker(worker, place)
+    pub fn serving(&self, worker: usize, index: ServingKey) -> Arc<ServingCounters> {
+        self.serving.of_worker(worker, index)
     }
 
     /// The durations of `worker` for a service's route.
-    pub fn requests(&self, worker: usize, routed: Routed) -> Arc<RequestDurations> {
+    pub fn requests(&self, worker: usize, routed: ServiceRoute) -> Arc<RequestDurations> {
         self.requests.of_worker(worker, routed)
     }
 
-    /// The requests that `worker` is asked for by one action.
-    pub fn demand(&self, worker: usize, asked: Asked) -> Arc<LocalCounter> {
-        self.demand.of_worker(worker, asked)
+    /// The request counter of `worker` for an action.
+    pub fn demand(&self, worker: usize, action: ActionKey) -> Arc<LocalCounter> {
+        self.demand.of_worker(worker, action)
     }
 
-    /// Lets go of what no table has named for a while, so that a fleet that changes leaves no series behind. To be called
-    /// every few seconds.
+    /// Drops counters that no table has used for a while, so that removed services leave no series behind. Called every
+    /// few seconds.
     pub fn forget_unused(&self, now: Instant) {
         self.services.forget_unused(now, |_, _| false);
         self.clusters.forget_unused(now, |_, _| false);
-        // A failover moves a cluster to another tier for a while: its counts go on afterwards.
+        // A failover moves a cluster to another tier for a while; afterwards its counts continue.
         self.serving.forget_unused(now, |one, other| (&one.0, &one.1) == (&other.0, &other.1));
         self.requests.forget_unused(now, |_, _| false);
         self.demand.forget_unused(now, |_, _| false);
     }
 
     /// Requests over all workers, by service and action.
-    pub fn sum_demand(&self) -> Vec<(Asked, u64)> {
+    pub fn sum_demand(&self) -> Vec<(ActionKey, u64)> {
         self.demand.read(|sets| sets.iter().map(|count| count.get()).sum())
     }
 
-    /// Durations over all workers by where requests were served, by status class.
-    pub fn sum_serving(&self) -> Vec<(Serving, [DurationSums; 5])> {
+    /// Durations over all workers by service, cluster and tier, and by status class.
+    pub fn sum_serving(&self) -> Vec<(ServingKey, [DurationSums; 5])> {
         self.serving.read(|sets| {
             std::array::from_fn(|class| DurationSums::of(sets.iter().map(|set| &set.duration[class])))
         })
@@ -262,11 +262,11 @@ impl Metrics {
     }
 
     /// Durations of requests over all workers, by service and route, and by kind.
-    pub fn sum_requests(&self) -> Vec<(Routed, BTreeMap<RequestKind, DurationSums>)> {
+    pub fn sum_requests(&self) -> Vec<(ServiceRoute, BTreeMap<RequestKind, DurationSums>)> {
         self.requests.read(|sets| RequestDurations::sum(sets.iter().map(AsRef::as_ref)))
     }
 
-    /// The same of requests that are no service's.
+    /// Durations over all workers of requests that belong to no service, by kind.
     pub fn sum_unrouted(&self) -> BTreeMap<RequestKind, DurationSums> {
         RequestDurations::sum(self.workers().iter().map(|worker| &worker.requests))
     }
@@ -276,7 +276,7 @@ impl Metrics {
         self.clusters.read(|sets| DurationSums::of(sets.iter().map(|set| &set.first_byte)))
     }
 
-    /// A sum over all workers.
+    /// The sum of a value over all workers.
     pub fn sum_workers(&self, read: impl Fn(&WorkerCounters) -> u64) -> u64 {
         self.workers().iter().map(|counters| read(counters)).sum()
     }

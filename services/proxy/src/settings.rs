@@ -16,9 +16,13 @@ use crate::{limits::memory_limit, observe::Sampling, wire::IdleLimits};
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxySettings {
-    /// Who this edge is.
+    /// Whether this process takes over from another one of the same edge on this host: it starts although that one holds
+    /// the state directory and the ports, and shares the ports until that one has been stopped. Without it, the second
+    /// process refuses to start.
+    pub take_over: bool,
+    /// The identity of this edge.
     pub edge: EdgeSection,
-    /// How it works.
+    /// How the proxy works.
     pub proxy: ProxySection,
     /// The access log.
     pub access_log: AccessLogSection,
@@ -28,63 +32,67 @@ pub struct ProxySettings {
     pub admin: AdminSection,
     /// The log.
     pub log: LogSection,
-    /// Traces and metrics by OTLP.
+    /// Traces and metrics over OTLP.
     pub telemetry: TelemetrySection,
 }
 
-/// Who an edge is.
+/// The identity of an edge.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct EdgeSection {
-    /// Its name, as in the fleet file.
+    /// The edge's name, as in the fleet file.
     pub name: Option<EdgeName>,
-    /// Its region; absent: what the fleet file says, or, when the bus does not tell, the last table on disk.
+    /// The edge's region. If absent: the region in the fleet file, or that of the last table on disk if the bus cannot
+    /// be reached.
     pub region: Option<RegionName>,
-    /// The public keys whose tables it believes, in place of those that the fleet names.
+    /// The public keys whose tables the edge accepts, instead of those in the fleet file.
     #[serde(deserialize_with = "at_least_one_key")]
     pub signing_keys: Vec<SigningPublicKey>,
 }
 
-/// Keys that are given, but none: a flag that somebody meant to fill must not let the fleet choose. (An empty variable is as
-/// good as none, as everywhere.)
+/// Parses a list of at least one key: an empty flag must not fall back to the keys of the fleet. (An empty environment
+/// variable counts as absent, as for every setting.)
 fn at_least_one_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SigningPublicKey>, D::Error> {
     let keys: Vec<SigningPublicKey> = comma_separated(deserializer)?;
     if keys.is_empty() {
-        return Err(D::Error::custom("there is no key in it; without this setting the fleet names the keys"));
+        return Err(D::Error::custom(
+            "it contains no key; leave this setting out to use the keys in the fleet",
+        ));
     }
     Ok(keys)
 }
 
-/// More threads than any machine has use for.
+/// The upper limit of `proxy.workers`.
 pub const MOST_WORKERS: u16 = 1024;
 
 /// How a proxy works.
 #[derive(Debug, Clone, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxySection {
-    /// Workers; 0: one per core.
+    /// The number of worker threads; 0: one per core.
     pub workers: usize,
-    /// Where the last table is kept.
+    /// The directory in which the last table is kept.
     pub state_dir: PathBuf,
-    /// How long a shutdown says "draining" to outside balancers before it accepts no more connections.
+    /// How long a shutdown reports "draining" to external load balancers before it stops accepting connections.
     #[serde(with = "duration")]
     pub drain_delay: Duration,
-    /// How long connections may take to end after that.
+    /// How long open connections may take to end after that.
     #[serde(with = "duration")]
     pub drain_limit: Duration,
-    /// How long nothing may pass in either direction of a request whose answer has begun.
+    /// The idle timeout of a request whose response has begun, in both directions.
     #[serde(with = "duration")]
     pub stream_idle_timeout: Duration,
-    /// How long nothing may pass in either direction of an upgraded connection (WebSocket).
+    /// The idle timeout of an upgraded connection (WebSocket), in both directions.
     #[serde(with = "duration")]
     pub tunnel_idle_timeout: Duration,
-    /// The memory in MiB that may be held for clients: request heads, bodies kept for another attempt, responses that are not
-    /// taken. Beyond it the connection for which most is held is ended. 0: a quarter of what the process may use.
+    /// The memory in MiB for buffers of clients: request heads, bodies kept for retries, responses that the client does
+    /// not read. Above it, the connection with the largest buffers is closed. 0: a quarter of what the process may use.
     pub client_memory_mib: u64,
-    /// The share of requests that are traced, 0 to 1, where a collector is given. Errors, retries and hedges always are.
+    /// The share of requests that are traced, 0 to 1, if a collector is configured. Errors, retries and hedges are
+    /// always traced.
     pub trace_ratio: f64,
-    /// Whether a request that says in `traceparent` whether it is recorded is traced accordingly. Where just anybody can
-    /// reach the edge, anybody can then have all of their requests traced.
+    /// Whether the sampled flag in a request's `traceparent` decides if it is traced. On a public edge this lets any
+    /// client have all of its requests traced.
     pub trace_follows_clients: bool,
 }
 
@@ -92,20 +100,20 @@ pub struct ProxySection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessLogSection {
-    /// The file, opened anew when it was moved away; `-` is standard output; absent: no access log.
+    /// The file, reopened after it was moved away; `-` is standard output; absent: no access log.
     pub path: Option<PathBuf>,
-    /// The form of its lines.
+    /// The format of its lines.
     pub format: AccessFormat,
-    /// The share of requests that are logged, 0 to 1. Errors, retries and hedges always are.
+    /// The share of requests that are logged, 0 to 1. Errors, retries and hedges are always logged.
     pub ratio: f64,
-    /// Only answers with at least this status are logged: 400 for errors only.
+    /// Only responses with at least this status are logged: 400 for errors only.
     pub min_status: u16,
     /// Only requests that took at least this long are logged.
     #[serde(with = "duration")]
     pub slower_than: Duration,
 }
 
-/// The form of the access log's lines.
+/// The format of the access log's lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccessFormat {
@@ -150,7 +158,7 @@ impl ProxySection {
         Sampling { ratio: self.trace_ratio, follows_clients: self.trace_follows_clients }
     }
 
-    /// The bytes that may be held for clients.
+    /// The bytes that may be buffered for clients.
     pub(crate) fn client_memory(&self) -> u64 {
         match self.client_memory_mib {
             0 => memory_limit().map_or(u64::MAX, |limit| limit / 4),
@@ -158,7 +166,7 @@ impl ProxySection {
         }
     }
 
-    /// How long streams and tunnels may be silent.
+    /// The idle timeouts of streams and tunnels.
     pub(crate) fn idle_limits(&self) -> IdleLimits {
         IdleLimits { stream: self.stream_idle_timeout, tunnel: self.tunnel_idle_timeout }
     }
@@ -187,14 +195,18 @@ impl Settings for ProxySettings {
     }
 
     fn docs(key: &str) -> Option<&'static str> {
-        docs_of::<EdgeSection>("edge", key)
+        docs_of::<ProxySettings>("", key)
+            .or_else(|| docs_of::<EdgeSection>("edge", key))
             .or_else(|| docs_of::<ProxySection>("proxy", key))
             .or_else(|| docs_of::<AccessLogSection>("access_log", key))
     }
 
     fn check(&self) -> Result<(), (String, String)> {
         if self.edge.name.is_none() {
-            return Err(("edge.name".to_owned(), "this edge's name in the fleet file is needed".to_owned()));
+            return Err((
+                "edge.name".to_owned(),
+                "the edge's name, as in the fleet file, is required".to_owned(),
+            ));
         }
         if self.proxy.workers > usize::from(MOST_WORKERS) {
             return Err(("proxy.workers".to_owned(), format!("at most {MOST_WORKERS}; 0 is one per core")));
@@ -203,7 +215,7 @@ impl Settings for ProxySettings {
             && self.proxy.client_memory_mib > limit
         {
             let problem =
-                format!("more than the {limit} MiB that this process may use; 0 is a quarter of them");
+                format!("more than the {limit} MiB that this process may use; 0 is a quarter of that");
             return Err(("proxy.client_memory_mib".to_owned(), problem));
         }
         for (key, ratio) in
@@ -242,7 +254,7 @@ mod tests {
         assert_eq!(load(&[], &[("TIDEGATE_EDGE__SIGNING_KEYS", &text)]), keys);
         assert_eq!(load(&["--config", file.to_str().unwrap()], &[]), keys);
         std::fs::remove_file(&file).unwrap();
-        // Nobody unpins an edge by an empty flag.
+        // An empty flag must not unpin an edge.
         assert!(read(&["--edge-signing-keys", ""], &[]).is_err());
         assert!(read(&[], &[("TIDEGATE_EDGE__SIGNING_KEYS", ",")]).is_err());
     }

@@ -1,4 +1,4 @@
-//! TLS configurations towards clusters, shared by all workers. Files are read by the control side alone.
+//! TLS configurations for upstream connections, shared by all workers. Only the control side reads their files.
 
 use std::{
     collections::HashMap,
@@ -12,10 +12,10 @@ use std::{
 use tidegate_model::fleet::{UpstreamProtocol, UpstreamTls};
 use tidegate_tls::{ClientTls, HTTP1, HTTP2, Renewable, Resumption};
 
-/// Rounds of [`UpstreamTlsConfigs::renew`] after which what nobody uses is forgotten.
+/// Rounds of [`UpstreamTlsConfigs::renew`] after which an unused configuration is dropped.
 const FORGOTTEN_AFTER: u32 = 60;
 
-/// What a configuration is made of.
+/// The settings that determine a configuration.
 pub type TlsKey = (UpstreamTls, UpstreamProtocol);
 
 /// The configurations that clusters use; each is read from its files once and renewed when they change.
@@ -24,22 +24,22 @@ pub struct UpstreamTlsConfigs {
     known: Mutex<HashMap<TlsKey, Arc<UpstreamTlsConfig>>>,
 }
 
-/// One configuration: there once its files can be used.
+/// One configuration, available once its files could be read.
 #[derive(Default)]
 pub struct UpstreamTlsConfig {
     loaded: OnceLock<ClientTls>,
-    /// Why it is not there.
+    /// Why it is not available.
     problem: Mutex<String>,
     unused_rounds: AtomicU32,
 }
 
 impl UpstreamTlsConfig {
-    /// The configuration; nothing while its files are missing or cannot be used.
+    /// The configuration; nothing while its files are missing or invalid.
     pub fn get(&self) -> Option<&ClientTls> {
         self.loaded.get()
     }
 
-    /// Reads the files if that has not succeeded yet. What is wrong is logged when it is new.
+    /// Reads the files unless that has succeeded before. A problem is logged when it is new.
     fn load(&self, (tls, protocol): &TlsKey) {
         if self.loaded.get().is_some() {
             return;
@@ -53,15 +53,15 @@ impl UpstreamTlsConfig {
         match ClientTls::load(tls, alpn, Resumption::On) {
             Ok(config) => {
                 if !problem.is_empty() {
-                    tracing::info!(?config, "TLS towards a cluster can be used now");
+                    tracing::info!(?config, "upstream TLS is available now");
                 }
-                // If somebody else was quicker, that one is as good.
+                // If another thread was faster, its configuration is as good.
                 _ = self.loaded.set(config);
             }
             Err(error) => {
                 let error = error.to_string();
                 if *problem != error {
-                    tracing::error!(%error, "TLS towards a cluster cannot be used");
+                    tracing::error!(%error, "upstream TLS is unavailable");
                     *problem = error;
                 }
             }
@@ -76,7 +76,7 @@ impl fmt::Debug for UpstreamTlsConfig {
 }
 
 impl UpstreamTlsConfigs {
-    /// The configuration of `key`, whether or not it was read from its files yet. Never waits for a file.
+    /// The configuration of `key`, whether or not its files were read yet. Never blocks.
     pub fn get(&self, key: &TlsKey) -> Arc<UpstreamTlsConfig> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = known.get(key) {
@@ -87,13 +87,13 @@ impl UpstreamTlsConfigs {
         config
     }
 
-    /// Reads the files of a configuration before it is used, if they were not read yet. Blocks; call it away from the data
+    /// Reads the files of a configuration before it is used, unless they were read before. Blocks; not for the data
     /// path.
     pub fn prepare(&self, key: &TlsKey) {
         self.get(key).load(key);
     }
 
-    /// Reads changed files anew, and those that could not be used before. Blocks; call it away from the data path.
+    /// Reads changed files, and those that could not be read before. Blocks; not for the data path.
     pub fn renew(&self) {
         let all: Vec<(TlsKey, Arc<UpstreamTlsConfig>)> = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +116,7 @@ impl UpstreamTlsConfigs {
             match loaded.renew() {
                 Ok(true) => tracing::info!(config = ?loaded, "new certificates are in use"),
                 Ok(false) => {}
-                Err(error) => tracing::warn!(config = ?loaded, %error, "new certificates are refused"),
+                Err(error) => tracing::warn!(config = ?loaded, %error, "new certificates were rejected"),
             }
         }
     }

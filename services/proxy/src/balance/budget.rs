@@ -2,38 +2,38 @@
 
 use std::cell::Cell;
 
-/// Retries that are allowed without any requests before, so that a quiet service can retry too.
+/// The retries that are allowed without earlier requests, so that a quiet service can retry, too.
 const RESERVE: u32 = 100;
-/// What one retry costs, in the unit in which a request pays `percent`.
+/// The cost of a retry, in the unit in which a request deposits `percent`.
 const COST: u32 = 100;
-/// Savings above the reserve lose one part in this many each second: what is left of steady requests is worth so many
-/// seconds of them less one (Finagle's window is as long).
+/// Tokens above the reserve lose one part in this many each second, so steady requests accumulate about this many
+/// seconds of their retries (as long as Finagle's window).
 const SECONDS_SAVED: u32 = 10;
 
-/// A token bucket that requests fill and retries empty (the shape of Finagle's `RetryBudget`, with a reserve that is
-/// restored over time in place of a time window).
-pub struct Budget {
+/// A token bucket that requests fill and retries drain (like Finagle's `RetryBudget`, with a reserve that is restored
+/// over time instead of a time window).
+pub struct RetryBudget {
     percent: Cell<u8>,
     tokens: Cell<u32>,
 }
 
-impl Budget {
+impl RetryBudget {
     /// A budget of `percent` of requests.
-    pub fn new(percent: u8) -> Budget {
-        Budget { percent: Cell::new(percent), tokens: Cell::new(RESERVE * COST) }
+    pub fn new(percent: u8) -> RetryBudget {
+        RetryBudget { percent: Cell::new(percent), tokens: Cell::new(RESERVE * COST) }
     }
 
-    /// Changes the share and keeps what was saved.
+    /// Changes the percentage and keeps the tokens.
     pub fn set_percent(&self, percent: u8) {
         self.percent.set(percent);
     }
 
-    /// A request came.
+    /// Deposits the tokens of one request.
     pub fn deposit(&self) {
         self.tokens.set(self.tokens.get().saturating_add(u32::from(self.percent.get())));
     }
 
-    /// Takes the right to one retry or hedge.
+    /// Withdraws the tokens for one retry or hedge. Returns whether there were enough.
     pub fn withdraw(&self) -> bool {
         match self.tokens.get().checked_sub(COST) {
             Some(rest) if self.percent.get() > 0 => {
@@ -44,7 +44,7 @@ impl Budget {
         }
     }
 
-    /// Restores a tenth of the reserve, or lets a tenth of what was saved beyond it go; called once a second.
+    /// Restores a tenth of the reserve, or drops a tenth of the tokens above it. Called once a second.
     pub fn tick(&self) {
         const FULL: u32 = RESERVE * COST;
         let tokens = self.tokens.get();
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn retries_are_a_share_of_requests_beyond_the_reserve() {
-        let budget = Budget::new(20);
+        let budget = RetryBudget::new(20);
         (0..1000).for_each(|_| budget.deposit());
         let retries = std::iter::repeat_with(|| budget.withdraw()).take_while(|allowed| *allowed).count();
         assert_eq!(retries, 100 + 200);
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_quiet_day_saves_no_more_than_seconds_of_requests() {
-        let budget = Budget::new(20);
+        let budget = RetryBudget::new(20);
         for _ in 0..86_400 {
             (0..1000).for_each(|_| budget.deposit());
             budget.tick();
@@ -84,6 +84,6 @@ mod tests {
 
     #[test]
     fn a_budget_of_nothing_allows_nothing() {
-        assert!(!Budget::new(0).withdraw());
+        assert!(!RetryBudget::new(0).withdraw());
     }
 }

@@ -1,26 +1,26 @@
-//! How long a service usually takes to answer.
+//! The recent response times of a service.
 
 use std::{cell::Cell, time::Duration};
 
 /// Buckets grow by an eighth of a power of two: 8.6 % apart at most, 1 µs to over a minute.
 const BUCKETS: usize = 8 * 27;
-/// Samples after which older ones count half.
+/// The number of samples after which older ones count half.
 const HALF_LIFE: u32 = 1024;
-/// Samples below which nothing is said.
+/// The fewest samples for a percentile.
 const ENOUGH: u32 = 20;
 
-/// A histogram of recent times that forgets: every [`HALF_LIFE`] samples all counts are halved.
-pub struct Latency {
+/// A decaying histogram of response times: every [`HALF_LIFE`] samples all counts are halved.
+pub struct LatencyHistogram {
     counts: Box<[Cell<u32>; BUCKETS]>,
     total: Cell<u32>,
     since_halved: Cell<u32>,
     p95: Cell<Option<Duration>>,
 }
 
-impl Latency {
-    /// No samples.
-    pub fn new() -> Latency {
-        Latency {
+impl LatencyHistogram {
+    /// An empty histogram.
+    pub fn new() -> LatencyHistogram {
+        LatencyHistogram {
             counts: Box::new(std::array::from_fn(|_| Cell::new(0))),
             total: Cell::new(0),
             since_halved: Cell::new(0),
@@ -38,13 +38,13 @@ impl Latency {
             self.since_halved.set(0);
             self.total.set(self.counts.iter().map(|count| count.replace(count.get() / 2) / 2).sum());
         }
-        // A percentile costs a walk over the buckets, so it is not taken for each sample.
+        // A percentile costs a walk over the buckets, so it is not computed for each sample.
         if self.since_halved.get().is_multiple_of(64) || self.total.get() <= ENOUGH {
             self.p95.set(self.percentile(95));
         }
     }
 
-    /// The recent 95th percentile, within 9 %; nothing before there are enough samples.
+    /// The recent 95th percentile, within 9 %; nothing until there are enough samples.
     pub fn p95(&self) -> Option<Duration> {
         self.p95.get()
     }
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn old_times_are_forgotten() {
-        let latency = Latency::new();
+        let latency = LatencyHistogram::new();
         assert_eq!(latency.p95(), None);
         (0..2000).for_each(|_| latency.record(Duration::from_millis(200)));
         (0..16_000).for_each(|_| latency.record(Duration::from_millis(2)));
@@ -96,7 +96,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_percentile_is_near_the_exact_one(mut micros in proptest::collection::vec(1_u64..60_000_000, 64..500)) {
-            let latency = Latency::new();
+            let latency = LatencyHistogram::new();
             micros.iter().for_each(|micro| latency.record(Duration::from_micros(*micro)));
             micros.sort_unstable();
             let exact = micros[(micros.len() * 95).div_ceil(100) - 1];

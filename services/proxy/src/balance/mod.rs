@@ -1,9 +1,10 @@
-//! Which endpoint takes a request: health, ejection, outstanding requests, budgets. Per worker, without locks.
+//! Load balancing: picks endpoints by health, ejection and outstanding requests; retry budgets. Per worker, without
+//! locks.
 
 mod budget;
 mod latency;
 mod pick;
 
-pub use budget::Budget;
-pub use latency::Latency;
-pub use pick::{Candidate, Candidates, TierView, WeightedCluster, pick};
+pub use budget::RetryBudget;
+pub use latency::LatencyHistogram;
+pub use pick::{Candidate, PickContext, TierView, WeightedCluster, pick};

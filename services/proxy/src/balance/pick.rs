@@ -9,11 +9,13 @@ use tokio::time::Instant;
 use crate::{
     clients::Network,
     metrics::ServingCounters,
-    upstream::{ClusterState, EndpointState, Fare, Tally},
+    upstream::{ClusterState, EndpointState, FailureStats, OutlierDetector},
 };
 
 /// The clusters of one failover priority.
 pub struct TierView {
+    /// The tier's index in the route table, from 0. Tiers without clusters have no view, so it is not the position.
+    pub index: usize,
     /// Its clusters.
     pub weighted_clusters: Vec<WeightedCluster>,
 }
@@ -26,7 +28,7 @@ pub struct WeightedCluster {
     pub cluster: Rc<ClusterState>,
     /// Its endpoints.
     pub endpoints: Vec<Candidate>,
-    /// What is counted of the service's requests that it answers in this tier.
+    /// The counters of the service's requests that it serves in this tier.
     pub serving: Arc<ServingCounters>,
 }
 
@@ -36,86 +38,89 @@ pub struct Candidate {
     pub endpoint: Rc<EndpointState>,
     /// The verdict by the service's check.
     pub verdict: Verdict,
-    /// How the action fares there.
-    pub tally: Rc<Tally>,
+    /// The outlier detector of the action at the endpoint.
+    pub detector: Rc<OutlierDetector>,
 }
 
 impl Candidate {
-    /// Whether its own failures keep the action's requests away at `now`.
+    /// Whether the endpoint is ejected for the action at `now`.
     pub fn is_ejected(&self, now: Instant) -> bool {
-        self.endpoint.is_ejected(now) || self.tally.is_ejected(now)
+        self.endpoint.is_ejected(now) || self.detector.is_ejected(now)
     }
 }
 
 impl WeightedCluster {
-    /// Ejects an endpoint whose requests have this tally from the action, if it fares badly enough beside the others, half of
-    /// which stay. (Envoy's `max_ejection_percent` is 10 by default, for larger clusters.) Returns whether it did.
-    pub fn judge(&self, tally: &Rc<Tally>, now: Instant) -> bool {
-        let Some(own) = self.endpoints.iter().find(|candidate| Rc::ptr_eq(&candidate.tally, tally)) else {
+    /// Ejects the endpoint with this detector from the action, if it is an outlier among the others, of which at least
+    /// half stay. (Envoy's `max_ejection_percent` is 10 by default, for larger clusters.) Returns whether it was
+    /// ejected.
+    pub fn eject_if_outlier(&self, detector: &Rc<OutlierDetector>, now: Instant) -> bool {
+        let Some(own) = self.endpoints.iter().find(|candidate| Rc::ptr_eq(&candidate.detector, detector))
+        else {
             return false;
         };
-        let others = self.endpoints.iter().filter(|candidate| !Rc::ptr_eq(&candidate.tally, tally));
-        let fares: Vec<Fare> = others.map(|candidate| candidate.tally.fare(now)).collect();
+        let others = self.endpoints.iter().filter(|candidate| !Rc::ptr_eq(&candidate.detector, detector));
+        let stats: Vec<FailureStats> = others.map(|candidate| candidate.detector.stats(now)).collect();
         let ejected = self.endpoints.iter().filter(|candidate| candidate.is_ejected(now)).count();
         let may_eject = (ejected + 1) * 2 <= self.endpoints.len();
-        tally.judge(&fares, may_eject, own.verdict == Verdict::Up, now)
+        detector.eject_if_outlier(&stats, may_eject, own.verdict == Verdict::Up, now)
     }
 }
 
 impl TierView {
-    /// The tier's weighted cluster.
+    /// The tier's entry for a cluster.
     pub fn of(&self, cluster: &Rc<ClusterState>) -> Option<&WeightedCluster> {
         self.weighted_clusters.iter().find(|weighted| Rc::ptr_eq(&weighted.cluster, cluster))
     }
 }
 
-/// What a pick may choose from.
+/// The input of a pick.
 #[derive(Clone, Copy)]
-pub struct Candidates<'a> {
+pub struct PickContext<'a> {
     /// The tiers, in order.
     pub tiers: &'a [TierView],
-    /// Endpoints that failed this request already.
+    /// Endpoints that already failed this request.
     pub tried: &'a [Rc<EndpointState>],
-    /// Clusters to leave alone while another can take the request.
+    /// Clusters to avoid while another can take the request.
     pub avoid: &'a [Rc<ClusterState>],
-    /// The time, for ejections.
+    /// The time at which ejections are evaluated.
     pub now: Instant,
     /// The client's network.
     pub client: Network,
 }
 
-/// Where an attempt goes.
+/// The chosen endpoint of an attempt.
 pub struct Picked<'a> {
-    /// The cluster and its tier.
+    /// The cluster.
     pub cluster: &'a Rc<ClusterState>,
     /// The endpoint.
     pub endpoint: &'a Rc<EndpointState>,
-    /// How the action fares there.
-    pub tally: &'a Rc<Tally>,
-    /// The tier's place, from 0.
+    /// The outlier detector of the action at the endpoint.
+    pub detector: &'a Rc<OutlierDetector>,
+    /// The tier's index in the route table, from 0.
     pub tier: usize,
 }
 
-/// How much an endpoint may have against it to be picked.
+/// How eligible an endpoint must be.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Eligibility {
     /// Up, not ejected, with room.
     Good,
-    /// Ejected: better than nothing (Envoy's panic threshold has the same thought).
+    /// Ejected endpoints as well (like Envoy's panic threshold).
     Ejected,
-    /// Down by the verdict: the last resort, since a verdict may be late.
+    /// Endpoints that are down as well: the last resort, since a verdict may be outdated.
     Down,
 }
 
-/// Picks an endpoint that was not tried yet; nothing when there is none, or all clusters are at their limit.
+/// Picks an endpoint that has not been attempted yet; nothing if there is none, or all clusters are at their limits.
 ///
 /// Within a cluster the less loaded of two random endpoints is taken (Mitzenmacher, "The Power of Two Choices in
 /// Randomized Load Balancing", 2001).
-pub fn pick<'a>(from: Candidates<'a>, random: &mut impl Rng) -> Option<Picked<'a>> {
-    let mut by = |from: Candidates<'a>, eligibility| {
-        from.tiers.iter().enumerate().find_map(|(place, tier)| {
-            let (cluster, Candidate { endpoint, tally, .. }) = pick_in_tier(tier, from, eligibility, random)?;
-            Some(Picked { cluster, endpoint, tally, tier: place })
+pub fn pick<'a>(from: PickContext<'a>, random: &mut impl Rng) -> Option<Picked<'a>> {
+    let mut by = |from: PickContext<'a>, eligibility| {
+        from.tiers.iter().find_map(|tier| {
+            let (cluster, Candidate { endpoint, detector, .. }) =
+                pick_in_tier(tier, from, eligibility, random)?;
+            Some(Picked { cluster, endpoint, detector, tier: tier.index })
         })
     };
     if !from.avoid.is_empty()
@@ -123,7 +128,7 @@ pub fn pick<'a>(from: Candidates<'a>, random: &mut impl Rng) -> Option<Picked<'a
     {
         return Some(picked);
     }
-    let anywhere = Candidates { avoid: &[], ..from };
+    let anywhere = PickContext { avoid: &[], ..from };
     [Eligibility::Good, Eligibility::Ejected, Eligibility::Down]
         .into_iter()
         .find_map(|eligibility| by(anywhere, eligibility))
@@ -131,7 +136,7 @@ pub fn pick<'a>(from: Candidates<'a>, random: &mut impl Rng) -> Option<Picked<'a
 
 fn pick_in_tier<'a>(
     tier: &'a TierView,
-    from: Candidates<'a>,
+    from: PickContext<'a>,
     eligibility: Eligibility,
     random: &mut impl Rng,
 ) -> Option<(&'a Rc<ClusterState>, &'a Candidate)> {
@@ -140,10 +145,10 @@ fn pick_in_tier<'a>(
         if avoided {
             return None;
         }
-        // First the endpoint, so that no client is given up where nothing comes of it.
+        // First the endpoint, so that no client is evicted in vain.
         let candidate = pick_in_cluster(weighted, from, eligibility, random)?;
         if !weighted.cluster.make_headroom_for(from.client, from.now) {
-            // Counted once for a pick, which may come by several times.
+            // Counted once per pick, which may visit a cluster several times.
             if eligibility == Eligibility::Good && from.avoid.is_empty() {
                 weighted.cluster.counters.at_limit.add(1);
             }
@@ -165,7 +170,7 @@ fn pick_in_tier<'a>(
             here
         })
         .unwrap_or(0);
-    // The drawn cluster first; when it can't take the request, the others, those with a share before those without.
+    // The drawn cluster first; if it can't take the request, the others, those with a share before those without.
     let (before, after) = tier.weighted_clusters.split_at(start);
     let others = || after[1..].iter().chain(before);
     take(&after[0], random)
@@ -179,7 +184,7 @@ fn pick_in_tier<'a>(
 
 fn pick_in_cluster<'a>(
     weighted: &'a WeightedCluster,
-    from: Candidates<'_>,
+    from: PickContext<'_>,
     eligibility: Eligibility,
     random: &mut impl Rng,
 ) -> Option<&'a Candidate> {
@@ -204,6 +209,6 @@ fn pick_in_cluster<'a>(
             (false, false) => {}
         }
     }
-    // Neither of the two fits: any that does, from a random place on so that no endpoint is favoured.
+    // Neither of the two is eligible: the next eligible one after a random index, so that no endpoint is favoured.
     (0..count).map(|step| &weighted.endpoints[(first + step) % count]).find(|candidate| fits(candidate))
 }

@@ -7,14 +7,14 @@ use tidegate_model::fleet::HealthEndpoints;
 /// The client of a request.
 #[derive(Clone, Copy)]
 pub struct Client {
-    /// Its address.
+    /// The client's address.
     pub address: IpAddr,
-    /// Whether it came over TLS.
+    /// Whether the connection uses TLS.
     pub is_tls: bool,
-    /// Whether it speaks HTTP/2.
+    /// Whether the connection uses HTTP/2.
     pub is_http2: bool,
-    /// How long it may take nothing of what waits for it.
+    /// How long the client may read nothing while data waits for it.
     pub stall: Duration,
-    /// Which health questions its listener answers.
+    /// Which health requests its listener responds to.
     pub health_endpoints: HealthEndpoints,
 }

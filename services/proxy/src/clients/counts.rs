@@ -1,32 +1,32 @@
-//! How much of something the clients of each network have, so that no few of them can take all.
+//! Counts by client network, so that a few networks cannot use up a resource.
 
 use std::cell::Cell;
 
 use super::Network;
 
-/// A network may have more of something only while it has less than so many times what is free (Choudhury and Hahne,
-/// "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998). So one network alone gets seven eighths, and
-/// however many take all that they may, some is left for the next.
+/// A network may take more of a resource only while it has less than this many times what is free (Choudhury and Hahne,
+/// "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998). So a single network gets at most seven
+/// eighths, and however many networks use up their shares, some is left for the next.
 const SHARE: usize = 7;
 
-/// Counts by network, as far as networks can be told apart.
+/// Counts by network, in hashed buckets.
 #[derive(Debug)]
 pub struct NetworkCounts {
     counts: Box<[Cell<u32>]>,
-    /// What one network counts for at most in `total`.
+    /// The most that one bucket adds to `total`.
     cap: u32,
     total: Cell<u32>,
 }
 
 impl NetworkCounts {
-    /// Nothing, of networks that fall into so many places.
-    pub fn new(places: usize) -> NetworkCounts {
-        NetworkCounts::with_cap(places, u32::MAX)
+    /// Zero counts in `buckets` buckets.
+    pub fn new(buckets: usize) -> NetworkCounts {
+        NetworkCounts::with_cap(buckets, u32::MAX)
     }
 
-    /// The same, where one network counts for `cap` at most in [`NetworkCounts::total`].
-    pub fn with_cap(places: usize, cap: u32) -> NetworkCounts {
-        NetworkCounts { counts: vec![Cell::new(0); places].into(), cap, total: Cell::new(0) }
+    /// Zero counts, where each bucket adds at most `cap` to [`NetworkCounts::total`].
+    pub fn with_cap(buckets: usize, cap: u32) -> NetworkCounts {
+        NetworkCounts { counts: vec![Cell::new(0); buckets].into(), cap, total: Cell::new(0) }
     }
 
     /// The count of a network.
@@ -35,33 +35,33 @@ impl NetworkCounts {
     }
 
     fn count(&self, network: Network) -> &Cell<u32> {
-        &self.counts[network.place(self.counts.len())]
+        &self.counts[network.bucket(self.counts.len())]
     }
 
-    /// The counts of all networks, each up to the cap.
+    /// The sum of all buckets, each up to the cap.
     pub fn total(&self) -> u32 {
         self.total.get()
     }
 
-    /// Counts one more.
+    /// Increments the count of a network.
     pub fn add(&self, network: Network) {
-        self.add_at(network.place(self.counts.len()));
+        self.add_to_bucket(network.bucket(self.counts.len()));
     }
 
-    /// Counts one more of the networks in `place`.
-    pub fn add_at(&self, place: usize) {
-        let count = &self.counts[place];
+    /// Increments a bucket.
+    pub fn add_to_bucket(&self, bucket: usize) {
+        let count = &self.counts[bucket];
         self.replace(count, count.get() + 1);
     }
 
-    /// Counts one less.
+    /// Decrements the count of a network.
     pub fn remove(&self, network: Network) {
-        self.remove_at(network.place(self.counts.len()));
+        self.remove_from_bucket(network.bucket(self.counts.len()));
     }
 
-    /// Counts one less of the networks in `place`.
-    pub fn remove_at(&self, place: usize) {
-        let count = &self.counts[place];
+    /// Decrements a bucket.
+    pub fn remove_from_bucket(&self, bucket: usize) {
+        let count = &self.counts[bucket];
         self.replace(count, count.get() - 1);
     }
 
@@ -70,7 +70,7 @@ impl NetworkCounts {
         self.replace(self.count(network), to);
     }
 
-    /// Forgets half of each count.
+    /// Halves each count.
     pub fn halve(&self) {
         self.counts.iter().for_each(|count| self.replace(count, count.get() / 2));
     }
@@ -81,7 +81,7 @@ impl NetworkCounts {
         self.total.set(total);
     }
 
-    /// Whether a network may have another one where `free` are left.
+    /// Whether a network may take another one while `free` are left.
     pub fn may_add(&self, network: Network, free: usize) -> bool {
         (self.of(network) as usize) < SHARE.saturating_mul(free)
     }
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(taken.count(), 70);
         assert!(
             counts.may_add(Network::of([192, 0, 2, 1].into()), 1)
-                || Network::of([192, 0, 2, 1].into()).place(64) == Network::LOCAL.place(64)
+                || Network::of([192, 0, 2, 1].into()).bucket(64) == Network::LOCAL.bucket(64)
         );
     }
 }

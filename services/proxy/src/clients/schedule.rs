@@ -1,10 +1,10 @@
-//! How much of a worker's time the clients of each network get while it is busy.
+//! Fair scheduling of a worker's time between client networks.
 //!
-//! Each task that works for a client is scheduled here. While a worker has time for all, they run as they come. When it is
-//! busy and its clients are of several networks, the tasks of those that have used more than the average wait in a queue
-//! for each network, from which the network that has used the least goes first (max-min fairness; Demers, Keshav and
-//! Shenker, "Analysis and Simulation of a Fair Queueing Algorithm", 1989). Whatever a client floods an edge with, be it
-//! handshakes, header blocks or resets, others get their turn after a slice of its time, and not behind all that it sent.
+//! Every client task is scheduled here. While a worker is not busy, tasks run as they are woken. When it is busy with
+//! clients of several networks, the tasks of networks that have used more than the average wait in one queue per
+//! network, and the network that has used the least runs next (max-min fairness; Demers, Keshav and Shenker, "Analysis
+//! and Simulation of a Fair Queueing Algorithm", 1989). Whatever a client floods an edge with (handshakes, header
+//! blocks, resets), others run after one slice of its time instead of behind its whole backlog.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,28 +18,28 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{NETWORK_PLACES, Network, NetworkCounts};
+use super::{NETWORK_BUCKETS, Network, NetworkCounts};
 
-/// After each window half of what was used is forgotten, so that an even load counts twice what it takes of a window.
+/// Usage is halved after each window, so a steady load counts twice its use of a window.
 const WINDOW: Duration = Duration::from_millis(50);
-/// A worker is busy when its clients' tasks take half of its time; the kernel and connections to endpoints take theirs, too.
+/// A worker is busy when its client tasks take half of its time; the kernel and upstream connections need the rest.
 const BUSY: u64 = WINDOW.as_micros() as u64;
-/// For how many windows a network counts as active after its last task ran.
+/// How many windows a network counts as active after its last task ran.
 const ACTIVE_WINDOWS: u8 = 200;
-/// The time of one in so many runs is measured, and counts for all of them: the clock costs more than most of them.
+/// One in so many runs is measured and counts for all of them: reading the clock costs more than most runs.
 const SAMPLED: u32 = 8;
-/// The longest time of such a run that counts: most of a longer one was the thread's wait for a core, which is nobody's use.
+/// The longest measured time that counts: in a longer one the thread mostly waited for a core.
 const LONGEST_SAMPLE: Duration = Duration::from_millis(1);
-/// How many tasks may wait. A network's have room while it has less than seven times what is left, so others find some.
+/// The maximum number of queued tasks, shared by networks as in [`NetworkCounts::may_add`].
 const MOST_QUEUED: usize = 16 * 1024;
-/// How long tasks from the queues run before sockets are looked at again, and with them those who need not wait.
+/// How long queued tasks run before sockets and unqueued tasks are polled again.
 const SLICE: Duration = Duration::from_micros(500);
 
-/// What the clients of each network have used of a worker's time.
+/// The worker time used by each client network.
 struct Usage {
     networks: Box<[NetworkUsage]>,
     window_end: Cell<Instant>,
-    /// What a network may have used, in microseconds, before its tasks wait.
+    /// The usage in microseconds from which a network's tasks are queued.
     average: Cell<u64>,
 }
 
@@ -52,27 +52,27 @@ struct NetworkUsage {
 impl Usage {
     fn new(now: Instant) -> Usage {
         Usage {
-            networks: (0..NETWORK_PLACES).map(|_| NetworkUsage::default()).collect(),
+            networks: (0..NETWORK_BUCKETS).map(|_| NetworkUsage::default()).collect(),
             window_end: Cell::new(now + WINDOW),
             average: Cell::new(u64::MAX),
         }
     }
 
-    /// What the network in `place` has used, in microseconds.
-    fn of(&self, place: usize) -> u64 {
-        self.networks[place].micros.get()
+    /// The usage of a bucket in microseconds.
+    fn of(&self, bucket: usize) -> u64 {
+        self.networks[bucket].micros.get()
     }
 
-    fn set_active(&self, place: usize) {
-        self.networks[place].active.set(ACTIVE_WINDOWS);
+    fn set_active(&self, bucket: usize) {
+        self.networks[bucket].active.set(ACTIVE_WINDOWS);
     }
 
-    fn is_over_average(&self, place: usize) -> bool {
-        self.of(place) >= self.average.get()
+    fn is_over_average(&self, bucket: usize) -> bool {
+        self.of(bucket) >= self.average.get()
     }
 
-    fn add(&self, place: usize, time: Duration, now: Instant) {
-        self.networks[place].micros.set(self.of(place).saturating_add(time.as_micros() as u64));
+    fn add(&self, bucket: usize, time: Duration, now: Instant) {
+        self.networks[bucket].micros.set(self.of(bucket).saturating_add(time.as_micros() as u64));
         if now >= self.window_end.get() {
             self.end_window(now);
         }
@@ -95,42 +95,42 @@ impl Usage {
     }
 }
 
-/// The tasks of a worker's clients.
+/// The fair scheduler of a worker's client tasks.
 pub struct FairSchedule {
     usage: Usage,
     random: Cell<u32>,
     queues: RefCell<Vec<Queue>>,
     queued: NetworkCounts,
-    /// How long tasks from the queues have run in this slice; one of them runs or is about to until it is over.
+    /// How long queued tasks have run in this slice.
     slice: Cell<Duration>,
     is_slice_over: Cell<bool>,
-    /// Of the task that begins a slice.
+    /// The waker of the task that begins slices.
     waker: RefCell<Option<Waker>>,
     waited: Cell<u64>,
 }
 
-/// Tasks that wait, of the networks that share a place.
+/// Queued tasks of the networks in one bucket.
 struct Queue {
-    place: usize,
+    bucket: usize,
     tasks: VecDeque<Rc<Ticket>>,
 }
 
-/// A task's place in a queue.
+/// A queued task.
 #[derive(Default)]
 struct Ticket {
-    /// Nothing when the task was dropped.
+    /// Nothing if the task was dropped.
     waker: Cell<Option<Waker>>,
     may_run: Cell<bool>,
 }
 
 impl FairSchedule {
-    /// Nothing has run.
+    /// An idle scheduler.
     pub fn new() -> Rc<FairSchedule> {
         Rc::new(FairSchedule {
             usage: Usage::new(Instant::now()),
             random: Cell::new(1),
             queues: RefCell::default(),
-            queued: NetworkCounts::new(NETWORK_PLACES),
+            queued: NetworkCounts::new(NETWORK_BUCKETS),
             slice: Cell::default(),
             is_slice_over: Cell::new(true),
             waker: RefCell::default(),
@@ -138,22 +138,22 @@ impl FairSchedule {
         })
     }
 
-    /// How often a task has waited for its turn.
+    /// How often a task was queued.
     pub fn waited(&self) -> u64 {
         self.waited.get()
     }
 
-    /// Whether so many tasks for clients in `network` wait that there must not be more of them.
+    /// Whether so many tasks for clients in `network` are queued that no more are accepted.
     pub fn is_backed_up(&self, network: Network) -> bool {
         !self.queued.may_add(network, MOST_QUEUED.saturating_sub(self.queued.total() as usize))
     }
 
-    /// A task for a client in `network`.
+    /// Wraps a task for a client in `network`.
     pub fn task<F: Future>(self: &Rc<FairSchedule>, network: Network, task: Pin<Box<F>>) -> Scheduled<F> {
-        Scheduled { schedule: self.clone(), place: network.place(NETWORK_PLACES), ticket: None, task }
+        Scheduled { schedule: self.clone(), bucket: network.bucket(NETWORK_BUCKETS), ticket: None, task }
     }
 
-    /// Begins slices for tasks that wait; to be run beside them, for ever.
+    /// Begins slices for queued tasks, for ever. Runs beside the tasks.
     pub async fn run(self: Rc<FairSchedule>) {
         loop {
             poll_fn(|cx| {
@@ -165,7 +165,7 @@ impl FairSchedule {
                 }
             })
             .await;
-            // Goes on once the runtime has looked at sockets, and run those who need not wait.
+            // Continues after the runtime has polled sockets and unqueued tasks.
             tokio::task::yield_now().await;
             self.slice.set(Duration::ZERO);
             self.is_slice_over.set(false);
@@ -173,11 +173,11 @@ impl FairSchedule {
         }
     }
 
-    /// Lets the next task run, of the network that has used the least; ends the slice when there is none.
+    /// Runs the next task of the network that has used the least; ends the slice if there is none.
     fn run_next(&self) {
         let mut queues = self.queues.borrow_mut();
         loop {
-            let used = |(_, queue): &(usize, &mut Queue)| self.usage.of(queue.place);
+            let used = |(_, queue): &(usize, &mut Queue)| self.usage.of(queue.bucket);
             let Some((index, queue)) = queues.iter_mut().enumerate().min_by_key(used) else {
                 return self.is_slice_over.set(true);
             };
@@ -185,7 +185,7 @@ impl FairSchedule {
                 queues.swap_remove(index);
                 continue;
             };
-            self.queued.remove_at(queue.place);
+            self.queued.remove_from_bucket(queue.bucket);
             if let Some(waker) = ticket.waker.take() {
                 ticket.may_run.set(true);
                 return waker.wake();
@@ -193,8 +193,8 @@ impl FairSchedule {
         }
     }
 
-    /// A task from the queues has run, or was dropped before.
-    fn has_run(&self, time: Duration) {
+    /// Records that a queued task has run for `time`, or was dropped.
+    fn record_run(&self, time: Duration) {
         self.slice.set(self.slice.get() + time);
         if self.slice.get() < SLICE {
             return self.run_next();
@@ -203,15 +203,15 @@ impl FairSchedule {
         self.wake();
     }
 
-    fn wait(&self, place: usize, cx: &Context<'_>) -> Rc<Ticket> {
+    fn wait(&self, bucket: usize, cx: &Context<'_>) -> Rc<Ticket> {
         let ticket =
             Rc::new(Ticket { waker: Cell::new(Some(cx.waker().clone())), may_run: Cell::new(false) });
         let mut queues = self.queues.borrow_mut();
-        match queues.iter_mut().find(|queue| queue.place == place) {
+        match queues.iter_mut().find(|queue| queue.bucket == bucket) {
             Some(queue) => queue.tasks.push_back(ticket.clone()),
-            None => queues.push(Queue { place, tasks: VecDeque::from([ticket.clone()]) }),
+            None => queues.push(Queue { bucket, tasks: VecDeque::from([ticket.clone()]) }),
         }
-        self.queued.add_at(place);
+        self.queued.add_to_bucket(bucket);
         self.waited.set(self.waited.get() + 1);
         if self.is_slice_over.get() {
             self.wake();
@@ -225,7 +225,8 @@ impl FairSchedule {
         }
     }
 
-    fn is_sampled(&self) -> bool {
+    /// Draws whether the time of a run is measured.
+    fn draw_sample(&self) -> bool {
         // The upper bits of a linear congruential generator (the constants of "Numerical Recipes").
         let random = self.random.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         self.random.set(random);
@@ -236,8 +237,8 @@ impl FairSchedule {
 /// A client's task.
 pub struct Scheduled<F> {
     schedule: Rc<FairSchedule>,
-    place: usize,
-    /// While it waits for its turn.
+    bucket: usize,
+    /// Its ticket while it is queued.
     ticket: Option<Rc<Ticket>>,
     task: Pin<Box<F>>,
 }
@@ -248,18 +249,18 @@ impl<F: Future> Future for Scheduled<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
         let schedule = &this.schedule;
-        schedule.usage.set_active(this.place);
+        schedule.usage.set_active(this.bucket);
         match &this.ticket {
-            None if schedule.usage.is_over_average(this.place) => {
-                this.ticket = Some(schedule.wait(this.place, cx));
+            None if schedule.usage.is_over_average(this.bucket) => {
+                this.ticket = Some(schedule.wait(this.bucket, cx));
                 return Poll::Pending;
             }
-            // It was woken by what it waits for itself.
+            // Woken by its own events while it is queued.
             Some(ticket) if !ticket.may_run.get() => {
                 ticket.waker.set(Some(cx.waker().clone()));
                 return Poll::Pending;
             }
-            None if !schedule.is_sampled() => return this.task.as_mut().poll(cx),
+            None if !schedule.draw_sample() => return this.task.as_mut().poll(cx),
             None | Some(_) => {}
         }
         let began = Instant::now();
@@ -267,10 +268,10 @@ impl<F: Future> Future for Scheduled<F> {
         let now = Instant::now();
         let time = now - began;
         if this.ticket.take().is_some() {
-            schedule.usage.add(this.place, time, now);
-            schedule.has_run(time);
+            schedule.usage.add(this.bucket, time, now);
+            schedule.record_run(time);
         } else {
-            schedule.usage.add(this.place, time.min(LONGEST_SAMPLE) * SAMPLED, now);
+            schedule.usage.add(this.bucket, time.min(LONGEST_SAMPLE) * SAMPLED, now);
         }
         polled
     }
@@ -281,7 +282,7 @@ impl<F> Drop for Scheduled<F> {
         let Some(ticket) = &self.ticket else { return };
         ticket.waker.set(None);
         if ticket.may_run.get() {
-            self.schedule.has_run(Duration::ZERO);
+            self.schedule.record_run(Duration::ZERO);
         }
     }
 }
@@ -292,11 +293,11 @@ mod tests {
 
     const HOG: Network = Network::LOCAL;
 
-    /// A network that is told apart from `HOG`.
+    /// A network in another bucket than `HOG`.
     fn other() -> Network {
-        let place = HOG.place(NETWORK_PLACES);
+        let bucket = HOG.bucket(NETWORK_BUCKETS);
         let networks = (1..9).map(|last| Network::of([192, 0, last, 1].into()));
-        networks.into_iter().find(|network| network.place(NETWORK_PLACES) != place).unwrap()
+        networks.into_iter().find(|network| network.bucket(NETWORK_BUCKETS) != bucket).unwrap()
     }
 
     fn run(task: impl Future<Output = ()>) {
@@ -321,17 +322,17 @@ mod tests {
     fn those_that_have_used_more_than_the_average_wait_while_a_worker_is_busy() {
         let start = Instant::now();
         let usage = Usage::new(start);
-        let [hog, small] = [HOG, other()].map(|network| network.place(NETWORK_PLACES));
+        let [hog, small] = [HOG, other()].map(|network| network.bucket(NETWORK_BUCKETS));
         let use_window = |window: u32, hog_takes: u32, small_takes: u32| {
             let at = start + WINDOW * window + WINDOW / 2;
-            for (place, percent) in [(hog, hog_takes), (small, small_takes)] {
+            for (bucket, percent) in [(hog, hog_takes), (small, small_takes)] {
                 if percent > 0 {
-                    usage.set_active(place);
-                    usage.add(place, WINDOW * percent / 100, at);
+                    usage.set_active(bucket);
+                    usage.add(bucket, WINDOW * percent / 100, at);
                 }
             }
             usage.add(hog, Duration::ZERO, at + WINDOW);
-            [hog, small].map(|place| usage.is_over_average(place))
+            [hog, small].map(|bucket| usage.is_over_average(bucket))
         };
         // Nobody else is there.
         assert_eq!(use_window(0, 95, 0), [false, false]);
@@ -341,7 +342,7 @@ mod tests {
         assert_eq!(use_window(3, 95, 0), [true, false]);
         // There is time for all.
         assert_eq!(use_window(20, 40, 1), [false, false]);
-        // A long silence is no load.
+        // A long idle period is no load.
         use_window(21, 95, 1);
         assert_eq!(use_window(22, 95, 1), [true, false]);
         assert_eq!(use_window(20_000, 10, 1), [false, false]);
@@ -377,7 +378,7 @@ mod tests {
         run(async {
             let schedule = FairSchedule::new();
             let cx = Context::from_waker(Waker::noop());
-            let [hog, small] = [HOG, other()].map(|network| network.place(NETWORK_PLACES));
+            let [hog, small] = [HOG, other()].map(|network| network.bucket(NETWORK_BUCKETS));
             while !schedule.is_backed_up(HOG) {
                 schedule.wait(hog, &cx);
             }

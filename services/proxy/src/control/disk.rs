@@ -1,4 +1,4 @@
-//! The last table, kept on disk so that an edge can serve without the bus.
+//! The last table on disk, by which an edge can serve without the bus.
 
 use std::{
     fs, io,
@@ -14,79 +14,79 @@ use tidegate_model::{
     routes::{RouteEntry, RouteKey},
 };
 
-/// The layout of the file; another one is not read.
+/// The version of the file's format; files of other versions are not read.
 const FORMAT: u32 = 1;
 
-/// Where the last table is kept.
+/// The file in which the last table is kept.
 #[derive(Debug, Clone)]
-pub struct Disk {
+pub struct TableFile {
     file: PathBuf,
 }
 
-/// A table from disk.
+/// A table on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Saved {
+pub struct SavedTable {
     format: u32,
-    /// The region that it is for.
+    /// The region of the table.
     pub region: RegionName,
-    /// Its epoch.
+    /// The epoch of the table.
     pub epoch: Epoch,
-    /// Its revision.
+    /// The revision of the table.
     pub revision: Revision,
-    /// The keys by which it was believed; none: by none.
+    /// The keys that were trusted when it was saved; empty: none.
     #[serde(default)]
     pub signing_keys: Vec<SigningPublicKey>,
-    /// Its entries.
+    /// The entries of the table.
     pub entries: Vec<(RouteKey, RouteEntry)>,
-    /// How old the file is.
+    /// The age of the file.
     #[serde(skip)]
     pub age: Duration,
 }
 
-impl Saved {
-    /// A table to be saved.
+impl SavedTable {
+    /// A table to save.
     pub fn new(
         region: RegionName,
         epoch: Epoch,
         revision: Revision,
         signing_keys: Vec<SigningPublicKey>,
         entries: Vec<(RouteKey, RouteEntry)>,
-    ) -> Saved {
-        Saved { format: FORMAT, region, epoch, revision, signing_keys, entries, age: Duration::ZERO }
+    ) -> SavedTable {
+        SavedTable { format: FORMAT, region, epoch, revision, signing_keys, entries, age: Duration::ZERO }
     }
 
-    /// Forgets its epoch when it was not believed by any key although there are keys now: whoever could publish without
-    /// one may have invented it.
-    pub fn doubt_epoch(&mut self, trust: &Trust) {
+    /// Resets its epoch if it was saved without any key and there are keys now: it may come from an unauthorised
+    /// publisher.
+    pub fn distrust_epoch(&mut self, trust: &Trust) {
         if trust.has_keys() && self.signing_keys.is_empty() {
             (self.epoch, self.revision) = (Epoch(0), Revision(0));
         }
     }
 
-    /// The table as a replica begins with it.
+    /// The table as the seed of a replica.
     pub fn seed(&self) -> Seed<RouteKey, RouteEntry> {
         Seed { epoch: self.epoch, revision: self.revision, entries: self.entries.clone() }
     }
 }
 
-impl Disk {
-    /// The place for `edge` in `directory`, which is made when it is missing.
+impl TableFile {
+    /// The table file of `edge` in `directory`, which is created if missing.
     ///
     /// # Errors
-    /// When the directory cannot be made or written to.
-    pub fn new(directory: &Path, edge: &EdgeName) -> anyhow::Result<Disk> {
+    /// If the directory cannot be created or written to.
+    pub fn new(directory: &Path, edge: &EdgeName) -> anyhow::Result<TableFile> {
         let why = || format!("the state directory {} (proxy.state_dir) cannot be used", directory.display());
         fs::create_dir_all(directory).with_context(why)?;
-        let disk = Disk { file: directory.join(format!("{edge}.routes.json")) };
-        let probe = disk.part();
+        let disk = TableFile { file: directory.join(format!("{edge}.routes.json")) };
+        let probe = disk.part_path();
         fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).with_context(why)?;
         Ok(disk)
     }
 
-    /// The last table; nothing when there is none, or it cannot be read (which is logged).
-    pub fn load(&self) -> Option<Saved> {
+    /// Loads the last table; nothing if there is none or it cannot be read, which is logged.
+    pub fn load(&self) -> Option<SavedTable> {
         let loaded = fs::read(&self.file).and_then(|bytes| {
-            let mut saved: Saved = serde_json::from_slice(&bytes)?;
+            let mut saved: SavedTable = serde_json::from_slice(&bytes)?;
             if saved.format != FORMAT {
                 return Err(io::Error::other(format!("format {} is not {FORMAT}", saved.format)));
             }
@@ -108,12 +108,12 @@ impl Disk {
         }
     }
 
-    /// Keeps a table in place of the last one. Blocks. A crash leaves the one or the other, never a part.
+    /// Replaces the saved table atomically. Blocks.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn save(&self, saved: &Saved) -> io::Result<()> {
-        let part = self.part();
+    /// If it cannot be written.
+    pub fn save(&self, saved: &SavedTable) -> io::Result<()> {
+        let part = self.part_path();
         let file = fs::File::create(&part)?;
         let mut writer = io::BufWriter::new(file);
         serde_json::to_writer(&mut writer, saved)?;
@@ -121,8 +121,8 @@ impl Disk {
         fs::rename(&part, &self.file)
     }
 
-    fn part(&self) -> PathBuf {
-        self.file.with_extension("part")
+    fn part_path(&self) -> PathBuf {
+        self.file.with_extension(format!("{}.part", std::process::id()))
     }
 }
 
@@ -130,14 +130,14 @@ impl Disk {
 mod tests {
     use super::*;
 
-    /// `tests/golden/routes-<format>.json` is never changed: it is what an earlier build has left on disk. After raising the
-    /// format, `WRITE_GOLDEN=1 cargo test -p tidegate-proxy golden` writes the new one.
+    /// `tests/golden/routes-<format>.json` is never changed: it is a file as an earlier build has saved it. After
+    /// raising the format, `WRITE_GOLDEN=1 cargo test -p tidegate-proxy golden` writes the new one.
     #[test]
     fn golden_a_table_that_an_earlier_build_has_saved_is_read() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-        let disk = Disk { file: directory.join(format!("routes-{FORMAT}.json")) };
+        let disk = TableFile { file: directory.join(format!("routes-{FORMAT}.json")) };
         if std::env::var_os("WRITE_GOLDEN").is_some() && !disk.file.exists() {
-            let saved = Saved::new(
+            let saved = SavedTable::new(
                 "us-east".parse().unwrap(),
                 Epoch(3),
                 Revision(7),
@@ -197,14 +197,15 @@ services:
     #[test]
     fn the_epoch_of_a_table_that_no_key_vouches_for_is_doubted_once_there_are_keys() {
         let key = SigningPublicKey([7; 32]);
-        let saved = |keys| Saved::new("us-east".parse().unwrap(), Epoch(3), Revision(7), keys, Vec::new());
+        let saved =
+            |keys| SavedTable::new("us-east".parse().unwrap(), Epoch(3), Revision(7), keys, Vec::new());
         let (without, with) = (Trust::new(), Trust::new());
         with.set(&[tidegate_bus::seal::Signer::ephemeral().public_key()]);
         for (trust, keys, epoch) in
             [(&without, vec![], 3), (&without, vec![key], 3), (&with, vec![key], 3), (&with, vec![], 0)]
         {
             let mut saved = saved(keys);
-            saved.doubt_epoch(trust);
+            saved.distrust_epoch(trust);
             assert_eq!(saved.epoch, Epoch(epoch));
         }
     }
@@ -212,9 +213,10 @@ services:
     #[test]
     fn a_saved_table_is_read_again_and_a_broken_one_is_not() {
         let directory = std::env::temp_dir().join(format!("tidegate-disk-{}", std::process::id()));
-        let disk = Disk::new(&directory, &"edge-1".parse().unwrap()).unwrap();
+        let disk = TableFile::new(&directory, &"edge-1".parse().unwrap()).unwrap();
         assert_eq!(disk.load(), None);
-        let saved = Saved::new("us-east".parse().unwrap(), Epoch(3), Revision(7), Vec::new(), Vec::new());
+        let saved =
+            SavedTable::new("us-east".parse().unwrap(), Epoch(3), Revision(7), Vec::new(), Vec::new());
         disk.save(&saved).unwrap();
         let loaded = disk.load().unwrap();
         assert_eq!((loaded.epoch, loaded.revision), (Epoch(3), Revision(7)));

@@ -1,4 +1,4 @@
-//! Metrics, readiness and pages of a proxy.
+//! The proxy's metrics, readiness checks and admin pages.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,7 +9,7 @@ use tidegate_service::{
     metrics::{HistogramState, Samples},
 };
 
-use super::page::Shown;
+use super::status::TableStatus;
 use crate::{
     metrics::{
         ClusterCounters, DURATION_BOUNDS, DurationSums, Metrics, RefusalReason, RequestKind, ServiceCounters,
@@ -30,27 +30,27 @@ const WORKERS: [(&str, &str, Read<WorkerCounters>); 15] = [
     }),
     (
         "tidegate_proxy_connections_evicted_idle_total",
-        "Idle connections of clients that were told to end near the limit on files.",
+        "Idle client connections evicted near the limit on file descriptors.",
         |w| w.evicted_idle.get(),
     ),
     (
         "tidegate_proxy_connections_evicted_slow_total",
-        "Connections of slow clients ended near the limit on files, where none was idle.",
+        "Connections of slow clients evicted near the limit on file descriptors, when none was idle.",
         |w| w.evicted_slow.get(),
     ),
     (
         "tidegate_proxy_connections_evicted_memory_total",
-        "Connections of clients ended because most memory was held for them when it ran short.",
+        "Client connections with the largest buffers, evicted when memory ran short.",
         |w| w.evicted_memory.get(),
     ),
     (
         "tidegate_proxy_client_tasks_queued_total",
-        "Times that work for a client waited for clients of networks that had used less of a busy worker's time.",
+        "Times that a client task was queued behind those of networks that had used less of a busy worker's time.",
         |w| w.queued.get(),
     ),
     (
         "tidegate_proxy_http2_floods_total",
-        "HTTP/2 connections ended because of too many control frames.",
+        "HTTP/2 connections closed because of too many control frames.",
         |w| w.flooded.get(),
     ),
     (
@@ -60,26 +60,26 @@ const WORKERS: [(&str, &str, Read<WorkerCounters>); 15] = [
     ),
     (
         "tidegate_proxy_fields_dropped_total",
-        "Header fields of request heads left out because their names have underscores.",
+        "Header fields dropped from request heads because their names have underscores.",
         |w| w.dropped_fields.get(),
     ),
     (
         "tidegate_proxy_requests_misdirected_total",
-        "Requests for a host that has another certificate than the one of their connection (421).",
+        "Requests for a host that the connection's certificate is not valid for (421).",
         |w| w.misdirected.get(),
     ),
-    ("tidegate_proxy_requests_unrouted_total", "Requests for a host that no service has.", |w| {
+    ("tidegate_proxy_requests_unrouted_total", "Requests whose host belongs to no service.", |w| {
         w.unrouted.get()
     }),
     (
         "tidegate_proxy_clients_too_slow_total",
-        "Clients that took too long over a head or handshake, or over a body when their place was needed.",
+        "Clients that were too slow with a head or handshake, or were evicted while they were slow with a body.",
         |w| w.too_slow.get(),
     ),
     ("tidegate_proxy_tls_handshakes_failed_total", "TLS handshakes that failed.", |w| w.tls_failures.get()),
     (
         "tidegate_proxy_connects_impossible_total",
-        "Connections to endpoints that could not be made because this machine lacks files or ports.",
+        "Upstream connections that failed because this machine lacks file descriptors or ports.",
         |w| w.cannot_connect.get(),
     ),
     ("tidegate_proxy_tunnels_total", "Connections that were upgraded.", |w| w.tunnels.get()),
@@ -87,88 +87,94 @@ const WORKERS: [(&str, &str, Read<WorkerCounters>); 15] = [
 
 const SERVICES: [(&str, &str, Read<ServiceCounters>); 10] = [
     ("tidegate_service_requests_total", "Requests routed to the service.", |s| s.requests.get()),
-    ("tidegate_service_retries_total", "Further tries after a failed one.", |s| s.retries.get()),
-    ("tidegate_service_hedges_total", "Second tries beside one without an answer.", |s| s.hedges.get()),
-    ("tidegate_service_hedges_won_total", "Hedges that answered first.", |s| s.hedges_won.get()),
+    ("tidegate_service_retries_total", "Further attempts after a failed one.", |s| s.retries.get()),
+    ("tidegate_service_hedges_total", "Second attempts in parallel to one without a response.", |s| {
+        s.hedges.get()
+    }),
+    ("tidegate_service_hedges_won_total", "Hedges that responded first.", |s| s.hedges_won.get()),
     ("tidegate_service_budget_exhausted_total", "Retries that the budget did not allow.", |s| {
         s.budget_exhausted.get()
     }),
-    ("tidegate_service_shed_total", "Requests refused because nobody has room.", |s| s.shed.get()),
+    ("tidegate_service_shed_total", "Requests shed because all clusters are over capacity.", |s| {
+        s.shed.get()
+    }),
     ("tidegate_service_no_endpoint_total", "Requests that no endpoint could take.", |s| s.no_endpoint.get()),
-    ("tidegate_service_failed_over_total", "Requests answered by a lower tier than the first.", |s| {
+    ("tidegate_service_failed_over_total", "Requests served by a lower tier than the first.", |s| {
         s.failed_over.get()
     }),
-    ("tidegate_service_broken_off_total", "Answers that an endpoint broke off or fell silent in.", |s| {
-        s.broken_off.get()
-    }),
-    ("tidegate_service_client_gone_total", "Requests whose client went away.", |s| s.client_gone.get()),
+    (
+        "tidegate_service_broken_off_total",
+        "Responses that an endpoint broke off, or that reached the idle timeout.",
+        |s| s.broken_off.get(),
+    ),
+    ("tidegate_service_client_gone_total", "Requests whose client disconnected.", |s| s.client_gone.get()),
 ];
 
 const CLUSTERS: [(&str, &str, Read<ClusterCounters>); 6] = [
     ("tidegate_cluster_attempts_total", "Attempts of requests at the cluster.", |c| c.attempts.get()),
     ("tidegate_cluster_failures_total", "Attempts that failed.", |c| c.failures.get()),
-    ("tidegate_cluster_connects_total", "Connections made to the cluster.", |c| c.connects.get()),
+    ("tidegate_cluster_connects_total", "Connections opened to the cluster.", |c| c.connects.get()),
     ("tidegate_cluster_ejections_total", "Endpoints ejected for failing requests.", |c| c.ejections.get()),
     (
         "tidegate_cluster_excess_bytes_total",
         "Connections closed because the endpoint sent bytes that belong to no request.",
         |c| c.excess.get(),
     ),
-    (
-        "tidegate_cluster_at_limit_total",
-        "Picks that passed the cluster over because it had as many requests as it may (max_requests).",
-        |c| c.at_limit.get(),
-    ),
+    ("tidegate_cluster_at_limit_total", "Picks that skipped the cluster because of its max_requests.", |c| {
+        c.at_limit.get()
+    }),
 ];
 
 const GAUGES: [(&str, &str, Read<ClusterCounters>); 4] = [
-    ("tidegate_cluster_requests_active", "Requests under way at the cluster.", |c| c.gauges.active.get()),
+    ("tidegate_cluster_requests_active", "Requests in flight at the cluster.", |c| c.gauges.active.get()),
     (
         "tidegate_cluster_requests_waiting",
-        "Requests at the cluster that wait for their clients, which are not under way for max_requests.",
+        "Requests at the cluster that wait for their clients and do not count against max_requests.",
         |c| c.gauges.waiting.get(),
     ),
-    ("tidegate_cluster_connections_idle", "HTTP/1.1 connections to the cluster that wait for work.", |c| {
+    ("tidegate_cluster_connections_idle", "Idle HTTP/1.1 connections to the cluster.", |c| {
         c.gauges.idle.get()
     }),
     ("tidegate_cluster_connections_http2", "HTTP/2 connections to the cluster.", |c| c.gauges.http2.get()),
 ];
 
 /// Adds the proxy's metrics, readiness checks and pages.
-pub fn expose(
+pub fn register(
     context: &Context,
     bus: &Bus,
     metrics: &Arc<Metrics>,
-    shown: &Shown,
-    access: Option<&Arc<access::Shared>>,
+    status: &TableStatus,
+    access: Option<&Arc<access::AccessLogHandle>>,
 ) {
     tidegate_service::bus::observe(&context.registry, bus);
-    let readiness = shown.clone();
+    let readiness = status.clone();
     let bus_is_there = tidegate_service::bus::check(bus);
     context.admin.check("routes", move || {
-        // With routes an edge serves without the bus; without them it is why there are none.
+        // With routes an edge serves without the bus; without routes the bus is the reason.
         if !readiness.has_routes() {
             bus_is_there().map_err(|why| format!("no routes yet: {why}"))?;
         }
         readiness.readiness()
     });
-    let behind = shown.clone();
+    let behind = status.clone();
     context.admin.warn("routes_behind", move || behind.behind());
-    let page = shown.clone();
+    let page = status.clone();
     context.admin.route("/routes", move |_| Reply::json(&page.page()));
     if let Some(access) = access {
-        // Weakly, so that the writer ends with the workers.
+        // A weak reference, so that the writer ends with the workers.
         let access = Arc::downgrade(access);
         context.registry.collect(move |samples| {
-            let (name, help) =
-                ("tidegate_access_log_dropped_total", "Lines that the access log's writer had no room for.");
+            let (name, help) = (
+                "tidegate_access_log_dropped_total",
+                "Lines dropped because the access log's writer was too slow.",
+            );
             samples.counter(name, help, &[], access.upgrade().map_or(0, |shared| shared.dropped()) as f64);
         });
     }
-    let (metrics, shown) = (metrics.clone(), shown.clone());
+    let (metrics, status) = (metrics.clone(), status.clone());
     context.registry.collect(move |samples| {
         collect(samples, &metrics);
-        collect_table(samples, &shown);
+        collect_table(samples, &status);
     });
 }
 
@@ -199,9 +205,9 @@ fn collect(samples: &mut Samples, metrics: &Metrics) {
             samples.gauge(name, help, &[("cluster", cluster.as_str())], count as f64);
         }
     }
-    let (name, help) = ("tidegate_service_responses_total", "Answers, by the first digit of their status.");
-    for (place, class) in CLASSES.into_iter().enumerate() {
-        for (service, count) in metrics.sum_services(|s| s.statuses[place].get()) {
+    let (name, help) = ("tidegate_service_responses_total", "Responses by the first digit of their status.");
+    for (index, class) in CLASSES.into_iter().enumerate() {
+        for (service, count) in metrics.sum_services(|s| s.statuses[index].get()) {
             samples.counter(name, help, &[("service", service.as_str()), ("status", class)], count as f64);
         }
     }
@@ -221,7 +227,7 @@ fn collect_durations(samples: &mut Samples, metrics: &Metrics) {
     for ((service, cluster, tier), classes) in metrics.sum_serving() {
         let tier = tier.to_string();
         for (sums, class) in classes.iter().zip(CLASSES) {
-            // A class that never came is no series.
+            // A class that never occurred has no series.
             if sums.counts.iter().any(|count| *count > 0) {
                 let labels = [
                     ("service", service.as_str()),
@@ -238,17 +244,19 @@ fn collect_durations(samples: &mut Samples, metrics: &Metrics) {
         }
     }
     for (cluster, sums) in metrics.sum_cluster_durations() {
-        let (name, help) =
-            ("tidegate_cluster_first_byte_seconds", "From the beginning of a try to the head of its answer.");
+        let (name, help) = (
+            "tidegate_cluster_first_byte_seconds",
+            "From the beginning of an attempt to the head of its response.",
+        );
         samples.histogram(name, help, &[("cluster", cluster.as_str())], state_of(&sums));
     }
 }
 
-/// Durations by OpenTelemetry's conventions, whoever answered.
+/// Durations by OpenTelemetry's conventions, for local replies as well.
 fn collect_requests(samples: &mut Samples, metrics: &Metrics) {
     let mut add = |own: &[(&str, &str)], kinds: BTreeMap<RequestKind, DurationSums>| {
         for (kind, sums) in kinds {
-            kind.attributes(|attributes| {
+            kind.with_attributes(|attributes| {
                 samples.histogram(
                     "http.server.request.duration",
                     "From a request's head to the end of its answer.",
@@ -272,13 +280,13 @@ fn state_of(sums: &DurationSums) -> HistogramState {
     HistogramState { bounds: DURATION_BOUNDS.into(), counts: sums.counts.into(), sum: sums.sum }
 }
 
-fn collect_table(samples: &mut Samples, shown: &Shown) {
-    if let Some(silence) = shown.silence() {
+fn collect_table(samples: &mut Samples, status: &TableStatus) {
+    if let Some(silence) = status.silence() {
         let (name, help) =
-            ("tidegate_routes_owner_silent_seconds", "Since the table's owner was last heard.");
+            ("tidegate_routes_owner_silent_seconds", "Seconds since the table's owner was last heard.");
         samples.gauge(name, help, &[], silence.as_secs_f64());
     }
-    if let Some(applied) = shown.applied() {
+    if let Some(applied) = status.applied() {
         samples.gauge("tidegate_routes_epoch", "The epoch of the table served.", &[], applied.epoch.0 as f64);
         samples.gauge(
             "tidegate_routes_revision",
@@ -288,18 +296,18 @@ fn collect_table(samples: &mut Samples, shown: &Shown) {
         );
         let (name, help) = (
             "tidegate_routes_refused_total",
-            "Messages refused because their epoch was older or is implausible.",
+            "Messages refused because their epoch was older or implausible.",
         );
         samples.counter(name, help, &[], applied.refused_old_epochs as f64);
         let (name, help) = (
             "tidegate_routes_unsigned_total",
-            "Messages refused because no key that the fleet names signed them.",
+            "Messages refused because none of the fleet's keys signed them.",
         );
         samples.counter(name, help, &[], applied.refused_unsigned as f64);
         let behind = applied.behind_since.map_or(0.0, |since| clock::now().since(since).as_secs_f64());
         let (name, help) = (
             "tidegate_routes_behind_seconds",
-            "Seconds since this edge last had its region's latest table, while other messages about it arrive; 0 where it has it.",
+            "Seconds since this edge last had its region's latest table, while messages about it arrive; 0 if it has it.",
         );
         samples.gauge(name, help, &[], behind);
     }

@@ -1,4 +1,4 @@
-//! Opens, changes and closes an edge's listeners as its entry in the table says.
+//! Opens, changes and closes an edge's listeners according to its entry in the table.
 
 use std::{
     collections::BTreeMap,
@@ -14,43 +14,93 @@ use tidegate_model::{
     fleet::{Listener, ListenerProtocol},
 };
 use tidegate_service::Ports;
-use tidegate_tls::{HTTP1, HTTP2, Renewable as _, ServerTls};
+use tidegate_tls::{HTTP1, HTTP2, Renewable as _, ServerTls, TlsError};
 
-use super::workers::Workers;
+use super::{port_holder::PortHolder, workers::Workers};
 use crate::{
-    downstream::Listen,
-    wire::{UNACKNOWLEDGED, end_when_gone},
+    downstream::ListenSocket,
+    wire::{USER_TIMEOUT, set_keepalive},
     worker::WorkerCommand,
 };
 
-/// Connections that wait to be accepted, per worker (Linux takes `net.core.somaxconn` where that is less).
+/// The accept backlog per worker (Linux limits it to `net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 
-/// The listeners that are open.
-#[derive(Default)]
+/// An edge's listeners: those that are open, and those that are wanted.
 pub struct Listeners {
-    open: BTreeMap<ListenerName, Open>,
+    /// Whether ports are shared with another process.
+    take_over: bool,
+    /// Whether nothing was opened yet: then a port that another edge holds ends the process.
+    is_starting: bool,
+    open: BTreeMap<ListenerName, OpenListener>,
     wanted: BTreeMap<ListenerName, Listener>,
-    /// Why a listener that is wanted is not open as wanted.
+    /// Why a wanted listener is not open as configured.
     problems: BTreeMap<ListenerName, String>,
 }
 
-struct Open {
+/// Why a listener cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerError {
+    /// Its certificates cannot be used.
+    #[error("TLS cannot be used: {0}")]
+    Tls(#[from] TlsError),
+    /// Another edge listens on its address.
+    #[error(
+        "{address} is held by another edge, {holder}; stop it first, or hand over to this one (take_over)"
+    )]
+    HeldByEdge {
+        /// The address.
+        address: SocketAddr,
+        /// The other edge's process.
+        holder: PortHolder,
+    },
+    /// The address cannot be bound.
+    #[error("{address} cannot be bound: {error}{}", holder.as_ref().map(|by| format!(", by {by}")).unwrap_or_default())]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The process that listens on it, if one was found.
+        holder: Option<PortHolder>,
+        /// The error.
+        error: io::Error,
+    },
+}
+
+struct OpenListener {
     listener: Listener,
     address: SocketAddr,
     tls: Option<Arc<ServerTls>>,
-    /// Why new certificates are not in use.
+    /// Why new certificates were rejected.
     refused: Option<String>,
 }
 
 impl Listeners {
-    /// What is wrong with listeners, by name.
+    /// No listeners. With `take_over` their ports may be shared with another process.
+    pub fn new(take_over: bool) -> Listeners {
+        Listeners {
+            take_over,
+            is_starting: true,
+            open: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            problems: BTreeMap::new(),
+        }
+    }
+
+    /// The problems of listeners, by name.
     pub fn problems(&self) -> &BTreeMap<ListenerName, String> {
         &self.problems
     }
 
-    /// Takes note of what should be open, and makes it so.
-    pub async fn want(&mut self, wanted: &[(ListenerName, Listener)], workers: &Workers, ports: &Ports) {
+    /// Sets the wanted listeners, and opens and closes accordingly.
+    ///
+    /// # Errors
+    /// If another edge holds the port of one of the first listeners.
+    pub async fn set_wanted(
+        &mut self,
+        wanted: &[(ListenerName, Listener)],
+        workers: &Workers,
+        ports: &Ports,
+    ) -> Result<(), ListenerError> {
         self.wanted = wanted.iter().cloned().collect();
         self.problems.retain(|name, _| self.wanted.contains_key(name));
         let gone: Vec<ListenerName> =
@@ -58,13 +108,18 @@ impl Listeners {
         for name in gone {
             self.open.remove(&name);
             tracing::info!(listener = %name, "no longer accepting");
-            workers.tell(|_| Some(WorkerCommand::Unlisten(name.clone()))).await;
+            workers.send_each(|_| Some(WorkerCommand::Unlisten(name.clone()))).await;
         }
-        self.catch_up(workers, ports).await;
+        self.retry_and_renew(workers, ports).await?;
+        self.is_starting = false;
+        Ok(())
     }
 
-    /// Attempts again what could not be opened, and renews certificates from changed files. Called once a second.
-    pub async fn catch_up(&mut self, workers: &Workers, ports: &Ports) {
+    /// Retries listeners that could not be opened, and reloads changed certificates. Called once a second.
+    ///
+    /// # Errors
+    /// If another edge holds the port of one of the first listeners.
+    pub async fn retry_and_renew(&mut self, workers: &Workers, ports: &Ports) -> Result<(), ListenerError> {
         for (name, open) in &mut self.open {
             if let Some(tls) = open.tls.clone() {
                 let renewing = tls.clone();
@@ -75,19 +130,19 @@ impl Listeners {
                     Ok(Err(error)) => {
                         let problem = error.to_string();
                         if open.refused.as_ref() != Some(&problem) {
-                            tracing::warn!(listener = %name, %error, "new certificates are refused, the old ones stay in use");
+                            tracing::warn!(listener = %name, %error, "new certificates were rejected, the old ones stay in use");
                         }
                         open.refused = Some(problem);
                         continue;
                     }
                 }
-                // Contents that were refused are not tried again until they change.
+                // Rejected files are not loaded again until they change.
                 open.refused = tls.problem();
             }
         }
         for (name, listener) in self.wanted.clone() {
             if self.open.get(&name).is_some_and(|open| open.listener == listener) {
-                // It may have been wanted otherwise meanwhile.
+                // The configuration may have been changed and reverted.
                 self.problems.remove(&name);
                 continue;
             }
@@ -99,7 +154,9 @@ impl Listeners {
                     self.problems.remove(&name);
                     self.open.insert(name, open);
                 }
-                Err(problem) => {
+                Err(error @ ListenerError::HeldByEdge { .. }) if self.is_starting => return Err(error),
+                Err(error) => {
+                    let problem = error.to_string();
                     if self.problems.get(&name) != Some(&problem) {
                         tracing::error!(listener = %name, "{problem}");
                     }
@@ -107,6 +164,7 @@ impl Listeners {
                 }
             }
         }
+        Ok(())
     }
 
     async fn open_one(
@@ -114,72 +172,90 @@ impl Listeners {
         name: &ListenerName,
         listener: &Listener,
         workers: &Workers,
-    ) -> Result<Open, String> {
+    ) -> Result<OpenListener, ListenerError> {
         let tls = match &listener.protocol {
             ListenerProtocol::Http => None,
             ListenerProtocol::Https { certificates } => {
                 let tls = ServerTls::load(certificates, &[HTTP2, HTTP1]);
-                Some(Arc::new(tls.map_err(|error| format!("TLS cannot be used: {error}"))?))
+                Some(Arc::new(tls?))
             }
         };
-        // A listener that only changes its limits keeps its port, also one that the system chose.
+        // A listener that only changes its limits keeps its port, even one chosen by the system.
         let earlier = self.open.get(name).filter(|open| open.listener.bind == listener.bind);
         let bind = earlier.map_or(listener.bind, |open| open.address);
-        // A client that takes nothing is given up by its own limit, not by the kernel before that.
-        let unacknowledged = listener.limits.idle_timeout.max(UNACKNOWLEDGED);
-        let sockets = sockets(bind, workers.count(), unacknowledged)
-            .map_err(|error| format!("{bind} cannot be bound: {error}"))?;
-        let address = sockets
-            .first()
-            .and_then(|socket| socket.local_addr().ok())
-            .ok_or_else(|| "no worker to listen for".to_owned())?;
+        // A client that reads nothing must reach the listener's timeout before the kernel's.
+        let user_timeout = listener.limits.idle_timeout.max(USER_TIMEOUT);
+        // Its own listeners on the port, such as one that moves to another address, are no conflict.
+        let is_own = self.open.values().any(|open| open.address.port() == bind.port());
+        let (sockets, address) =
+            bind_sockets(bind, workers.count(), user_timeout, !is_own && !self.take_over)
+                .map_err(|error| bind_error(bind, error))?;
         if listener.limits.max_connections as usize > workers.client_connections() {
             tracing::warn!(
                 listener = %name,
                 max_connections = listener.limits.max_connections,
                 possible = workers.client_connections(),
-                "the listener allows more connections than the limit on files does: the longest idle ones are closed before that"
+                "the listener allows more connections than the limit on file descriptors: the longest idle ones are closed before max_connections is reached"
             );
         }
         let count = workers.count();
         let mut sockets = sockets.into_iter();
         workers
-            .tell(|worker| {
+            .send_each(|worker| {
                 let socket = sockets.next()?;
                 let (name, tls, mut limits) = (name.clone(), tls.clone(), listener.limits.clone());
                 limits.max_connections = part_of(limits.max_connections, count, worker);
-                Some(WorkerCommand::Listen(Listen { name, socket, tls, limits }))
+                Some(WorkerCommand::Listen(ListenSocket { name, socket, tls, limits }))
             })
             .await;
-        Ok(Open { listener: listener.clone(), address, tls, refused: None })
+        Ok(OpenListener { listener: listener.clone(), address, tls, refused: None })
     }
 }
 
-/// The part of `whole` that one of `count` workers has, at least 1.
+/// The share of `whole` of one of `count` workers, at least 1.
 fn part_of(whole: u32, count: usize, worker: usize) -> u32 {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     let has_one_more = (worker as u64) < u64::from(whole % count);
     (whole / count + u32::from(has_one_more)).max(1)
 }
 
-/// One socket per worker on the same address: the kernel spreads connections over them (`SO_REUSEPORT`).
-fn sockets(bind: SocketAddr, count: usize, unacknowledged: Duration) -> io::Result<Vec<TcpListener>> {
+fn bind_error(address: SocketAddr, error: io::Error) -> ListenerError {
+    let is_held = error.kind() == io::ErrorKind::AddrInUse;
+    match is_held.then(|| PortHolder::find(address)).flatten() {
+        Some(holder) if holder.is_edge() => ListenerError::HeldByEdge { address, holder },
+        holder => ListenerError::Bind { address, holder, error },
+    }
+}
+
+/// One socket per worker on the same address, which is returned as well: the kernel spreads connections over them
+/// (`SO_REUSEPORT`).
+///
+/// If they are to be `exclusive`, the first one listens before it allows others on the port. So of two processes one fails
+/// here, where both would silently share the port otherwise.
+fn bind_sockets(
+    bind: SocketAddr,
+    count: usize,
+    user_timeout: Duration,
+    exclusive: bool,
+) -> io::Result<(Vec<TcpListener>, SocketAddr)> {
     let mut address = bind;
     let mut sockets = Vec::with_capacity(count);
-    for _ in 0..count {
+    for number in 0..count {
+        let is_exclusive = exclusive && number == 0;
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_port(true)?;
+        socket.set_reuse_port(!is_exclusive)?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(!address.ip().is_unspecified())?;
         }
         socket.set_nonblocking(true)?;
-        end_when_gone(&SockRef::from(&socket), unacknowledged)?;
+        set_keepalive(&SockRef::from(&socket), user_timeout)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
+        socket.set_reuse_port(true)?;
         let socket = TcpListener::from(socket);
         address = socket.local_addr()?;
         sockets.push(socket);
     }
-    Ok(sockets)
+    Ok((sockets, address))
 }

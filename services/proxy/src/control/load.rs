@@ -1,4 +1,4 @@
-//! Reports once a second what the edge forwarded.
+//! Reports the edge's load once a second.
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
@@ -11,17 +11,18 @@ use tokio::time::Instant;
 
 use crate::{
     context::EdgeIdentity,
-    metrics::{Asked, DurationSums, Metrics},
+    metrics::{ActionKey, DurationSums, Metrics},
 };
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Reports until dropped.
+/// Publishes the edge's load once a second, until dropped.
 pub async fn report(bus: Bus, edge: Arc<EdgeIdentity>, metrics: Arc<Metrics>) -> Infallible {
     let subject = subjects::load(&edge.region, &edge.name);
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut requests, mut attempts, mut failures) = <(Last<_>, Last<_>, Last<_>)>::default();
+    let (mut requests, mut attempts, mut failures) =
+        <(CounterDeltas<_>, CounterDeltas<_>, CounterDeltas<_>)>::default();
     let mut took: BTreeMap<ClusterName, DurationSums> = BTreeMap::new();
     let mut last = Instant::now();
     loop {
@@ -52,13 +53,13 @@ pub async fn report(bus: Bus, edge: Arc<EdgeIdentity>, metrics: Arc<Metrics>) ->
             demand,
             clusters: clusters.collect(),
         };
-        // It is said anew a second later.
+        // The next report follows a second later.
         _ = bus.publish_report(&subject, None, &load).await;
     }
 }
 
-/// For each service the counts of its actions, in order.
-fn by_service(counts: BTreeMap<Asked, u32>) -> BTreeMap<ServiceName, Vec<u32>> {
+/// Groups counts by service, with the actions in order.
+fn by_service(counts: BTreeMap<ActionKey, u32>) -> BTreeMap<ServiceName, Vec<u32>> {
     let mut demand: BTreeMap<ServiceName, Vec<u32>> = BTreeMap::new();
     for ((service, action), count) in counts {
         let of_service = demand.entry(service).or_default();
@@ -68,22 +69,22 @@ fn by_service(counts: BTreeMap<Asked, u32>) -> BTreeMap<ServiceName, Vec<u32>> {
     demand
 }
 
-/// What counters stood at when they were last read.
-struct Last<N>(BTreeMap<N, u64>);
+/// The values of counters at their last read.
+struct CounterDeltas<N>(BTreeMap<N, u64>);
 
-impl<N> Default for Last<N> {
+impl<N> Default for CounterDeltas<N> {
     fn default() -> Self {
-        Last(BTreeMap::new())
+        CounterDeltas(BTreeMap::new())
     }
 }
 
-impl<N: Ord + Clone> Last<N> {
+impl<N: Ord + Clone> CounterDeltas<N> {
     fn since(&mut self, now: Vec<(N, u64)>) -> BTreeMap<N, u32> {
         let before = std::mem::replace(&mut self.0, now.iter().cloned().collect());
         now.into_iter()
             .map(|(name, count)| {
                 let before = before.get(&name).copied().unwrap_or(0);
-                // Less than before is a counter that was forgotten and began anew.
+                // A lower value means that the counter was dropped and began at 0 again.
                 let since = count.checked_sub(before).unwrap_or(count);
                 (name, u32::try_from(since).unwrap_or(u32::MAX))
             })
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_counter_that_went_and_came_back_counts_from_nothing() {
-        let mut last = Last::default();
+        let mut last = CounterDeltas::default();
         let mut since =
             |counts: &[(&'static str, u64)]| last.since(counts.to_vec()).into_values().collect::<Vec<_>>();
         assert_eq!(since(&[("a", 5), ("b", 1)]), [5, 1]);

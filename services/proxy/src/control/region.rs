@@ -1,4 +1,4 @@
-//! Learns an edge's region from the fleet file, for an edge that knows only its name.
+//! Looks up an edge's region in the fleet, for an edge that is only configured with its name.
 
 use std::time::Duration;
 
@@ -9,23 +9,22 @@ use tokio_util::sync::CancellationToken;
 
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const CONNECTS_WITHIN: Duration = Duration::from_millis(500);
-/// How long the bus may take to answer an edge that could serve by its last table.
+/// How long an edge that could serve by its last table waits for the bus.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// What an edge learns of the fleet as it starts.
+/// What an edge reads from the fleet at its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Learned {
+pub struct EdgeAssignment {
     /// Its region.
     pub region: RegionName,
-    /// The keys of the region's route-computers; absent: the fleet was not read.
+    /// The signing keys of the region's route-computers; absent: the fleet was not read.
     pub signing_keys: Option<Vec<SigningPublicKey>>,
 }
 
-/// The keys with which `region`'s route-computers sign, as the fleet on the bus names them; nothing when no fleet was
-/// applied yet.
+/// Reads the signing keys of `region`'s route-computers from the fleet on the bus; nothing if no fleet was applied yet.
 ///
 /// # Errors
-/// Why it cannot be read.
+/// Why the fleet cannot be read.
 pub async fn signing_keys(bus: &Bus, region: &RegionName) -> Result<Option<Vec<SigningPublicKey>>, String> {
     let text = FleetStore::new(bus).get().await.map_err(|error| error.to_string())?;
     let Some(text) = text else { return Ok(None) };
@@ -35,52 +34,54 @@ pub async fn signing_keys(bus: &Bus, region: &RegionName) -> Result<Option<Vec<S
     Ok(Some(region.signing_keys.clone()))
 }
 
-/// What the fleet on the bus says.
-enum Word {
+/// The result of looking an edge up in the fleet.
+enum FleetLookup {
     Region(RegionName, Vec<SigningPublicKey>),
-    /// Nothing of this edge.
-    Nothing(String),
-    /// The bus does not answer.
-    IdleTimer(String),
+    /// The fleet does not contain the edge.
+    Unknown(String),
+    /// The bus does not respond.
+    Unavailable(String),
 }
 
-/// The edge's region: what the fleet says, or else `last`, the region of the last table on disk: at once when the fleet
-/// has nothing to say of the edge, after two seconds when the bus does not answer. Without `last` the fleet is waited
-/// for. Nothing when asked to stop before.
-pub async fn learn(
+/// Determines the edge's region from the fleet. Falls back to `last`, the region of the last table on disk: at once if
+/// the fleet does not contain the edge, after two seconds if the bus does not respond. Without `last` it waits for the
+/// fleet. Nothing on shutdown.
+pub async fn learn_region(
     bus: &Bus,
     edge: &EdgeName,
     last: Option<&RegionName>,
     shutdown: &CancellationToken,
-) -> Option<Learned> {
+) -> Option<EdgeAssignment> {
     let store = FleetStore::new(bus);
-    let patience = last.map(|last| (Instant::now() + ANSWER_WITHIN, last));
-    let mut said = String::new();
-    // A connection that is only being made is nothing to tell.
+    let fallback = last.map(|last| (Instant::now() + ANSWER_WITHIN, last));
+    let mut logged = String::new();
+    // A bus connection that is still being opened is not worth a warning.
     bus.ready(CONNECTS_WITHIN).await;
     loop {
-        let word = match patience {
-            None => ask(&store, edge).await,
-            Some((until, _)) => timeout_at(until, ask(&store, edge))
+        let found = match fallback {
+            None => look_up(&store, edge).await,
+            Some((until, _)) => timeout_at(until, look_up(&store, edge))
                 .await
-                .unwrap_or_else(|_| Word::IdleTimer("the bus does not answer".to_owned())),
+                .unwrap_or_else(|_| FleetLookup::Unavailable("the bus does not respond".to_owned())),
         };
         let mut next = Instant::now() + ASK_AGAIN;
-        let why = match (word, patience) {
-            (Word::Region(region, keys), _) => return Some(Learned { region, signing_keys: Some(keys) }),
-            (Word::Nothing(why), Some((_, last))) => return Some(fall_back(edge, last, &why)),
-            (Word::IdleTimer(why), Some((until, last))) if Instant::now() >= until => {
+        let why = match (found, fallback) {
+            (FleetLookup::Region(region, keys), _) => {
+                return Some(EdgeAssignment { region, signing_keys: Some(keys) });
+            }
+            (FleetLookup::Unknown(why), Some((_, last))) => return Some(fall_back(edge, last, &why)),
+            (FleetLookup::Unavailable(why), Some((until, last))) if Instant::now() >= until => {
                 return Some(fall_back(edge, last, &why));
             }
-            (Word::IdleTimer(why), Some((until, _))) => {
+            (FleetLookup::Unavailable(why), Some((until, _))) => {
                 next = (Instant::now() + ASK_AGAIN / 10).min(until);
                 why
             }
-            (Word::Nothing(why) | Word::IdleTimer(why), None) => why,
+            (FleetLookup::Unknown(why) | FleetLookup::Unavailable(why), None) => why,
         };
-        if why != said {
-            tracing::warn!(%edge, "waiting to learn the edge's region: {why}");
-            said = why;
+        if why != logged {
+            tracing::warn!(%edge, "waiting for the edge's region: {why}");
+            logged = why;
         }
         tokio::select! {
             () = sleep_until(next) => {}
@@ -89,29 +90,29 @@ pub async fn learn(
     }
 }
 
-fn fall_back(edge: &EdgeName, last: &RegionName, why: &str) -> Learned {
+fn fall_back(edge: &EdgeName, last: &RegionName, why: &str) -> EdgeAssignment {
     tracing::warn!(%edge, region = %last, "the edge's region is taken from its last table: {why}");
-    Learned { region: last.clone(), signing_keys: None }
+    EdgeAssignment { region: last.clone(), signing_keys: None }
 }
 
-async fn ask(store: &FleetStore, edge: &EdgeName) -> Word {
+async fn look_up(store: &FleetStore, edge: &EdgeName) -> FleetLookup {
     match store.get().await {
         Ok(Some(fleet)) => match Fleet::parse(&fleet.text, "fleet") {
             Ok(fleet) => match fleet.edges.get(edge) {
                 Some(edge) => {
                     let keys = fleet.regions.get(&edge.region).map(|region| region.signing_keys.clone());
-                    Word::Region(edge.region.clone(), keys.unwrap_or_default())
+                    FleetLookup::Region(edge.region.clone(), keys.unwrap_or_default())
                 }
-                None => Word::Nothing(format!("the fleet has no edge {edge}")),
+                None => FleetLookup::Unknown(format!("the fleet has no edge {edge}")),
             },
-            Err(_) => Word::Nothing("the fleet on the bus cannot be read".to_owned()),
+            Err(_) => FleetLookup::Unknown("the fleet on the bus cannot be read".to_owned()),
         },
-        Ok(None) => Word::Nothing("no fleet was applied yet".to_owned()),
-        // Without the time, which would be another one whenever it is told.
-        Err(BusError::Away { why, .. }) => Word::IdleTimer(
+        Ok(None) => FleetLookup::Unknown("no fleet was applied yet".to_owned()),
+        // Without the time, so that the message is logged only once.
+        Err(BusError::Away { why, .. }) => FleetLookup::Unavailable(
             why.map_or_else(|| "the bus is away".to_owned(), |why| format!("the bus is away: {why}")),
         ),
-        Err(error) => Word::IdleTimer(error.to_string()),
+        Err(error) => FleetLookup::Unavailable(error.to_string()),
     }
 }
 
@@ -132,7 +133,7 @@ mod tests {
     async fn learned(bus: &Bus, last: Option<&str>) -> String {
         let last = last.map(|last| last.parse().unwrap());
         let edge = "edge-1".parse().unwrap();
-        let learned = learn(bus, &edge, last.as_ref(), &CancellationToken::new()).await;
+        let learned = learn_region(bus, &edge, last.as_ref(), &CancellationToken::new()).await;
         learned.unwrap().region.to_string()
     }
 

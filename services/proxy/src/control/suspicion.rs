@@ -1,7 +1,7 @@
-//! Tells probers which endpoints failed real requests: seldom enough not to disturb, soon enough to matter.
+//! Reports endpoints that failed requests to the probers, at a limited rate.
 //!
-//! Suspicions of an endpoint grow rarer while nothing comes of them. Once the table has it down they have done their
-//! work: nothing is told until it is up again, and then the next failure is told at once.
+//! Reports on an endpoint back off while its verdict does not change. While the table has it down, nothing is reported;
+//! after it is up again, the next failure is reported at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -21,81 +21,90 @@ use tidegate_model::{
 };
 use tokio::sync::mpsc;
 
-use crate::context::{EdgeIdentity, Suspect};
+use crate::context::{EdgeIdentity, EndpointFailure};
 
 /// The shortest time between two suspicions of one endpoint.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// The longest, reached when suspicions go on and on.
+/// The longest time between two suspicions of one endpoint.
 const LONGEST: Duration = Duration::from_secs(5);
 /// The time without a failure after which an endpoint's earlier suspicions are forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
-/// Decides which failures become suspicions.
+/// Limits which failures become suspicions.
 #[derive(Debug, Default)]
-pub struct Limiter {
-    endpoints: HashMap<(ClusterName, Address), Told>,
+pub struct SuspicionLimiter {
+    endpoints: HashMap<(ClusterName, Address), ReportState>,
     /// For each check of a cluster, the endpoints that the table has down.
     down: BTreeMap<(ClusterName, CheckId), BTreeSet<Address>>,
 }
 
-/// What the table says and what fails, on their way to the one limiter. Clones share it.
+/// The shared limiter, updated by the table and by failures. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Suspicions(Arc<Mutex<Limiter>>);
+pub struct Suspicions(Arc<Mutex<SuspicionLimiter>>);
 
 impl Suspicions {
-    /// Takes note of entries of the table that are new, changed, or (nothing) gone.
-    pub fn know<'a>(&self, entries: impl Iterator<Item = (&'a RouteKey, Option<&'a RouteEntry>)>) {
+    /// Updates the health of endpoints from table entries that are new, changed or removed (nothing).
+    pub fn update_health<'a>(&self, entries: impl Iterator<Item = (&'a RouteKey, Option<&'a RouteEntry>)>) {
         let mut limiter = self.limiter();
         for (key, entry) in entries {
             let RouteKey::Health(cluster, check) = key else { continue };
             match entry {
-                Some(RouteEntry::Health(health)) => limiter.know(cluster, *check, health),
-                _ => limiter.unknow(cluster, *check),
+                Some(RouteEntry::Health(health)) => limiter.update_health(cluster, *check, health),
+                _ => limiter.remove_health(cluster, *check),
             }
         }
     }
 
-    fn limiter(&self) -> std::sync::MutexGuard<'_, Limiter> {
+    fn limiter(&self) -> std::sync::MutexGuard<'_, SuspicionLimiter> {
         // Nothing panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[derive(Debug)]
-struct Told {
+struct ReportState {
     last: Timestamp,
     last_failure: Timestamp,
     pause: Duration,
-    /// The first failure that no suspicion has told of.
-    untold: Option<Timestamp>,
+    /// The first failure that was not reported.
+    unreported_since: Option<Timestamp>,
 }
 
-impl Limiter {
-    /// A failure at an endpoint. Returns since when it fails, when that should be told now.
-    pub fn failed(&mut self, cluster: &ClusterName, endpoint: &Address, at: Timestamp) -> Option<Timestamp> {
+impl SuspicionLimiter {
+    /// Records a failure of an endpoint. If a suspicion should be published now, returns since when the endpoint has
+    /// failed.
+    pub fn record_failure(
+        &mut self,
+        cluster: &ClusterName,
+        endpoint: &Address,
+        at: Timestamp,
+    ) -> Option<Timestamp> {
         if self.is_down(cluster, endpoint) {
             return None;
         }
         let key = (cluster.clone(), endpoint.clone());
-        let Some(told) = self.endpoints.get_mut(&key) else {
-            self.endpoints.insert(key, Told { last: at, last_failure: at, pause: SHORTEST, untold: None });
+        let Some(state) = self.endpoints.get_mut(&key) else {
+            self.endpoints.insert(
+                key,
+                ReportState { last: at, last_failure: at, pause: SHORTEST, unreported_since: None },
+            );
             return Some(at);
         };
-        if at.since(told.last_failure) >= FORGOTTEN_AFTER {
-            told.pause = Duration::ZERO;
+        if at.since(state.last_failure) >= FORGOTTEN_AFTER {
+            state.pause = Duration::ZERO;
         }
-        told.last_failure = at;
-        if at.since(told.last) < told.pause {
-            told.untold.get_or_insert(at);
+        state.last_failure = at;
+        if at.since(state.last) < state.pause {
+            state.unreported_since.get_or_insert(at);
             return None;
         }
-        told.last = at;
-        told.pause = (told.pause * 2).clamp(SHORTEST, LONGEST);
-        Some(told.untold.take().unwrap_or(at))
+        state.last = at;
+        state.pause = (state.pause * 2).clamp(SHORTEST, LONGEST);
+        Some(state.unreported_since.take().unwrap_or(at))
     }
 
-    /// The table's word on a cluster, for one check.
-    fn know(&mut self, cluster: &ClusterName, check: CheckId, health: &HealthEntry) {
+    /// Updates the health of a cluster by one check.
+    fn update_health(&mut self, cluster: &ClusterName, check: CheckId, health: &HealthEntry) {
         let down = health
             .endpoints
             .iter()
@@ -110,11 +119,11 @@ impl Limiter {
         }
     }
 
-    fn unknow(&mut self, cluster: &ClusterName, check: CheckId) {
+    fn remove_health(&mut self, cluster: &ClusterName, check: CheckId) {
         self.down.remove(&(cluster.clone(), check));
     }
 
-    /// Whether every check of the cluster has the endpoint down.
+    /// Whether the endpoint is down by every check of the cluster.
     fn is_down(&self, cluster: &ClusterName, endpoint: &Address) -> bool {
         let mut checks = self
             .down
@@ -124,38 +133,38 @@ impl Limiter {
         checks.peek().is_some() && checks.all(|down| down)
     }
 
-    /// Forgets endpoints without recent failures.
+    /// Drops endpoints without recent failures.
     pub fn forget(&mut self, now: Timestamp) {
-        self.endpoints.retain(|_, told| now.since(told.last_failure) < FORGOTTEN_AFTER);
+        self.endpoints.retain(|_, state| now.since(state.last_failure) < FORGOTTEN_AFTER);
     }
 }
 
 /// Publishes suspicions.
-pub async fn tell(
+pub async fn publish_suspicions(
     bus: Bus,
     edge: Arc<EdgeIdentity>,
     suspicions: Suspicions,
-    mut suspects: mpsc::Receiver<Suspect>,
+    mut failures: mpsc::Receiver<EndpointFailure>,
 ) -> Infallible {
     let mut sweep = tokio::time::interval(FORGOTTEN_AFTER);
     loop {
-        let suspect = tokio::select! {
-            Some(suspect) = suspects.recv() => suspect,
+        let failed = tokio::select! {
+            Some(failed) = failures.recv() => failed,
             _ = sweep.tick() => {
                 suspicions.limiter().forget(tidegate_bus::clock::now());
                 continue;
             }
         };
-        let told = suspicions.limiter().failed(&suspect.cluster, &suspect.endpoint, suspect.at);
-        let Some(first_failure_at) = told else { continue };
-        tracing::info!(cluster = %suspect.cluster, endpoint = %suspect.endpoint, failure = %suspect.failure, "suspected");
-        let subject = subjects::suspect(&edge.region, &edge.name, &suspect.cluster);
+        let state = suspicions.limiter().record_failure(&failed.cluster, &failed.endpoint, failed.at);
+        let Some(first_failure_at) = state else { continue };
+        tracing::info!(cluster = %failed.cluster, endpoint = %failed.endpoint, failure = %failed.failure, "suspected");
+        let subject = subjects::suspect(&edge.region, &edge.name, &failed.cluster);
         let suspicion = Suspicion {
             edge: edge.name.clone(),
             region: edge.region.clone(),
-            cluster: suspect.cluster,
-            endpoint: suspect.endpoint,
-            failure: suspect.failure,
+            cluster: failed.cluster,
+            endpoint: failed.endpoint,
+            failure: failed.failure,
             first_failure_at,
         };
         let span = tracing::info_span!(
@@ -167,7 +176,7 @@ pub async fn tell(
             tidegate.reason = %suspicion.failure,
         );
         let trace = tidegate_service::telemetry::span_context(&span);
-        // With the bus away nobody can look, and the next failure is told again.
+        // Without the bus the probers cannot be reached; the next failure is reported again.
         _ = bus.publish_report(&subject, trace.as_ref(), &suspicion).await;
     }
 }
@@ -181,14 +190,14 @@ mod tests {
     #[test]
     fn suspicions_grow_rarer_while_failures_go_on_and_are_prompt_again_later() {
         let (cluster, endpoint) = ("a".parse().unwrap(), "127.0.0.1:1".parse().unwrap());
-        let mut limiter = Limiter::default();
-        let told: Vec<u64> = (0..40_000)
-            .filter(|ms| limiter.failed(&cluster, &endpoint, Timestamp(ms * 1000)).is_some())
+        let mut limiter = SuspicionLimiter::default();
+        let state: Vec<u64> = (0..40_000)
+            .filter(|ms| limiter.record_failure(&cluster, &endpoint, Timestamp(ms * 1000)).is_some())
             .collect();
-        assert_eq!(&told[..4], [0, 100, 300, 700]);
-        assert!(told.windows(2).all(|pair| pair[1] - pair[0] <= 5000), "{told:?}");
-        assert!(limiter.failed(&cluster, &endpoint, Timestamp(60_000_000)).is_some());
-        assert!(limiter.failed(&cluster, &endpoint, Timestamp(60_100_000)).is_some());
+        assert_eq!(&state[..4], [0, 100, 300, 700]);
+        assert!(state.windows(2).all(|pair| pair[1] - pair[0] <= 5000), "{state:?}");
+        assert!(limiter.record_failure(&cluster, &endpoint, Timestamp(60_000_000)).is_some());
+        assert!(limiter.record_failure(&cluster, &endpoint, Timestamp(60_100_000)).is_some());
     }
 
     #[test]
@@ -201,15 +210,15 @@ mod tests {
             endpoints: vec![EndpointHealth { address: endpoint.clone(), verdict, silent: false }],
         };
         let ms = |ms: u64| Timestamp(ms * 1000);
-        let mut limiter = Limiter::default();
-        let told = |limiter: &mut Limiter, at| limiter.failed(&cluster, &endpoint, ms(at));
-        // Looks in vain, so that the next one would be seconds away.
-        let in_vain = (0..10_000).filter(|at| told(&mut limiter, *at).is_some()).count();
+        let mut limiter = SuspicionLimiter::default();
+        let state = |limiter: &mut SuspicionLimiter, at| limiter.record_failure(&cluster, &endpoint, ms(at));
+        // Reports in vain, so that the next one would be seconds away.
+        let in_vain = (0..10_000).filter(|at| state(&mut limiter, *at).is_some()).count();
         assert!(in_vain >= 7, "{in_vain}");
-        limiter.know(&cluster, CheckId(1), &health(Verdict::Down));
-        assert_eq!(told(&mut limiter, 10_001), None);
-        limiter.know(&cluster, CheckId(1), &health(Verdict::Up));
-        assert_eq!(told(&mut limiter, 11_000), Some(ms(11_000)));
+        limiter.update_health(&cluster, CheckId(1), &health(Verdict::Down));
+        assert_eq!(state(&mut limiter, 10_001), None);
+        limiter.update_health(&cluster, CheckId(1), &health(Verdict::Up));
+        assert_eq!(state(&mut limiter, 11_000), Some(ms(11_000)));
     }
 
     #[test]
@@ -221,14 +230,14 @@ mod tests {
             reason: String::new(),
             endpoints: vec![EndpointHealth { address: endpoint.clone(), verdict, silent: false }],
         };
-        let mut limiter = Limiter::default();
-        limiter.know(&cluster, CheckId(1), &health(Verdict::Down));
-        limiter.know(&cluster, CheckId(2), &health(Verdict::Up));
-        assert!(limiter.failed(&cluster, &endpoint, Timestamp(1)).is_some());
-        limiter.know(&cluster, CheckId(2), &health(Verdict::PathDown));
-        assert!(limiter.failed(&cluster, &endpoint, Timestamp(60_000_000)).is_none());
-        limiter.unknow(&cluster, CheckId(1));
-        limiter.unknow(&cluster, CheckId(2));
-        assert!(limiter.failed(&cluster, &endpoint, Timestamp(60_000_001)).is_some());
+        let mut limiter = SuspicionLimiter::default();
+        limiter.update_health(&cluster, CheckId(1), &health(Verdict::Down));
+        limiter.update_health(&cluster, CheckId(2), &health(Verdict::Up));
+        assert!(limiter.record_failure(&cluster, &endpoint, Timestamp(1)).is_some());
+        limiter.update_health(&cluster, CheckId(2), &health(Verdict::PathDown));
+        assert!(limiter.record_failure(&cluster, &endpoint, Timestamp(60_000_000)).is_none());
+        limiter.remove_health(&cluster, CheckId(1));
+        limiter.remove_health(&cluster, CheckId(2));
+        assert!(limiter.record_failure(&cluster, &endpoint, Timestamp(60_000_001)).is_some());
     }
 }

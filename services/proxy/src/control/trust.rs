@@ -1,4 +1,4 @@
-//! Whose tables an edge believes: the keys that the fleet names, as they change.
+//! The keys that an edge trusts, as they change in the fleet.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -9,37 +9,37 @@ use tokio::time::Instant;
 
 use super::region::signing_keys;
 
-/// The time between two reads of the fleet while verification fails; each read that changes nothing doubles it.
+/// The interval between reads of the fleet while verification fails; each read without a change doubles it.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_INTERVAL: Duration = Duration::from_secs(60);
-/// The time between two reads while verification succeeds, as it does with a stolen key that was taken out of the fleet.
+/// The interval between reads while verification succeeds: it also succeeds with a stolen key that was removed from the
+/// fleet.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
-/// All edges of a region fail to verify the same message at the same time; their reads are spread over this.
+/// The jitter of reads: all edges of a region fail to verify the same message at the same time.
 const SPREAD: Duration = Duration::from_millis(500);
 
-/// How long a bus that is there may fail to tell an edge of its region's keys, before the edge believes what nobody signed.
+/// How long the fleet may be unreadable on a connected bus before the edge accepts unsigned tables.
 const DECIDE_WITHIN: Duration = Duration::from_secs(5);
-/// The time between two reads meanwhile.
+/// The interval between reads until then.
 const UNDECIDED_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Reads the region's keys from the fleet whenever something that was received is not believed, or is signed although no
-/// keys are known, and every few minutes: so neither new keys nor those that were taken out need a restart.
+/// Reads the region's keys from the fleet whenever a message is refused, or is signed although no keys are known, and
+/// every few minutes. So added and removed keys take effect without a restart.
 ///
-/// An edge that does not know yet whether there are keys believes nothing until it has read the fleet: there is no table
-/// before there is a fleet. Where the bus is there and the fleet cannot be read, it believes what nobody signed after
-/// [`DECIDE_WITHIN`].
+/// Until an edge has read whether there are keys, it accepts no table: there is none before a fleet was applied. If the
+/// bus is connected but the fleet cannot be read, it accepts unsigned tables after [`DECIDE_WITHIN`].
 ///
-/// With `is_pinned` the keys are those of the settings, and stay.
+/// With `is_pinned` the keys of the settings are used and never change.
 pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: bool) -> Infallible {
     if is_pinned {
         return std::future::pending().await;
     }
     let mut pause = MIN_INTERVAL;
     let mut failure = LoggedFailure::default();
-    // An edge that was told its region has not read the fleet yet, so it asks on without ever longer pauses.
+    // An edge with a configured region has not read the fleet yet, so it retries without backoff.
     let mut has_read = false;
     let mut undecided_since = None;
-    // A connection that is only being made is nothing to wait an interval for.
+    // A bus connection that is still being opened is awaited without an interval.
     bus.ready(DECIDE_WITHIN).await;
     loop {
         let known = trust.keys();
@@ -56,23 +56,23 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
         match signing_keys(&bus, &region).await {
             Ok(Some(keys)) if keys != known => {
                 (has_read, pause) = (true, MIN_INTERVAL);
-                failure.ended();
+                failure.clear();
                 tracing::info!(?keys, "the fleet names other signing keys for the region");
                 trust.set(&keys);
             }
             Ok(Some(_)) => {
                 (has_read, pause) = (true, (pause * 2).min(MAX_INTERVAL));
-                failure.ended();
+                failure.clear();
                 trust.decide();
             }
             Ok(None) => {
-                if failure.is_new("no fleet was applied yet") {
+                if failure.record("no fleet was applied yet") {
                     tracing::warn!("no fleet was applied yet, so the region's signing keys are not known");
                 }
                 undecided_since = None;
             }
             Err(why) => {
-                if failure.is_new(&why) {
+                if failure.record(&why) {
                     tracing::warn!("the region's signing keys cannot be read: {why}");
                 }
                 if !is_first_read {
@@ -81,7 +81,7 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
                 let since = bus.state().connected().then(|| undecided_since.unwrap_or_else(Instant::now));
                 undecided_since = since;
                 if trust.is_undecided() && since.is_some_and(|since| since.elapsed() >= DECIDE_WITHIN) {
-                    tracing::warn!("tables that nobody signed are believed until the fleet can be read");
+                    tracing::warn!("unsigned tables are accepted until the fleet can be read");
                     trust.decide();
                 }
             }
@@ -91,13 +91,13 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
     }
 }
 
-/// Which failure was logged since the last success.
+/// The failure that was logged since the last success.
 #[derive(Debug, Default)]
 struct LoggedFailure(Option<String>);
 
 impl LoggedFailure {
-    /// Whether this failure is another than the last; from then on it is the last.
-    fn is_new(&mut self, why: &str) -> bool {
+    /// Records a failure. Returns whether it differs from the last one.
+    fn record(&mut self, why: &str) -> bool {
         let is_new = self.0.as_deref() != Some(why);
         if is_new {
             self.0 = Some(why.to_owned());
@@ -105,13 +105,13 @@ impl LoggedFailure {
         is_new
     }
 
-    /// Reading succeeds again.
-    fn ended(&mut self) {
+    /// Resets it after a success.
+    fn clear(&mut self) {
         self.0 = None;
     }
 }
 
-/// About this long: all edges of a region see the same.
+/// Adds jitter to a pause, since all edges of a region see the same.
 fn spread(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..1.5))
 }
@@ -203,8 +203,8 @@ mod tests {
     #[test]
     fn a_failure_is_logged_again_after_a_success() {
         let mut failure = LoggedFailure::default();
-        assert!(failure.is_new("away") && !failure.is_new("away") && failure.is_new("unreadable"));
-        failure.ended();
-        assert!(failure.is_new("unreadable"));
+        assert!(failure.record("away") && !failure.record("away") && failure.record("unreadable"));
+        failure.clear();
+        assert!(failure.record("unreadable"));
     }
 }

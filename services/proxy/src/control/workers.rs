@@ -1,4 +1,4 @@
-//! The worker threads, as the control side sees them.
+//! The handles of the worker threads.
 
 use std::{collections::HashSet, sync::Arc, thread::JoinHandle};
 
@@ -8,18 +8,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    context::{EdgeIdentity, Suspect, WorkerParts},
+    context::{EdgeIdentity, EndpointFailure, WorkerParts},
     lifecycle::{DrainLimits, Phase},
     limits::WorkerLimits,
     metrics::Metrics,
-    observe::Observing,
+    observe::ObserverConfig,
     settings::ProxySection,
-    table::WorkerPlace,
+    table::WorkerIndex,
     tls::{TlsKey, UpstreamTlsConfigs},
-    worker::{self, Routes, WorkerCommand},
+    worker::{self, RouteUpdate, WorkerCommand},
 };
 
-/// Commands that wait for a worker; whoever sends more waits.
+/// The number of commands that may be queued for a worker; senders of more wait.
 const COMMANDS: usize = 64;
 
 /// A worker's thread.
@@ -28,7 +28,7 @@ type Thread = JoinHandle<std::io::Result<()>>;
 /// All workers.
 pub struct Workers {
     commands: Vec<mpsc::Sender<WorkerCommand>>,
-    /// None once they are waited for.
+    /// Empty once they are awaited.
     threads: Vec<Thread>,
     tls: Arc<UpstreamTlsConfigs>,
     lost: CancellationToken,
@@ -37,16 +37,16 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts as many workers as the settings say.
+    /// Starts the configured number of workers.
     ///
     /// # Errors
-    /// When a thread cannot be made.
+    /// If a thread cannot be created.
     pub fn start(
         edge: &Arc<EdgeIdentity>,
         metrics: &Arc<Metrics>,
         tls: &Arc<UpstreamTlsConfigs>,
-        suspects: &mpsc::Sender<Suspect>,
-        observing: &Observing,
+        failures: &mpsc::Sender<EndpointFailure>,
+        observer_config: &ObserverConfig,
         section: &ProxySection,
     ) -> anyhow::Result<Workers> {
         let count = section.worker_count();
@@ -63,18 +63,18 @@ impl Workers {
         let lost = CancellationToken::new();
         let start = |id| {
             let parts = WorkerParts {
-                place: WorkerPlace { id, count },
+                index: WorkerIndex { id, count },
                 edge: edge.clone(),
                 metrics: metrics.clone(),
                 tls: tls.clone(),
-                suspects: suspects.clone(),
-                observing: observing.clone(),
+                failures: failures.clone(),
+                observer_config: observer_config.clone(),
                 idle_limits: section.idle_limits(),
                 limits,
             };
             let (sender, commands) = mpsc::channel(COMMANDS);
-            let thread = spawn(id, &lost, move || worker::run(parts, commands, drain_limits.finish))
-                .context("a worker's thread cannot be made")?;
+            let thread = spawn_thread(id, &lost, move || worker::run(parts, commands, drain_limits.finish))
+                .context("a worker's thread cannot be created")?;
             Ok((sender, thread))
         };
         let started = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
@@ -83,43 +83,44 @@ impl Workers {
         Ok(Workers { drain_limits, commands, threads, tls: tls.clone(), lost, client_connections })
     }
 
-    /// Cancelled when a worker has ended; before they are stopped, because it panicked or its runtime failed.
+    /// A token that is cancelled when a worker has ended; before a shutdown that means that it panicked or its runtime
+    /// failed.
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
     }
 
-    /// How many connections of clients all of them may have.
+    /// The maximum number of client connections of all workers.
     pub fn client_connections(&self) -> usize {
         self.client_connections
     }
 
-    /// How many there are.
+    /// The number of workers.
     pub fn count(&self) -> usize {
         self.commands.len()
     }
 
-    /// Gives all workers new routes and waits until all serve by them.
-    pub async fn route(&self, routes: &Routes) {
+    /// Sends new routes to all workers and waits until all of them use them.
+    pub async fn apply_routes(&self, routes: &RouteUpdate) {
         self.prepare_tls(routes).await;
         let mut waiting = Vec::with_capacity(self.commands.len());
         for sender in &self.commands {
-            let (done, told) = oneshot::channel();
+            let (done, applied) = oneshot::channel();
             let command = WorkerCommand::Routes { routes: routes.clone(), done };
             if sender.send(command).await.is_ok() {
-                waiting.push(told);
+                waiting.push(applied);
             }
         }
-        for told in waiting {
-            // A worker that has ended serves by no routes at all.
-            _ = told.await;
+        for applied in waiting {
+            // A worker that has ended needs no routes.
+            _ = applied.await;
         }
     }
 
-    /// Reads the files of TLS towards clusters, so that workers find them read.
-    async fn prepare_tls(&self, routes: &Routes) {
+    /// Reads the files of upstream TLS configurations before workers need them.
+    async fn prepare_tls(&self, routes: &RouteUpdate) {
         let keys: HashSet<TlsKey> = match routes {
-            Routes::All(entries) => entries.iter().filter_map(|(_, entry)| tls_of(entry)).collect(),
-            Routes::Changes(changes) => {
+            RouteUpdate::All(entries) => entries.iter().filter_map(|(_, entry)| tls_of(entry)).collect(),
+            RouteUpdate::Changes(changes) => {
                 changes.iter().filter_map(|(_, entry)| tls_of(entry.as_ref()?)).collect()
             }
         };
@@ -133,10 +134,10 @@ impl Workers {
         }
     }
 
-    /// Gives each worker its own command.
-    pub async fn tell(&self, mut command: impl FnMut(usize) -> Option<WorkerCommand>) {
-        for (place, sender) in self.commands.iter().enumerate() {
-            if let Some(command) = command(place) {
+    /// Sends each worker its own command.
+    pub async fn send_each(&self, mut command: impl FnMut(usize) -> Option<WorkerCommand>) {
+        for (index, sender) in self.commands.iter().enumerate() {
+            if let Some(command) = command(index) {
                 // A worker that has ended needs no command.
                 _ = sender.send(command).await;
             }
@@ -148,14 +149,14 @@ impl Workers {
         self.drain_limits
     }
 
-    /// Tells all workers the edge's phase.
+    /// Sends the edge's phase to all workers.
     pub async fn set_phase(&self, phase: Phase) {
-        self.tell(|_| Some(WorkerCommand::Phase(phase))).await;
+        self.send_each(|_| Some(WorkerCommand::Phase(phase))).await;
     }
 
-    /// Waits until all workers have ended, which they do once they are stopping. They still take routes meanwhile; it fails
-    /// when one of them failed.
-    pub fn ended(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
+    /// Waits until all workers have ended, after they were stopped. Fails if a worker failed. Meanwhile they still take
+    /// commands.
+    pub fn wait_for_end(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
         let threads = std::mem::take(&mut self.threads);
         async move {
             let ended = tokio::task::spawn_blocking(move || {
@@ -171,8 +172,8 @@ impl Workers {
     }
 }
 
-/// Runs a worker in a thread. `lost` is cancelled when it ends, also by a panic.
-fn spawn(
+/// Spawns a worker's thread. `lost` is cancelled when it ends, even by a panic.
+fn spawn_thread(
     id: usize,
     lost: &CancellationToken,
     work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
@@ -184,7 +185,7 @@ fn spawn(
     })
 }
 
-/// The TLS that an entry asks for.
+/// The upstream TLS configuration of an entry, if any.
 fn tls_of(entry: &RouteEntry) -> Option<TlsKey> {
     match entry {
         RouteEntry::Cluster(cluster) => Some((cluster.upstream.tls.clone()?, cluster.upstream.protocol)),
@@ -201,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_panics_is_told_of_at_once() {
         let lost = CancellationToken::new();
-        let thread = spawn(0, &lost, || panic!("a test")).unwrap();
+        let thread = spawn_thread(0, &lost, || panic!("a test")).unwrap();
         tokio::time::timeout(Duration::from_secs(15), lost.cancelled()).await.expect("told");
         assert!(thread.join().is_err());
     }

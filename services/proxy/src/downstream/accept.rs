@@ -1,4 +1,4 @@
-//! Accepts connections and finds out what is spoken on them.
+//! Accepts connections, ends TLS and detects the protocol.
 
 use std::{
     cell::Cell,
@@ -19,68 +19,68 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{http1, http2, open::Open};
+use super::{http1, http2, open_connection::OpenConnection};
 use crate::{
     clients::{Client, Network},
     context::WorkerContext,
     wire::Io,
 };
 
-/// How long accepting rests when the process has no file descriptors left.
+/// How long accepting pauses when the process has no file descriptors left.
 const REST: Duration = Duration::from_millis(50);
-/// How often at most it is logged that connections cannot be accepted.
+/// The interval between log messages about failures to accept.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// How many connections may wait for room.
+/// The maximum number of connections that wait for room.
 const MOST_WAITING: usize = 16;
 
 /// A socket to accept connections on.
-pub struct Listen {
+pub struct ListenSocket {
     /// The listener's name.
     pub name: ListenerName,
     /// The socket: this worker's own, in non-blocking mode.
     pub socket: net::TcpListener,
-    /// TLS, where the listener has it.
+    /// TLS, if the listener uses it.
     pub tls: Option<Arc<ServerTls>>,
-    /// What clients may ask of it; `max_connections` is this worker's part.
+    /// The listener's limits; `max_connections` is this worker's share.
     pub limits: ListenerLimits,
 }
 
-/// The listeners of a worker.
-pub struct Accepting {
+/// The acceptors of a worker, by listener.
+pub struct Acceptors {
     worker: Rc<WorkerContext>,
-    listeners: HashMap<ListenerName, Accepted>,
+    listeners: HashMap<ListenerName, Acceptor>,
 }
 
-/// A listener that is accepted on.
-struct Accepted {
+/// The accepting task of a listener.
+struct Acceptor {
     stop: CancellationToken,
     task: JoinHandle<()>,
-    /// Its connections, also those from before its last change.
+    /// The number of its connections, including those from before its last change.
     open: Rc<Cell<u32>>,
 }
 
-/// What connections of one listener share.
-struct Listener {
+/// The state that the connections of a listener share.
+pub struct ListenerState {
     tls: Option<(tokio_rustls::TlsAcceptor, Arc<ServerTls>)>,
     limits: Arc<ListenerLimits>,
     open: Rc<Cell<u32>>,
 }
 
-impl Listener {
-    /// Whether it may have another connection.
+impl ListenerState {
+    /// Whether another connection is allowed.
     fn has_room(&self) -> bool {
         self.open.get() < self.limits.max_connections
     }
 }
 
-impl Accepting {
-    /// No listeners.
-    pub fn new(worker: Rc<WorkerContext>) -> Accepting {
-        Accepting { worker, listeners: HashMap::new() }
+impl Acceptors {
+    /// No acceptors.
+    pub fn new(worker: Rc<WorkerContext>) -> Acceptors {
+        Acceptors { worker, listeners: HashMap::new() }
     }
 
-    /// Begins to accept on a socket, in place of the listener's earlier one.
-    pub fn open(&mut self, listen: Listen) {
+    /// Starts accepting on a socket, replacing the listener's earlier one.
+    pub fn open(&mut self, listen: ListenSocket) {
         let socket = match TcpListener::from_std(listen.socket) {
             Ok(socket) => socket,
             Err(error) => {
@@ -90,37 +90,47 @@ impl Accepting {
         };
         let earlier = self.listeners.remove(&listen.name);
         let open = earlier.as_ref().map_or_else(Rc::default, |earlier| earlier.open.clone());
-        let listener = Listener {
+        let listener = ListenerState {
             tls: listen.tls.map(|tls| (tls.config().into(), tls)),
             limits: Arc::new(listen.limits),
             open: open.clone(),
         };
         let stop = CancellationToken::new();
-        let task = tokio::task::spawn_local(accept(self.worker.clone(), socket, listener, stop.clone()));
-        self.listeners.insert(listen.name, Accepted { stop, task, open });
+        let task = self.worker.tasks.spawn_local(accept_connections(
+            self.worker.clone(),
+            socket,
+            listener,
+            stop.clone(),
+        ));
+        self.listeners.insert(listen.name, Acceptor { stop, task, open });
         if let Some(earlier) = earlier {
             earlier.stop.cancel();
         }
     }
 
-    /// Ends accepting on a listener. Its connections go on.
+    /// Stops accepting on a listener. Its connections continue.
     pub fn close(&mut self, name: &ListenerName) {
         if let Some(accepted) = self.listeners.remove(name) {
             accepted.stop.cancel();
         }
     }
 
-    /// Ends accepting and waits until all that waited has been accepted.
+    /// Stops accepting on all listeners, and waits until the backlogs have been accepted.
     pub async fn close_all(&mut self) {
-        for (_, Accepted { stop, task, .. }) in self.listeners.drain() {
+        for (_, Acceptor { stop, task, .. }) in self.listeners.drain() {
             stop.cancel();
-            // It only ends early when it panicked, which the runtime has told.
+            // It only fails if it panicked, which the runtime has reported.
             _ = task.await;
         }
     }
 }
 
-async fn accept(worker: Rc<WorkerContext>, socket: TcpListener, listener: Listener, stop: CancellationToken) {
+async fn accept_connections(
+    worker: Rc<WorkerContext>,
+    socket: TcpListener,
+    listener: ListenerState,
+    stop: CancellationToken,
+) {
     let listener = Rc::new(listener);
     let mut failure_log = LogLimit::new(LOG_INTERVAL);
     loop {
@@ -139,8 +149,9 @@ async fn accept(worker: Rc<WorkerContext>, socket: TcpListener, listener: Listen
                     continue;
                 }
                 if worker.clients.has_room(network) {
-                    let open = Open::new(worker.clone(), network, listener.open.clone());
-                    let connection = connection(worker.clone(), listener.clone(), stream, address.ip(), open);
+                    let open = OpenConnection::new(worker.clone(), network, listener.open.clone());
+                    let connection =
+                        serve_connection(worker.clone(), listener.clone(), stream, address.ip(), open);
                     worker.spawn(network, Box::pin(connection));
                 } else if worker.waiting.get() < MOST_WAITING {
                     let waiting = wait_for_room(worker.clone(), listener.clone(), stream, address.ip());
@@ -160,39 +171,40 @@ async fn accept(worker: Rc<WorkerContext>, socket: TcpListener, listener: Listen
     }
 }
 
-/// Serves a connection once there is room for it, if there is soon.
+/// Serves a connection if there is room for it in time.
 async fn wait_for_room(
     worker: Rc<WorkerContext>,
-    listener: Rc<Listener>,
+    listener: Rc<ListenerState>,
     stream: TcpStream,
     address: IpAddr,
 ) {
     let network = Network::of(address);
     worker.waiting.set(worker.waiting.get() + 1);
-    let has_room = worker.has_room_in_time(network).await;
+    let has_room = worker.wait_for_room(network).await;
     worker.waiting.set(worker.waiting.get() - 1);
     if has_room && listener.has_room() {
-        let open = Open::new(worker.clone(), network, listener.open.clone());
-        connection(worker, listener, stream, address, open).await;
+        let open = OpenConnection::new(worker.clone(), network, listener.open.clone());
+        serve_connection(worker, listener, stream, address, open).await;
     } else {
         worker.counters.over_limit.add(1);
     }
 }
 
-/// Whether only the connection that was to be accepted has failed.
+/// Whether only the connection being accepted has failed.
 fn is_of_the_peer(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-async fn connection(
+/// Serves an accepted connection until it ends.
+pub async fn serve_connection(
     worker: Rc<WorkerContext>,
-    listener: Rc<Listener>,
+    listener: Rc<ListenerState>,
     stream: TcpStream,
     address: IpAddr,
-    open: Open,
+    open: OpenConnection,
 ) {
-    // A peer that is gone already is noticed at the first read.
+    // A closed connection is noticed at the first read.
     _ = stream.set_nodelay(true);
     let limits = listener.limits.clone();
     let client = Client {
@@ -208,9 +220,9 @@ async fn connection(
     let Some((acceptor, certificates)) = &listener.tls else {
         return http1::serve(worker, Io::Plain(stream), client, &limits, &open).await;
     };
-    // Boxed, like HTTP/2, so that an idle connection does not hold the room that these need.
+    // Boxed, like HTTP/2, so that an idle connection does not hold their memory.
     let Some((io, is_http2)) =
-        Box::pin(handshake(&worker, (acceptor, certificates), stream, limits.head_timeout, &open)).await
+        Box::pin(tls_handshake(&worker, (acceptor, certificates), stream, limits.head_timeout, &open)).await
     else {
         return;
     };
@@ -221,21 +233,21 @@ async fn connection(
     }
 }
 
-/// The stream that comes of a TLS handshake, and whether HTTP/2 was agreed on; nothing when it fails.
-async fn handshake(
+/// Performs a TLS handshake. Returns the stream and whether HTTP/2 was negotiated; nothing if it failed.
+async fn tls_handshake(
     worker: &WorkerContext,
     (acceptor, certificates): (&tokio_rustls::TlsAcceptor, &Arc<ServerTls>),
     stream: TcpStream,
     limit: Duration,
-    open: &Open,
+    open: &OpenConnection,
 ) -> Option<(Io, bool)> {
     let accepted = tokio::select! {
         accepted = timeout(limit, acceptor.accept(stream)) => accepted,
-        () = open.evicted() => return None,
+        () = open.wait_for_eviction() => return None,
     };
     match accepted {
         Ok(Ok(stream)) => {
-            open.agreed_on(certificates.clone(), stream.get_ref().1.server_name());
+            open.record_tls(certificates.clone(), stream.get_ref().1.server_name());
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tidegate_tls::HTTP2);
             Some((Io::Accepted(Box::new(stream)), is_http2))
         }

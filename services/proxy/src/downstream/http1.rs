@@ -8,42 +8,48 @@ use tidegate_http1::{
 use tidegate_model::fleet::ListenerLimits;
 use tokio::time::Instant;
 
-use super::{http2, open::Open, rules::request_rules};
+use super::{http2, open_connection::OpenConnection, rules::request_rules};
 use crate::{
-    clients::{Client, Eviction, Held},
+    clients::{Client, Eviction, MemoryUse},
     context::WorkerContext,
     observe::MalformedRequest,
     request::{Completion, Downstream, Http1Downstream, LocalReply, handle, send_local_reply},
     wire::{BodyReader, BodyWriter, Conn, Io, Timer},
 };
 
-/// What an HTTP/2 client with prior knowledge says first (RFC 9113, section 3.4).
+/// The connection preface of an HTTP/2 client with prior knowledge (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long, and for how much, a connection that is to be closed is still read, so that the client gets the response
-/// before it learns that nobody reads what it sends (RFC 9112, section 9.6).
+/// How long, and for how many bytes, a closing connection is still read, so that the client gets the response instead
+/// of a reset (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 
-/// How long a connection without a request is kept when draining begins: the client may be sending one, which gets its
-/// answer with `connection: close` then, where a closed connection would have lost it.
+/// How long an idle connection is kept when draining begins: a request that is on its way still gets a response, with
+/// `connection: close`.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
-/// What came of waiting for a request.
-enum Waited {
+/// The outcome of waiting for a request head.
+enum HeadWait {
     /// A request.
     Request(Framing),
     /// The client speaks HTTP/2.
     Http2,
-    /// The client has gone, or nothing more is wanted of it.
+    /// The connection is closed, idle for too long, or evicted.
     Closed,
-    /// It took too long over a head that began then.
+    /// The head took too long; it began then.
     TooSlow(Instant),
-    /// What it sent, from then on, is refused.
+    /// The head, which began then, is malformed.
     Refused(ParseError, Instant),
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(worker: Rc<WorkerContext>, io: Io, client: Client, limits: &ListenerLimits, open: &Open) {
+pub async fn serve(
+    worker: Rc<WorkerContext>,
+    io: Io,
+    client: Client,
+    limits: &ListenerLimits,
+    open: &OpenConnection,
+) {
     let mut timer = Timer::new();
     let mut request = Request::default();
     let mut down = Downstream::Http1(Box::new(Http1Downstream {
@@ -53,10 +59,10 @@ pub async fn serve(worker: Rc<WorkerContext>, io: Io, client: Client, limits: &L
         is_http10: false,
         keep_alive: true,
         is_head: false,
-        account: open.account(),
+        account: open.open_account(),
     }));
     let rules = request_rules(limits, client.is_tls);
-    // Also for a request that is here before anything was waited for.
+    // Registered now, even if the first request is already there.
     poll_fn(|cx| {
         open.wake_on_change(cx);
         Poll::Ready(())
@@ -69,25 +75,27 @@ pub async fn serve(worker: Rc<WorkerContext>, io: Io, client: Client, limits: &L
             wait_for_head(&worker, http1, &mut request, (limits, rules), &mut timer, open, is_first).await;
         is_first = false;
         let framing = match waited {
-            Waited::Request(framing) => framing,
-            Waited::Closed => return count_if_evicted(&worker, open),
-            Waited::Http2 => {
+            HeadWait::Request(framing) => framing,
+            HeadWait::Closed => return count_eviction(&worker, open),
+            HeadWait::Http2 => {
                 let (io, read) = {
                     let Downstream::Http1(http1) = down else { return };
                     http1.conn.into_parts()
                 };
-                // Boxed for the same reason as a request, below.
+                // Boxed like a request, below.
                 return Box::pin(http2::serve(worker, io, read.freeze(), client, limits, open)).await;
             }
-            Waited::TooSlow(since) => {
+            HeadWait::TooSlow(since) => {
                 worker.counters.too_slow.add(1);
-                let reply = LocalReply::new(408, "the request took too long");
-                return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer, open)).await;
+                let reply = LocalReply::new(408, "the request head took too long");
+                return Box::pin(refuse_request(&worker, client, down, &reply, since, &mut timer, open))
+                    .await;
             }
-            Waited::Refused(error, since) => {
+            HeadWait::Refused(error, since) => {
                 worker.counters.refused.count(error);
                 let reply = LocalReply::new(error.status(), error.to_string());
-                return Box::pin(refuse(&worker, client, down, &reply, since, &mut timer, open)).await;
+                return Box::pin(refuse_request(&worker, client, down, &reply, since, &mut timer, open))
+                    .await;
             }
         };
         worker.counters.dropped_fields.add_if_any(request.dropped_fields.into());
@@ -96,47 +104,47 @@ pub async fn serve(worker: Rc<WorkerContext>, io: Io, client: Client, limits: &L
         http1.is_head = request.method == Method::Head;
         open.end_idle();
         http1.keep_alive = keeps_alive(&request) && !worker.is_draining() && open.eviction().is_none();
-        // Boxed, so that an idle connection does not hold the room that a request needs.
+        // Boxed, so that an idle connection does not hold the memory of a request.
         let handled = Box::pin(handle(&worker, client, &request, framing, &mut down, &mut timer));
         let outcome = handled.await;
         let Downstream::Http1(http1) = &mut down else { return };
         http1.account.clear();
         if outcome == Completion::Broken {
-            return count_if_evicted(&worker, open);
+            return count_eviction(&worker, open);
         }
         if open.eviction() == Some(Eviction::Slow) {
-            // Its file is needed now.
+            // Its file descriptor is needed now.
             return;
         }
         if !http1.keep_alive || !http1.reader.is_done() {
-            return close(down, &mut timer, open).await;
+            return close_gracefully(down, &mut timer, open).await;
         }
     }
 }
 
-/// Counts a connection that ends because most was held for it.
-fn count_if_evicted(worker: &WorkerContext, open: &Open) {
+/// Counts a connection that was evicted to free memory.
+fn count_eviction(worker: &WorkerContext, open: &OpenConnection) {
     if open.eviction() == Some(Eviction::Memory) {
         worker.counters.evicted_memory.add(1);
     }
 }
 
-/// Answers what cannot be served as a request, and ends the connection.
-async fn refuse(
+/// Sends a local reply to a malformed request, and closes the connection.
+async fn refuse_request(
     worker: &WorkerContext,
     client: Client,
     mut down: Downstream,
     reply: &LocalReply,
     since: Instant,
     timer: &mut Timer,
-    open: &Open,
+    open: &OpenConnection,
 ) {
     let Downstream::Http1(http1) = &mut down else { return };
     http1.keep_alive = false;
     let unread = MalformedRequest::of_http1(&http1.conn.read);
     send_local_reply(&mut down, reply, b"-", client.stall, timer).await;
-    worker.observer.refused(client, &unread, (reply.status, &reply.body), since.elapsed());
-    close(down, timer, open).await;
+    worker.observer.report_refusal(client, &unread, (reply.status, &reply.body), since.elapsed());
+    close_gracefully(down, timer, open).await;
 }
 
 fn keeps_alive(request: &Request) -> bool {
@@ -153,16 +161,16 @@ async fn wait_for_head(
     request: &mut Request,
     (limits, rules): (&ListenerLimits, RequestRules),
     timer: &mut Timer,
-    open: &Open,
+    open: &OpenConnection,
     is_first: bool,
-) -> Waited {
+) -> HeadWait {
     let Http1Downstream { conn, account, .. } = http1;
     if conn.read.is_empty() {
         conn.release_buffers();
     }
     let idle_from = Instant::now();
     open.begin_idle(idle_from);
-    // The time for a head counts from its first byte, not from when the connection fell idle.
+    // The timeout of a head counts from its first byte, not from when the connection became idle.
     let mut head_from = (!conn.read.is_empty() || is_first).then_some(idle_from);
     let mut unread = !conn.read.is_empty();
     poll_fn(|cx| {
@@ -175,30 +183,30 @@ async fn wait_for_head(
                     && PREFACE.starts_with(&conn.read[..conn.read.len().min(PREFACE.len())])
                 {
                     if conn.read.len() >= PREFACE.len() {
-                        return Poll::Ready(Waited::Http2);
+                        return Poll::Ready(HeadWait::Http2);
                     }
                 } else {
                     match parse_request(&conn.read, rules, request) {
                         Ok(Some((length, framing))) => {
                             conn.advance(length);
-                            account.hold(Held::Head, length);
-                            return Poll::Ready(Waited::Request(framing));
+                            account.set_memory(MemoryUse::Head, length);
+                            return Poll::Ready(HeadWait::Request(framing));
                         }
                         Ok(None) => {}
-                        Err(error) => return Poll::Ready(Waited::Refused(error, since)),
+                        Err(error) => return Poll::Ready(HeadWait::Refused(error, since)),
                     }
                 }
             }
             match conn.poll_fill(cx) {
                 Poll::Ready(Ok(count)) if count > 0 => unread = true,
-                Poll::Ready(_) => return Poll::Ready(Waited::Closed),
+                Poll::Ready(_) => return Poll::Ready(HeadWait::Closed),
                 Poll::Pending => break,
             }
         }
         open.wake_on_change(cx);
-        account.hold(Held::Head, conn.read.len());
+        account.set_memory(MemoryUse::Head, conn.read.len());
         if open.eviction().is_some() {
-            return Poll::Ready(Waited::Closed);
+            return Poll::Ready(HeadWait::Closed);
         }
         let mut deadline =
             head_from.map_or(idle_from + limits.idle_timeout, |from| from + limits.head_timeout);
@@ -208,10 +216,10 @@ async fn wait_for_head(
             deadline = deadline.min(since.max(idle_from) + LAST_CHANCE);
         }
         if timer.poll_until(deadline, cx).is_ready() {
-            let has_sent_nothing = conn.read.is_empty();
+            let is_idle = conn.read.is_empty();
             return Poll::Ready(match head_from {
-                Some(since) if !has_sent_nothing => Waited::TooSlow(since),
-                Some(_) | None => Waited::Closed,
+                Some(since) if !is_idle => HeadWait::TooSlow(since),
+                Some(_) | None => HeadWait::Closed,
             });
         }
         Poll::Pending
@@ -226,8 +234,8 @@ fn skip_blank_lines(conn: &mut Conn) {
     }
 }
 
-/// Closes a connection so that the client gets all that was sent to it, unless its file is needed now.
-async fn close(down: Downstream, timer: &mut Timer, open: &Open) {
+/// Closes a connection so that the client receives all data, unless the file descriptor is needed now.
+async fn close_gracefully(down: Downstream, timer: &mut Timer, open: &OpenConnection) {
     let Downstream::Http1(mut http1) = down else { return };
     let conn = &mut http1.conn;
     let deadline = Instant::now() + LINGER;

@@ -1,4 +1,4 @@
-//! A client's HTTP/2 connection: each stream is a task.
+//! A client's HTTP/2 connection; each stream is a task.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,46 +13,46 @@ use tidegate_http1::RequestRules;
 use tidegate_model::fleet::ListenerLimits;
 use tokio::time::Instant;
 
-use super::{http2_request::begin, open::Open, rules::request_rules};
+use super::{http2_request::receive_request, open_connection::OpenConnection, rules::request_rules};
 use crate::{
-    clients::{Account, Client, Eviction, Held},
+    clients::{Client, Eviction, MemoryUse, RequestAccount},
     context::WorkerContext,
     metrics::RefusalReason,
     request::{handle, send_local_reply},
     wire::{Flusher, Io, LIBRARY_BUFFER, Peer, Timer, coalesce, size_of},
 };
 
-/// Streams that a client may have open at once, and what is kept of each response for a client that does not read. With one
-/// piece more that waits behind it (64 KiB at most), this bounds what a connection can hold to 12 MiB.
+/// The maximum number of concurrent streams. With each stream's send buffer and one more chunk of at most 64 KiB
+/// waiting for it, this bounds the buffers of a connection to 12 MiB.
 const STREAMS: u32 = 128;
 const _: () = assert!(STREAMS as usize * (LIBRARY_BUFFER + 64 * 1024) <= 12 * 1024 * 1024);
-/// What the heads of a connection's requests may take together, decoded, however few bytes they were on the wire; more
-/// where a single head may be larger than a quarter of it. Further streams are refused, which a client may try again
-/// (RFC 9113, section 8.7), and pays for in control frames.
+/// The memory for decoded heads of a connection's requests, however few bytes they were on the wire; more if a single
+/// head may be larger than a quarter of it. Further streams are refused, which lets the client retry (RFC 9113, section
+/// 8.7), and are charged as control frames.
 const HEADS: usize = 1024 * 1024;
 const REFUSAL_COST: i64 = 20;
-/// What a head may take, decoded, at no cost, and how much more of it costs as much as a control frame: a few bytes of HPACK
-/// become heads that take long to make and to forward.
+/// The decoded size of a head that is free, and the further size that is charged as one control frame: a few bytes of
+/// HPACK can decode to heads that are expensive to process.
 const HEAD_FREE: usize = 8 * 1024;
 const HEAD_EACH: usize = 2 * 1024;
-/// What a connection pays at once, of the thousand that others may spend, what it pays more for a reset, and the streams that
-/// it may have open, where its client's network has just flooded others.
+/// Limits of a connection whose client's network has recently flooded others: its initial charge (of an allowance of
+/// 1000), the extra charge per reset, and its maximum number of streams.
 const FLOODED_BEFORE: i64 = 900;
 const RESET_AFTER_FLOOD: i64 = 50;
 const STREAMS_AFTER_FLOOD: u32 = 16;
-/// What a field takes beside its name and value (RFC 9113, section 6.5.2).
+/// The overhead of a field beside its name and value (RFC 9113, section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
-/// What a stream's task and state take beside its head, and a connection's, as measured.
+/// The memory of a stream's task and state beside its head, and that of a connection, as measured.
 const STREAM: usize = 3 * 1024;
 const CONNECTION: usize = 8 * 1024;
-/// Bytes that come before it is looked at how many of them were not taken.
+/// Bytes received between two updates of the unread size.
 const LOOK_EACH: u64 = 64 * 1024;
-/// What a client may send on a stream before it is read, and on a connection.
+/// The flow-control windows of a stream and of a connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// What happened on a connection.
-enum Event {
+/// The next event of a connection.
+enum ConnectionEvent {
     Stream(Box<http::Request<h2::RecvStream>>, h2::server::SendResponse<Bytes>),
     Ended,
 }
@@ -64,7 +64,7 @@ pub async fn serve(
     prefix: Bytes,
     client: Client,
     limits: &ListenerLimits,
-    open: &Open,
+    open: &OpenConnection,
 ) {
     let client = Client { is_http2: true, ..client };
     let rules = request_rules(limits, client.is_tls);
@@ -82,7 +82,7 @@ pub async fn serve(
         .handshake::<_, Bytes>(gathered);
     let handshake = tokio::select! {
         handshake = tokio::time::timeout(limits.head_timeout, handshake) => handshake,
-        () = open.evicted() => return,
+        () = open.wait_for_eviction() => return,
     };
     let mut connection = match handshake {
         Ok(Ok(connection)) => connection,
@@ -95,7 +95,7 @@ pub async fn serve(
     let most_heads = HEADS.max(limits.head_bytes as usize * 4);
     let mut is_ending = false;
     let mut is_cut = false;
-    // How much had been received when it was last looked at what is unread, and how much that was.
+    // How much had been received at the last update of the unread size, and that size.
     let (mut looked_at, mut unread) = (0, 0);
     let mut resets = 0;
     let mut idle_from = Instant::now();
@@ -108,18 +108,18 @@ pub async fn serve(
             loop {
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => {
-                        return Poll::Ready(Event::Stream(Box::new(request), respond));
+                        return Poll::Ready(ConnectionEvent::Stream(Box::new(request), respond));
                     }
                     Poll::Ready(Some(Err(_)) | None) => {
-                        // The last word (GOAWAY) is for a peer that may not listen any more.
+                        // The GOAWAY may not reach the peer any more.
                         _ = flusher.poll_flush(cx);
-                        return Poll::Ready(Event::Ended);
+                        return Poll::Ready(ConnectionEvent::Ended);
                     }
                     Poll::Pending if is_cut => {
                         _ = flusher.poll_flush(cx);
-                        return Poll::Ready(Event::Ended);
+                        return Poll::Ready(ConnectionEvent::Ended);
                     }
-                    Poll::Pending if flusher.take_blocks() => {}
+                    Poll::Pending if flusher.release_blocks() => {}
                     Poll::Pending => match cut_reason(&worker, &flusher, open, streams.count.get()) {
                         Some(reason) => {
                             is_cut = true;
@@ -130,12 +130,12 @@ pub async fn serve(
                 }
             }
             if let Poll::Ready(Err(_)) = flusher.poll_flush(cx) {
-                return Poll::Ready(Event::Ended);
+                return Poll::Ready(ConnectionEvent::Ended);
             }
             if flusher.resets() > resets {
                 let new = flusher.resets() - resets;
                 resets += new;
-                open.note_resets(new, false);
+                open.record_resets(new, false);
                 if open.is_of_flooding_network() {
                     flusher.charge(RESET_AFTER_FLOOD * i64::from(new));
                 }
@@ -155,7 +155,7 @@ pub async fn serve(
                 if streams.count.get() > 0 {
                     idle_from = Instant::now();
                 } else if is_ending {
-                    return Poll::Ready(Event::Ended);
+                    return Poll::Ready(ConnectionEvent::Ended);
                 } else {
                     is_ending = true;
                     idle_from = Instant::now();
@@ -166,11 +166,11 @@ pub async fn serve(
         })
         .await;
         match event {
-            Event::Ended => {
-                open.note_resets(flusher.resets() - resets, flusher.is_flooded());
+            ConnectionEvent::Ended => {
+                open.record_resets(flusher.resets() - resets, flusher.is_flooded());
                 return;
             }
-            Event::Stream(mut request, mut respond) => {
+            ConnectionEvent::Stream(mut request, mut respond) => {
                 let head = size_of(request.headers()) + request.headers().len() * FIELD_OVERHEAD;
                 flusher.charge((head.saturating_sub(HEAD_FREE) / HEAD_EACH) as i64);
                 let has_room = streams.heads.get() + head <= most_heads;
@@ -184,18 +184,23 @@ pub async fn serve(
                 }
                 open.end_idle();
                 let count = StreamCount::new(&streams, head, request.body_mut());
-                let mut account = open.account();
-                account.hold(Held::Head, STREAM + head);
-                // Boxed here, since it is moved several times on its way into a task, and it is large.
-                let stream = stream(worker.clone(), client, request, respond, rules, account, count);
+                let mut account = open.open_account();
+                account.set_memory(MemoryUse::Head, STREAM + head);
+                // Boxed here, since it is large and is moved several times on its way into a task.
+                let stream = serve_stream(worker.clone(), client, request, respond, rules, account, count);
                 worker.spawn(open.network(), Box::pin(stream));
             }
         }
     }
 }
 
-/// Why a connection is to end at once, if it is.
-fn cut_reason(worker: &WorkerContext, flusher: &Flusher, open: &Open, streams: u32) -> Option<h2::Reason> {
+/// Why a connection must be closed at once, if it must.
+fn cut_reason(
+    worker: &WorkerContext,
+    flusher: &Flusher,
+    open: &OpenConnection,
+    streams: u32,
+) -> Option<h2::Reason> {
     if flusher.is_flooded() {
         worker.counters.flooded.add(1);
         return Some(h2::Reason::ENHANCE_YOUR_CALM);
@@ -210,25 +215,25 @@ fn cut_reason(worker: &WorkerContext, flusher: &Flusher, open: &Open, streams: u
     }
 }
 
-/// The streams of a connection that are under way.
+/// The open streams of a connection.
 #[derive(Default)]
 struct Streams {
     count: Cell<u32>,
-    /// What their requests' heads take.
+    /// The memory of their requests' heads.
     heads: Cell<usize>,
-    /// The windows of those whose requests have bodies.
+    /// The flow control of streams with request bodies.
     windows: RefCell<Slab<h2::FlowControl>>,
 }
 
 impl Streams {
-    /// What was received of bodies and not taken by their requests.
+    /// The size of body data that was received but not read.
     fn unread(&self) -> usize {
         self.windows.borrow().iter().map(|(_, window)| window.used_capacity()).sum()
     }
 }
 
 /// Counts a stream until dropped.
-struct StreamCount {
+pub struct StreamCount {
     streams: Rc<Streams>,
     head: usize,
     window: Option<usize>,
@@ -254,17 +259,18 @@ impl Drop for StreamCount {
     }
 }
 
-async fn stream(
+/// Serves one stream.
+pub async fn serve_stream(
     worker: Rc<WorkerContext>,
     client: Client,
     request: Box<http::Request<h2::RecvStream>>,
     respond: h2::server::SendResponse<Bytes>,
     rules: RequestRules,
-    account: Account,
+    account: RequestAccount,
     _count: StreamCount,
 ) {
     let since = Instant::now();
-    let (mut down, parsed) = begin(*request, respond, rules, account);
+    let (mut down, parsed) = receive_request(*request, respond, rules, account);
     let mut timer = worker.take_timer();
     let (request, framing) = match parsed {
         Ok(parsed) => parsed,
@@ -272,13 +278,13 @@ async fn stream(
             let (unread, reply, reason) = &*refusal;
             worker.counters.refused.count(*reason);
             send_local_reply(&mut down, reply, b"-", client.stall, &mut timer).await;
-            worker.observer.refused(client, unread, (reply.status, &reply.body), since.elapsed());
+            worker.observer.report_refusal(client, unread, (reply.status, &reply.body), since.elapsed());
             worker.put_timer(timer);
             return;
         }
     };
     worker.counters.dropped_fields.add_if_any(request.dropped_fields.into());
-    // A stream that was reset as soon as it was opened costs no endpoint anything (CVE-2023-44487).
+    // A stream that was already reset costs endpoints nothing (CVE-2023-44487).
     if poll_fn(|cx| Poll::Ready(down.poll_reset(cx).is_pending())).await {
         handle(&worker, client, &request, framing, &mut down, &mut timer).await;
     }

@@ -1,9 +1,9 @@
-//! A request that came over HTTP/2, as HTTP/1.1 would say it.
+//! Converts HTTP/2 request heads to the internal form, with the semantics of HTTP/1.1.
 //!
-//! The library refuses by itself: fields of one connection, names in upper case, malformed or repeated pseudo-fields, those
-//! after other fields, `:status`, an authority or path that no URI has, lengths that do not match the body. It drops, so
-//! that nobody sees it: a fragment of `:path`, pseudo-fields in trailers, and `:scheme` where there is no `:authority`.
-//! All else that HTTP/1.1 could not say, or that two readers could understand differently, is refused here.
+//! The library rejects: connection-specific fields, upper-case names, malformed, repeated or late pseudo-fields,
+//! `:status`, an authority or path that is not valid in a URI, lengths that do not match the body. It silently drops: a
+//! fragment of `:path`, pseudo-fields in trailers, and `:scheme` without `:authority`. Everything else that HTTP/1.1
+//! cannot represent, or that two parsers could understand differently, is refused here.
 
 use http::{HeaderValue, header, uri::PathAndQuery};
 use tidegate_http1::{
@@ -12,24 +12,23 @@ use tidegate_http1::{
 };
 
 use crate::{
-    clients::Account,
+    clients::RequestAccount,
     metrics::RefusalReason,
     observe::MalformedRequest,
     request::{Downstream, Http2Downstream, LocalReply},
     wire::{Http2Reader, is_padded, size_of},
 };
 
-/// What is known of a request that is refused, and the local reply to it. Boxed, since it is rare and larger than a
-/// request.
+/// A refused request, with its local reply and the reason. Boxed, since it is rare and larger than a request.
 pub type RefusedHead = Box<(MalformedRequest, LocalReply, RefusalReason)>;
 
-/// The stream, and the request on it or why there is none. A function of its own, so that the head as the library has it
-/// takes no room in each stream's task.
-pub fn begin(
+/// Converts a stream to its downstream side and request. A separate function, so that the library's form of the head
+/// takes no memory in each stream's task.
+pub fn receive_request(
     request: http::Request<h2::RecvStream>,
     respond: h2::server::SendResponse<bytes::Bytes>,
     rules: RequestRules,
-    account: Account,
+    account: RequestAccount,
 ) -> (Downstream, Result<(Request, Framing), RefusedHead>) {
     let (head, body) = request.into_parts();
     let has_body = !body.is_end_stream();
@@ -43,10 +42,10 @@ pub fn begin(
     (down, parsed)
 }
 
-/// The request of `head`, in the form that [`tidegate_http1::parse_request`] gives one, and how its body is framed.
+/// Converts a head to a request as [`tidegate_http1::parse_request`] returns it, with the framing of its body.
 ///
 /// # Errors
-/// When HTTP/1.1 could not say it, readers could understand it differently, or it breaks one of the `rules`.
+/// If HTTP/1.1 cannot represent it, it is ambiguous, or it breaks one of the `rules`.
 pub fn request_of(
     head: &http::request::Parts,
     has_body: bool,
@@ -70,7 +69,7 @@ pub fn request_of(
         }
         match *name {
             header::HOST => continue,
-            // Cookies may come in pieces, which HTTP/1.1 doesn't have (RFC 9113, section 8.2.3).
+            // Cookies may be split into several fields, unlike in HTTP/1.1 (RFC 9113, section 8.2.3).
             header::COOKIE => {
                 has_cookies = true;
                 continue;
@@ -101,7 +100,7 @@ pub fn request_of(
     Ok((request, framing))
 }
 
-/// What is asked for: a path with its query, `*` for OPTIONS, or the authority for CONNECT.
+/// The request target: a path with its query, `*` for OPTIONS, or the authority for CONNECT.
 fn target_of<'a>(
     head: &'a http::request::Parts,
     method: &Method,
@@ -114,7 +113,7 @@ fn target_of<'a>(
     if head.uri.scheme_str().is_some_and(|said| said != scheme) {
         return Err(ParseError::Scheme);
     }
-    // Without a path, as after a fragment that was all of it, the library says "/", which it is not equal to.
+    // Without a path, as for a lone fragment, the library displays "/" but does not compare equal to it.
     let path = head.uri.path_and_query().ok_or(ParseError::Target)?;
     let target = path.as_str();
     if target == "/" && *path != PathAndQuery::from_static("/") {
@@ -124,7 +123,7 @@ fn target_of<'a>(
     if is_target && valid_target(target) { Ok(target) } else { Err(ParseError::Target) }
 }
 
-/// The host of `:authority`, or of `host` where there is none (RFC 9113, section 8.3.1).
+/// The host of `:authority`, or else of `host` (RFC 9113, section 8.3.1).
 fn host_of(head: &http::request::Parts, rules: RequestRules) -> Result<&str, ParseError> {
     let mut fields = head.headers.get_all(header::HOST).iter();
     let field = fields.next().map(HeaderValue::as_bytes);
@@ -192,7 +191,7 @@ mod tests {
             "a,b",
         ] {
             assert_eq!(refusal("/", &[("host", host)]), Some(ParseError::Host), "{host}");
-            // What no URI has, the library refuses before.
+            // The library rejects what is invalid in a URI before.
             if let Ok(uri) = http::Uri::builder().scheme("http").authority(host).path_and_query("/").build() {
                 assert_eq!(refusal(&uri.to_string(), &[]), Some(ParseError::Host), "{host}");
             }

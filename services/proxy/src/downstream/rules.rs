@@ -1,9 +1,9 @@
-//! What a listener accepts.
+//! The request rules of a listener.
 
 use tidegate_http1::{RequestRules, Underscores};
 use tidegate_model::fleet::{ListenerLimits, UnderscorePolicy};
 
-/// What a listener accepts as a request head.
+/// The rules by which a listener parses request heads.
 pub fn request_rules(limits: &ListenerLimits, is_tls: bool) -> RequestRules {
     RequestRules {
         head_bytes: limits.head_bytes as usize,

@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use super::LocalCounter;
 
-/// Upper bounds of duration histograms, in seconds: those that OpenTelemetry's HTTP conventions advise, and some below,
-/// since many a response from nearby takes less than the least of them.
+/// Upper bounds of duration histograms, in seconds: those recommended by OpenTelemetry's HTTP conventions, and some
+/// below, since many nearby responses are faster than the lowest of them.
 pub const DURATION_BOUNDS: [f64; 17] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// A histogram of durations.
 #[derive(Debug, Default)]
 pub struct Durations {
-    /// One count per bound, not cumulative, and one for what is above all.
+    /// One count per bound, not cumulative, and one above all bounds.
     pub buckets: [LocalCounter; DURATION_BOUNDS.len() + 1],
     /// The sum, in microseconds.
     pub sum_us: LocalCounter,
 }
 
-/// A duration as histograms count it: looked up once for all that do.
+/// A duration with its bucket, looked up once for several histograms.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     bucket: usize,
@@ -42,24 +42,24 @@ impl Durations {
     }
 }
 
-/// Durations added up.
+/// The sum of several duration histograms.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DurationSums {
-    /// By bucket, not cumulative; the last is above all bounds.
+    /// Counts by bucket, not cumulative; the last is above all bounds.
     pub counts: [u64; DURATION_BOUNDS.len() + 1],
-    /// In seconds.
+    /// The sum in seconds.
     pub sum: f64,
 }
 
 impl DurationSums {
-    /// All of them.
+    /// Adds histograms up.
     pub fn of<'a>(all: impl Iterator<Item = &'a Durations>) -> DurationSums {
         let mut sums = DurationSums::default();
         all.for_each(|durations| sums.add(durations));
         sums
     }
 
-    /// Adds those of one more histogram.
+    /// Adds one more histogram.
     pub fn add(&mut self, durations: &Durations) {
         for (sum, bucket) in self.counts.iter_mut().zip(&durations.buckets) {
             *sum += bucket.get();
@@ -67,13 +67,13 @@ impl DurationSums {
         self.sum += durations.sum_us.get() as f64 / 1e6;
     }
 
-    /// Those since `before`.
+    /// The difference to an earlier sum.
     pub fn since(&self, before: &DurationSums) -> DurationSums {
         let counts = std::array::from_fn(|at| self.counts[at].saturating_sub(before.counts[at]));
         DurationSums { counts, sum: (self.sum - before.sum).max(0.0) }
     }
 
-    /// The time that 95 of 100 do not exceed, linear within its bucket; nothing when there are none.
+    /// The 95th percentile, interpolated within its bucket; nothing without durations.
     pub fn p95(&self) -> Option<Duration> {
         let total: u64 = self.counts.iter().sum();
         let rank = total as f64 * 0.95;
@@ -81,7 +81,7 @@ impl DurationSums {
         for (at, count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
             if (below + count) as f64 >= rank {
                 let low = if at == 0 { 0.0 } else { DURATION_BOUNDS[at - 1] };
-                // What is above all bounds is at least the last.
+                // Above all bounds, the last one is the best estimate.
                 let high = DURATION_BOUNDS.get(at).copied().unwrap_or(low);
                 let part = (rank - below as f64) / *count as f64;
                 return Some(Duration::from_secs_f64(low + (high - low) * part));

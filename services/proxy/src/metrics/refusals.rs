@@ -4,22 +4,22 @@ use tidegate_http1::ParseError;
 
 use super::LocalCounter;
 
-/// Why a request is refused; the label `reason` of `tidegate_proxy_requests_refused_total`.
+/// Why a request is refused: the label `reason` of `tidegate_proxy_requests_refused_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalReason {
     /// No request line of HTTP/1.x.
     RequestLine,
-    /// A version of HTTP that is not served.
+    /// An unsupported version of HTTP.
     Version,
     /// A malformed header field, or a line that does not end with CR LF.
     Field,
     /// A head over a limit of the listener.
     HeadTooLarge,
-    /// A target that the method does not take, or that has no form in the endpoint's version of HTTP.
+    /// A target that is invalid for the method, or unrepresentable in the endpoint's version of HTTP.
     Target,
-    /// No host, several, one that is malformed, or two that differ.
+    /// A missing, repeated, malformed or contradictory host.
     Host,
-    /// A scheme that is not the listener's.
+    /// A scheme other than the listener's.
     Scheme,
     /// A body whose length is ambiguous, malformed or not allowed.
     Framing,
@@ -29,12 +29,12 @@ pub enum RefusalReason {
     MaxForwards,
     /// A malformed body or trailer.
     Body,
-    /// An HTTP/2 connection that does not begin as one.
+    /// An HTTP/2 connection that fails at its preface.
     Http2,
 }
 
 impl RefusalReason {
-    /// All of them, in the order of their counters.
+    /// All reasons, in the order of their counters.
     pub const ALL: [RefusalReason; 12] = [
         RefusalReason::RequestLine,
         RefusalReason::Version,
@@ -50,7 +50,7 @@ impl RefusalReason {
         RefusalReason::Http2,
     ];
 
-    /// Its name in the metric.
+    /// The value of the label.
     pub fn label(self) -> &'static str {
         match self {
             RefusalReason::RequestLine => "request_line",
@@ -96,7 +96,7 @@ impl From<ParseError> for RefusalReason {
 pub struct RefusalCounters([LocalCounter; RefusalReason::ALL.len()]);
 
 impl RefusalCounters {
-    /// Counts a refused request. Only its own worker may.
+    /// Counts a refused request. Only for its own worker.
     pub fn count(&self, reason: impl Into<RefusalReason>) {
         self.of(reason.into()).add(1);
     }

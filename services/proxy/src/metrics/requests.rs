@@ -1,6 +1,5 @@
-//! Durations of requests by OpenTelemetry's semantic conventions (`http.server.request.duration`,
-//! <https://opentelemetry.io/docs/specs/semconv/http/http-metrics/>): by method, scheme, status and error, as far as these
-//! have occurred.
+//! Request durations by OpenTelemetry's semantic conventions (`http.server.request.duration`,
+//! <https://opentelemetry.io/docs/specs/semconv/http/http-metrics/>): by method, scheme, status and error.
 
 use std::{collections::BTreeMap, iter, sync::OnceLock};
 
@@ -8,10 +7,10 @@ use tidegate_http1::Method;
 
 use super::{DurationSums, Durations, Timing};
 
-/// What requests are told apart by. There are few: neither clients nor endpoints can make any up.
+/// The attributes by which requests are normalised. Their number is bounded: clients and endpoints cannot invent values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestKind {
-    /// The status that was answered, as [`counted`] has it; 0 when there was none.
+    /// The status, as normalised by [`normalised`]; 0 if there was no response.
     status: u16,
     is_tls: bool,
     method: &'static str,
@@ -19,18 +18,18 @@ pub struct RequestKind {
 }
 
 impl RequestKind {
-    /// The kind of a request that was answered with `status`, if it was, and was `broken` off for this reason.
+    /// The kind of a request with this response `status`, `broken` off for a reason, if any.
     pub fn new(
         method: &Method,
         is_tls: bool,
         status: Option<u16>,
         broken: Option<&'static str>,
     ) -> RequestKind {
-        RequestKind { status: status.map_or(0, counted), is_tls, method: method_name(method), broken }
+        RequestKind { status: status.map_or(0, normalised), is_tls, method: method_name(method), broken }
     }
 
-    /// Calls `tell` with its attributes.
-    pub fn attributes<T>(&self, tell: impl FnOnce(&[(&'static str, &str)]) -> T) -> T {
+    /// Calls `read` with the attributes.
+    pub fn with_attributes<T>(&self, read: impl FnOnce(&[(&'static str, &str)]) -> T) -> T {
         let status = self.status.to_string();
         let mut attributes = vec![
             ("http.request.method", self.method),
@@ -39,17 +38,17 @@ impl RequestKind {
         if self.status > 0 {
             attributes.push(("http.response.status_code", &status));
         }
-        // A response with 4xx is no error of the server.
+        // A 4xx response is not an error of the server.
         let by_status = (self.status >= 500).then_some(status.as_str());
         attributes.extend(self.broken.or(by_status).map(|error| ("error.type", error)));
-        tell(&attributes)
+        read(&attributes)
     }
 }
 
-/// What stands for every method that is not one of HTTP's own.
+/// Stands for every method that is not well-known.
 pub const OTHER_METHOD: &str = "_OTHER";
 
-/// The method's name, or [`OTHER_METHOD`]. QUERY is of RFC 10008, and among those that the conventions name.
+/// The method's name, or [`OTHER_METHOD`]. QUERY (RFC 10008) is among those in the conventions.
 pub fn method_name(method: &Method) -> &'static str {
     match method {
         Method::Other(token) if **token == *"QUERY" => "QUERY",
@@ -57,9 +56,9 @@ pub fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// A status that is registered (<https://www.iana.org/assignments/http-status-codes>), or the one that another has the
-/// meaning of: the first of its class (RFC 9110, section 15).
-fn counted(status: u16) -> u16 {
+/// A registered status (<https://www.iana.org/assignments/http-status-codes>), or for others the first of the class, to
+/// which they are equivalent (RFC 9110, section 15).
+fn normalised(status: u16) -> u16 {
     match status {
         100..=103 | 200..=208 | 226 | 300..=305 | 307 | 308 => status,
         400..=417 | 421..=426 | 428 | 429 | 431 | 451 => status,
@@ -69,26 +68,26 @@ fn counted(status: u16) -> u16 {
     }
 }
 
-/// Durations by kind: a list that one thread makes longer when a kind first occurs, and others read meanwhile. What occurs
-/// often is usually met first, and so found first.
+/// Durations by kind: a linked list that one thread appends to when a kind first occurs, while others read. Frequent
+/// kinds usually occur early, so they are found fast.
 #[derive(Debug, Default)]
-pub struct RequestDurations(OnceLock<Box<Known>>);
+pub struct RequestDurations(OnceLock<Box<KindDurations>>);
 
 #[derive(Debug)]
-struct Known {
+struct KindDurations {
     kind: RequestKind,
     durations: Durations,
     next: RequestDurations,
 }
 
 impl RequestDurations {
-    /// Adds a duration. Only its own worker may, so it never waits for another that adds a kind.
+    /// Adds a duration. Only for its own worker, so it never waits.
     pub fn record(&self, kind: RequestKind, timing: Timing) {
         let mut list = self;
         loop {
             let known = list.0.get_or_init(|| {
                 let next = RequestDurations::default();
-                Box::new(Known { kind, durations: Durations::default(), next })
+                Box::new(KindDurations { kind, durations: Durations::default(), next })
             });
             if known.kind == kind {
                 return known.durations.record(timing);
@@ -97,7 +96,7 @@ impl RequestDurations {
         }
     }
 
-    /// All of them, added up by kind.
+    /// Adds durations up by kind.
     pub fn sum<'a>(all: impl Iterator<Item = &'a RequestDurations>) -> BTreeMap<RequestKind, DurationSums> {
         let mut sums = BTreeMap::<RequestKind, DurationSums>::new();
         for list in all {
@@ -142,7 +141,7 @@ mod tests {
     #[test]
     fn what_went_wrong_is_told_beside_the_status() {
         let error = |status, broken| {
-            RequestKind::new(&Method::Get, false, status, broken).attributes(|attributes| {
+            RequestKind::new(&Method::Get, false, status, broken).with_attributes(|attributes| {
                 let said = attributes.iter().find(|(name, _)| *name == "error.type");
                 said.map(|(_, value)| (*value).to_owned())
             })

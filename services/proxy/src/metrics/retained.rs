@@ -1,4 +1,4 @@
-//! Counters by name, kept for as long as somebody may count in them, and a while longer.
+//! Counters by name, retained as long as they are in use, and a while longer.
 
 use std::{
     collections::BTreeMap,
@@ -8,12 +8,12 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How long counters are kept that nobody counts in any more: so long that whoever reads them each minute has seen the
-/// last of them, and that what comes back soon goes on where it was. What comes back later begins at 0, which readers of
-/// counters take for a restart.
-const KEPT: Duration = Duration::from_secs(300);
+/// How long unused counters are retained: long enough for a scrape each minute to see the last values, and for a name
+/// that returns soon to continue where it was. A name that returns later begins at 0, which readers of counters take
+/// for a restart.
+const RETENTION: Duration = Duration::from_secs(300);
 
-/// For each name the workers' own sets. Whoever counts holds a clone of its worker's set; that is how it is known.
+/// The workers' own sets for each name. A set is in use while anybody else holds a clone of it.
 #[derive(Debug)]
 pub struct RetainedCounters<N, C>(Mutex<BTreeMap<N, Sets<C>>>);
 
@@ -31,25 +31,25 @@ impl<N, C> Default for RetainedCounters<N, C> {
 }
 
 impl<N: Ord + Clone, C: Default> RetainedCounters<N, C> {
-    /// The set of `worker`: the same one for the same name.
+    /// The set of `worker` for a name, created if necessary.
     pub fn of_worker(&self, worker: usize, name: N) -> Arc<C> {
         let mut all = self.lock();
         let none = || Sets { workers: Vec::new(), sets: Vec::new(), unused_since: None };
         let Sets { workers, sets, .. } = all.entry(name).or_insert_with(none);
-        if let Some(place) = workers.iter().position(|owner| *owner == worker) {
-            return sets[place].clone();
+        if let Some(index) = workers.iter().position(|owner| *owner == worker) {
+            return sets[index].clone();
         }
         workers.push(worker);
         sets.push(Arc::default());
         sets[sets.len() - 1].clone()
     }
 
-    /// What is read from the sets of each name.
+    /// Calls `read` with the sets of each name.
     pub fn read<T>(&self, read: impl Fn(&[Arc<C>]) -> T) -> Vec<(N, T)> {
         self.lock().iter().map(|(name, Sets { sets, .. })| (name.clone(), read(sets))).collect()
     }
 
-    /// Lets go of what nobody has counted in for long. Of neighbours in order that are `one`, all stay while one is used.
+    /// Drops names that have been unused for long. Of adjacent names for which `one` holds, all stay while one is used.
     pub fn forget_unused(&self, now: Instant, one: impl Fn(&N, &N) -> bool) {
         let mut all = self.lock();
         let mut entries: Vec<(&N, &mut Sets<C>)> = all.iter_mut().collect();
@@ -59,7 +59,7 @@ impl<N: Ord + Clone, C: Default> RetainedCounters<N, C> {
                 sets.unused_since = if is_used { None } else { sets.unused_since.or(Some(now)) };
             }
         }
-        all.retain(|_, sets| sets.unused_since.is_none_or(|since| now < since + KEPT));
+        all.retain(|_, sets| sets.unused_since.is_none_or(|since| now < since + RETENTION));
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<N, Sets<C>>> {
@@ -69,8 +69,8 @@ impl<N: Ord + Clone, C: Default> RetainedCounters<N, C> {
 }
 
 impl<C> Sets<C> {
-    /// Whether anybody may count: a table, or a request that began by an earlier one. New holders come by way of the lock
-    /// alone, or from one that is held.
+    /// Whether a table or a running request holds a set. New clones are only made under the lock, or from another
+    /// clone.
     fn are_used(&self) -> bool {
         self.sets.iter().any(|set| Arc::strong_count(set) > 1)
     }
@@ -95,21 +95,21 @@ mod tests {
         kept.of_worker(0, ("b", 0)).add(1);
         let start = Instant::now();
         kept.forget_unused(start, |_, _| false);
-        kept.forget_unused(start + KEPT - Duration::from_secs(1), |_, _| false);
+        kept.forget_unused(start + RETENTION - Duration::from_secs(1), |_, _| false);
         assert_eq!(names(&kept), [("a", 0), ("b", 0)]);
-        kept.forget_unused(start + KEPT, |_, _| false);
+        kept.forget_unused(start + RETENTION, |_, _| false);
         assert_eq!(names(&kept), [("a", 0)]);
 
         drop(held);
-        kept.forget_unused(start + KEPT, |_, _| false);
-        // What comes back in time goes on where it was, and its time begins anew.
+        kept.forget_unused(start + RETENTION, |_, _| false);
+        // A name that returns in time continues where it was, and its retention restarts.
         assert_eq!(kept.of_worker(1, ("a", 0)).get(), 1);
         let back = kept.of_worker(0, ("a", 0));
-        kept.forget_unused(start + KEPT * 2, |_, _| false);
+        kept.forget_unused(start + RETENTION * 2, |_, _| false);
         assert_eq!(names(&kept), [("a", 0)]);
         drop(back);
-        kept.forget_unused(start + KEPT * 3, |_, _| false);
-        kept.forget_unused(start + KEPT * 4, |_, _| false);
+        kept.forget_unused(start + RETENTION * 3, |_, _| false);
+        kept.forget_unused(start + RETENTION * 4, |_, _| false);
         assert_eq!(names(&kept), []);
     }
 
@@ -121,7 +121,7 @@ mod tests {
             kept.of_worker(0, name);
         }
         let start = Instant::now();
-        for now in [start, start + KEPT] {
+        for now in [start, start + RETENTION] {
             kept.forget_unused(now, |one, other| one.0 == other.0);
         }
         assert_eq!(names(&kept), [("a", 0), ("a", 1), ("a", 2)]);

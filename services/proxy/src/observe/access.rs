@@ -1,4 +1,4 @@
-//! The access log: lines are made by the workers and written by a thread of their own.
+//! The access log: workers format lines, a separate thread writes them.
 
 use std::{
     fs::{File, OpenOptions},
@@ -14,51 +14,52 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::line::Line;
+use super::line::AccessLogLine;
 use crate::settings::AccessLogSection;
 
-/// Bytes that a worker gathers before it gives them to the writer.
+/// Bytes that a worker buffers before it sends them to the writer.
 const GATHERED: usize = 32 * 1024;
-/// Gathered pieces that wait for the writer; what does not fit is dropped and counted.
+/// Buffers that may wait for the writer; when the channel is full, lines are dropped and counted.
 const WAITING: usize = 64;
-/// How often it is looked whether the file was moved away.
+/// How often the writer checks whether the file was moved away.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What all workers share of the access log.
-pub struct Shared {
+/// The access log's handle, shared by all workers.
+pub struct AccessLogHandle {
     settings: AccessLogSection,
     pieces: SyncSender<Vec<u8>>,
     dropped: AtomicU64,
 }
 
-/// The writer; joined when all workers have ended.
-pub struct Writer(JoinHandle<()>);
+/// The writer's thread; joined when all workers have ended.
+pub struct WriterThread(JoinHandle<()>);
 
-/// One worker's part of the access log.
+/// One worker's buffer of the access log.
 pub struct AccessLog {
-    shared: Arc<Shared>,
+    shared: Arc<AccessLogHandle>,
     gathered: Vec<u8>,
     lines: u64,
-    /// Counts ordinary requests up to the next that is logged.
+    /// Accumulates the ratio; a request is logged when it reaches 1.
     due: f64,
 }
 
-/// Starts the writer, when the settings ask for a log.
+/// Starts the writer, if the settings enable the log.
 ///
 /// # Errors
-/// When the file cannot be opened.
-pub fn start(settings: &AccessLogSection) -> io::Result<Option<(Arc<Shared>, Writer)>> {
+/// If the file cannot be opened.
+pub fn start(settings: &AccessLogSection) -> io::Result<Option<(Arc<AccessLogHandle>, WriterThread)>> {
     let Some(path) = settings.path.clone() else { return Ok(None) };
-    let target = Target::open(path)?;
+    let target = LogTarget::open(path)?;
     let (pieces, waiting) = sync_channel(WAITING);
-    let thread =
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write(target, &waiting))?;
-    let shared = Shared { settings: settings.clone(), pieces, dropped: AtomicU64::new(0) };
-    Ok(Some((Arc::new(shared), Writer(thread))))
+    let thread = std::thread::Builder::new()
+        .name("access-log".to_owned())
+        .spawn(move || write_lines(target, &waiting))?;
+    let shared = AccessLogHandle { settings: settings.clone(), pieces, dropped: AtomicU64::new(0) };
+    Ok(Some((Arc::new(shared), WriterThread(thread))))
 }
 
-impl Writer {
-    /// Waits until all is written. To be called when nobody holds [`Shared`] any more.
+impl WriterThread {
+    /// Waits until everything is written. Call it after all clones of [`AccessLogHandle`] were dropped.
     pub fn join(self) {
         if self.0.join().is_err() {
             tracing::error!("the access log's writer has panicked");
@@ -66,7 +67,7 @@ impl Writer {
     }
 }
 
-impl Shared {
+impl AccessLogHandle {
     /// Lines that were dropped because the writer was too slow.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
@@ -74,18 +75,18 @@ impl Shared {
 }
 
 impl AccessLog {
-    /// A worker's part.
-    pub fn new(shared: Arc<Shared>) -> AccessLog {
+    /// An empty buffer of a worker.
+    pub fn new(shared: Arc<AccessLogHandle>) -> AccessLog {
         AccessLog { shared, gathered: Vec::new(), lines: 0, due: 0.0 }
     }
 
-    /// Adds a line, if the settings want one for such a request. Notable ones are logged whatever the ratio.
+    /// Adds a line, if the settings select the request. Notable requests are logged whatever the ratio.
     pub fn add<'a>(
         &mut self,
         notable: bool,
         status: u16,
         duration: Duration,
-        line: impl FnOnce() -> Line<'a>,
+        line: impl FnOnce() -> AccessLogLine<'a>,
     ) {
         let settings = &self.shared.settings;
         if status < settings.min_status || duration < settings.slower_than {
@@ -105,7 +106,7 @@ impl AccessLog {
         }
     }
 
-    /// Gives what is gathered to the writer.
+    /// Sends the buffered lines to the writer.
     pub fn flush(&mut self) {
         if self.gathered.is_empty() {
             return;
@@ -126,33 +127,33 @@ impl Drop for AccessLog {
     }
 }
 
-/// Where lines go.
-enum Target {
+/// Where lines are written.
+enum LogTarget {
     Stdout,
     File { path: PathBuf, file: File, looked_at: Instant },
 }
 
-impl Target {
-    fn open(path: PathBuf) -> io::Result<Target> {
+impl LogTarget {
+    fn open(path: PathBuf) -> io::Result<LogTarget> {
         if path == Path::new("-") {
-            return Ok(Target::Stdout);
+            return Ok(LogTarget::Stdout);
         }
-        let file = open(&path)?;
-        Ok(Target::File { path, file, looked_at: Instant::now() })
+        let file = open_file(&path)?;
+        Ok(LogTarget::File { path, file, looked_at: Instant::now() })
     }
 
     fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         match self {
-            Target::Stdout => {
+            LogTarget::Stdout => {
                 let mut out = io::stdout().lock();
                 out.write_all(piece)?;
                 out.flush()
             }
-            Target::File { path, file, looked_at } => {
+            LogTarget::File { path, file, looked_at } => {
                 if looked_at.elapsed() >= LOOK_EVERY {
                     *looked_at = Instant::now();
                     if was_moved(path, file) {
-                        *file = open(path)?;
+                        *file = open_file(path)?;
                     }
                 }
                 file.write_all(piece)
@@ -161,22 +162,22 @@ impl Target {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
+fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
 
-/// Whether the file at `path` is another one than `file`, or none: then somebody rotates logs.
+/// Whether the file at `path` is missing or no longer `file`: then the log was rotated.
 fn was_moved(path: &Path, file: &File) -> bool {
     let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
     std::fs::metadata(path).ok().map(identity) != file.metadata().ok().map(identity)
 }
 
-fn write(mut target: Target, waiting: &Receiver<Vec<u8>>) {
+fn write_lines(mut target: LogTarget, waiting: &Receiver<Vec<u8>>) {
     let mut failing = false;
     while let Ok(piece) = waiting.recv() {
         match target.write(&piece) {
             Ok(()) => failing = false,
-            // Said once, not for each piece.
+            // Logged once, not for each buffer.
             Err(error) if !failing => {
                 failing = true;
                 tracing::error!(%error, "the access log cannot be written");
@@ -195,10 +196,10 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tidegate-access-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("access.log");
-        let mut target = Target::open(path.clone()).unwrap();
+        let mut target = LogTarget::open(path.clone()).unwrap();
         target.write(b"one\n").unwrap();
         std::fs::rename(&path, folder.join("access.log.1")).unwrap();
-        if let Target::File { looked_at, .. } = &mut target {
+        if let LogTarget::File { looked_at, .. } = &mut target {
             *looked_at -= LOOK_EVERY;
         }
         target.write(b"two\n").unwrap();

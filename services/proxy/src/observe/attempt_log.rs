@@ -1,64 +1,65 @@
-//! The attempts of one request: what retries, metrics, spans and the access log know of them.
+//! The attempts of one request, as retries, metrics, spans and the access log use them.
 
 use std::rc::Rc;
 
 use tidegate_model::observation::Failure;
 use tokio::time::Instant;
 
-use crate::upstream::{ClusterState, EndpointState, Tally};
+use crate::upstream::{ClusterState, EndpointState, OutlierDetector};
 
 /// Why an attempt was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptReason {
-    /// It was the first.
+    /// The first attempt.
     First,
-    /// Another one failed.
+    /// Another attempt failed.
     Retry,
-    /// Another one had no response yet.
+    /// Another attempt had no response yet.
     Hedge,
 }
 
-/// What became of an attempt.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttemptOutcome {
-    /// Nothing yet. In a request that has ended: another attempt had a response first, or the client gave up.
+    /// Still running. After the request has ended: abandoned, because another attempt responded first or the client
+    /// disconnected.
     Pending,
     /// The endpoint responded with this status.
     Response(Instant, u16),
-    /// It failed.
+    /// The attempt failed.
     Failed(Instant, Failure),
 }
 
 /// One attempt of a request at an endpoint.
 pub struct Attempt {
-    /// Why it was made.
+    /// The reason for it.
     pub reason: AttemptReason,
-    /// Its cluster.
+    /// The cluster.
     pub cluster: Rc<ClusterState>,
-    /// Its endpoint.
+    /// The endpoint.
     pub endpoint: Rc<EndpointState>,
-    /// How the action fares at the endpoint.
-    pub tally: Rc<Tally>,
-    /// The cluster's tier, from 0.
+    /// The outlier detector of the action at the endpoint.
+    pub detector: Rc<OutlierDetector>,
+    /// The index of the cluster's tier in the route table, from 0.
     pub tier: usize,
     /// When it began.
     pub began: Instant,
-    /// Its span; 0 when there is none.
+    /// The id of its span; 0 if there is none.
     pub span_id: u64,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: AttemptOutcome,
 }
 
-/// Why a response did not reach its client whole.
+/// Why a response did not reach its client completely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interruption {
     /// The client closed its connection or reset the stream.
     ClientGone,
-    /// The client was slow, and its place was needed.
+    /// The client was slow and was evicted.
     ClientTooSlow,
-    /// The endpoint broke its response off.
+    /// The endpoint failed within its response.
     BrokenOff,
-    /// Nothing passed in either direction for too long.
+    /// The idle timeout of the stream passed.
     Idle,
     /// The rest of the request's body was malformed or too large.
     RequestRefused,
@@ -71,27 +72,27 @@ impl Interruption {
             Interruption::ClientGone => "client_gone",
             Interruption::ClientTooSlow => "client_too_slow",
             Interruption::BrokenOff => "broken_off",
-            Interruption::Idle => "silent",
+            Interruption::Idle => "idle_timeout",
             Interruption::RequestRefused => "request_refused",
         }
     }
 }
 
-/// The attempts of one request, and what became of it.
+/// The attempts of one request, and its outcome.
 #[derive(Default)]
 pub struct AttemptLog {
-    // Most requests have one attempt; it needs no memory of its own.
+    // Most requests have one attempt, which needs no allocation.
     first: Option<Attempt>,
     more: Vec<Attempt>,
-    /// The status that the client was given.
+    /// The status of the response to the client.
     pub status: Option<u16>,
     /// The attempt whose response was relayed to the client.
     pub relayed: Option<usize>,
-    /// Bytes of the request's body.
+    /// Bytes received of the request's body.
     pub received: u64,
-    /// Bytes of the response's body.
+    /// Bytes sent of the response's body.
     pub sent: u64,
-    /// Why the response did not reach the client whole, if so.
+    /// Why the response did not reach the client completely, if so.
     pub interruption: Option<Interruption>,
 }
 
@@ -109,14 +110,14 @@ impl AttemptLog {
     /// The attempt with this number.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is none.
     pub fn attempt(&self, number: usize) -> &Attempt {
         let attempt = if number == 0 { self.first.as_ref() } else { self.more.get(number - 1) };
         attempt.expect("numbers come from push")
     }
 
-    /// Records what became of an attempt.
-    pub fn end(&mut self, number: usize, outcome: AttemptOutcome) {
+    /// Records the outcome of an attempt.
+    pub fn record_outcome(&mut self, number: usize, outcome: AttemptOutcome) {
         let attempt = if number == 0 { self.first.as_mut() } else { self.more.get_mut(number - 1) };
         if let Some(attempt) = attempt {
             attempt.outcome = outcome;
@@ -128,17 +129,17 @@ impl AttemptLog {
         self.first.iter().chain(&self.more)
     }
 
-    /// How many there were.
+    /// The number of attempts.
     pub fn count(&self) -> usize {
         usize::from(self.first.is_some()) + self.more.len()
     }
 
-    /// The attempt whose response the client got.
+    /// The attempt whose response was relayed to the client.
     pub fn served_by(&self) -> Option<&Attempt> {
         self.attempts().nth(self.relayed?)
     }
 
-    /// Whether people want to hear of the request: an error, a retry, a hedge, a response that was broken off.
+    /// Whether the request is always traced and logged: an error, a retry, a hedge or an interrupted response.
     pub fn is_notable(&self) -> bool {
         !self.more.is_empty() || self.interruption.is_some() || self.status.is_none_or(|status| status >= 500)
     }

@@ -1,17 +1,17 @@
-//! A request that has ended.
+//! A finished request.
 
 use tidegate_http1::Request;
 use tidegate_model::ServiceName;
 use tokio::time::Instant;
 
-use super::{attempt_log::AttemptLog, decide::RequestTrace};
+use super::{attempt_log::AttemptLog, sampling::RequestTrace};
 use crate::clients::Client;
 
-/// A request that has ended, with what is reported of it.
+/// A finished request, as reported.
 pub struct FinishedRequest<'a> {
     /// Its service.
     pub service: &'a ServiceName,
-    /// The route that it matched; nothing for the default action.
+    /// The path pattern of its route; nothing for the default action.
     pub route: Option<&'a str>,
     /// Its head.
     pub head: &'a Request,
@@ -23,8 +23,8 @@ pub struct FinishedRequest<'a> {
     pub started: Instant,
     /// When it ended.
     pub ended: Instant,
-    /// Its trace, if it was sampled from the beginning.
+    /// Its trace, if it was sampled from the start.
     pub trace: Option<RequestTrace>,
-    /// Its attempts, and what became of it.
+    /// Its attempts and outcome.
     pub log: &'a AttemptLog,
 }

@@ -7,17 +7,17 @@ use tidegate_http1::Request;
 
 use super::{
     attempt_log::{AttemptReason, Interruption},
-    decide::RequestTrace,
     finished::FinishedRequest,
     malformed::{MalformedRequest, UNKNOWN},
+    sampling::RequestTrace,
     spans::version_text,
     text::{OneLine, Text, escaped},
 };
 use crate::{clients::Client, settings::AccessFormat, wire::http_date};
 
-/// What a line says. Never a query, a cookie or a credential; each text that a client sent is bounded.
+/// The fields of a line. Never a query, a cookie or a credential; client-supplied text is bounded.
 #[derive(Serialize)]
-pub struct Line<'a> {
+pub struct AccessLogLine<'a> {
     /// Milliseconds since 1970.
     time_ms: u64,
     client: IpAddr,
@@ -52,17 +52,17 @@ pub struct Line<'a> {
     referer: Option<Text<'a>>,
 }
 
-impl<'a> Line<'a> {
-    /// The line of a request that a service answers for.
+impl<'a> AccessLogLine<'a> {
+    /// The line of a request that belongs to a service.
     pub fn of_finished(
         request: &FinishedRequest<'a>,
         trace: Option<RequestTrace>,
         duration: Duration,
-    ) -> Line<'a> {
+    ) -> AccessLogLine<'a> {
         let log = request.log;
         let status = log.status.unwrap_or(0);
         let served = log.served_by();
-        Line {
+        AccessLogLine {
             bytes_in: log.received,
             bytes_out: log.sent,
             service: Some(request.service.as_str()),
@@ -73,19 +73,19 @@ impl<'a> Line<'a> {
             hedged: log.attempts().any(|attempt| attempt.reason == AttemptReason::Hedge),
             error: log.interruption.map(Interruption::as_str).map(Text::from),
             trace_id: trace.map(|trace| format!("{:032x}", trace.trace_id)),
-            ..Line::of_request(request.head, request.client, request.request_id, status, duration)
+            ..AccessLogLine::of_request(request.head, request.client, request.request_id, status, duration)
         }
     }
 
-    /// The line of a request that no service answers for.
+    /// The line of a request that belongs to no service.
     pub fn of_request(
         request: &'a Request,
         client: Client,
         request_id: &[u8],
         status: u16,
         duration: Duration,
-    ) -> Line<'a> {
-        Line {
+    ) -> AccessLogLine<'a> {
+        AccessLogLine {
             method: request.method.as_str().into(),
             host: request.host.as_str().into(),
             path: Text(without_query(request.target.as_bytes())),
@@ -93,30 +93,30 @@ impl<'a> Line<'a> {
             request_id: String::from_utf8_lossy(request_id).into_owned(),
             user_agent: request.fields.get(b"user-agent").map(Text),
             referer: request.fields.get(b"referer").map(|url| Text(without_query(url))),
-            ..Line::new(client, status, duration)
+            ..AccessLogLine::new(client, status, duration)
         }
     }
 
-    /// The line of a request that was refused, and `why`.
+    /// The line of a request that was refused because of `why`.
     pub fn of_refusal(
-        unread: &'a MalformedRequest,
+        malformed: &'a MalformedRequest,
         why: &'a str,
         client: Client,
         status: u16,
         duration: Duration,
-    ) -> Line<'a> {
-        Line {
-            method: unread.method.as_str().into(),
-            path: unread.path.as_str().into(),
-            protocol: unread.protocol,
+    ) -> AccessLogLine<'a> {
+        AccessLogLine {
+            method: malformed.method.as_str().into(),
+            path: malformed.path.as_str().into(),
+            protocol: malformed.protocol,
             error: Some(why.into()),
-            ..Line::new(client, status, duration)
+            ..AccessLogLine::new(client, status, duration)
         }
     }
 
-    /// A line that says nothing of a request but how it ended.
-    fn new(client: Client, status: u16, duration: Duration) -> Line<'a> {
-        Line {
+    /// A line with only the client, status and duration.
+    fn new(client: Client, status: u16, duration: Duration) -> AccessLogLine<'a> {
+        AccessLogLine {
             time_ms: tidegate_bus::clock::now().0 / 1000,
             client: client.address.to_canonical(),
             method: UNKNOWN.into(),
@@ -144,7 +144,7 @@ impl<'a> Line<'a> {
 
     /// Adds the line to `out`.
     pub fn write(&self, format: AccessFormat, out: &mut Vec<u8>) {
-        // Writing to memory cannot fail, and nothing in a line is without a form in JSON.
+        // Writing to memory cannot fail, and every field can be represented in JSON.
         let written = match format {
             AccessFormat::Json => {
                 let mut json = serde_json::Serializer::with_formatter(&mut *out, OneLine);

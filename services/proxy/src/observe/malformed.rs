@@ -1,11 +1,11 @@
-//! What can be told of a request that could not be read as one.
+//! The known parts of a malformed request.
 
-/// What stands for what is not known.
+/// Stands for unknown parts.
 pub const UNKNOWN: &str = "-";
-/// The longest text that is told, in bytes: it may be all of a head that is too large.
+/// The longest part that is reported, in bytes: it may be most of an oversized head.
 const LONGEST: usize = 256;
 
-/// A request that is refused, as far as it is known.
+/// The known parts of a refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MalformedRequest {
     /// Its method.
@@ -17,19 +17,19 @@ pub struct MalformedRequest {
 }
 
 impl MalformedRequest {
-    /// What the first line of `read` says over HTTP/1.
+    /// Reads what it can from the first line of an HTTP/1 head.
     pub fn of_http1(read: &[u8]) -> MalformedRequest {
         let line = read.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let mut words = line.trim_ascii_end().split(|byte| *byte == b' ');
         let method = words.next().filter(|word| is_token(word));
-        // What begins with something else is no request line, and nothing in it has a meaning.
+        // Without a valid method it is no request line, and nothing in it has a meaning.
         let path = words.next().filter(|target| method.is_some() && target.starts_with(b"/"));
         let protocol = match words.next() {
             Some(b"HTTP/1.1") if method.is_some() => "1.1",
             Some(b"HTTP/1.0") if method.is_some() => "1.0",
             Some(_) | None => UNKNOWN,
         };
-        let text = |word: Option<&[u8]>| word.map(String::from_utf8_lossy).map(|word| cut(&word));
+        let text = |word: Option<&[u8]>| word.map(String::from_utf8_lossy).map(|word| truncated(&word));
         let unknown = || UNKNOWN.to_owned();
         MalformedRequest {
             method: text(method).unwrap_or_else(unknown),
@@ -38,10 +38,10 @@ impl MalformedRequest {
         }
     }
 
-    /// What the pseudo-fields of HTTP/2 say.
+    /// Reads what it can from the pseudo-fields of HTTP/2.
     pub fn of_http2(head: &http::request::Parts) -> MalformedRequest {
         let path = head.uri.path_and_query().map_or(UNKNOWN, |target| target.path());
-        MalformedRequest { method: cut(head.method.as_str()), path: cut(path), protocol: "2" }
+        MalformedRequest { method: truncated(head.method.as_str()), path: truncated(path), protocol: "2" }
     }
 }
 
@@ -49,8 +49,8 @@ fn is_token(word: &[u8]) -> bool {
     !word.is_empty() && word.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
 }
 
-/// The beginning of a word, which holds no query.
-fn cut(word: &str) -> String {
+/// The beginning of a word without its query.
+fn truncated(word: &str) -> String {
     let plain = word.split(['?', '#']).next().unwrap_or_default();
     plain[..plain.floor_char_boundary(LONGEST.min(plain.len()))].to_owned()
 }

@@ -1,5 +1,5 @@
-//! Spans of a request: one of the whole, one of each attempt. Names by OpenTelemetry's semantic conventions for HTTP
-//! (<https://opentelemetry.io/docs/specs/semconv/http/http-spans/>).
+//! The spans of a request: one for the request, one per attempt. Names follow OpenTelemetry's semantic conventions for
+//! HTTP (<https://opentelemetry.io/docs/specs/semconv/http/http-spans/>).
 
 use std::time::SystemTime;
 
@@ -11,22 +11,27 @@ use tokio::time::Instant;
 
 use super::{
     attempt_log::{Attempt, AttemptLog, AttemptOutcome, AttemptReason},
-    decide::RequestTrace,
     finished::FinishedRequest,
+    sampling::RequestTrace,
 };
 use crate::{
     clients::Client,
     metrics::{OTHER_METHOD, method_name},
 };
 
-/// The longest text of a client that goes into a span, in bytes.
+/// The longest client-supplied text in a span, in bytes.
 const LONGEST: usize = 256;
 
-/// What an error is told as that the status says already.
-const SAID_BY_STATUS: String = String::new();
+/// The error description where the status is sufficient.
+const SEE_STATUS: String = String::new();
 
-/// Sends the spans of a request that has ended.
-pub fn send(sink: &SpanSink, request: &FinishedRequest<'_>, trace: RequestTrace, random: &mut impl Rng) {
+/// Sends the spans of a finished request.
+pub fn send_spans(
+    sink: &SpanSink,
+    request: &FinishedRequest<'_>,
+    trace: RequestTrace,
+    random: &mut impl Rng,
+) {
     let FinishedRequest { head, log, started, ended, .. } = *request;
     let clock = Clock { now: (ended, SystemTime::now()) };
     sink.send(FinishedSpan {
@@ -50,7 +55,7 @@ pub fn send(sink: &SpanSink, request: &FinishedRequest<'_>, trace: RequestTrace,
             id => id,
         };
         let end = match &attempt.outcome {
-            // The response's head came earlier; what is relayed ends with the request.
+            // The relayed attempt ends with the request, later than the head of its response.
             _ if log.relayed == Some(number) => ended,
             AttemptOutcome::Pending => ended,
             AttemptOutcome::Response(at, _) | AttemptOutcome::Failed(at, _) => *at,
@@ -67,15 +72,15 @@ pub fn send(sink: &SpanSink, request: &FinishedRequest<'_>, trace: RequestTrace,
             attributes: client_attributes(head, attempt, number),
             error: match &attempt.outcome {
                 AttemptOutcome::Failed(_, failure) => Some(failure.to_string()),
-                // By the conventions what a client did wrong is an error of the call, too.
-                AttemptOutcome::Response(_, status) if *status >= 400 => Some(SAID_BY_STATUS),
+                // By the conventions a client error (4xx) is an error of the outgoing call, too.
+                AttemptOutcome::Response(_, status) if *status >= 400 => Some(SEE_STATUS),
                 AttemptOutcome::Response(..) | AttemptOutcome::Pending => None,
             },
         });
     }
 }
 
-/// Turns instants into times of day.
+/// Converts instants to wall-clock time.
 struct Clock {
     now: (Instant, SystemTime),
 }
@@ -89,9 +94,9 @@ impl Clock {
 fn error_of(log: &AttemptLog) -> Option<String> {
     match (log.interruption, log.status) {
         (Some(interruption), _) => Some(interruption.as_str().to_owned()),
-        (None, Some(status)) if status >= 500 => Some(SAID_BY_STATUS),
+        (None, Some(status)) if status >= 500 => Some(SEE_STATUS),
         (None, Some(_)) => None,
-        (None, None) => Some("not answered".to_owned()),
+        (None, None) => Some("no response".to_owned()),
     }
 }
 
@@ -104,9 +109,9 @@ fn server_attributes(request: &FinishedRequest<'_>) -> Vec<(&'static str, Value)
     let (host, port) = host_and_port(&head.host, client.is_tls);
     let mut attributes: Vec<(&'static str, Value)> = vec![
         ("http.request.method", method_name(&head.method).into()),
-        ("url.path", cut(path).into()),
+        ("url.path", truncated(path).into()),
         ("url.scheme", scheme(client.is_tls).into()),
-        ("server.address", cut(host).into()),
+        ("server.address", truncated(host).into()),
         ("server.port", i64::from(port).into()),
         ("client.address", client.address.to_canonical().to_string().into()),
         ("network.protocol.name", "http".into()),
@@ -116,7 +121,7 @@ fn server_attributes(request: &FinishedRequest<'_>) -> Vec<(&'static str, Value)
         ("tidegate.attempts", (log.count() as i64).into()),
     ];
     attributes.extend(method_original(head));
-    // What is in a query may be secret: only that there is one.
+    // A query may be secret: only its presence is reported.
     if query.is_some() {
         attributes.push(("tidegate.has_query", true.into()));
     }
@@ -124,7 +129,7 @@ fn server_attributes(request: &FinishedRequest<'_>) -> Vec<(&'static str, Value)
         attributes.push(("http.route", route.to_owned().into()));
     }
     if let Some(agent) = head.fields.get(b"user-agent") {
-        attributes.push(("user_agent.original", cut(&String::from_utf8_lossy(agent)).into()));
+        attributes.push(("user_agent.original", truncated(&String::from_utf8_lossy(agent)).into()));
     }
     if let Some(served) = log.served_by() {
         attributes.push(("tidegate.cluster", served.cluster.name.to_string().into()));
@@ -149,7 +154,7 @@ fn client_attributes(request: &Request, attempt: &Attempt, number: usize) -> Vec
     let url = {
         let scheme = scheme(attempt.cluster.upstream.tls.is_some());
         let path = request.target.split('?').next().filter(|path| path.starts_with('/')).unwrap_or_default();
-        format!("{scheme}://{}{}", attempt.endpoint.address, cut(path))
+        format!("{scheme}://{}{}", attempt.endpoint.address, truncated(path))
     };
     let mut attributes: Vec<(&'static str, Value)> = vec![
         ("http.request.method", method_name(&request.method).into()),
@@ -191,12 +196,12 @@ fn client_attributes(request: &Request, attempt: &Attempt, number: usize) -> Vec
     attributes
 }
 
-/// What a client said, cut to what a span should hold.
-fn cut(text: &str) -> String {
+/// Client-supplied text, truncated.
+fn truncated(text: &str) -> String {
     text[..text.floor_char_boundary(LONGEST.min(text.len()))].to_owned()
 }
 
-/// The protocol's version as the conventions write it.
+/// The protocol version as in the conventions.
 pub fn version_text(client: Client, request: &Request) -> &'static str {
     match request.version {
         _ if client.is_http2 => "2",
@@ -205,7 +210,7 @@ pub fn version_text(client: Client, request: &Request) -> &'static str {
     }
 }
 
-/// A span's name begins so.
+/// The method in a span's name.
 fn name_of(request: &Request) -> &'static str {
     match method_name(&request.method) {
         OTHER_METHOD => "HTTP",
@@ -213,21 +218,21 @@ fn name_of(request: &Request) -> &'static str {
     }
 }
 
-/// The method as the client said it, where it is not told by its name.
+/// The original method, if it is reported as [`OTHER_METHOD`].
 fn method_original(request: &Request) -> Option<(&'static str, Value)> {
     let is_other = method_name(&request.method) == OTHER_METHOD;
-    is_other.then(|| ("http.request.method_original", cut(request.method.as_str()).into()))
+    is_other.then(|| ("http.request.method_original", truncated(request.method.as_str()).into()))
 }
 
 fn scheme(is_tls: bool) -> &'static str {
     if is_tls { "https" } else { "http" }
 }
 
-/// The host without its port, and the port that it means.
+/// The host without its port, and the port or the scheme's default.
 fn host_and_port(host: &str, is_tls: bool) -> (&str, u16) {
     let usual = if is_tls { 443 } else { 80 };
     let (name, port) = match host.rsplit_once(':') {
-        // A colon within brackets is of an IPv6 address.
+        // A colon within brackets belongs to an IPv6 address.
         Some((name, port)) if !port.ends_with(']') => (name, port.parse().unwrap_or(usual)),
         Some(_) | None => (host, usual),
     };

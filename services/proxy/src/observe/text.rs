@@ -1,4 +1,4 @@
-//! Text that a client sent, as a line of a log can hold it: bounded, and without what ends or reorders a line.
+//! Client-supplied text in logs: bounded, and without characters that end or reorder a line.
 
 use std::{fmt, io};
 
@@ -8,8 +8,8 @@ use serde_json::ser::{CompactFormatter, Formatter};
 /// The most bytes of one text that are logged; a head may have 64 KiB and more of it.
 pub const LONGEST: usize = 1024;
 
-/// What a client sent. Bytes that are not UTF-8 are shown as `\xNN`; what is longer than [`LONGEST`] is cut, and how much
-/// was is said.
+/// Client-supplied text. Bytes that are not UTF-8 are shown as `\xNN`; text longer than [`LONGEST`] is truncated, with
+/// the number of bytes cut.
 #[derive(Debug, Clone, Copy)]
 pub struct Text<'a>(pub &'a [u8]);
 
@@ -44,8 +44,7 @@ impl Serialize for Text<'_> {
     }
 }
 
-/// JSON on one line for every reader of lines: characters that end or reorder one are escaped, which JSON allows and does
-/// not ask for.
+/// A JSON formatter that also escapes characters that end or reorder a line, which JSON allows but does not require.
 pub struct OneLine;
 
 impl Formatter for OneLine {
@@ -69,7 +68,7 @@ impl Formatter for OneLine {
     }
 }
 
-/// The text so that it cannot end a line or a quotation, as Apache's httpd writes it.
+/// Escapes text so that it cannot end a line or a quotation, like Apache's httpd.
 pub fn escaped(text: Text<'_>) -> String {
     let mut escaped = String::with_capacity(text.0.len().min(LONGEST) + 16);
     for c in text.to_string().chars() {
@@ -82,8 +81,8 @@ pub fn escaped(text: Text<'_>) -> String {
     escaped
 }
 
-/// Whether a character ends a line for some reader (controls, U+0085, U+2028, U+2029), or is not seen and changes how
-/// others are (marks of direction, joiners, interlinear annotations).
+/// Whether a character ends a line for some readers (controls, U+0085, U+2028, U+2029), or is invisible and changes
+/// others (direction marks, joiners, interlinear annotations).
 fn breaks_a_line(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')

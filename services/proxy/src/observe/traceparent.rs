@@ -1,13 +1,13 @@
 //! The W3C trace context's `traceparent` (<https://www.w3.org/TR/trace-context/>, level 1).
 
-/// What a client says of the trace that its request is part of.
+/// A client's trace context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
     /// The trace.
     pub trace_id: u128,
     /// The client's span.
     pub parent_id: u64,
-    /// Whether the client records it.
+    /// The sampled flag.
     pub is_sampled: bool,
 }
 
@@ -16,13 +16,13 @@ pub struct TraceParent {
 pub struct TraceParentText([u8; 55]);
 
 impl TraceParent {
-    /// What a field's value says; nothing when it is malformed, and then the trace begins anew.
+    /// Parses a field's value; nothing if it is malformed, and then a new trace begins.
     pub fn parse(value: &[u8]) -> Option<TraceParent> {
         let (version, rest) = (value.get(..2)?, value.get(55..)?);
         // Later versions may have more, after another dash.
         let is_ours =
             if version == b"00" { rest.is_empty() } else { rest.first().is_none_or(|b| *b == b'-') };
-        if !is_ours || version == b"ff" || [2, 35, 52].iter().any(|place| value[*place] != b'-') {
+        if !is_ours || version == b"ff" || [2, 35, 52].iter().any(|index| value[*index] != b'-') {
             return None;
         }
         hex(version)?;
@@ -38,7 +38,7 @@ impl TraceParent {
 }
 
 impl TraceParentText {
-    /// The text for a span that is recorded.
+    /// The text for a sampled span.
     pub fn new(trace_id: u128, span_id: u64) -> TraceParentText {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
         write_hex(&mut text[3..35], trace_id);
@@ -54,7 +54,7 @@ impl TraceParentText {
 
 fn hex(text: &[u8]) -> Option<u128> {
     text.iter().try_fold(0_u128, |number, digit| {
-        // Capitals are not allowed.
+        // Upper case is not allowed.
         let value = match digit {
             b'0'..=b'9' => digit - b'0',
             b'a'..=b'f' => digit - b'a' + 10,
@@ -65,8 +65,8 @@ fn hex(text: &[u8]) -> Option<u128> {
 }
 
 fn write_hex(to: &mut [u8], number: u128) {
-    for (place, digit) in to.iter_mut().rev().enumerate() {
-        *digit = b"0123456789abcdef"[(number >> (4 * place)) as usize & 15];
+    for (index, digit) in to.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (4 * index)) as usize & 15];
     }
 }
 

@@ -1,4 +1,4 @@
-//! One attempt of a request at one endpoint, until the head of its response.
+//! One attempt of a request at an endpoint, up to the head of the response.
 
 use std::{cell::RefCell, future::poll_fn, task::Poll, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     context::RequestContext,
-    discard::Discarding,
+    discard::DiscardGuard,
     heads::{self, ClientInfo},
     upload::{Cursor, Upload},
 };
@@ -16,41 +16,41 @@ use crate::{
     context::WAIT_FOR_UPSTREAM,
     observe::TraceParentText,
     upstream::{
-        ConnectError, Connected, Fault, Http2Conn, InFlight, Leader, Role, Sent, UpstreamStream, failure_of,
-        failure_within_body,
+        ConnectError, Connected, Fault, Http2Conn, InFlightRequest, Leader, Role, Sent, UpstreamStream,
+        failure_of, failure_within_body,
     },
-    wire::{BodyError, Chunk, Conn, Http2Writer, Turn as BodyTurn},
+    wire::{BodyError, Chunk, Conn, CoopBudget, Http2Writer},
 };
 
-/// The most interim responses to one request, so that an endpoint cannot fill memory with them.
-const MOST_INTERIM: u8 = 32;
+/// The maximum number of interim responses to one request, so that an endpoint cannot fill memory with them.
+const MAX_INTERIM: u8 = 32;
 
-/// An endpoint's answer, of which the head is here. It is large: whoever moves it on boxes it.
+/// An endpoint's response whose head was received. It is large, so it is boxed.
 pub struct UpstreamResponse {
     /// The request at the endpoint.
     pub up: UpstreamStream,
     /// The head.
     pub head: Response,
-    /// The first piece of the body, where it came with the head.
+    /// The first chunk of the body, if it arrived with the head.
     pub first: Option<Chunk>,
-    /// Counts the request as under way.
-    pub flight: InFlight,
-    /// How far the request's body was sent.
+    /// Counts the request in flight.
+    pub in_flight: InFlightRequest,
+    /// How much of the request's body was sent.
     pub cursor: Cursor,
-    /// Whether the request had been sent whole when the head came.
+    /// Whether the request had been sent completely when the head arrived.
     pub sent_whole: bool,
     /// The attempt's number in the request's log.
     pub attempt: usize,
 }
 
 impl UpstreamResponse {
-    /// What it holds of the body.
-    pub fn held(&mut self) -> usize {
+    /// The size of its buffers.
+    pub fn buffered(&mut self) -> usize {
         let first = match &self.first {
             Some(Chunk::Data(data)) => data.len(),
             Some(Chunk::End(_)) | None => 0,
         };
-        self.up.held() + first
+        self.up.buffered() + first
     }
 }
 
@@ -58,68 +58,69 @@ impl UpstreamResponse {
 pub enum AttemptError {
     /// The endpoint failed.
     Endpoint {
-        /// How.
+        /// How it failed.
         failure: Failure,
         /// Whether it may have acted on the request.
         sent: Sent,
-        /// What it says of the endpoint.
+        /// The cause.
         fault: Fault,
     },
     /// The client's body could not be read.
     Client(BodyError),
-    /// The request has a target or host that HTTP/2 cannot say.
+    /// The request has a target or host that HTTP/2 cannot represent.
     Unrepresentable,
 }
 
-/// For how long after a piece of its body a request that cannot be sent again is left with a silent endpoint.
-const TAKING: Duration = Duration::from_secs(1);
+/// How long after its last body data a request that cannot be retried stays at an unreachable endpoint.
+const UPLOAD_ACTIVE: Duration = Duration::from_secs(1);
 
-/// Where and how an attempt is made.
+/// The plan of an attempt.
 pub struct AttemptPlan {
-    /// Counts it at its endpoint.
-    pub flight: InFlight,
-    /// Whether only a new connection will do.
+    /// Counts the request in flight at the chosen endpoint.
+    pub in_flight: InFlightRequest,
+    /// Whether it must use a new connection.
     pub fresh: bool,
     /// Its number in the request's log.
     pub number: usize,
-    /// Its span, where the request is traced.
+    /// The trace context of its span, if the request is traced.
     pub traceparent: Option<TraceParentText>,
 }
 
 /// Sends the request to the attempt's endpoint and waits for the head of the response.
-pub async fn attempt(
+pub async fn run_attempt(
     x: &RequestContext<'_>,
     this: AttemptPlan,
     upload: &RefCell<Upload<'_>>,
 ) -> Result<Box<UpstreamResponse>, AttemptError> {
-    let AttemptPlan { flight, number, fresh, traceparent } = this;
-    // HTTP/2 has no upgrade: such a cluster is asked without, which any upgrade allows (RFC 9110, section 7.8).
-    let upgrade = x.info.upgrade.filter(|_| flight.cluster.upstream.protocol != UpstreamProtocol::Http2);
+    let AttemptPlan { in_flight, number, fresh, traceparent } = this;
+    // HTTP/2 has no upgrade, so the request is sent without, which is always allowed (RFC 9110, section 7.8).
+    let upgrade = x.info.upgrade.filter(|_| in_flight.cluster.upstream.protocol != UpstreamProtocol::Http2);
     let mut info = ClientInfo { traceparent, upgrade, ..x.info };
-    // An endpoint that was silent already is asked as a last resort, and may prove the verdict wrong.
-    let was_unreachable = flight.endpoint.is_unreachable(x.service.check);
-    flight.cluster.counters.attempts.add(1);
-    let up = open(x, &mut info, &flight, fresh, upload).await?;
-    let mut discarding = Discarding::new(x.worker, &x.request.method, up, flight);
+    // An endpoint that was unreachable from the start is a last resort, and may prove the verdict wrong.
+    let was_unreachable = in_flight.endpoint.is_unreachable(x.service.check);
+    in_flight.cluster.counters.attempts.add(1);
+    let up = start_stream(x, &mut info, &in_flight, fresh, upload).await?;
+    let mut discarding = DiscardGuard::new(x.worker, &x.request.method, up, in_flight);
     let mut head = Response::default();
     let mut first = None;
     let mut cursor = Cursor::default();
     let mut broken = false;
     let mut interim = 0_u8;
     let ended = poll_fn(|cx| {
-        let (up, flight) = discarding.parts();
+        let (up, in_flight) = discarding.parts();
         loop {
-            if let Poll::Ready(Err(error)) = poll_upload(up, flight, upload, &mut cursor, &mut broken, cx) {
+            if let Poll::Ready(Err(error)) = poll_upload(up, in_flight, upload, &mut cursor, &mut broken, cx)
+            {
                 return Poll::Ready(Err(AttemptError::Client(error)));
             }
             match up.poll_head(&x.request.method, &mut head, cx) {
                 Poll::Ready(Ok(())) => match head.status {
-                    100..200 if head.status != 101 && interim == MOST_INTERIM => {
+                    100..200 if head.status != 101 && interim == MAX_INTERIM => {
                         return Poll::Ready(Err(endpoint_error(up, Failure::BadAnswer, Sent::Maybe)));
                     }
                     100 => {
                         interim += 1;
-                        upload.borrow_mut().let_continue();
+                        upload.borrow_mut().send_continue();
                     }
                     101 if info.upgrade.is_some() => return Poll::Ready(Ok(())),
                     101 => return Poll::Ready(Err(endpoint_error(up, Failure::BadAnswer, Sent::Maybe))),
@@ -127,10 +128,11 @@ pub async fn attempt(
                         interim += 1;
                         let mut upload = upload.borrow_mut();
                         upload.down.send_interim(head.status, &head.fields);
-                        // What is not taken at once goes out with what follows; a client that is gone is noticed there.
+                        // What is not written now goes out with the response; a closed connection is noticed there.
                         _ = upload.down.poll_flush(cx);
                     }
-                    // A body that fails at once is found while the client knows nothing yet, so that it can be asked elsewhere.
+                    // A body that fails at once is detected before the client received anything, so that the request
+                    // can be retried.
                     _ => match up.poll_body(cx) {
                         Poll::Ready(Ok(chunk)) => {
                             first = Some(chunk);
@@ -152,40 +154,42 @@ pub async fn attempt(
                 Poll::Pending => break,
             }
         }
-        if !was_unreachable && flight.endpoint.is_unreachable(x.service.check) && !is_taking(&upload.borrow())
+        if !was_unreachable
+            && in_flight.endpoint.is_unreachable(x.service.check)
+            && !is_upload_active(&upload.borrow())
         {
             return Poll::Ready(Err(endpoint_error(up, Failure::NoAnswer, up.sent())));
         }
-        flight.wake_when_unreachable(cx);
-        upload.borrow_mut().down.hold_buffers(up.held() + x.fallback_held.get());
+        in_flight.wake_when_unreachable(cx);
+        upload.borrow_mut().down.account_buffers(up.buffered() + x.fallback_buffered.get());
         let is_sent = cursor.ended && !broken && up.is_flushed();
         discarding.is_sent = is_sent;
         Poll::Pending
     })
     .await;
-    let (up, flight) = discarding.take();
-    flight.stop_waiting();
+    let (up, in_flight) = discarding.disarm();
+    in_flight.stop_waiting();
     match ended {
         Ok(()) => {
             let sent_whole = cursor.ended && !broken && up.is_flushed();
-            Ok(Box::new(UpstreamResponse { up, head, first, flight, cursor, sent_whole, attempt: number }))
+            Ok(Box::new(UpstreamResponse { up, head, first, in_flight, cursor, sent_whole, attempt: number }))
         }
         Err(error) => {
-            // What failed this request and all others will not serve the next one.
+            // A failed connection must not get the next request.
             if let UpstreamStream::Http2(up) = &up
                 && up.conn_failed()
             {
-                flight.endpoint.pool.remove_http2(&up.conn);
+                in_flight.endpoint.pool.remove_http2(&up.conn);
             }
             Err(error)
         }
     }
 }
 
-/// Whether the endpoint took much of a body, and that a moment ago: then it is busy, whatever its probes say, and the
-/// request could not be sent to another one. The service's timeout still ends it.
-fn is_taking(upload: &Upload<'_>) -> bool {
-    !upload.can_replay() && upload.progress_at.elapsed() < TAKING
+/// Whether the endpoint has just read part of a body that is too large for a retry. Then it is alive, whatever the
+/// probes report. The service's timeout still applies.
+fn is_upload_active(upload: &Upload<'_>) -> bool {
+    !upload.can_replay() && upload.progress_at.elapsed() < UPLOAD_ACTIVE
 }
 
 fn endpoint_error(up: &UpstreamStream, failure: Failure, sent: Sent) -> AttemptError {
@@ -197,17 +201,17 @@ fn endpoint_error(up: &UpstreamStream, failure: Failure, sent: Sent) -> AttemptE
     AttemptError::Endpoint { failure, sent, fault }
 }
 
-/// Moves the request's body on. When the endpoint takes no more of it, `broken` is set: it may still answer.
+/// Sends more of the request's body. `broken` is set when the endpoint accepts no more of it: it may still respond.
 pub fn poll_upload(
     up: &mut UpstreamStream,
-    flight: &InFlight,
+    in_flight: &InFlightRequest,
     upload: &RefCell<Upload<'_>>,
     cursor: &mut Cursor,
     broken: &mut bool,
     cx: &mut std::task::Context<'_>,
 ) -> Poll<Result<(), BodyError>> {
-    let mut turn = BodyTurn::new();
-    while !cursor.ended && !*broken && turn.goes_on(cx) {
+    let mut budget = CoopBudget::new();
+    while !cursor.ended && !*broken && budget.spend_or_wake(cx) {
         match up.poll_room(cx) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => *broken = true,
@@ -223,10 +227,10 @@ pub fn poll_upload(
     *broken |= matches!(flushed, Poll::Ready(Err(_)));
     let upload = upload.borrow();
     if *broken {
-        // Whatever the client still sends is not waited for.
+        // The rest of the body is not needed.
         upload.end_client_wait();
     }
-    flight.update_client_wait(upload.down.account().pace());
+    in_flight.update_client_wait(upload.down.account().stall_budget());
     if *broken {
         return Poll::Ready(Ok(()));
     }
@@ -237,130 +241,133 @@ pub fn poll_upload(
     Poll::Ready(Ok(()))
 }
 
-/// A connection with the request's head on its way. Where the upgrade that it asks for cannot be had, `info` is
-/// without it afterwards.
-async fn open(
+/// Gets a connection and sends the request's head. If the requested upgrade is impossible, it is removed from `info`.
+async fn start_stream(
     x: &RequestContext<'_>,
     info: &mut ClientInfo<'_>,
-    flight: &InFlight,
+    in_flight: &InFlightRequest,
     fresh: bool,
     upload: &RefCell<Upload<'_>>,
 ) -> Result<UpstreamStream, AttemptError> {
-    let (cluster, endpoint) = (&flight.cluster, &flight.endpoint);
+    let (cluster, endpoint) = (&in_flight.cluster, &in_flight.endpoint);
     let unsent =
         |ConnectError { failure, fault }| AttemptError::Endpoint { failure, sent: Sent::Nothing, fault };
     if !fresh {
-        if x.worker.may_take_upstream(flight.client())
+        if x.worker.may_take_upstream(in_flight.client())
             && let Some(conn) = endpoint.pool.take(Instant::now(), !x.repeatable)
         {
-            return Ok(start_http1(x, *info, (conn, true), flight, upload));
+            return Ok(start_http1(x, *info, (conn, true), in_flight, upload));
         }
         if cluster.upstream.protocol != UpstreamProtocol::Http1
             && info.upgrade.is_none()
             && let Some(conn) = endpoint.pool.http2()
         {
-            match start_http2(x, *info, conn, flight, upload).await {
+            match start_http2(x, *info, conn, in_flight, upload).await {
                 Err(AttemptError::Endpoint { sent: Sent::Nothing, .. }) => {}
                 started => return started,
             }
         }
     }
-    // A connection of its own cannot have been ended before it took this request.
+    // A new connection cannot have been closed as idle.
     let leader = loop {
-        match turn(x, fresh || info.upgrade.is_some(), flight).await.map_err(unsent)? {
-            Taken::Turn(leader) => break leader,
-            // One that takes no streams any more is out of the pool by now, and somebody makes another.
-            Taken::Conn(conn) => match start_http2(x, *info, conn, flight, upload).await {
+        match join_single_flight(x, fresh || info.upgrade.is_some(), in_flight).await.map_err(unsent)? {
+            ConnectPlan::Connect(leader) => break leader,
+            // A connection that takes no more streams is out of the pool by now, and another one is opened.
+            ConnectPlan::Shared(conn) => match start_http2(x, *info, conn, in_flight, upload).await {
                 Err(AttemptError::Endpoint { sent: Sent::Nothing, .. }) => {}
                 started => return started,
             },
         }
     };
-    let connected = match connect_unless_unreachable(x, info.upgrade.is_some(), flight, leader).await {
-        // It may speak HTTP/2 alone, which was not offered: no reason to hold anything against it.
+    let connected = match connect_unless_unreachable(x, info.upgrade.is_some(), in_flight, leader).await {
+        // The endpoint may only support HTTP/2, which was not offered: not a failure.
         Err(ConnectError { failure: Failure::Tls, .. })
             if info.upgrade.is_some() && cluster.upstream.protocol == UpstreamProtocol::Auto =>
         {
             info.upgrade = None;
-            connect_unless_unreachable(x, false, flight, None).await
+            connect_unless_unreachable(x, false, in_flight, None).await
         }
         connected => connected,
     };
     match connected.map_err(unsent)? {
-        Connected::Http1(conn) => Ok(start_http1(x, *info, (conn, false), flight, upload)),
-        Connected::Http2(conn) => start_http2(x, *info, conn, flight, upload).await,
+        Connected::Http1(conn) => Ok(start_http1(x, *info, (conn, false), in_flight, upload)),
+        Connected::Http2(conn) => start_http2(x, *info, conn, in_flight, upload).await,
     }
 }
 
-/// What comes of a turn to connect.
-enum Taken {
-    /// Another's connection has room.
-    Conn(Http2Conn),
-    /// To connect, for all that wait where connections are shared.
-    Turn(Option<Leader>),
+/// How a request gets its connection.
+enum ConnectPlan {
+    /// Use a shared connection.
+    Shared(Http2Conn),
+    /// Open a connection, for all waiters if connections are shared.
+    Connect(Option<Leader>),
 }
 
-/// Waits for a connection that another request makes, where it can take this one, or for the turn to make one: at once
-/// where it must be for this request `alone`.
-async fn turn(x: &RequestContext<'_>, alone: bool, flight: &InFlight) -> Result<Taken, ConnectError> {
-    let (upstream, pool) = (&flight.cluster.upstream, &flight.endpoint.pool);
+/// Joins the single flight of the endpoint: waits for the connection that another request opens, or opens one. A
+/// request that needs one `alone` opens it at once.
+async fn join_single_flight(
+    x: &RequestContext<'_>,
+    alone: bool,
+    in_flight: &InFlightRequest,
+) -> Result<ConnectPlan, ConnectError> {
+    let (upstream, pool) = (&in_flight.cluster.upstream, &in_flight.endpoint.pool);
     let may_share = match upstream.protocol {
         UpstreamProtocol::Http1 => false,
         UpstreamProtocol::Auto => upstream.tls.is_some(),
         UpstreamProtocol::Http2 => true,
     };
     if !may_share || alone {
-        return Ok(Taken::Turn(None));
+        return Ok(ConnectPlan::Connect(None));
     }
     loop {
-        // Who may have no connection must not make one for all: their requests would fail with it.
-        if !x.worker.may_take_upstream(flight.client()) {
-            return Ok(Taken::Turn(None));
+        // A request without quota must not lead: the requests of its waiters would fail with it.
+        if !x.worker.may_take_upstream(in_flight.client()) {
+            return Ok(ConnectPlan::Connect(None));
         }
         let waiter = match pool.single_flight.join() {
-            None => return Ok(Taken::Turn(None)),
-            Some(Role::Leader(leader)) => return Ok(Taken::Turn(Some(leader))),
+            None => return Ok(ConnectPlan::Connect(None)),
+            Some(Role::Leader(leader)) => return Ok(ConnectPlan::Connect(Some(leader))),
             Some(Role::Waiter(waiter)) => waiter,
         };
-        // As long as it may take whoever makes it.
+        // As long as the leader may take.
         let waiting = tokio::time::timeout(upstream.connect_timeout + WAIT_FOR_UPSTREAM, waiter.wait());
-        let waited = unless_unreachable(x, flight, Box::pin(waiting)).await?;
+        let waited = unless_unreachable(x, in_flight, Box::pin(waiting)).await?;
         match waited.unwrap_or_else(|_| Err(Failure::ConnectTimeout.into())) {
-            // That another client may have none says nothing of this one.
+            // Another client's exhausted quota does not concern this one.
             Ok(()) | Err(ConnectError { fault: Fault::LocalResources, .. }) => {}
             Err(failed) => return Err(failed),
         }
         if let Some(conn) = pool.http2() {
-            return Ok(Taken::Conn(conn));
+            return Ok(ConnectPlan::Shared(conn));
         }
     }
 }
 
-/// Connects, unless the verdict comes meanwhile that the endpoint is silent.
+/// Connects, unless the endpoint becomes unreachable meanwhile.
 async fn connect_unless_unreachable(
     x: &RequestContext<'_>,
     http1_only: bool,
-    flight: &InFlight,
+    in_flight: &InFlightRequest,
     leader: Option<Leader>,
 ) -> Result<Connected, ConnectError> {
-    // Boxed, because it is large and seldom needed: every request's future would be that much larger.
+    // Boxed, because it is large and rare: it would enlarge the future of every request.
     let connecting = Box::pin(async {
-        // Outside of the timeout: that this machine has none left says nothing of the endpoint.
-        let claimed = x.worker.claim_upstream(flight).await;
-        x.worker.connector.connect(flight, claimed, http1_only, leader).await
+        // Outside of the timeout: a local shortage is not the endpoint's failure.
+        let claimed = x.worker.claim_upstream(in_flight).await;
+        x.worker.connector.connect(in_flight, claimed, http1_only, leader).await
     });
-    unless_unreachable(x, flight, connecting).await?
+    unless_unreachable(x, in_flight, connecting).await?
 }
 
-/// What comes of `future`, unless the verdict comes meanwhile that the endpoint is silent and there is another.
+/// The output of `future`, or an error if the endpoint becomes unreachable meanwhile and there is another one.
 async fn unless_unreachable<T>(
     x: &RequestContext<'_>,
-    flight: &InFlight,
+    in_flight: &InFlightRequest,
     future: impl Future<Output = T> + Unpin,
 ) -> Result<T, ConnectError> {
-    let endpoint = &flight.endpoint;
+    let endpoint = &in_flight.endpoint;
     let silent = poll_fn(|cx| {
-        flight.wake_when_unreachable(cx);
+        in_flight.wake_when_unreachable(cx);
         if endpoint.is_unreachable(x.service.check) { Poll::Ready(()) } else { Poll::Pending }
     });
     tokio::select! {
@@ -374,10 +381,10 @@ fn start_http1(
     x: &RequestContext<'_>,
     info: ClientInfo<'_>,
     (mut conn, reused): (Conn, bool),
-    flight: &InFlight,
+    in_flight: &InFlightRequest,
     upload: &RefCell<Upload<'_>>,
 ) -> UpstreamStream {
-    flight.take_connection();
+    in_flight.take_connection();
     let expects_continue = upload.borrow().expects_continue();
     let before = conn.total_written();
     let writer = heads::write_http1_request(conn.out(), x.request, info, x.framing, expects_continue);
@@ -389,19 +396,19 @@ async fn start_http2(
     x: &RequestContext<'_>,
     info: ClientInfo<'_>,
     conn: Http2Conn,
-    flight: &InFlight,
+    in_flight: &InFlightRequest,
     upload: &RefCell<Upload<'_>>,
 ) -> Result<UpstreamStream, AttemptError> {
     let failed = |error: &h2::Error| {
-        flight.endpoint.pool.remove_http2(&conn);
+        in_flight.endpoint.pool.remove_http2(&conn);
         let (failure, _) = failure_of(error);
         AttemptError::Endpoint { failure, sent: Sent::Nothing, fault: Fault::Endpoint }
     };
-    let is_tls = flight.cluster.upstream.tls.is_some();
+    let is_tls = in_flight.cluster.upstream.tls.is_some();
     let expects_continue = upload.borrow().expects_continue();
     let head = heads::http2_request(x.request, info, x.framing, is_tls, expects_continue)
         .ok_or(AttemptError::Unrepresentable)?;
-    let counted = conn.begin();
+    let counted = conn.open_stream();
     let mut send = conn.send.clone().ready().await.map_err(|error| failed(&error))?;
     let bodiless = x.framing == Framing::Empty;
     let (response, stream) = send.send_request(head, bodiless).map_err(|error| failed(&error))?;

@@ -1,4 +1,4 @@
-//! Attempts, retries and hedges: how one request gets one response although endpoints fail.
+//! Attempts, retries and hedges of one request.
 
 use std::{cell::RefCell, future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
@@ -7,137 +7,145 @@ use tidegate_model::{fleet::Hedge, observation::Failure};
 use tokio::time::Instant;
 
 use super::{
-    attempt::{AttemptError, AttemptPlan, UpstreamResponse, attempt},
+    attempt::{AttemptError, AttemptPlan, UpstreamResponse, run_attempt},
     context::RequestContext,
     slots::Slots,
     upload::Upload,
 };
 use crate::{
-    balance::{Candidates, pick},
-    clients::ClientShare,
+    balance::{PickContext, pick},
+    clients::UpstreamQuota,
     observe::{Attempt, AttemptOutcome, AttemptReason, TraceParentText},
-    upstream::{ClusterState, EndpointState, Fault, InFlight, Sent, is_of_endpoint},
+    upstream::{ClusterState, EndpointState, Fault, InFlightRequest, Sent, is_connect_failure},
     wire::{BodyError, Timer},
 };
 
-/// When a hedge is sent while the service's usual time is unknown, and the least time at all.
+/// The delay of a hedge while the service's response times are unknown, and the minimum delay.
 const HEDGE_UNKNOWN: Duration = Duration::from_millis(250);
 const HEDGE_LEAST: Duration = Duration::from_millis(50);
-/// How long a client that expects `100 Continue` is left waiting for the endpoint's word.
+/// How long the edge waits for the endpoint's `100 Continue` before it sends its own.
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 
-/// Why a request has no response of an endpoint.
+/// Why no endpoint's response can be relayed.
 pub enum NoResponse {
-    /// There is no endpoint that could take it.
+    /// No endpoint can take the request.
     NoEndpoint,
-    /// This machine has no connection to an endpoint left for it.
+    /// No upstream connection is available.
     NoConnection,
-    /// The last try failed so.
+    /// The last attempt failed.
     Failed(Failure),
-    /// The client sent nothing more of its body within the service's timeout.
+    /// The client sent no more of its body within the service's timeout.
     SlowClient,
     /// No response within the service's timeout.
     Deadline,
     /// The client's body could not be read.
     Client(BodyError),
-    /// The request has a target or host that the endpoint's protocol cannot say.
+    /// The request has a target or host that the endpoint's protocol cannot represent.
     Unrepresentable,
 }
 
-/// What happened next.
-enum Event {
+/// The next event of a request's attempts.
+enum AttemptsEvent {
     /// The attempt in this slot ended.
     Ended(usize, Result<Box<UpstreamResponse>, AttemptError>),
     /// The next deadline has passed.
     Time,
-    /// The client has given the request up.
+    /// The client has cancelled the request.
     Gone,
-    /// The client is slow, and its place is needed.
-    GivenUp,
+    /// The client is slow and was evicted.
+    ClientEvicted,
 }
 
-/// What was tried and what may still be.
+/// The state of a request's attempts.
 struct Attempts<'a> {
     x: &'a RequestContext<'a>,
-    client: ClientShare,
+    client: UpstreamQuota,
     tried: Vec<Rc<EndpointState>>,
     clusters: Vec<Rc<ClusterState>>,
-    /// Attempts that failed so that the request itself may have been to blame.
+    /// Failed attempts whose cause may be the request itself.
     failed: Vec<usize>,
     left: u8,
-    /// A reused connection may die or go away once without costing an attempt.
+    /// Whether a stale connection or GOAWAY may still be replaced without using up an attempt.
     may_replace_connection: bool,
-    /// How long after the request was sent it is hedged, if it still may be.
+    /// The delay of the hedge, while one may still be sent.
     hedge_after: Option<Duration>,
-    /// The numbers of those under way, by slot.
+    /// The numbers of the running attempts, by slot.
     running: [Option<usize>; 2],
-    /// A response that only counts when no better one comes.
+    /// A response that is relayed only if no better one arrives.
     fallback: Option<Box<UpstreamResponse>>,
     last: NoResponse,
 }
 
-/// Sends the request until an endpoint answers: retries at once elsewhere when an attempt fails and the request may be sent
-/// again, and hedges when no response comes. Within the service's attempts, budget and timeout.
+/// Sends the request until an endpoint responds: retries elsewhere when an attempt fails and a retry is allowed, and
+/// hedges when no response arrives. Respects the service's attempts, budget and timeout.
 pub async fn first_response(
     x: &RequestContext<'_>,
     upload: &RefCell<Upload<'_>>,
     timer: &mut Timer,
 ) -> Result<Box<UpstreamResponse>, NoResponse> {
-    let mut attempts = Attempts::new(x, upload.borrow().down.account().share());
+    let mut attempts = Attempts::new(x, upload.borrow().down.account().upstream_quota());
     let first = attempts.plan_attempt(0, AttemptReason::First, false, false).ok_or(NoResponse::NoEndpoint)?;
-    let usual = pin!(Some(attempt(x, first, upload)));
-    let mut slots = Slots::new(usual);
+    let first = pin!(Some(run_attempt(x, first, upload)));
+    let mut slots = Slots::new(first);
     loop {
         let event = poll_fn(|cx| {
             if let Poll::Ready((slot, ended)) = slots.poll(cx) {
-                return Poll::Ready(Event::Ended(slot, ended));
+                return Poll::Ready(AttemptsEvent::Ended(slot, ended));
             }
             let mut upload = upload.borrow_mut();
             if upload.down.poll_reset(cx).is_ready() {
-                return Poll::Ready(Event::Gone);
+                return Poll::Ready(AttemptsEvent::Gone);
             }
-            if upload.is_given_up() {
-                return Poll::Ready(Event::GivenUp);
+            if upload.is_client_evicted() {
+                return Poll::Ready(AttemptsEvent::ClientEvicted);
             }
-            timer.poll_until(attempts.next_deadline(&upload), cx).map(|()| Event::Time)
+            timer.poll_until(attempts.next_deadline(&upload), cx).map(|()| AttemptsEvent::Time)
         })
         .await;
         match event {
-            Event::Ended(slot, ended) => {
+            AttemptsEvent::Ended(slot, ended) => {
                 slots.clear(slot);
                 let step = match ended {
-                    Ok(response) => attempts.responded(slot, response, upload),
+                    Ok(response) => attempts.handle_response(slot, response, upload),
                     Err(AttemptError::Client(error)) => return Err(NoResponse::Client(error)),
                     Err(AttemptError::Unrepresentable) => return Err(NoResponse::Unrepresentable),
                     Err(AttemptError::Endpoint { failure, sent, fault }) => {
-                        attempts.failed(slot, failure, sent, fault, upload)
+                        attempts.handle_failure(slot, failure, sent, fault, upload)
                     }
                 };
                 match step {
                     Step::Wait => {}
-                    Step::Attempt(next) => slots.set(slot, attempt(x, next, upload)),
+                    Step::Attempt(next) => slots.set(slot, run_attempt(x, next, upload)),
                     Step::Done(result) => return result,
                 }
             }
-            Event::GivenUp => {
+            AttemptsEvent::ClientEvicted => {
                 x.worker.counters.too_slow.add(1);
                 return Err(NoResponse::SlowClient);
             }
-            Event::Gone => return Err(NoResponse::Client(BodyError::Http2(h2::Reason::CANCEL.into()))),
-            Event::Time => {
-                let overdue = attempts.overdue(&upload.borrow());
+            AttemptsEvent::Gone => {
+                return Err(NoResponse::Client(BodyError::Http2(h2::Reason::CANCEL.into())));
+            }
+            AttemptsEvent::Time => {
+                let overdue = attempts.overdue_slots(&upload.borrow());
                 for slot in overdue {
                     slots.clear(slot);
-                    match attempts.failed(slot, Failure::NoAnswer, Sent::Maybe, Fault::Endpoint, upload) {
+                    match attempts.handle_failure(
+                        slot,
+                        Failure::NoAnswer,
+                        Sent::Maybe,
+                        Fault::Endpoint,
+                        upload,
+                    ) {
                         Step::Wait => {}
-                        Step::Attempt(next) => slots.set(slot, attempt(x, next, upload)),
+                        Step::Attempt(next) => slots.set(slot, run_attempt(x, next, upload)),
                         Step::Done(result) => return result,
                     }
                 }
-                match attempts.passed(upload) {
-                    Ok(Some((slot, next))) => slots.set(slot, attempt(x, next, upload)),
+                match attempts.handle_deadlines(upload) {
+                    Ok(Some((slot, next))) => slots.set(slot, run_attempt(x, next, upload)),
                     Ok(None) => {}
-                    // An endpoint's word, even a bad one, says more than that there was none in time.
+                    // Even a bad response is more informative than a timeout.
                     Err(refusal) => return attempts.fallback.take().ok_or(refusal),
                 }
             }
@@ -152,7 +160,7 @@ enum Step {
 }
 
 impl<'a> Attempts<'a> {
-    fn new(x: &'a RequestContext<'a>, client: ClientShare) -> Attempts<'a> {
+    fn new(x: &'a RequestContext<'a>, client: UpstreamQuota) -> Attempts<'a> {
         let hedge_after = match x.policy.hedge {
             Hedge::Off => None,
             Hedge::After(delay) => Some(delay),
@@ -168,7 +176,8 @@ impl<'a> Attempts<'a> {
             failed: Vec::new(),
             left: x.policy.attempts,
             may_replace_connection: true,
-            // Of two that are under way at once, the later may be done first: an old PUT would undo a newer one.
+            // Only safe methods: of two parallel attempts the older may take effect last, and a late PUT would undo a
+            // newer one.
             hedge_after: hedge_after.filter(|_| x.request.method.is_safe() && x.info.upgrade.is_none()),
             running: [None, None],
             fallback: None,
@@ -176,7 +185,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Picks where the next try goes. With `elsewhere`, clusters that were not tried are preferred.
+    /// Plans the next attempt. With `elsewhere`, other clusters than before are preferred.
     fn plan_attempt(
         &mut self,
         slot: usize,
@@ -185,7 +194,7 @@ impl<'a> Attempts<'a> {
         elsewhere: bool,
     ) -> Option<AttemptPlan> {
         let began = Instant::now();
-        let from = Candidates {
+        let from = PickContext {
             tiers: &self.x.action.tiers,
             tried: &self.tried,
             avoid: if elsewhere { &self.clusters } else { &[] },
@@ -193,32 +202,32 @@ impl<'a> Attempts<'a> {
             client: self.x.network(),
         };
         let picked = pick(from, &mut *self.x.worker.random.borrow_mut())?;
-        let (endpoint, cluster, tally) =
-            (picked.endpoint.clone(), picked.cluster.clone(), picked.tally.clone());
+        let (endpoint, cluster, detector) =
+            (picked.endpoint.clone(), picked.cluster.clone(), picked.detector.clone());
         let span_id = self.x.trace.map_or(0, |_| self.x.worker.random.borrow_mut().random::<u64>().max(1));
         let traceparent = self.x.trace.map(|trace| TraceParentText::new(trace.trace_id, span_id));
-        let flight = InFlight::new(endpoint.clone(), cluster.clone(), self.client.clone());
+        let in_flight = InFlightRequest::new(endpoint.clone(), cluster.clone(), self.client.clone());
         let number = self.x.log.borrow_mut().push(Attempt {
             reason,
             cluster,
             endpoint,
-            tally,
+            detector,
             tier: picked.tier,
             began,
             span_id,
             outcome: AttemptOutcome::Pending,
         });
         self.running[slot] = Some(number);
-        Some(AttemptPlan { flight, number, fresh, traceparent })
+        Some(AttemptPlan { in_flight, number, fresh, traceparent })
     }
 
-    /// When an attempt must have a response. Like the whole time, its own is counted from when the client last sent something.
+    /// The deadline of an attempt's response. Like the total timeout it restarts when the client sends body data.
     fn deadline(&self, number: usize, upload: &Upload<'_>) -> Option<Instant> {
         let began = self.x.log.borrow().attempt(number).began;
         Some(began.max(upload.progress_at) + self.x.policy.per_try_timeout?)
     }
 
-    /// When something is due if no attempt ends before.
+    /// The next deadline of any kind.
     fn next_deadline(&self, upload: &Upload<'_>) -> Instant {
         let mut next = self.total_deadline(upload);
         if !upload.awaits_client() {
@@ -235,12 +244,12 @@ impl<'a> Attempts<'a> {
         next
     }
 
-    /// The whole time is counted from when the client last sent something: a long upload is not a slow answer.
+    /// The total timeout restarts when the client sends body data: a long upload is not a slow response.
     fn total_deadline(&self, upload: &Upload<'_>) -> Instant {
         upload.progress_at + self.x.policy.timeout
     }
 
-    fn overdue(&self, upload: &Upload<'_>) -> impl Iterator<Item = usize> + use<> {
+    fn overdue_slots(&self, upload: &Upload<'_>) -> impl Iterator<Item = usize> + use<> {
         let now = Instant::now();
         let late = |slot: &Option<usize>| {
             !upload.awaits_client()
@@ -250,8 +259,11 @@ impl<'a> Attempts<'a> {
         (0..2).filter(move |slot| late[*slot])
     }
 
-    /// Deals with deadlines that have passed; may begin a hedge.
-    fn passed(&mut self, upload: &RefCell<Upload<'_>>) -> Result<Option<(usize, AttemptPlan)>, NoResponse> {
+    /// Handles deadlines that have passed; may plan a hedge.
+    fn handle_deadlines(
+        &mut self,
+        upload: &RefCell<Upload<'_>>,
+    ) -> Result<Option<(usize, AttemptPlan)>, NoResponse> {
         let now = Instant::now();
         let mut upload = upload.borrow_mut();
         if now >= self.total_deadline(&upload) {
@@ -265,7 +277,7 @@ impl<'a> Attempts<'a> {
             return Err(NoResponse::Deadline);
         }
         if now >= self.x.started + CONTINUE_AFTER {
-            upload.let_continue();
+            upload.send_continue();
         }
         if self.hedge_after.is_none_or(|delay| now < upload.progress_at + delay) || !upload.is_complete() {
             return Ok(None);
@@ -273,7 +285,7 @@ impl<'a> Attempts<'a> {
         self.hedge_after = None;
         let Some(slot) = self.running.iter().position(Option::is_none) else { return Ok(None) };
         let Some(waiting) = self.running.iter().flatten().next() else { return Ok(None) };
-        self.avoid(*waiting);
+        self.avoid_endpoint_of(*waiting);
         if !upload.can_replay() || !self.can_pick() || !self.x.action.budget.withdraw() {
             return Ok(None);
         }
@@ -293,16 +305,16 @@ impl<'a> Attempts<'a> {
             .any(|candidate| !self.tried.iter().any(|tried| Rc::ptr_eq(tried, &candidate.endpoint)))
     }
 
-    /// Further attempts go elsewhere than this one.
-    fn avoid(&mut self, number: usize) {
+    /// Excludes the endpoint of an attempt from further ones, and avoids its cluster.
+    fn avoid_endpoint_of(&mut self, number: usize) {
         let log = self.x.log.borrow();
         let attempt = log.attempt(number);
         self.tried.push(attempt.endpoint.clone());
         self.clusters.push(attempt.cluster.clone());
     }
 
-    /// An attempt has a response.
-    fn responded(
+    /// Handles the response of an attempt.
+    fn handle_response(
         &mut self,
         slot: usize,
         mut response: Box<UpstreamResponse>,
@@ -310,7 +322,7 @@ impl<'a> Attempts<'a> {
     ) -> Step {
         self.running[slot] = None;
         let (number, status, now) = (response.attempt, response.head.status, Instant::now());
-        self.x.log.borrow_mut().end(number, AttemptOutcome::Response(now, status));
+        self.x.log.borrow_mut().record_outcome(number, AttemptOutcome::Response(now, status));
         let log = self.x.log.borrow();
         let attempt = log.attempt(number);
         let took = now - attempt.began;
@@ -318,32 +330,32 @@ impl<'a> Attempts<'a> {
         if !matches!(status, 502..=504) {
             self.x.service.latency.record(took);
             attempt.endpoint.record_response();
-            attempt.tally.succeeded(self.x.network(), now);
+            attempt.detector.record_success(self.x.network(), now);
             for failed in self.failed.drain(..) {
-                self.x.record_contrast(log.attempt(failed), now);
+                self.x.record_success_elsewhere(log.attempt(failed), now);
             }
             if attempt.reason == AttemptReason::Hedge {
                 self.x.service.counters.hedges_won.add(1);
             }
-            // Whoever was asked before and has not responded yet was overtaken: evidence, though weak.
+            // Earlier attempts without a response were overtaken: weak evidence against their endpoints.
             let running = self.running.iter().flatten().map(|number| log.attempt(*number));
             for slower in running.filter(|other| other.began < attempt.began) {
                 self.x.record_failure(slower, &Failure::NoAnswer);
-                self.x.record_contrast(slower, now);
+                self.x.record_success_elsewhere(slower, now);
             }
             return Step::Done(Ok(response));
         }
         self.x.record_failure(attempt, &Failure::Status(status));
         drop(log);
         self.failed.push(number);
-        self.avoid(number);
-        self.x.fallback_held.set(response.held());
+        self.avoid_endpoint_of(number);
+        self.x.fallback_buffered.set(response.buffered());
         self.fallback = Some(response);
-        self.retry(slot, self.x.repeatable, upload)
+        self.plan_retry(slot, self.x.repeatable, upload)
     }
 
-    /// An attempt failed.
-    fn failed(
+    /// Handles a failed attempt.
+    fn handle_failure(
         &mut self,
         slot: usize,
         failure: Failure,
@@ -352,18 +364,21 @@ impl<'a> Attempts<'a> {
         upload: &RefCell<Upload<'_>>,
     ) -> Step {
         let Some(number) = self.running[slot].take() else { return Step::Wait };
-        self.x.log.borrow_mut().end(number, AttemptOutcome::Failed(Instant::now(), failure.clone()));
+        self.x
+            .log
+            .borrow_mut()
+            .record_outcome(number, AttemptOutcome::Failed(Instant::now(), failure.clone()));
         let may_repeat = self.x.repeatable || sent == Sent::Nothing;
         let log = self.x.log.borrow();
         let attempt = log.attempt(number);
         match fault {
             Fault::Endpoint => {
                 self.x.record_failure(attempt, &failure);
-                if !is_of_endpoint(&failure) {
+                if !is_connect_failure(&failure) {
                     self.failed.push(number);
                 }
             }
-            Fault::StaleConnection => self.x.worker.suspect(&attempt.endpoint, &failure),
+            Fault::StaleConnection => self.x.worker.report_failure(&attempt.endpoint, &failure),
             Fault::GoAway | Fault::LocalResources => {}
         }
         let reason = attempt.reason;
@@ -375,27 +390,27 @@ impl<'a> Attempts<'a> {
         {
             self.may_replace_connection = false;
             self.last = NoResponse::Failed(failure);
-            // It takes the place of the attempt that found nobody: a hedge goes on as one.
+            // It replaces the attempt that met a stale connection: a hedge stays a hedge.
             let reason =
                 if reason == AttemptReason::Hedge { AttemptReason::Hedge } else { AttemptReason::Retry };
             return self
                 .plan_attempt(slot, reason, true, false)
-                .map_or_else(|| self.give_up(), Step::Attempt);
+                .map_or_else(|| self.finish_slot(), Step::Attempt);
         }
-        self.avoid(number);
+        self.avoid_endpoint_of(number);
         self.last = match fault {
             Fault::LocalResources => NoResponse::NoConnection,
             Fault::Endpoint | Fault::StaleConnection | Fault::GoAway => NoResponse::Failed(failure),
         };
-        self.retry(slot, may_repeat, upload)
+        self.plan_retry(slot, may_repeat, upload)
     }
 
-    /// Attempts it again elsewhere, if that may be.
-    fn retry(&mut self, slot: usize, may_repeat: bool, upload: &RefCell<Upload<'_>>) -> Step {
+    /// Plans a retry elsewhere, if allowed.
+    fn plan_retry(&mut self, slot: usize, may_repeat: bool, upload: &RefCell<Upload<'_>>) -> Step {
         if may_repeat && self.left > 0 && upload.borrow().can_replay() && self.can_pick() {
             if self.x.action.budget.withdraw() {
                 self.left -= 1;
-                // A second failure in a cluster says that it is not the endpoint: the next attempt leaves the cluster.
+                // After a second failure the cluster is suspect: the next attempt leaves it.
                 let elsewhere = self.clusters.len() > 1;
                 if let Some(next) = self.plan_attempt(slot, AttemptReason::Retry, false, elsewhere) {
                     self.x.service.counters.retries.add(1);
@@ -405,11 +420,11 @@ impl<'a> Attempts<'a> {
                 self.x.service.counters.budget_exhausted.add(1);
             }
         }
-        self.give_up()
+        self.finish_slot()
     }
 
-    /// Nothing more is tried in this slot: the other may still answer.
-    fn give_up(&mut self) -> Step {
+    /// Ends a slot without another attempt; the other slot may still get a response.
+    fn finish_slot(&mut self) -> Step {
         if self.running.iter().any(Option::is_some) {
             return Step::Wait;
         }

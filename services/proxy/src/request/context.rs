@@ -1,4 +1,4 @@
-//! A request and what was decided for it.
+//! A request with its route, policy and attempts.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,36 +18,36 @@ use crate::{
     table::{ActionView, ServiceView},
 };
 
-/// A request and what was decided for it.
+/// A request with its route, policy and attempts.
 pub struct RequestContext<'a> {
     /// The worker that serves it.
     pub worker: &'a Rc<WorkerContext>,
-    /// Its service.
+    /// The service.
     pub service: &'a ServiceView,
-    /// Its action.
+    /// The action of its route.
     pub action: &'a ActionView,
-    /// Its policy.
+    /// The policy of its action.
     pub policy: &'a Policy,
-    /// Its head.
+    /// The request's head.
     pub request: &'a Request,
-    /// Its client.
+    /// The client.
     pub client: Client,
-    /// What is told of the client.
+    /// What endpoints are told about the client.
     pub info: ClientInfo<'a>,
     /// Its body's framing.
     pub framing: Framing,
-    /// Whether it may be sent twice.
+    /// Whether it may be sent more than once.
     pub repeatable: bool,
-    /// Whether more than one endpoint could take it.
+    /// Whether there is more than one endpoint.
     pub has_elsewhere: bool,
     /// When its head was read.
     pub started: Instant,
-    /// Its trace, when it is traced whatever becomes of it.
+    /// Its trace, if it is sampled from the start.
     pub trace: Option<RequestTrace>,
-    /// Its attempts.
+    /// The log of its attempts.
     pub log: RefCell<AttemptLog>,
-    /// What a response holds that only counts when no better one comes.
-    pub fallback_held: Cell<usize>,
+    /// The size of the buffers of a fallback response.
+    pub fallback_buffered: Cell<usize>,
 }
 
 impl RequestContext<'_> {
@@ -56,29 +56,29 @@ impl RequestContext<'_> {
         Network::of(self.client.address)
     }
 
-    /// An attempt failed: counted against its endpoint, for this action where it may be the request's own doing.
+    /// Records a failed attempt against its endpoint; only for this action if the request itself may be the cause.
     pub fn record_failure(&self, attempt: &Attempt, failure: &Failure) {
         self.worker.record_endpoint_failure(&attempt.endpoint, failure, |now| {
-            attempt.tally.failed(self.network(), now);
-            self.judge(attempt, now)
+            attempt.detector.record_failure(self.network(), now);
+            self.eject_if_outlier(attempt, now)
         });
     }
 
-    /// A request that failed in this attempt was served elsewhere.
-    pub fn record_contrast(&self, attempt: &Attempt, now: Instant) {
-        attempt.tally.contrasted();
-        if self.judge(attempt, now) {
-            self.worker.record_ejection(&attempt.endpoint, "what it fails is served elsewhere");
+    /// Records that a request that failed in this attempt succeeded elsewhere.
+    pub fn record_success_elsewhere(&self, attempt: &Attempt, now: Instant) {
+        attempt.detector.record_success_elsewhere();
+        if self.eject_if_outlier(attempt, now) {
+            self.worker.record_ejection(&attempt.endpoint, "its failed requests succeed elsewhere");
         }
     }
 
-    fn judge(&self, attempt: &Attempt, now: Instant) -> bool {
+    fn eject_if_outlier(&self, attempt: &Attempt, now: Instant) -> bool {
         let tiers = &self.action.tiers;
         let weighted = tiers.iter().find_map(|tier| tier.of(&attempt.cluster));
-        weighted.is_some_and(|weighted| weighted.judge(&attempt.tally, now))
+        weighted.is_some_and(|weighted| weighted.eject_if_outlier(&attempt.detector, now))
     }
 
-    /// The request has ended: it is counted, and reported where somebody wants to hear of it.
+    /// Counts the finished request, and reports it to traces and the access log.
     pub fn finish(&self, ended: Instant) {
         let log = self.log.borrow();
         let timing = Timing::from(ended - self.started);
@@ -92,8 +92,12 @@ impl RequestContext<'_> {
         self.action.requests.record(kind, timing);
         if let Some(status) = log.status
             && let Some(served) = log.served_by()
-            && let Some(weighted) =
-                self.action.tiers.get(served.tier).and_then(|tier| tier.of(&served.cluster))
+            && let Some(weighted) = self
+                .action
+                .tiers
+                .iter()
+                .find(|tier| tier.index == served.tier)
+                .and_then(|tier| tier.of(&served.cluster))
         {
             weighted.serving.count(status, timing);
         }
@@ -108,6 +112,6 @@ impl RequestContext<'_> {
             trace: self.trace,
             log: &log,
         };
-        self.worker.observer.finished(&finished, &mut *self.worker.random.borrow_mut());
+        self.worker.observer.report_finished(&finished, &mut *self.worker.random.borrow_mut());
     }
 }

@@ -1,7 +1,7 @@
-//! The rest of a response that nobody wants any more: read where it is short, so that its connection serves another request.
+//! Discards the rest of an unwanted response if it is short, so that its connection can be reused.
 //!
-//! A client that goes away in the middle would otherwise cost a connection to an endpoint each time, and clients that do
-//! so on purpose would make the edge flood its endpoints with new ones.
+//! Otherwise each client that disconnects during a response would cost an upstream connection, and clients could make
+//! the edge flood endpoints with new ones.
 
 use std::{
     future::poll_fn,
@@ -14,83 +14,82 @@ use tidegate_http1::{Method, Response};
 
 use crate::{
     context::WorkerContext,
-    upstream::{InFlight, UpstreamStream},
+    upstream::{InFlightRequest, UpstreamStream},
     wire::Chunk,
 };
 
-/// The longest body, in bytes, and the longest time for it.
+/// The longest rest of a body that is read, in bytes, and the longest time for it.
 const MOST_BYTES: usize = 64 * 1024;
 const WITHIN: Duration = Duration::from_millis(250);
-const MOST_INTERIM: u8 = 4;
+const MAX_INTERIM: u8 = 4;
 
-/// A request at an endpoint, whose response is discarded when its client goes away before it is there.
-pub struct Discarding<'a> {
+/// A request at an endpoint. If dropped before its response arrived, the response is discarded.
+pub struct DiscardGuard<'a> {
     worker: &'a Rc<WorkerContext>,
     method: &'a Method,
-    parts: Option<(UpstreamStream, InFlight)>,
-    /// Whether the whole request was sent: what follows on the connection is its response then.
+    parts: Option<(UpstreamStream, InFlightRequest)>,
+    /// Whether the whole request was sent, so that its response follows on the connection.
     pub is_sent: bool,
 }
 
-impl<'a> Discarding<'a> {
-    /// Watches over a request that was begun.
+impl<'a> DiscardGuard<'a> {
+    /// Guards a request whose head was sent.
     pub fn new(
         worker: &'a Rc<WorkerContext>,
         method: &'a Method,
         up: UpstreamStream,
-        flight: InFlight,
-    ) -> Discarding<'a> {
-        Discarding { worker, method, parts: Some((up, flight)), is_sent: false }
+        in_flight: InFlightRequest,
+    ) -> DiscardGuard<'a> {
+        DiscardGuard { worker, method, parts: Some((up, in_flight)), is_sent: false }
     }
 
-    /// The request, and what counts it.
+    /// The upstream stream, and the guard that counts it.
     ///
     /// # Panics
-    /// After [`Discarding::take`].
-    pub fn parts(&mut self) -> (&mut UpstreamStream, &InFlight) {
-        let (up, flight) = self.parts.as_mut().expect("it was not taken");
-        (up, flight)
+    /// After [`DiscardGuard::disarm`].
+    pub fn parts(&mut self) -> (&mut UpstreamStream, &InFlightRequest) {
+        let (up, in_flight) = self.parts.as_mut().expect("it was not taken");
+        (up, in_flight)
     }
 
-    /// Nothing is discarded any more.
+    /// Takes the request out, so that nothing is discarded.
     ///
     /// # Panics
-    /// When it was taken before.
-    pub fn take(mut self) -> (UpstreamStream, InFlight) {
+    /// If it was disarmed before.
+    pub fn disarm(mut self) -> (UpstreamStream, InFlightRequest) {
         self.parts.take().expect("it was not taken")
     }
 }
 
-impl Drop for Discarding<'_> {
+impl Drop for DiscardGuard<'_> {
     fn drop(&mut self) {
-        if let Some((up, flight)) = self.parts.take()
+        if let Some((up, in_flight)) = self.parts.take()
             && self.is_sent
         {
-            flight.stop_waiting();
-            discard(self.worker, up, flight, self.method, false);
+            in_flight.stop_waiting();
+            discard(self.worker, up, in_flight, self.method, false);
         }
     }
 }
 
-/// Reads what is left of a response in a task of its own, where that costs little. `has_head` says whether its head was
-/// read.
+/// Reads the rest of a response in a task of its own, if that is cheap. `has_head` is whether its head was read.
 pub fn discard(
     worker: &Rc<WorkerContext>,
     up: UpstreamStream,
-    flight: InFlight,
+    in_flight: InFlightRequest,
     method: &Method,
     has_head: bool,
 ) {
     if has_head && up.is_body_done() {
-        return up.finish(&flight, true);
+        return up.finish(&in_flight, true);
     }
-    // A stream of HTTP/2 is reset, which costs no connection.
+    // An HTTP/2 stream is reset, which costs no connection.
     if matches!(up, UpstreamStream::Http1(_)) && worker.may_discard() {
-        worker.connector.spawn(read_rest(up, flight, method.clone(), has_head));
+        worker.connector.spawn(read_rest(up, in_flight, method.clone(), has_head));
     }
 }
 
-async fn read_rest(mut up: UpstreamStream, flight: InFlight, method: Method, mut has_head: bool) {
+async fn read_rest(mut up: UpstreamStream, in_flight: InFlightRequest, method: Method, mut has_head: bool) {
     let mut head = Response::default();
     let (mut left, mut interim) = (MOST_BYTES, 0);
     let rest = poll_fn(|cx| {
@@ -101,7 +100,7 @@ async fn read_rest(mut up: UpstreamStream, flight: InFlight, method: Method, mut
                 }
                 has_head = head.status >= 200;
                 interim += u8::from(!has_head);
-                if interim > MOST_INTERIM {
+                if interim > MAX_INTERIM {
                     return Poll::Ready(false);
                 }
                 continue;
@@ -114,6 +113,6 @@ async fn read_rest(mut up: UpstreamStream, flight: InFlight, method: Method, mut
         }
     });
     if tokio::time::timeout(WITHIN, rest).await == Ok(true) {
-        up.finish(&flight, true);
+        up.finish(&in_flight, true);
     }
 }

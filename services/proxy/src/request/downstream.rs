@@ -1,4 +1,4 @@
-//! One request of a client, over either version.
+//! The client's side of one request, over HTTP/1.1 or HTTP/2.
 
 use std::task::{Context, Poll, ready};
 
@@ -10,11 +10,11 @@ use super::{
     local_reply::LocalReply,
 };
 use crate::{
-    clients::{Account, Held},
+    clients::{MemoryUse, RequestAccount},
     wire::{BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, LIBRARY_BUFFER},
 };
 
-/// A request's client: its body is read from here, the response is written here.
+/// The client's side of a request: source of the request's body, sink of the response.
 pub enum Downstream {
     /// Over HTTP/1.1.
     Http1(Box<Http1Downstream>),
@@ -22,7 +22,7 @@ pub enum Downstream {
     Http2(Box<Http2Downstream>),
 }
 
-/// A client's HTTP/1.1 connection, at one request.
+/// A client's HTTP/1.1 connection during one request.
 pub struct Http1Downstream {
     /// The connection.
     pub conn: Conn,
@@ -36,27 +36,27 @@ pub struct Http1Downstream {
     pub keep_alive: bool,
     /// Whether the request was a HEAD.
     pub is_head: bool,
-    /// What is held for the request.
-    pub account: Account,
+    /// The resources used for the request.
+    pub account: RequestAccount,
 }
 
 /// A client's HTTP/2 stream.
 pub struct Http2Downstream {
-    /// The request's body; absent when it has none.
+    /// The request's body; absent if it has none.
     pub reader: Option<Http2Reader>,
     respond: h2::server::SendResponse<Bytes>,
     writer: Option<Http2Writer>,
     is_head: bool,
-    account: Account,
+    account: RequestAccount,
 }
 
 impl Http2Downstream {
-    /// A stream that waits for its response.
+    /// A stream without a response.
     pub fn new(
         reader: Option<Http2Reader>,
         respond: h2::server::SendResponse<Bytes>,
         is_head: bool,
-        account: Account,
+        account: RequestAccount,
     ) -> Http2Downstream {
         Http2Downstream { reader, respond, writer: None, is_head, account }
     }
@@ -64,31 +64,33 @@ impl Http2Downstream {
 
 impl Downstream {
     /// The account of the request.
-    pub fn account(&self) -> &Account {
+    pub fn account(&self) -> &RequestAccount {
         match self {
             Downstream::Http1(down) => &down.account,
             Downstream::Http2(down) => &down.account,
         }
     }
 
-    /// The account of the request, to be changed.
-    pub fn account_mut(&mut self) -> &mut Account {
+    /// The account of the request, mutable.
+    pub fn account_mut(&mut self) -> &mut RequestAccount {
         match self {
             Downstream::Http1(down) => &mut down.account,
             Downstream::Http2(down) => &mut down.account,
         }
     }
 
-    /// Takes into account what the buffers of both sides hold while the request waits; at the endpoint's, `upstream`. Of two
-    /// attempts at once it is the one that was looked at last: the body of such a request is short.
-    pub fn hold_buffers(&mut self, upstream: usize) {
+    /// Updates the account with the buffers of both sides; `upstream` is the size of the endpoint's side. Of two
+    /// parallel attempts the last one polled counts, since the bodies of such requests are short.
+    pub fn account_buffers(&mut self, upstream: usize) {
         let bytes = match self {
-            Downstream::Http1(down) => down.conn.held(),
-            Downstream::Http2(down) => down.writer.as_ref().map_or(0, |writer| writer.held(LIBRARY_BUFFER)),
+            Downstream::Http1(down) => down.conn.buffered(),
+            Downstream::Http2(down) => {
+                down.writer.as_ref().map_or(0, |writer| writer.buffered(LIBRARY_BUFFER))
+            }
         };
         let account = self.account_mut();
-        account.hold(Held::Downstream, bytes);
-        account.hold(Held::Upstream, upstream);
+        account.set_memory(MemoryUse::Downstream, bytes);
+        account.set_memory(MemoryUse::Upstream, upstream);
     }
 
     /// Whether the request has no body.
@@ -99,8 +101,7 @@ impl Downstream {
         }
     }
 
-    /// The length of the request's body as it will be told to the endpoint is known from its fields; this is whether
-    /// the whole body was read.
+    /// Whether the whole request body was read.
     pub fn is_body_read(&self) -> bool {
         match self {
             Downstream::Http1(down) => down.reader.is_done(),
@@ -108,7 +109,7 @@ impl Downstream {
         }
     }
 
-    /// How many trailer fields of the request were not let pass.
+    /// How many trailer fields of the request were dropped.
     pub fn dropped_trailers(&self) -> u32 {
         match self {
             Downstream::Http1(down) => down.reader.dropped_trailers(),
@@ -116,11 +117,11 @@ impl Downstream {
         }
     }
 
-    /// The next piece of the request's body.
+    /// The next chunk of the request's body.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         match self {
             Downstream::Http1(down) => {
-                // What waits to be written (an interim answer) may be what the client waits for.
+                // The client may be waiting for queued data (an interim response).
                 if !down.conn.is_flushed()
                     && let Poll::Ready(Err(error)) = down.conn.poll_flush(cx)
                 {
@@ -135,7 +136,7 @@ impl Downstream {
         }
     }
 
-    /// Sends an interim (1xx) answer; to a client of HTTP/1.0, nothing.
+    /// Sends an interim (1xx) response, unless the client speaks HTTP/1.0.
     pub fn send_interim(&mut self, status: u16, fields: &Fields) {
         match self {
             Downstream::Http1(down) if !down.is_http10 => {
@@ -149,26 +150,26 @@ impl Downstream {
             Downstream::Http1(_) => {}
             Downstream::Http2(down) => {
                 if let Ok(head) = heads::http2_response(status, fields) {
-                    // A client that has gone is noticed at the response itself.
+                    // A closed connection is noticed at the final response.
                     let _gone = down.respond.send_informational(head);
                 }
             }
         }
     }
 
-    /// Lets no other request follow on the client's connection; over HTTP/2 the connection itself says so (`GOAWAY`).
-    pub fn end_after_this(&mut self) {
+    /// Disables keep-alive for an HTTP/1.1 connection; an HTTP/2 connection sends GOAWAY by itself.
+    pub fn disable_keep_alive(&mut self) {
         match self {
             Downstream::Http1(down) => down.keep_alive = false,
             Downstream::Http2(_) => {}
         }
     }
 
-    /// Sends the head of an endpoint's answer. `framing` is the response's own; `body_read` whether the request's whole
-    /// body was read, without which the connection can't be used again.
+    /// Sends a response head. `framing` is the response's framing, `body_read` whether the whole request body was read:
+    /// otherwise the connection can't be reused.
     pub fn send_head(
         &mut self,
-        answer: &Response,
+        response: &Response,
         framing: Framing,
         body_read: bool,
         request_id: &[u8],
@@ -176,9 +177,9 @@ impl Downstream {
         match self {
             Downstream::Http1(down) => {
                 down.keep_alive &= body_read;
-                let told = heads::write_http1_response(
+                let written = heads::write_http1_response(
                     down.conn.out(),
-                    answer,
+                    response,
                     framing,
                     ResponseContext {
                         is_http10: down.is_http10,
@@ -187,12 +188,12 @@ impl Downstream {
                         request_id,
                     },
                 );
-                down.writer = told.writer;
-                down.keep_alive = told.keep_alive;
+                down.writer = written.writer;
+                down.keep_alive = written.keep_alive;
                 Ok(())
             }
             Downstream::Http2(down) => {
-                let mut head = heads::http2_response(answer.status, &answer.fields)?;
+                let mut head = heads::http2_response(response.status, &response.fields)?;
                 heads::add_response_fields(head.headers_mut(), request_id);
                 let ends = framing == Framing::Empty || down.is_head;
                 let stream = down.respond.send_response(head, ends)?;
@@ -202,26 +203,26 @@ impl Downstream {
         }
     }
 
-    /// Sends a response of our own.
-    pub fn reply(&mut self, reply: &LocalReply, request_id: &[u8]) -> Result<(), BodyError> {
-        let mut answer = Response { status: reply.status, ..Response::default() };
+    /// Queues a local reply.
+    pub fn push_local_reply(&mut self, reply: &LocalReply, request_id: &[u8]) -> Result<(), BodyError> {
+        let mut response = Response { status: reply.status, ..Response::default() };
         for (name, value) in reply.fields.iter() {
-            answer.fields.push(name, value);
+            response.fields.push(name, value);
         }
         let body = if reply.body.is_empty() { String::new() } else { format!("{}\n", reply.body) };
-        answer.fields.push(b"content-type", b"text/plain; charset=utf-8");
-        answer.fields.push(b"content-length", body.len().to_string().as_bytes());
+        response.fields.push(b"content-type", b"text/plain; charset=utf-8");
+        response.fields.push(b"content-length", body.len().to_string().as_bytes());
         let framing = if body.is_empty() { Framing::Empty } else { Framing::Length(body.len() as u64) };
         let body_read = self.is_body_read();
-        self.send_head(&answer, framing, body_read, request_id)?;
+        self.send_head(&response, framing, body_read, request_id)?;
         if framing != Framing::Empty {
             match self {
                 Downstream::Http1(down) => {
                     down.writer.push(&mut down.conn, &Chunk::Data(Bytes::from(body)));
                 }
                 Downstream::Http2(down) => {
-                    // Nothing was pushed before, so this needs no wait for room: what the client's window does not hold
-                    // at once is sent by `poll_flush`.
+                    // Nothing was queued before, so there is room; what exceeds the client's window is sent by
+                    // `poll_flush`.
                     if let Some(writer) = &mut down.writer {
                         writer.push(Chunk::Data(Bytes::from(body)))?;
                     }
@@ -231,7 +232,7 @@ impl Downstream {
         Ok(())
     }
 
-    /// Ready when another piece of the response's body may be pushed.
+    /// Ready when another chunk of the response's body may be pushed.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         match self {
             Downstream::Http1(down) => down.conn.poll_room(cx).map_err(BodyError::from),
@@ -242,7 +243,7 @@ impl Downstream {
         }
     }
 
-    /// Adds a piece of the response's body.
+    /// Queues a chunk of the response's body.
     pub fn push(&mut self, chunk: Chunk) -> Result<(), BodyError> {
         match self {
             Downstream::Http1(down) => down.writer.push(&mut down.conn, &chunk),
@@ -255,7 +256,7 @@ impl Downstream {
         Ok(())
     }
 
-    /// Adds the last data of a response whose end is known to follow without trailers.
+    /// Queues the last data of a response without trailers.
     pub fn push_last(&mut self, data: Bytes) {
         match self {
             Downstream::Http1(down) => down.writer.push(&mut down.conn, &Chunk::Data(data)),
@@ -267,7 +268,7 @@ impl Downstream {
         }
     }
 
-    /// Writes what was pushed.
+    /// Writes queued data.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         match self {
             Downstream::Http1(down) => down.conn.poll_flush(cx).map_err(BodyError::from),
@@ -275,15 +276,15 @@ impl Downstream {
         }
     }
 
-    /// How many bytes the client has taken, as far as can be seen; to be compared only.
-    pub fn taken(&self) -> u64 {
+    /// How many bytes were delivered towards the client, as far as visible. Only for comparisons.
+    pub fn delivered(&self) -> u64 {
         match self {
             Downstream::Http1(down) => down.conn.total_written(),
             Downstream::Http2(down) => down.writer.as_ref().map_or(0, Http2Writer::given),
         }
     }
 
-    /// Ends a response of our own and writes it out.
+    /// Ends a local reply and writes it out.
     pub fn poll_end(&mut self, ended: &mut bool, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         ready!(self.poll_room(cx))?;
         if !std::mem::replace(ended, true) {
@@ -292,8 +293,7 @@ impl Downstream {
         self.poll_flush(cx)
     }
 
-    /// Ready when the client has given the request up in so many words, which only HTTP/2 has, or must, since too much is
-    /// held for it.
+    /// Ready when the client has reset the stream (HTTP/2 only), or is evicted to free memory.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Downstream::Http1(down) if down.account.is_evicted() => Poll::Ready(()),
@@ -308,12 +308,12 @@ impl Downstream {
         }
     }
 
-    /// Ready when the client has given the request up or its connection has failed. An HTTP/1.1 client that has only
-    /// ended its direction is not gone: it may wait for its response.
+    /// Ready when the client has cancelled the request or its connection has failed. An HTTP/1.1 client that has only
+    /// closed its sending direction may still wait for the response.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Downstream::Http1(down) if down.account.is_evicted() => Poll::Ready(()),
-            // While its body is read, that tells. Of what comes after it, one read's worth is taken and kept.
+            // While the body is read, reading detects it. After the body, at most one read is buffered.
             Downstream::Http1(down) if down.reader.is_done() && down.conn.read.is_empty() => {
                 match down.conn.poll_fill(cx) {
                     Poll::Ready(Err(_)) => Poll::Ready(()),
@@ -325,7 +325,7 @@ impl Downstream {
         }
     }
 
-    /// Whether the client will send nothing more, not even another request.
+    /// Whether the client has closed its sending direction.
     pub fn has_ended_sending(&self) -> bool {
         match self {
             Downstream::Http1(down) => down.conn.is_ended(),
@@ -333,7 +333,7 @@ impl Downstream {
         }
     }
 
-    /// Breaks a response off so that the client cannot take it for whole.
+    /// Aborts a response so that the client cannot take it for complete.
     pub fn abort(&mut self) {
         match self {
             Downstream::Http1(down) => {

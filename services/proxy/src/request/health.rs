@@ -1,4 +1,4 @@
-//! Health questions of outside balancers: does this edge serve a service, and from where?
+//! Health requests of external load balancers: whether this edge serves a service, and from where.
 
 use tidegate_model::{fleet::HealthEndpoints, verdict::Verdict};
 
@@ -7,15 +7,15 @@ use crate::context::WorkerContext;
 
 const PREFIX: &str = "/.well-known/tidegate/health";
 
-/// The response when `target` is such a question.
+/// The local reply if `target` is a health request.
 ///
 /// `/.well-known/tidegate/health/<service>?scope=local` is 200 only while a cluster of the edge's own region serves the
-/// service, not while it could (a drained one could), `?scope=any` (or no scope) while any does. Without a service it asks
-/// for the edge itself: 503 while it drains or has no routes.
+/// service (a drained cluster does not); `?scope=any`, the default, while any cluster does. Without a service it
+/// concerns the edge itself: 503 while it drains or has no routes.
 ///
-/// Any listener's client may ask, so a service that does not exist is answered for like one that nothing serves: nobody
-/// learns names by trying them. `endpoints` is the listener's switch; what it turns off is answered with 404, never forwarded.
-pub fn reply(worker: &WorkerContext, endpoints: HealthEndpoints, target: &str) -> Option<LocalReply> {
+/// Any client may send it, so an unknown service gets the same response as an unavailable one, which hides names.
+/// `endpoints` is the listener's setting; disabled paths get 404 and are never forwarded.
+pub fn local_reply(worker: &WorkerContext, endpoints: HealthEndpoints, target: &str) -> Option<LocalReply> {
     let rest = target.strip_prefix(PREFIX)?;
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     if !(path.is_empty() || path.starts_with('/')) {
@@ -26,7 +26,7 @@ pub fn reply(worker: &WorkerContext, endpoints: HealthEndpoints, target: &str) -
         HealthEndpoints::On => {}
         HealthEndpoints::Edge if service.is_empty() => {}
         HealthEndpoints::Edge | HealthEndpoints::Off => {
-            return Some(LocalReply::new(404, "not answered here"));
+            return Some(LocalReply::new(404, "not found"));
         }
     }
     if worker.is_draining() {
@@ -47,7 +47,7 @@ pub fn reply(worker: &WorkerContext, endpoints: HealthEndpoints, target: &str) -
     };
     let serves = table.service(service).is_some_and(|service| {
         let action = &service.actions[0];
-        // Later tiers are what is left for when the first fails, drained clusters among them: they don't serve now.
+        // Later tiers are for when the first fails, and include drained clusters: they don't serve now.
         let tiers = if local { &action.tiers[..action.tiers.len().min(1)] } else { &action.tiers[..] };
         tiers.iter().flat_map(|tier| &tier.weighted_clusters).any(|weighted| {
             (!local || weighted.cluster.region == worker.edge.region)

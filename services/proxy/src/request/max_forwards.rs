@@ -1,4 +1,4 @@
-//! `max-forwards`: how far TRACE and OPTIONS may go (RFC 9110, section 7.6.2).
+//! `max-forwards`: the hop limit of TRACE and OPTIONS (RFC 9110, section 7.6.2).
 
 use tidegate_http1::{Fields, Method, ParseError, Request};
 
@@ -7,29 +7,31 @@ use super::local_reply::LocalReply;
 /// The methods that the edge forwards.
 pub const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// The local reply to a request that may go no further than here; nothing when it may.
+/// The local reply to a request that must not be forwarded; nothing if it may be.
 ///
-/// OPTIONS is answered with what the edge forwards. TRACE is answered with 405: an echo of what arrived tells a script the
-/// credentials that a browser or an intermediary before us added, and RFC 9110 obliges nobody to give one.
+/// OPTIONS gets the forwarded methods. TRACE gets 405: an echo would reveal to scripts the credentials added by a
+/// browser or an earlier intermediary, and RFC 9110 does not require one.
 ///
 /// # Errors
-/// When the field is repeated or no number.
+/// If the field is repeated or not a number.
 pub fn local_reply(request: &Request) -> Result<Option<LocalReply>, ParseError> {
     if !applies_to(&request.method) || remaining(&request.fields)? != Some(0) {
         return Ok(None);
     }
     Ok(Some(match request.method {
-        Method::Trace => LocalReply::new(405, "TRACE is not answered by this edge").with("allow", ALLOWED),
-        _ => LocalReply::new(200, "").with("allow", ALLOWED),
+        Method::Trace => {
+            LocalReply::new(405, "TRACE is not supported by this edge").with_field("allow", ALLOWED)
+        }
+        _ => LocalReply::new(200, "").with_field("allow", ALLOWED),
     }))
 }
 
-/// Whether the method has a limit of forwards; of others the field is passed on as it is.
+/// Whether the method has a hop limit; for others the field is forwarded unchanged.
 pub fn applies_to(method: &Method) -> bool {
     matches!(method, Method::Trace | Method::Options)
 }
 
-/// How often a request may be forwarded; nothing when it does not say.
+/// How many more times a request may be forwarded; nothing without a limit.
 fn remaining(fields: &Fields) -> Result<Option<u64>, ParseError> {
     let mut values = fields.get_all(b"max-forwards");
     let Some(value) = values.next() else { return Ok(None) };
@@ -39,12 +41,12 @@ fn remaining(fields: &Fields) -> Result<Option<u64>, ParseError> {
     parse_value(value).map(Some).ok_or(ParseError::MaxForwards)
 }
 
-/// The number in the field, as it is: one below it is written for the next hop.
+/// Parses the value of the field.
 pub fn parse_value(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    // So large a number is no limit; it is not wrong for being so.
+    // A number that overflows is valid, and no effective limit.
     Some(std::str::from_utf8(value).ok()?.parse().unwrap_or(u64::MAX))
 }
 

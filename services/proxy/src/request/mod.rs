@@ -1,4 +1,4 @@
-//! One request's way: where it goes, how often it is tried, what is relayed.
+//! The handling of one request: routing, attempts, relaying.
 
 mod attempt;
 mod attempts;
@@ -12,9 +12,11 @@ mod max_forwards;
 mod refusals;
 mod relay;
 mod reply;
-#[expect(clippy::module_inception, reason = "it tells the story that the other files are parts of")]
+#[expect(clippy::module_inception, reason = "it is the overview; the other files are its parts")]
 mod request;
 mod response;
+#[cfg(test)]
+mod sizes;
 mod slots;
 mod tunnel;
 mod upload;

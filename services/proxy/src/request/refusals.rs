@@ -1,4 +1,4 @@
-//! What the edge replies itself where no endpoint's response can be relayed.
+//! Local replies where no endpoint's response can be relayed.
 
 use rand::RngExt as _;
 use tidegate_http1::{Framing, Method};
@@ -8,10 +8,13 @@ use super::{attempts::NoResponse, context::RequestContext, local_reply::LocalRep
 use crate::{metrics::RefusalReason, wire::BodyError};
 
 impl RequestContext<'_> {
-    /// The reply to a request that is not forwarded: its method or limits forbid it, or its service is over capacity.
-    pub fn refusal(&self) -> Option<LocalReply> {
+    /// Refuses a request whose method or size is not allowed, or whose service is over capacity. Counts and returns the
+    /// local reply.
+    pub fn refuse_request(&self) -> Option<LocalReply> {
         if matches!(self.request.method, Method::Connect) {
-            return Some(LocalReply::new(405, "CONNECT is not served").with("allow", max_forwards::ALLOWED));
+            return Some(
+                LocalReply::new(405, "CONNECT is not supported").with_field("allow", max_forwards::ALLOWED),
+            );
         }
         match max_forwards::local_reply(self.request) {
             Ok(None) => {}
@@ -29,27 +32,26 @@ impl RequestContext<'_> {
         let shed = self.action.shed_permille;
         if shed > 0 && self.worker.random.borrow_mut().random_range(0..1000) < shed {
             self.service.counters.shed.add(1);
-            return Some(LocalReply::new(503, "over capacity, try again").with("retry-after", "1"));
+            return Some(LocalReply::new(503, "over capacity, retry later").with_field("retry-after", "1"));
         }
         None
     }
 
-    /// The reply where no endpoint responded; nothing when the client is gone.
+    /// The local reply when no endpoint responded; nothing if the client has gone.
     pub fn reply_to(&self, failure: NoResponse) -> Option<LocalReply> {
         Some(match failure {
             NoResponse::NoEndpoint => {
                 self.service.counters.no_endpoint.add(1);
-                LocalReply::new(503, "no cluster can take this request now").with("retry-after", "1")
+                LocalReply::new(503, "no cluster can take this request now").with_field("retry-after", "1")
             }
-            NoResponse::NoConnection => {
-                LocalReply::new(503, "this edge has no connection left for it").with("retry-after", "1")
-            }
+            NoResponse::NoConnection => LocalReply::new(503, "this edge has no upstream connection left")
+                .with_field("retry-after", "1"),
             NoResponse::Failed(Failure::NoAnswer | Failure::ConnectTimeout) => {
-                LocalReply::new(504, "no answer from the cluster")
+                LocalReply::new(504, "no response from the cluster")
             }
             NoResponse::Failed(failure) => LocalReply::new(502, format!("the cluster failed: {failure}")),
             NoResponse::SlowClient => LocalReply::new(408, "the request's body took too long"),
-            NoResponse::Deadline => LocalReply::new(504, "no answer within the service's timeout"),
+            NoResponse::Deadline => LocalReply::new(504, "no response within the service's timeout"),
             NoResponse::Unrepresentable => {
                 self.worker.counters.refused.count(RefusalReason::Target);
                 LocalReply::new(400, "malformed request target or host")

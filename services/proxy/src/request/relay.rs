@@ -1,4 +1,4 @@
-//! Relays a response, and what is left of the request, with bounded memory in both directions.
+//! Relays a response and the rest of its request, with bounded memory in both directions.
 
 use std::{
     cell::RefCell,
@@ -16,79 +16,80 @@ use super::{
 };
 use crate::{
     clients::Direction,
-    upstream::InFlight,
-    wire::{BodyError, Chunk, IdleTimer, Timer, Turn},
+    upstream::InFlightRequest,
+    wire::{BodyError, Chunk, CoopBudget, IdleTimer, Timer},
 };
 
 /// How a relay ended.
 pub enum RelayEnd {
-    /// The response was relayed whole.
+    /// The response was relayed completely.
     Whole,
-    /// The endpoint broke off within its response.
+    /// The endpoint failed within its response.
     EndpointFailed(BodyError),
-    /// The client broke off, or took nothing for too long.
+    /// The client disconnected, or read nothing for too long.
     ClientFailed,
-    /// The rest of the request's body is one that is not forwarded.
+    /// The rest of the request's body is malformed or too large.
     RequestRefused(BodyError),
-    /// Nothing came from either side for too long.
+    /// The idle timeout of the stream has passed.
     Idle,
-    /// The client is slow, and its place was needed.
-    GivenUp,
+    /// The client is slow and was evicted.
+    ClientEvicted,
 }
 
-/// How long a relay waits.
+/// The timeouts of a relay.
 #[derive(Debug, Clone, Copy)]
 pub struct StallLimits {
-    /// For a client that takes nothing of what waits for it, or that has ended its direction while nothing comes.
+    /// How long the client may read nothing while data waits for it, or wait idly after it closed its sending
+    /// direction.
     pub stall: Duration,
-    /// For anything to pass in either direction.
+    /// The idle timeout, in both directions.
     pub idle: Duration,
 }
 
-/// What came of a relay.
-pub struct Relayed {
+/// The outcome of a relay.
+pub struct RelayOutcome {
     /// How it ended.
     pub ended: RelayEnd,
-    /// Bytes of the response's body that were given to the client's connection.
+    /// Bytes of the response's body that were passed to the client's connection.
     pub sent: u64,
-    /// The response, where it was not relayed whole.
+    /// The response, if it was not relayed completely.
     pub unfinished: Option<Box<UpstreamResponse>>,
 }
 
 /// Relays until the response has ended.
 ///
-/// The connection to the endpoint is given back when both directions have ended.
+/// The upstream connection is returned to its pool when both directions have ended.
 pub async fn relay(
-    mut answer: Box<UpstreamResponse>,
+    mut response: Box<UpstreamResponse>,
     upload: &RefCell<Upload<'_>>,
     limits: StallLimits,
     timer: &mut Timer,
-) -> Relayed {
-    let UpstreamResponse { up, first, flight, cursor, .. } = &mut *answer;
-    // An endpoint that answers without `100 Continue` does not want the body, and would take it for another request.
-    let (mut broken, mut answered) = (upload.borrow_mut().forget_continue(), false);
+) -> RelayOutcome {
+    let UpstreamResponse { up, first, in_flight, cursor, .. } = &mut *response;
+    // An endpoint that responds without `100 Continue` does not want the body, and would take it for another request.
+    let (mut broken, mut is_complete) = (upload.borrow_mut().cancel_continue(), false);
     if broken {
-        // Nor does it wait for the client any more.
-        flight.update_client_wait(upload.borrow().down.account().pace());
+        // The request no longer waits for its client.
+        in_flight.update_client_wait(upload.borrow().down.account().stall_budget());
     }
     let mut sent = 0;
-    // Since when the client has taken nothing, and how much it had taken then.
+    // Since when the client has read nothing, and how much it had read by then.
     let mut waiting: Option<(Instant, u64)> = None;
-    let mut took = Taking::default();
-    let mut silence = IdleTimer::default();
+    let mut took = DownloadProgress::default();
+    let mut idle_timer = IdleTimer::default();
     let ended = poll_fn(|cx| {
         let mut request_failed = None;
         if !cursor.ended && !broken {
-            if let Poll::Ready(Err(error)) = poll_upload(up, flight, upload, cursor, &mut broken, cx) {
+            if let Poll::Ready(Err(error)) = poll_upload(up, in_flight, upload, cursor, &mut broken, cx) {
                 request_failed = Some(error);
             }
         } else if !broken {
-            // What was pushed may not be written whole yet.
+            // Queued data may not be written completely yet.
             broken = matches!(up.poll_flush(cx), Poll::Ready(Err(_)));
         }
         let mut upload = upload.borrow_mut();
-        let mut turn = Turn::new();
-        while !answered && turn.goes_on(cx) {
+        let mut budget = CoopBudget::new();
+        while !is_complete && budget.spend_or_wake(cx) {
             match upload.down.poll_room(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(RelayEnd::ClientFailed),
@@ -98,7 +99,7 @@ pub async fn relay(
                 Poll::Ready(Ok(chunk)) => {
                     match &chunk {
                         Chunk::Data(data) => sent += data.len() as u64,
-                        Chunk::End(_) => answered = true,
+                        Chunk::End(_) => is_complete = true,
                     }
                     let pushed = match chunk {
                         // A body of known length ends with its last data.
@@ -113,7 +114,7 @@ pub async fn relay(
                     }
                 }
                 Poll::Ready(Err(error)) => {
-                    // The client is given what came before.
+                    // The client gets what arrived before.
                     _ = upload.down.poll_flush(cx);
                     return Poll::Ready(RelayEnd::EndpointFailed(error));
                 }
@@ -121,16 +122,16 @@ pub async fn relay(
             }
         }
         match upload.down.poll_flush(cx) {
-            Poll::Ready(Ok(())) if answered => return Poll::Ready(RelayEnd::Whole),
+            Poll::Ready(Ok(())) if is_complete => return Poll::Ready(RelayEnd::Whole),
             Poll::Ready(Ok(())) => {
                 if waiting.take().is_some() {
-                    took.end_wait(upload.down, flight);
+                    took.end_wait(upload.down, in_flight);
                 }
             }
             Poll::Ready(Err(_)) => return Poll::Ready(RelayEnd::ClientFailed),
             Poll::Pending => {
-                took.begin_wait(upload.down, flight, cx);
-                let taken = upload.down.taken();
+                took.begin_wait(upload.down, in_flight, cx);
+                let taken = upload.down.delivered();
                 let (since, _) = match waiting {
                     Some((_, known)) if known != taken => *waiting.insert((Instant::now(), taken)),
                     Some(known) => known,
@@ -141,7 +142,7 @@ pub async fn relay(
                 }
             }
         }
-        // The endpoint waits for the rest of the request, which will not come: neither side would end the other's wait.
+        // The endpoint would wait for the rest of the request for ever.
         match request_failed {
             Some(BodyError::Io(_) | BodyError::Http2(_)) => return Poll::Ready(RelayEnd::ClientFailed),
             Some(error @ (BodyError::Malformed(_) | BodyError::TooLarge)) => {
@@ -149,53 +150,53 @@ pub async fn relay(
             }
             None => {}
         }
-        upload.down.hold_buffers(up.held());
-        if upload.is_given_up() {
-            return Poll::Ready(RelayEnd::GivenUp);
+        upload.down.account_buffers(up.buffered());
+        if upload.is_client_evicted() {
+            return Poll::Ready(RelayEnd::ClientEvicted);
         }
         if upload.down.poll_gone(cx).is_ready() {
             return Poll::Ready(RelayEnd::ClientFailed);
         }
-        let moved = sent + upload.received() + upload.down.taken();
-        // Its end of sending may be a half-close, and then the response is awaited; or all that it will ever say.
+        let moved = sent + upload.received() + upload.down.delivered();
+        // The closed sending direction may be a half-close of a client that waits, or a client that is gone.
         let may_be_gone = upload.down.has_ended_sending();
         let limit = if may_be_gone { limits.stall.min(limits.idle) } else { limits.idle };
-        ready!(silence.poll(moved, limit, timer, cx));
+        ready!(idle_timer.poll(moved, limit, timer, cx));
         Poll::Ready(if may_be_gone { RelayEnd::ClientFailed } else { RelayEnd::Idle })
     })
     .await;
     let unfinished = match ended {
         RelayEnd::Whole => {
-            let UpstreamResponse { up, flight, sent_whole, .. } = *answer;
-            up.finish(&flight, sent_whole);
+            let UpstreamResponse { up, in_flight, sent_whole, .. } = *response;
+            up.finish(&in_flight, sent_whole);
             None
         }
         RelayEnd::EndpointFailed(_)
         | RelayEnd::ClientFailed
         | RelayEnd::RequestRefused(_)
         | RelayEnd::Idle
-        | RelayEnd::GivenUp => Some(answer),
+        | RelayEnd::ClientEvicted => Some(response),
     };
-    Relayed { ended, sent, unfinished }
+    RelayOutcome { ended, sent, unfinished }
 }
 
-/// How much a client had taken of a response when it was last waited for.
+/// How much of a response the client had read when the request last waited for it.
 #[derive(Default)]
-struct Taking(Option<u64>);
+struct DownloadProgress(Option<u64>);
 
-impl Taking {
-    fn begin_wait(&mut self, down: &mut Downstream, flight: &InFlight, cx: &Context<'_>) {
+impl DownloadProgress {
+    fn begin_wait(&mut self, down: &mut Downstream, in_flight: &InFlightRequest, cx: &Context<'_>) {
         self.record(down);
-        flight.update_client_wait(Some(down.account_mut().record_wait(Direction::Download, cx)));
+        in_flight.update_client_wait(Some(down.account_mut().record_wait(Direction::Download, cx)));
     }
 
-    fn end_wait(&mut self, down: &Downstream, flight: &InFlight) {
+    fn end_wait(&mut self, down: &Downstream, in_flight: &InFlightRequest) {
         self.record(down);
-        flight.update_client_wait(down.account().pace());
+        in_flight.update_client_wait(down.account().stall_budget());
     }
 
     fn record(&mut self, down: &Downstream) {
-        let taken = down.taken();
+        let taken = down.delivered();
         let before = self.0.replace(taken).unwrap_or(taken);
         down.account().record_progress(Direction::Download, taken - before);
     }

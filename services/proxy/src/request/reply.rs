@@ -1,4 +1,4 @@
-//! What a client gets: a reply of the edge itself, or a response that is broken off.
+//! Sends local replies, and aborts responses.
 
 use std::{future::poll_fn, task::Poll, time::Duration};
 
@@ -7,16 +7,16 @@ use tokio::time::Instant;
 use super::{context::RequestContext, downstream::Downstream, local_reply::LocalReply};
 use crate::{observe::Interruption, wire::Timer};
 
-/// What the connection is good for after a request.
+/// The state of the client's connection after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Completion {
-    /// The response was given whole.
+    /// The response was sent completely.
     Complete,
-    /// The response was broken off, or the connection became a tunnel that has ended.
+    /// The response was aborted, or the connection was a tunnel that has ended.
     Broken,
 }
 
-/// Sends a reply of the edge itself, within the time that a client may take nothing.
+/// Sends a local reply. The client may stall for at most `stall`.
 pub async fn send_local_reply(
     down: &mut Downstream,
     reply: &LocalReply,
@@ -24,7 +24,7 @@ pub async fn send_local_reply(
     stall: Duration,
     timer: &mut Timer,
 ) -> Completion {
-    if down.reply(reply, request_id).is_err() {
+    if down.push_local_reply(reply, request_id).is_err() {
         return Completion::Broken;
     }
     let mut ended = false;
@@ -44,19 +44,24 @@ pub async fn send_local_reply(
 }
 
 impl RequestContext<'_> {
-    /// Records the status that the client is given.
+    /// Records the status of the response to the client.
     pub fn record_status(&self, status: u16) {
         self.service.counters.count_status(status);
         self.log.borrow_mut().status = Some(status);
     }
 
-    /// Sends a reply of the edge itself.
-    pub async fn reply(&self, reply: &LocalReply, down: &mut Downstream, timer: &mut Timer) -> Completion {
+    /// Sends a local reply and records its status.
+    pub async fn send_reply(
+        &self,
+        reply: &LocalReply,
+        down: &mut Downstream,
+        timer: &mut Timer,
+    ) -> Completion {
         self.record_status(reply.status);
         send_local_reply(down, reply, self.info.request_id, self.client.stall, timer).await
     }
 
-    /// Breaks the exchange with the client off.
+    /// Aborts the response, and records why.
     pub fn interrupt(&self, interruption: Interruption, down: &mut Downstream) -> Completion {
         self.log.borrow_mut().interruption = Some(interruption);
         down.abort();

@@ -23,7 +23,8 @@ use crate::{
     clients::Client, context::WorkerContext, observe::Interruption, table::ServiceView, wire::Timer,
 };
 
-/// Serves one request: finds its route, admits it, attempts it at endpoints until one responds, and relays that response.
+/// Serves one request: matches its route, admits it, attempts it at endpoints until one responds, and relays the
+/// response.
 pub async fn handle(
     worker: &Rc<WorkerContext>,
     client: Client,
@@ -33,15 +34,21 @@ pub async fn handle(
     timer: &mut Timer,
 ) -> Completion {
     let started = Instant::now();
-    down.hold_buffers(0);
+    down.account_buffers(0);
     let mut id = [0; 32];
     let request_id = request_id(request, &mut id, worker);
-    let (service, action) = match route(worker, client, request, down) {
+    let (service, action) = match match_route(worker, client, request, down) {
         Ok(routed) => routed,
         Err(Unrouted { reply, is_observed }) => {
             let completion = send_local_reply(down, &reply, request_id, client.stall, timer).await;
             if is_observed {
-                worker.observer.replied_locally(client, request, request_id, reply.status, started.elapsed());
+                worker.observer.report_local_reply(
+                    client,
+                    request,
+                    request_id,
+                    reply.status,
+                    started.elapsed(),
+                );
             }
             return completion;
         }
@@ -55,8 +62,8 @@ pub async fn handle(
         down,
         started,
     );
-    let completion = match x.refusal() {
-        Some(reply) => x.reply(&reply, down, timer).await,
+    let completion = match x.refuse_request() {
+        Some(reply) => x.send_reply(&reply, down, timer).await,
         None => {
             let upload = Upload::new(down, expects_continue(request), service.max_request_body, started);
             let upload = RefCell::new(upload);
@@ -66,7 +73,7 @@ pub async fn handle(
                     let upload = upload.into_inner();
                     x.log.borrow_mut().received = upload.received();
                     match x.reply_to(failure) {
-                        Some(reply) => x.reply(&reply, upload.down, timer).await,
+                        Some(reply) => x.send_reply(&reply, upload.down, timer).await,
                         None => x.interrupt(Interruption::ClientGone, upload.down),
                     }
                 }
@@ -78,36 +85,36 @@ pub async fn handle(
     completion
 }
 
-/// The reply to a request that no service is asked for.
+/// The local reply to a request without a service.
 struct Unrouted {
     reply: LocalReply,
-    /// Whether it is counted and logged: health questions of balancers are not.
+    /// Whether it is counted and logged: health requests of load balancers are not.
     is_observed: bool,
 }
 
-/// The service that a request is for, and the index of its action.
-fn route(
+/// Matches a request to its service and the index of its action.
+fn match_route(
     worker: &WorkerContext,
     client: Client,
     request: &Request,
     down: &Downstream,
 ) -> Result<(Rc<ServiceView>, usize), Unrouted> {
-    if let Some(reply) = health::reply(worker, client.health_endpoints, &request.target) {
+    if let Some(reply) = health::local_reply(worker, client.health_endpoints, &request.target) {
         return Err(Unrouted { reply, is_observed: false });
     }
-    if !down.account().speaks_for(&request.host) {
+    if !down.account().serves_host(&request.host) {
         worker.counters.misdirected.add(1);
         let reply = LocalReply::new(421, "this connection's certificate is not for this host");
         return Err(Unrouted { reply, is_observed: true });
     }
-    worker.table.borrow().find(request).ok_or_else(|| {
+    worker.table.borrow().match_request(request).ok_or_else(|| {
         worker.counters.unrouted.add(1);
         let reply = LocalReply::new(404, format!("no service here for host {:?}", request.host));
         Unrouted { reply, is_observed: true }
     })
 }
 
-/// Whether the client waits for `100 Continue`. One of HTTP/1.0 cannot mean it (RFC 9110, section 10.1.1).
+/// Whether the client waits for `100 Continue`, which HTTP/1.0 does not have (RFC 9110, section 10.1.1).
 fn expects_continue(request: &Request) -> bool {
     let expects =
         || request.fields.get(b"expect").is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
@@ -128,7 +135,7 @@ impl<'a> RequestContext<'a> {
         service.counters.requests.add(1);
         action.demand.add(1);
         action.budget.deposit();
-        let trace = worker.observer.begin(request, &mut *worker.random.borrow_mut());
+        let trace = worker.observer.sample(request, &mut *worker.random.borrow_mut());
         RequestContext {
             worker,
             service,
@@ -150,26 +157,26 @@ impl<'a> RequestContext<'a> {
             started,
             trace,
             log: RefCell::default(),
-            fallback_held: Cell::new(0),
+            fallback_buffered: Cell::new(0),
         }
     }
 }
 
-/// What a request wants its connection to become.
+/// The protocol that a request asks to upgrade to.
 fn upgrade_of<'a>(request: &'a Request, framing: Framing, down: &Downstream) -> Option<&'a [u8]> {
     let asks = matches!(down, Downstream::Http1(down) if !down.is_http10)
         && framing == Framing::Empty
         && request.method == Method::Get
         && request.fields.get_all(b"connection").any(|value| list_contains(value, b"upgrade"));
     let protocol = request.fields.get(b"upgrade").filter(|_| asks)?;
-    // An upgrade to HTTP/2 is between us and the client, and obsolete (RFC 9113, section 3.1).
+    // An upgrade to HTTP/2 would only concern the client's connection, and is obsolete (RFC 9113, section 3.1).
     (!list_contains(protocol, b"h2c")).then_some(protocol)
 }
 
-/// The longest id of a client that is passed on.
+/// The longest request id of a client that is forwarded.
 const ID_LIMIT: usize = 128;
 
-/// The request's own id, or a new one when it has none that is short and plain.
+/// The client's request id, or a new one if it has none that is short and printable.
 fn request_id<'a>(request: &'a Request, buffer: &'a mut [u8; 32], worker: &WorkerContext) -> &'a [u8] {
     if let Some(id) = request.fields.get(b"x-request-id")
         && (1..=ID_LIMIT).contains(&id.len())

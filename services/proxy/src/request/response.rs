@@ -1,4 +1,4 @@
-//! The response of an endpoint on its way to the client.
+//! Relays an endpoint's response to the client.
 
 use std::cell::RefCell;
 
@@ -10,7 +10,7 @@ use super::{
     discard::discard,
     downstream::Downstream,
     heads::is_end_to_end,
-    relay::{RelayEnd, Relayed, StallLimits, relay},
+    relay::{RelayEnd, RelayOutcome, StallLimits, relay},
     reply::Completion,
     tunnel::tunnel,
     upload::Upload,
@@ -44,7 +44,7 @@ impl RequestContext<'_> {
             let mut upload = upload.borrow_mut();
             let body_read = upload.is_complete();
             if self.worker.is_draining() {
-                upload.down.end_after_this();
+                upload.down.disable_keep_alive();
             }
             let sent = upload.down.send_head(head, framing, body_read, self.info.request_id);
             if sent.is_err() {
@@ -53,7 +53,7 @@ impl RequestContext<'_> {
         }
         let number = response.attempt;
         let limits = StallLimits { stall: self.client.stall, idle: self.worker.idle_limits.stream };
-        let Relayed { ended, sent, unfinished } = relay(response, &upload, limits, timer).await;
+        let RelayOutcome { ended, sent, unfinished } = relay(response, &upload, limits, timer).await;
         let upload = upload.into_inner();
         {
             let mut log = self.log.borrow_mut();
@@ -76,12 +76,12 @@ impl RequestContext<'_> {
             }
             RelayEnd::ClientFailed => {
                 if let Some(rest) = unfinished.filter(|rest| rest.sent_whole) {
-                    discard(self.worker, rest.up, rest.flight, &self.request.method, true);
+                    discard(self.worker, rest.up, rest.in_flight, &self.request.method, true);
                 }
                 self.service.counters.client_gone.add(1);
                 Interruption::ClientGone
             }
-            RelayEnd::GivenUp => {
+            RelayEnd::ClientEvicted => {
                 self.worker.counters.too_slow.add(1);
                 Interruption::ClientTooSlow
             }

@@ -1,46 +1,46 @@
-//! Up to two futures at once, of which the second is rare: it is boxed, so that not every request has its room.
+//! Up to two concurrent futures, of which the second is rare and therefore boxed.
 
 use std::{
     pin::Pin,
     task::{Context, Poll},
 };
 
-/// The futures, by the slots 0 and 1.
+/// The futures in the slots 0 and 1.
 pub struct Slots<'a, F> {
-    usual: Pin<&'a mut Option<F>>,
-    rare: Option<Pin<Box<F>>>,
+    first: Pin<&'a mut Option<F>>,
+    second: Option<Pin<Box<F>>>,
 }
 
 impl<'a, F: Future> Slots<'a, F> {
-    /// Nothing but what is in slot 0.
-    pub fn new(usual: Pin<&'a mut Option<F>>) -> Slots<'a, F> {
-        Slots { usual, rare: None }
+    /// A future in slot 0, and none in slot 1.
+    pub fn new(first: Pin<&'a mut Option<F>>) -> Slots<'a, F> {
+        Slots { first, second: None }
     }
 
-    /// Puts a future into a slot, in place of the one that was there, which is dropped.
+    /// Puts a future into a slot. The previous one is dropped.
     pub fn set(&mut self, slot: usize, future: F) {
         match slot {
-            0 => self.usual.set(Some(future)),
-            _ => self.rare = Some(Box::pin(future)),
+            0 => self.first.set(Some(future)),
+            _ => self.second = Some(Box::pin(future)),
         }
     }
 
-    /// Drops what is in a slot.
+    /// Drops the future in a slot.
     pub fn clear(&mut self, slot: usize) {
         match slot {
-            0 => self.usual.set(None),
-            _ => self.rare = None,
+            0 => self.first.set(None),
+            _ => self.second = None,
         }
     }
 
-    /// Polls all; ready with the slot of the first that is. It is to be taken out then.
+    /// Polls both; ready with the slot and output of the first that is. The slot must be cleared afterwards.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(usize, F::Output)> {
-        if let Some(future) = self.usual.as_mut().as_pin_mut()
+        if let Some(future) = self.first.as_mut().as_pin_mut()
             && let Poll::Ready(output) = future.poll(cx)
         {
             return Poll::Ready((0, output));
         }
-        match &mut self.rare {
+        match &mut self.second {
             Some(future) => future.as_mut().poll(cx).map(|output| (1, output)),
             None => Poll::Pending,
         }

@@ -1,4 +1,4 @@
-//! An upgraded connection: bytes in both directions, until both have ended.
+//! An upgraded connection (tunnel).
 
 use std::{
     future::poll_fn,
@@ -7,27 +7,27 @@ use std::{
 };
 
 use crate::{
-    clients::{Account, Held},
+    clients::{MemoryUse, RequestAccount},
     wire::{Conn, IdleLimits, IdleTimer, Timer},
 };
 
-/// Relays bytes between `a` and `b` until both directions have ended, one fails, nothing passes for too long, or the client's
-/// connection is to end.
+/// Relays bytes between `a` and `b` until both directions have ended, one fails, the idle timeout has passed, or the
+/// client's connection is evicted.
 pub async fn tunnel(
     a: &mut Conn,
     b: &mut Conn,
-    account: &mut Account,
+    account: &mut RequestAccount,
     idle: IdleLimits,
     timer: &mut Timer,
 ) -> io::Result<()> {
     let (mut a_done, mut b_done) = (false, false);
-    let mut silence = IdleTimer::default();
+    let mut idle_timer = IdleTimer::default();
     poll_fn(|cx| {
         let forth = if a_done { Poll::Ready(Ok(())) } else { poll_copy(a, b, cx) };
         a_done |= matches!(forth, Poll::Ready(Ok(())));
         let back = if b_done { Poll::Ready(Ok(())) } else { poll_copy(b, a, cx) };
         b_done |= matches!(back, Poll::Ready(Ok(())));
-        account.hold(Held::Downstream, a.held() + b.held());
+        account.set_memory(MemoryUse::Downstream, a.buffered() + b.buffered());
         if account.is_evicted() {
             return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
         }
@@ -35,17 +35,17 @@ pub async fn tunnel(
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
             _ if a_done && b_done => Poll::Ready(Ok(())),
             _ => {
-                // Whoever has ended its direction may be gone: the other one is waited for as for any response.
+                // A side that has closed its direction may be gone: the other one gets the timeout of a response.
                 let limit = if a_done || b_done { idle.stream.min(idle.tunnel) } else { idle.tunnel };
                 let moved = a.total_written() + b.total_written();
-                silence.poll(moved, limit, timer, cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+                idle_timer.poll(moved, limit, timer, cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
             }
         }
     })
     .await
 }
 
-/// Copies until the end of `from`, which ends `to` as well.
+/// Copies until `from` ends, and then shuts `to` down.
 fn poll_copy(from: &mut Conn, to: &mut Conn, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     loop {
         ready!(to.poll_room(cx))?;
@@ -59,7 +59,7 @@ fn poll_copy(from: &mut Conn, to: &mut Conn, cx: &mut Context<'_>) -> Poll<io::R
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => {
                 ready!(to.poll_flush(cx))?;
-                // A tunnel may be silent for long: meanwhile it holds nothing.
+                // An idle tunnel holds no buffers.
                 from.release_buffers();
                 to.release_buffers();
                 return Poll::Pending;

@@ -1,4 +1,4 @@
-//! A request's body on its way to one or more attempts.
+//! The body of a request, sent to one or more attempts.
 
 use std::task::{Context, Poll, ready};
 
@@ -8,25 +8,24 @@ use tokio::time::Instant;
 
 use super::downstream::Downstream;
 use crate::{
-    clients::{Direction, Held},
+    clients::{Direction, MemoryUse},
     wire::{BodyError, Chunk},
 };
 
-/// How much of a body is kept so that it can be sent again.
+/// The most body data that is kept for retries.
 pub const REPLAY_LIMIT: usize = 64 * 1024;
-/// What a chunk that is kept counts for beside its data: a body of tiny chunks takes more room than what is in it.
+/// The memory overhead of a kept chunk.
 const CHUNK_OVERHEAD: usize = 64;
-/// Smaller chunks are copied to be kept: they would keep the whole buffer in which they came, with the heads of other chunks,
-/// which may be much longer.
-const KEPT_AS_IT_IS: usize = 4096;
+/// Smaller chunks are copied to be kept: a reference would keep the whole read buffer, which may be much larger.
+const COPY_BELOW: usize = 4096;
 
-/// The body of a request: what came so far, while it is little enough to be sent again, and where the rest comes from.
+/// The body of a request: the part received so far, while it is short enough for retries, and the source of the rest.
 pub struct Upload<'a> {
     /// The client.
     pub down: &'a mut Downstream,
     kept: Vec<Bytes>,
     kept_bytes: usize,
-    /// Chunks of which nothing is kept any more; then only one attempt can read on.
+    /// The number of chunks that are no longer kept; above 0, only one attempt can continue.
     dropped: usize,
     end: Option<Fields>,
     total: u64,
@@ -35,20 +34,20 @@ pub struct Upload<'a> {
     expects_continue: bool,
     /// Whether the last [`Upload::poll_next`] found no data from the client.
     awaits_client: bool,
-    /// When data last came from the client.
+    /// When body data was last received from the client.
     pub progress_at: Instant,
 }
 
-/// How far one attempt has read a body.
+/// The position of one attempt in the body.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cursor {
     next: usize,
-    /// Whether the end was given to this attempt.
+    /// Whether this attempt has read the end.
     pub ended: bool,
 }
 
 impl<'a> Upload<'a> {
-    /// The body that `down` has yet to send, at most `most` bytes.
+    /// The body that `down` is about to send, at most `most` bytes.
     pub fn new(
         down: &'a mut Downstream,
         expects_continue: bool,
@@ -70,29 +69,29 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Whether an attempt can begin at the start of the body.
+    /// Whether the body can be replayed from its start.
     pub fn can_replay(&self) -> bool {
         self.dropped == 0
     }
 
-    /// Bytes that came from the client.
+    /// Bytes received from the client.
     pub fn received(&self) -> u64 {
         self.total
     }
 
-    /// Whether the whole body is here (or there is none).
+    /// Whether the whole body was received, or there is none.
     pub fn is_complete(&self) -> bool {
         self.end.is_some()
     }
 
-    /// Whether nothing goes on before the client sends more: then the endpoint is not to blame for the time.
+    /// Whether the request waits for the client to send more, so that the time does not count against the endpoint.
     pub fn awaits_client(&self) -> bool {
         self.awaits_client
     }
 
-    /// Whether the client was slow, and was given up because its place is needed.
-    pub fn is_given_up(&self) -> bool {
-        self.down.account().pace().is_some_and(|pace| pace.is_given_up())
+    /// Whether the slow client was evicted.
+    pub fn is_client_evicted(&self) -> bool {
+        self.down.account().stall_budget().is_some_and(|stall_budget| stall_budget.is_evicted())
     }
 
     /// Whether the client waits for `100 Continue`.
@@ -100,15 +99,15 @@ impl<'a> Upload<'a> {
         self.expects_continue
     }
 
-    /// Tells the client to send its body, if it waits for that.
-    pub fn let_continue(&mut self) {
+    /// Sends `100 Continue` if the client waits for it.
+    pub fn send_continue(&mut self) {
         if std::mem::take(&mut self.expects_continue) {
             self.down.send_interim(100, &Fields::new());
         }
     }
 
-    /// The client is not told to send its body any more, since its response begins. Returns whether it still waited for that.
-    pub fn forget_continue(&mut self) -> bool {
+    /// Drops the pending `100 Continue`, because the response begins. Returns whether it was pending.
+    pub fn cancel_continue(&mut self) -> bool {
         let expected = std::mem::take(&mut self.expects_continue);
         if expected {
             self.end_client_wait();
@@ -116,12 +115,12 @@ impl<'a> Upload<'a> {
         expected
     }
 
-    /// Nothing more is wanted of the client's body.
+    /// Stops waiting for the client's body.
     pub fn end_client_wait(&self) {
         self.down.account().record_progress(Direction::Upload, 0);
     }
 
-    /// The next piece for the attempt at `cursor`.
+    /// The next chunk for the attempt at `cursor`.
     pub fn poll_next(&mut self, cursor: &mut Cursor, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         if let Some(data) = self.kept.get(cursor.next) {
             cursor.next += 1;
@@ -132,8 +131,8 @@ impl<'a> Upload<'a> {
             return Poll::Ready(Ok(Chunk::End(trailers.clone())));
         }
         if self.expects_continue {
-            // The interim answer, or its deadline, wakes the task. A client that has sent nothing yet is waited for, whoever
-            // has to speak first: the request is no work for the cluster before there is more of it.
+            // The interim response or its deadline wakes the task. Until the client sends its body, the request waits
+            // for the client and is no load for the cluster.
             self.down.account_mut().record_wait(Direction::Upload, cx);
             return Poll::Pending;
         }
@@ -152,7 +151,7 @@ impl<'a> Upload<'a> {
                     return Poll::Ready(Err(BodyError::TooLarge));
                 }
                 self.progress_at = Instant::now();
-                self.keep(&data);
+                self.keep_for_replay(&data);
                 cursor.next += 1;
                 Poll::Ready(Ok(Chunk::Data(data)))
             }
@@ -164,16 +163,16 @@ impl<'a> Upload<'a> {
         }
     }
 
-    fn keep(&mut self, data: &Bytes) {
+    fn keep_for_replay(&mut self, data: &Bytes) {
         self.kept_bytes += data.len() + if self.kept.is_empty() { 0 } else { CHUNK_OVERHEAD };
         if self.dropped > 0 || self.kept_bytes > REPLAY_LIMIT {
             self.dropped += self.kept.len() + 1;
             self.kept = Vec::new();
         } else {
-            let is_small = data.len() < KEPT_AS_IT_IS;
+            let is_small = data.len() < COPY_BELOW;
             self.kept.push(if is_small { Bytes::copy_from_slice(data) } else { data.clone() });
         }
         let held = if self.dropped > 0 { 0 } else { self.kept_bytes };
-        self.down.account_mut().hold(Held::Body, held);
+        self.down.account_mut().set_memory(MemoryUse::Body, held);
     }
 }

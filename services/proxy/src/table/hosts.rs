@@ -1,20 +1,20 @@
-//! Which service answers for a host.
+//! The index from hosts to services.
 
 use std::{borrow::Cow, collections::HashMap};
 
 use tidegate_http1::without_port;
 use tidegate_model::{ServiceName, fleet::HostPattern};
 
-/// Hosts and their services: exact names stand above wildcards, longer wildcards above shorter.
+/// Hosts and their services. Exact names take precedence over wildcards, longer wildcards over shorter ones.
 #[derive(Default)]
-pub struct Hosts {
+pub struct HostIndex {
     exact: HashMap<String, ServiceName>,
     below: HashMap<String, ServiceName>,
     any: Option<ServiceName>,
 }
 
-impl Hosts {
-    /// Makes `service` answer for exactly `patterns`.
+impl HostIndex {
+    /// Sets the host patterns of `service`.
     pub fn set(&mut self, service: &ServiceName, patterns: &[HostPattern]) {
         self.exact.retain(|_, owner| owner != service);
         self.below.retain(|_, owner| owner != service);
@@ -32,8 +32,8 @@ impl Hosts {
         }
     }
 
-    /// The service that answers for `host`, which may have a port.
-    pub fn find(&self, host: &str) -> Option<&ServiceName> {
+    /// The service for `host`, which may include a port.
+    pub fn service_for(&self, host: &str) -> Option<&ServiceName> {
         let host = without_port(host);
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn the_most_specific_pattern_wins() {
-        let mut hosts = Hosts::default();
+        let mut hosts = HostIndex::default();
         for (pattern, service) in [
             ("*", "any"),
             ("*.example.com", "wide"),
@@ -80,9 +80,9 @@ mod tests {
             ("example.com", "any"),
             ("[::1]:80", "any"),
         ] {
-            assert_eq!(hosts.find(host).unwrap().as_str(), service, "{host}");
+            assert_eq!(hosts.service_for(host).unwrap().as_str(), service, "{host}");
         }
         hosts.set(&"any".parse().unwrap(), &[]);
-        assert_eq!(hosts.find("other.org"), None);
+        assert_eq!(hosts.service_for("other.org"), None);
     }
 }

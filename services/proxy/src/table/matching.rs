@@ -1,9 +1,9 @@
-//! Whether a request is one of a route's.
+//! Route matching.
 
 use tidegate_http1::Request;
 use tidegate_model::fleet::RouteMatch;
 
-/// Whether all that `route` asks for holds.
+/// Whether a request satisfies all conditions of `route`.
 pub fn matches(route: &RouteMatch, request: &Request) -> bool {
     let path = request.target.split('?').next().unwrap_or_default();
     route.path.as_ref().is_none_or(|exact| exact == path)
@@ -19,7 +19,7 @@ fn header_is(request: &Request, name: &str, value: &str) -> bool {
     request.fields.get_all(name.as_bytes()).any(|found| found == value.as_bytes())
 }
 
-/// Whether `path` is `prefix` or below it, by whole segments: `/api` holds `/api` and `/api/x`, not `/apix`.
+/// Whether `path` is `prefix` or below it, by whole segments: `/api` matches `/api` and `/api/x`, not `/apix`.
 fn is_at_or_below(path: &str, prefix: &str) -> bool {
     match path.strip_prefix(prefix) {
         Some(rest) => rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'),

@@ -1,7 +1,7 @@
-//! The route table as one worker serves it: resolved to its own endpoints, changed entry by entry.
+//! The route table of one worker: resolved to its own endpoints, updated entry by entry.
 
 mod hosts;
 mod matching;
 mod view;
 
-pub use view::{ActionView, RouteChange, ServiceView, Table, WorkerPlace};
+pub use view::{ActionView, RouteChange, ServiceView, Table, WorkerIndex};

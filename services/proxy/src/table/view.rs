@@ -16,20 +16,20 @@ use tidegate_model::{
     routes::{RouteEntry, RouteKey},
 };
 
-use super::{hosts::Hosts, matching::matches};
+use super::{hosts::HostIndex, matching::matches};
 use crate::{
-    balance::{Budget, Latency, TierView},
+    balance::{LatencyHistogram, RetryBudget, TierView},
     metrics::{LocalCounter, Metrics, RequestDurations, ServiceCounters},
     tls::UpstreamTlsConfigs,
     upstream::{ClusterState, EndpointState},
 };
 
-/// A change of one entry; nothing takes it away.
+/// A change of one entry; nothing removes it.
 pub type RouteChange = (RouteKey, Option<Arc<RouteEntry>>);
 
-/// A service as one worker serves it. A request keeps the one with which it began.
+/// A service, resolved for one worker. A request keeps the view with which it began.
 pub struct ServiceView {
-    /// Its name.
+    /// The service's name.
     pub name: ServiceName,
     /// Its health check.
     pub check: CheckId,
@@ -37,33 +37,33 @@ pub struct ServiceView {
     pub max_request_body: Option<u64>,
     /// The default action, then those of its routes.
     pub actions: Vec<ActionView>,
-    /// How long it usually takes.
-    pub latency: Rc<Latency>,
+    /// Its recent response times.
+    pub latency: Rc<LatencyHistogram>,
     /// Its counters.
     pub counters: Arc<ServiceCounters>,
     hosts: Vec<HostPattern>,
     routes: Vec<RouteMatch>,
 }
 
-/// An action, resolved.
+/// An action, resolved for one worker.
 pub struct ActionView {
-    /// What its route asks of a path, as `http.route` tells it; nothing for the default.
+    /// The path pattern of its route, as reported in `http.route`; nothing for the default action.
     pub route: Option<String>,
-    /// How long its requests take.
+    /// The durations of its requests.
     pub requests: Arc<RequestDurations>,
-    /// How many were asked for.
+    /// The number of requests for it.
     pub demand: Arc<LocalCounter>,
-    /// How requests are tried.
+    /// Its retry and timeout policy.
     pub policy: Policy,
-    /// What may be retried: the service's, unless the route has a share of its own.
-    pub budget: Rc<Budget>,
-    /// Where they go.
+    /// The retry budget: the service's, unless the route has a percentage of its own.
+    pub budget: Rc<RetryBudget>,
+    /// Its tiers, without empty ones.
     pub tiers: Vec<TierView>,
-    /// Requests to refuse, in thousandths.
+    /// The share of requests to shed, in thousandths.
     pub shed_permille: u16,
-    /// Whether everything seemed down.
+    /// Whether all endpoints seem down, so that health is ignored.
     pub fail_open: bool,
-    /// Endpoints over all tiers.
+    /// The number of endpoints in all tiers.
     pub endpoint_count: usize,
 }
 
@@ -72,42 +72,42 @@ struct ResolvedCluster {
     endpoints: Vec<Rc<EndpointState>>,
 }
 
-/// A worker among all workers of an edge.
+/// The index of a worker among all workers of an edge.
 #[derive(Debug, Clone, Copy)]
-pub struct WorkerPlace {
-    /// Its place, from 0.
+pub struct WorkerIndex {
+    /// The worker's index, from 0.
     pub id: usize,
-    /// How many there are.
+    /// The number of workers.
     pub count: usize,
 }
 
-impl WorkerPlace {
-    /// This worker's part of what is allowed to the whole edge: all parts together are the whole, but nobody gets nothing.
+impl WorkerIndex {
+    /// This worker's share of an edge-wide limit: the shares add up to the whole, but each is at least 1.
     fn part_of(self, whole: u32) -> u32 {
         let (id, count) = (self.id as u32, self.count as u32);
         (whole / count + u32::from(id < whole % count)).max(1)
     }
 }
 
-/// All routes, as one worker serves them.
+/// The route table of one worker.
 pub struct Table {
-    worker: WorkerPlace,
+    worker: WorkerIndex,
     edge: EdgeName,
     metrics: Arc<Metrics>,
     tls: Arc<UpstreamTlsConfigs>,
-    /// The networks that the edge is on; only endpoints on one of them can be reached. Absent: not told yet.
+    /// The networks that the edge is on; only endpoints on one of them can be reached. Absent: not known yet.
     networks: Option<Vec<NetworkName>>,
     entries: BTreeMap<RouteKey, Arc<RouteEntry>>,
     clusters: HashMap<ClusterName, ResolvedCluster>,
-    users: HashMap<ClusterName, BTreeSet<ServiceName>>,
+    services_by_cluster: HashMap<ClusterName, BTreeSet<ServiceName>>,
     services: HashMap<ServiceName, Rc<ServiceView>>,
-    hosts: Hosts,
+    hosts: HostIndex,
 }
 
 impl Table {
-    /// No routes.
+    /// An empty table.
     pub fn new(
-        worker: WorkerPlace,
+        worker: WorkerIndex,
         edge: EdgeName,
         metrics: Arc<Metrics>,
         tls: Arc<UpstreamTlsConfigs>,
@@ -120,23 +120,23 @@ impl Table {
             networks: None,
             entries: BTreeMap::new(),
             clusters: HashMap::new(),
-            users: HashMap::new(),
+            services_by_cluster: HashMap::new(),
             services: HashMap::new(),
-            hosts: Hosts::default(),
+            hosts: HostIndex::default(),
         }
     }
 
-    /// Whether there are no services.
+    /// Whether the table has no services.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
     }
 
-    /// The service of this name.
+    /// The service with this name.
     pub fn service(&self, name: &str) -> Option<Rc<ServiceView>> {
         self.services.get(name).cloned()
     }
 
-    /// Counts a failed try of a cluster's endpoint.
+    /// Counts a failed attempt at a cluster.
     pub fn count_failure(&self, cluster: &ClusterName) {
         if let Some(state) = self.clusters.get(cluster) {
             state.cluster.counters.failures.add(1);
@@ -150,11 +150,11 @@ impl Table {
         }
     }
 
-    /// The service for a request and the place of its action.
-    pub fn find(&self, request: &Request) -> Option<(Rc<ServiceView>, usize)> {
-        let service = self.services.get(self.hosts.find(&request.host)?)?;
+    /// The service for a request, and the index of its action.
+    pub fn match_request(&self, request: &Request) -> Option<(Rc<ServiceView>, usize)> {
+        let service = self.services.get(self.hosts.service_for(&request.host)?)?;
         let route = service.routes.iter().position(|route| matches(route, request));
-        Some((service.clone(), route.map_or(0, |place| place + 1)))
+        Some((service.clone(), route.map_or(0, |index| index + 1)))
     }
 
     /// Every cluster.
@@ -176,14 +176,14 @@ impl Table {
                     cluster.counters.excess.add(u64::from(closed));
                     tracing::warn!(
                         cluster = %cluster.name, endpoint = %endpoint.address, closed,
-                        "the endpoint sent bytes that belong to no request: its connections are not used again for a minute"
+                        "the endpoint sent bytes that belong to no request: its connections are not reused for a minute"
                     );
                 }
             }
             let sizes = endpoints.iter().map(|endpoint| endpoint.pool.sizes());
             let (idle, http2) = sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
             let gauges = &cluster.counters.gauges;
-            let waiting = cluster.waiting.count() as u64;
+            let waiting = cluster.awaiting_clients.count() as u64;
             gauges.active.set(u64::from(cluster.active()).saturating_sub(waiting));
             gauges.waiting.set(waiting);
             gauges.idle.set(idle as u64);
@@ -208,7 +208,7 @@ impl Table {
         self.apply(&changes);
     }
 
-    /// Applies changes; only services that they touch are resolved anew.
+    /// Applies changes. Only the affected services are resolved again.
     pub fn apply(&mut self, changes: &[RouteChange]) {
         let mut touched = BTreeSet::new();
         for (key, entry) in changes {
@@ -218,16 +218,16 @@ impl Table {
             };
             match key {
                 RouteKey::Edge(name) => {
-                    if *name == self.edge && self.renetwork() {
+                    if *name == self.edge && self.update_networks() {
                         touched.extend(self.services.keys().cloned());
                     }
                 }
                 RouteKey::Cluster(name) => {
                     self.resolve_cluster(name);
-                    touched.extend(self.users.get(name).into_iter().flatten().cloned());
+                    touched.extend(self.services_by_cluster.get(name).into_iter().flatten().cloned());
                 }
                 RouteKey::Health(name, check) => {
-                    let users = self.users.get(name).into_iter().flatten();
+                    let users = self.services_by_cluster.get(name).into_iter().flatten();
                     touched.extend(
                         users
                             .filter(|user| self.services.get(*user).is_none_or(|s| s.check == *check))
@@ -242,18 +242,18 @@ impl Table {
         for name in &touched {
             self.resolve_service(name);
         }
-        // Whoever waits for an endpoint that fell silent is woken last, when there is somewhere else to go.
+        // Requests that wait for an unreachable endpoint are woken last, when the alternatives are resolved.
         for (key, _) in changes {
             if let RouteKey::Health(name, check) = key {
-                self.announce_health(name, *check);
+                self.apply_health(name, *check);
             }
         }
     }
 }
 
 impl ServiceView {
-    /// Each budget of its actions once.
-    pub fn budgets(&self) -> impl Iterator<Item = &Rc<Budget>> {
+    /// The distinct retry budgets of its actions.
+    pub fn budgets(&self) -> impl Iterator<Item = &Rc<RetryBudget>> {
         let shared = &self.actions[0].budget;
         let own = self.actions[1..].iter().map(|action| &action.budget);
         std::iter::once(shared).chain(own.filter(|budget| !Rc::ptr_eq(budget, shared)))
@@ -277,11 +277,15 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::{
+        balance::{PickContext, pick},
+        clients::Network,
+    };
 
     /// A table with one service on one cluster whose two endpoints are on different networks.
     fn table(edge_networks: &[&str]) -> Table {
         let mut table = Table::new(
-            WorkerPlace { id: 0, count: 1 },
+            WorkerIndex { id: 0, count: 1 },
             "edge-1".parse().unwrap(),
             Arc::default(),
             Arc::default(),
@@ -345,7 +349,7 @@ services:
     #[test]
     fn the_parts_of_workers_are_the_whole() {
         for (whole, count) in [(1024, 2), (5, 2), (7, 3), (3, 4), (1, 1)] {
-            let parts: Vec<u32> = (0..count).map(|id| WorkerPlace { id, count }.part_of(whole)).collect();
+            let parts: Vec<u32> = (0..count).map(|id| WorkerIndex { id, count }.part_of(whole)).collect();
             let sum: u32 = parts.iter().sum();
             assert_eq!(sum, whole.max(count as u32), "{parts:?}");
             assert!(parts.iter().max().unwrap() - parts.iter().min().unwrap() <= 1, "{parts:?}");
@@ -394,7 +398,7 @@ services:
         assert!(Rc::ptr_eq(&own.budget, &same.budget) && !Rc::ptr_eq(&own.budget, &frugal.budget));
         assert_eq!(before.budgets().count(), 2);
 
-        // A change keeps what was saved, while the budget is the route's own.
+        // A change keeps the tokens as long as the budget is the route's own.
         for (share, is_kept) in [("6%", true), ("20%", false), ("7%", false)] {
             table.replace(&entries(&["internet"], &fields(share)));
             let now = table.service("site").unwrap();
@@ -410,5 +414,29 @@ services:
             let service = table(networks).service("site").unwrap();
             assert_eq!(service.actions[0].endpoint_count, endpoints, "{networks:?}");
         }
+    }
+
+    #[test]
+    fn an_empty_tier_does_not_renumber_the_tiers_after_it() {
+        let mut table = table(&["internet"]);
+        let key = RouteKey::Tiers("site".parse().unwrap());
+        let Some(RouteEntry::Tiers(mut entry)) = table.entries.get(&key).map(|entry| (**entry).clone())
+        else {
+            panic!("no tiers")
+        };
+        entry.actions[0].tiers.insert(0, Tier { shares: vec![("unknown".parse().unwrap(), 1000)] });
+
+        table.apply(&[(key, Some(Arc::new(RouteEntry::Tiers(entry))))]);
+
+        let service = table.service("site").unwrap();
+        let tiers = &service.actions[0].tiers;
+        let context =
+            PickContext { tiers, tried: &[], avoid: &[], now: Instant::now(), client: Network::LOCAL };
+        let picked = pick(context, &mut rand::rng()).unwrap();
+        // Spans and the access log report the picked tier, metrics the label of these counters.
+        let labelled =
+            table.metrics.serving(0, (service.name.clone(), picked.cluster.name.clone(), picked.tier));
+        assert_eq!((tiers.len(), picked.tier), (1, 1));
+        assert!(Arc::ptr_eq(&labelled, &tiers[0].weighted_clusters[0].serving));
     }
 }

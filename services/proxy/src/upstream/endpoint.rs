@@ -1,4 +1,4 @@
-//! A worker's view of clusters and endpoints: what is under way, what is idle, what failed.
+//! A worker's state of clusters and endpoints: requests in flight, connections, failures.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,41 +15,41 @@ use tidegate_model::{
 use tokio::time::Instant;
 
 use super::{
-    outlier::{Ejection, Tally},
+    awaiting_clients::AwaitingClients,
+    outlier::{Ejection, OutlierDetector},
     pool::Pool,
-    waiting::Waiting,
 };
 use crate::{
-    clients::{ClientShare, Network, NetworkCounts, Pace},
+    clients::{Network, NetworkCounts, StallBudget, UpstreamQuota},
     metrics::ClusterCounters,
     tls::UpstreamTlsConfig,
     wire::WakeSet,
 };
 
-/// A cluster, as one worker serves it.
+/// A cluster's state in one worker.
 pub struct ClusterState {
-    /// Its name.
+    /// The cluster's name.
     pub name: ClusterName,
-    /// Its region.
+    /// The cluster's region.
     pub region: RegionName,
-    /// How it is spoken to.
+    /// The settings of its upstream connections.
     pub upstream: Upstream,
-    /// The TLS configuration towards it, where `upstream.tls` asks for one.
+    /// The TLS configuration, if `upstream.tls` is set.
     pub tls: Option<Arc<UpstreamTlsConfig>>,
-    /// Requests that wait for their clients.
-    pub waiting: Waiting,
-    /// The other ones under way, of which a network's count for no more than its share.
-    at_work: NetworkCounts,
-    /// All requests under way.
-    under_way: NetworkCounts,
-    /// This worker's part of the most requests that may be under way from the whole edge.
+    /// Requests that wait for their clients, counted apart from its load.
+    pub awaiting_clients: AwaitingClients,
+    /// The other requests in flight, by client network; each network adds at most its share to the total.
+    working_by_network: NetworkCounts,
+    /// All requests in flight, by client network.
+    active_by_network: NetworkCounts,
+    /// This worker's share of the cluster's `max_requests`.
     max_requests: u32,
-    /// Counters of this worker.
+    /// The counters of this worker.
     pub counters: Arc<ClusterCounters>,
 }
 
 impl ClusterState {
-    /// A cluster with nothing under way, to which `max_requests` may be from this worker.
+    /// A cluster without requests; `max_requests` is this worker's share.
     pub fn new(
         (name, region): (ClusterName, RegionName),
         upstream: Upstream,
@@ -63,9 +63,9 @@ impl ClusterState {
             region,
             upstream,
             tls,
-            waiting: Waiting::default(),
-            at_work: NetworkCounts::with_cap(CLIENT_NETWORKS, share),
-            under_way: NetworkCounts::new(CLIENT_NETWORKS),
+            awaiting_clients: AwaitingClients::default(),
+            working_by_network: NetworkCounts::with_cap(CLIENT_NETWORKS, share),
+            active_by_network: NetworkCounts::new(CLIENT_NETWORKS),
             max_requests,
             counters,
         }
@@ -73,70 +73,73 @@ impl ClusterState {
 
     /// Whether another request of a client in `network` may be sent.
     ///
-    /// Requests that wait for their clients are not the cluster's work, up to as many as the limit; of its work, and of all that
-    /// is under way, the network has less than its part of what is left. Clients of one network that begin to send all at
-    /// once still count for no more than the network's share, so others find room; for them an eighth more may be under way.
+    /// Requests that wait for their clients do not count as load, up to as many as the limit. Both of the load and of
+    /// all requests in flight, a network may only take its share of what is free. Clients of one network that all begin
+    /// to send at once still count for no more than the network's share, so that others find room; an eighth more may
+    /// be in flight for them.
     pub fn has_room(&self, network: Network) -> bool {
         let free = self.free();
-        self.at_work.may_add(network, self.work_left().min(free)) && self.under_way.may_add(network, free)
+        self.working_by_network.may_add(network, self.work_left().min(free))
+            && self.active_by_network.may_add(network, free)
     }
 
-    /// Whether another request of a client in `network` may be sent, if need be instead of one that waits for a slow client,
-    /// which is given up.
+    /// Makes room for another request of a client in `network`, if necessary by evicting a slow client. Returns whether
+    /// there is room.
     pub fn make_headroom_for(&self, network: Network, now: Instant) -> bool {
         self.has_room(network)
-            || self.at_work.may_add(network, self.work_left()) && self.waiting.give_one_up(network, now)
+            || self.working_by_network.may_add(network, self.work_left())
+                && self.awaiting_clients.evict_slowest(network, now)
     }
 
-    /// How many requests are under way, those that wait for their clients included.
+    /// The number of requests in flight, including those that wait for their clients.
     pub fn active(&self) -> u32 {
-        self.under_way.total()
+        self.active_by_network.total()
     }
 
-    /// How much more the cluster may be given to do.
+    /// How much more load the cluster may get.
     fn work_left(&self) -> usize {
-        self.max_requests.saturating_sub(self.at_work.total()) as usize
+        self.max_requests.saturating_sub(self.working_by_network.total()) as usize
     }
 
-    /// How many more requests may be under way.
+    /// How many more requests may be in flight.
     fn free(&self) -> usize {
         let most = self.max_requests.saturating_mul(2).saturating_add(reserve(self.max_requests));
         most.saturating_sub(self.active()) as usize
     }
 }
 
-/// How many networks of clients are told apart at each cluster.
+/// The number of buckets for client networks at each cluster.
 const CLIENT_NETWORKS: usize = 512;
 
-/// What one network leaves of a limit for others: nothing of a small one.
+/// The part of a limit that one network leaves for others: nothing of a small limit.
 fn reserve(limit: u32) -> u32 {
     limit / 8
 }
 
-/// An endpoint, as one worker serves it. It outlives changes of the table while its address and cluster stay.
+/// An endpoint's state in one worker. It survives table updates while the endpoint keeps its address and cluster.
 pub struct EndpointState {
-    /// Where it is.
+    /// The endpoint's address.
     pub address: Address,
-    /// Its cluster's name.
+    /// The name of its cluster.
     pub cluster: ClusterName,
-    /// Requests under way.
+    /// The number of requests in flight.
     pub outstanding: Cell<u32>,
-    /// Connections.
+    /// Its connections.
     pub pool: Pool,
-    /// Whether connections to it fail.
+    /// Its ejection for failed connection attempts.
     ejection: Ejection,
-    /// How actions fare here: of a service, its default (0) or one of its routes, from 1.
-    tallies: RefCell<HashMap<(ServiceName, usize), Rc<Tally>>>,
-    /// Checks by which it is down.
+    /// The outlier detectors by service and action: the default action (0) or one of the routes, from 1.
+    detectors: RefCell<HashMap<(ServiceName, usize), Rc<OutlierDetector>>>,
+    /// The checks by which it is down.
     down_for: RefCell<Vec<CheckId>>,
-    /// Checks by which it is down and silent: nothing that waits for it will be answered.
+    /// The checks by which it is down and unreachable: requests that wait for it will get no response.
     unreachable_for: RefCell<Vec<CheckId>>,
-    /// Requests that wait for it, woken when it falls silent.
+    /// Requests that wait for a response, woken when the endpoint becomes unreachable.
     waiting: WakeSet,
 }
 
 impl EndpointState {
-    /// An endpoint of which nothing is known.
+    /// A new endpoint without requests or failures.
     pub fn new(address: Address, cluster: ClusterName) -> Rc<EndpointState> {
         Rc::new(EndpointState {
             address,
@@ -144,62 +147,62 @@ impl EndpointState {
             outstanding: Cell::new(0),
             pool: Pool::default(),
             ejection: Ejection::default(),
-            tallies: RefCell::default(),
+            detectors: RefCell::default(),
             down_for: RefCell::default(),
             unreachable_for: RefCell::default(),
             waiting: WakeSet::default(),
         })
     }
 
-    /// Whether failures to connect keep requests away at `now`.
+    /// Whether it is ejected at `now` because of failed connection attempts.
     pub fn is_ejected(&self, now: Instant) -> bool {
-        self.ejection.is_in_force(now)
+        self.ejection.is_active(now)
     }
 
-    /// It responded to a request.
+    /// Records that it responded to a request.
     pub fn record_response(&self) {
         self.ejection.record_response();
     }
 
-    /// A connection to it could not be made. Returns whether it is ejected by this.
+    /// Records a failed connection attempt. Returns whether this ejects the endpoint.
     pub fn record_connect_failure(&self, now: Instant) -> bool {
         self.ejection.record_connect_failure(now)
     }
 
-    /// How an action fares here.
-    pub fn tally(&self, service: &ServiceName, action: usize) -> Rc<Tally> {
-        self.tallies.borrow_mut().entry((service.clone(), action)).or_default().clone()
+    /// The outlier detector of an action at this endpoint.
+    pub fn detector(&self, service: &ServiceName, action: usize) -> Rc<OutlierDetector> {
+        self.detectors.borrow_mut().entry((service.clone(), action)).or_default().clone()
     }
 
-    /// Forgets how actions fare that no table has any more.
-    pub fn forget_tallies(&self) {
-        self.tallies.borrow_mut().retain(|_, tally| Rc::strong_count(tally) > 1);
+    /// Drops the detectors of actions that are no longer in the table.
+    pub fn forget_unused_detectors(&self) {
+        self.detectors.borrow_mut().retain(|_, detector| Rc::strong_count(detector) > 1);
     }
 
-    /// Whether the verdict by `check` is that it is down and silent.
+    /// Whether it is down and unreachable by `check`.
     pub fn is_unreachable(&self, check: CheckId) -> bool {
         let unreachable_for = self.unreachable_for.borrow();
         !unreachable_for.is_empty() && unreachable_for.contains(&check)
     }
 
-    /// Takes note of the verdict by `check`: whether it is down, and whether it is silent with that.
+    /// Updates the verdict by `check`: whether it is down, and whether it is also unreachable.
     pub fn set_health(&self, check: CheckId, down: bool, silent: bool) {
-        if note(&self.down_for, check, down) && !down && self.down_for.borrow().is_empty() {
-            // Probers have seen it serve since it failed here: what was held against it is answered. Where they never
-            // had it down, they can't see what fails, and its own failures go on to count.
+        if set_membership(&self.down_for, check, down) && !down && self.down_for.borrow().is_empty() {
+            // Probers have seen it recover since it failed here, so its failures are cleared. If probes never failed,
+            // they cannot see the problem, and its failures continue to count.
             self.ejection.clear();
-            self.tallies.borrow().values().for_each(|tally| tally.clear());
+            self.detectors.borrow().values().for_each(|detector| detector.clear());
         }
-        if note(&self.unreachable_for, check, silent) && silent {
-            // A path that swallows packets would swallow the next request on these as well.
+        if set_membership(&self.unreachable_for, check, silent) && silent {
+            // A path that drops packets would drop the next request on these connections as well.
             self.pool.clear();
             self.waiting.wake_all();
         }
     }
 }
 
-/// Makes `checks` contain `check` or not. Returns whether that is new.
-fn note(checks: &RefCell<Vec<CheckId>>, check: CheckId, contained: bool) -> bool {
+/// Adds `check` to `checks` or removes it. Returns whether that changed anything.
+fn set_membership(checks: &RefCell<Vec<CheckId>>, check: CheckId, contained: bool) -> bool {
     let mut checks = checks.borrow_mut();
     match (contained, checks.iter().position(|known| *known == check)) {
         (true, None) => checks.push(check),
@@ -209,27 +212,31 @@ fn note(checks: &RefCell<Vec<CheckId>>, check: CheckId, contained: bool) -> bool
     true
 }
 
-/// A request under way at an endpoint; ends when dropped.
-pub struct InFlight {
+/// Counts a request in flight at an endpoint until dropped.
+pub struct InFlightRequest {
     /// The endpoint.
     pub endpoint: Rc<EndpointState>,
     /// Its cluster.
     pub cluster: Rc<ClusterState>,
-    client: ClientShare,
-    /// Whether it has a connection of its own.
+    client: UpstreamQuota,
+    /// Whether it has a connection that no other request uses.
     has_connection: Cell<bool>,
     waker: Cell<Option<usize>>,
-    /// Its key among those that wait for their clients, while it does.
+    /// Its key in [`AwaitingClients`] while it waits for its client.
     waiting_key: Cell<Option<usize>>,
 }
 
-impl InFlight {
+impl InFlightRequest {
     /// Counts a request of a client to `endpoint`.
-    pub fn new(endpoint: Rc<EndpointState>, cluster: Rc<ClusterState>, client: ClientShare) -> InFlight {
+    pub fn new(
+        endpoint: Rc<EndpointState>,
+        cluster: Rc<ClusterState>,
+        client: UpstreamQuota,
+    ) -> InFlightRequest {
         endpoint.outstanding.set(endpoint.outstanding.get() + 1);
-        cluster.at_work.add(client.network());
-        cluster.under_way.add(client.network());
-        InFlight {
+        cluster.working_by_network.add(client.network());
+        cluster.active_by_network.add(client.network());
+        InFlightRequest {
             endpoint,
             cluster,
             client,
@@ -239,43 +246,44 @@ impl InFlight {
         }
     }
 
-    /// The client's part of the connections to endpoints.
-    pub fn client(&self) -> &ClientShare {
+    /// The client's quota of upstream connections.
+    pub fn client(&self) -> &UpstreamQuota {
         &self.client
     }
 
-    /// Counts a connection to the endpoint as the request's own.
+    /// Counts an upstream connection against the client's quota, once per request.
     pub fn take_connection(&self) {
         if !self.has_connection.replace(true) {
-            self.client.take();
+            self.client.acquire();
         }
     }
 
-    /// Has the task woken when the endpoint falls silent. A task's waker is registered once.
+    /// Registers the task to be woken when the endpoint becomes unreachable, once per request.
     pub fn wake_when_unreachable(&self, cx: &std::task::Context<'_>) {
         if self.waker.get().is_none() {
             self.waker.set(Some(self.endpoint.waiting.insert(cx.waker().clone())));
         }
     }
 
-    /// Counts the request apart while it waits for its client.
-    pub fn update_client_wait(&self, pace: Option<&Rc<Pace>>) {
-        let pace = pace.filter(|pace| pace.is_waiting());
-        match (pace, self.waiting_key.get()) {
-            (Some(pace), None) => {
-                self.waiting_key.set(Some(self.cluster.waiting.enter(pace, self.has_connection.get())));
-                self.cluster.at_work.remove(self.client.network());
+    /// Moves the request between the cluster's load and those that wait for their clients.
+    pub fn update_client_wait(&self, stall_budget: Option<&Rc<StallBudget>>) {
+        let stall_budget = stall_budget.filter(|stall_budget| stall_budget.is_waiting());
+        match (stall_budget, self.waiting_key.get()) {
+            (Some(stall_budget), None) => {
+                self.waiting_key
+                    .set(Some(self.cluster.awaiting_clients.insert(stall_budget, self.has_connection.get())));
+                self.cluster.working_by_network.remove(self.client.network());
             }
             (None, Some(key)) => {
-                self.cluster.waiting.leave(key);
-                self.cluster.at_work.add(self.client.network());
+                self.cluster.awaiting_clients.remove(key);
+                self.cluster.working_by_network.add(self.client.network());
                 self.waiting_key.set(None);
             }
             (Some(_), Some(_)) | (None, None) => {}
         }
     }
 
-    /// The response has begun: it is not waited for any more.
+    /// Unregisters the task: the response has begun.
     pub fn stop_waiting(&self) {
         if let Some(key) = self.waker.take() {
             self.endpoint.waiting.remove(key);
@@ -283,16 +291,16 @@ impl InFlight {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
         self.stop_waiting();
         self.update_client_wait(None);
         if self.has_connection.get() {
-            self.client.give_back();
+            self.client.release();
         }
         self.endpoint.outstanding.set(self.endpoint.outstanding.get() - 1);
-        self.cluster.at_work.remove(self.client.network());
-        self.cluster.under_way.remove(self.client.network());
+        self.cluster.working_by_network.remove(self.client.network());
+        self.cluster.active_by_network.remove(self.client.network());
     }
 }
 

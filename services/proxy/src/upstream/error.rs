@@ -1,37 +1,38 @@
-//! What goes wrong with a request at an endpoint, and what it says of the endpoint.
+//! Failures of requests at endpoints, and what they tell about the endpoint.
 
 use tidegate_model::observation::Failure;
 
 use crate::wire::BodyError;
 
-/// Whose fault a failure is.
+/// The cause of a failure, which decides whether it counts against the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The endpoint's.
+    /// The endpoint.
     Endpoint,
-    /// A connection that had served before died without a word: little evidence against the endpoint.
+    /// A reused connection was closed without a response: weak evidence against the endpoint.
     StaleConnection,
-    /// The connection was ended in good order before it took this request: none.
+    /// The endpoint closed the connection gracefully (GOAWAY) before it processed this request: no evidence.
     GoAway,
-    /// This machine's, which lacks files or ports: none. A connection that waits elsewhere may still serve.
+    /// This machine lacks file descriptors or ports: no evidence. An idle connection to another endpoint may still
+    /// serve.
     LocalResources,
 }
 
 /// Whether the endpoint may have acted on a request that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// Nothing of it was sent, or the peer said that it did nothing with it.
+    /// Nothing was sent, or the peer reported that it processed nothing.
     Nothing,
-    /// It may have.
+    /// The endpoint may have acted on it.
     Maybe,
 }
 
-/// Why there is no connection.
+/// Why a connection could not be opened.
 #[derive(Debug, Clone)]
 pub struct ConnectError {
-    /// What happened.
+    /// How connecting failed.
     pub failure: Failure,
-    /// What it says of the endpoint.
+    /// The cause.
     pub fault: Fault,
 }
 
@@ -41,8 +42,8 @@ impl From<Failure> for ConnectError {
     }
 }
 
-/// What an HTTP/2 error says of a request. A peer that refuses a stream, or goes away without having processed it, did
-/// nothing with it (RFC 9113, sections 6.8 and 8.7).
+/// Classifies an HTTP/2 error. A peer that refuses a stream, or sends GOAWAY before it processed it, did not act on it
+/// (RFC 9113, sections 6.8 and 8.7).
 pub fn failure_of(error: &h2::Error) -> (Failure, Sent) {
     let refused = error.is_remote()
         && (error.is_go_away() || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)));
@@ -50,7 +51,7 @@ pub fn failure_of(error: &h2::Error) -> (Failure, Sent) {
     (Failure::Reset, sent)
 }
 
-/// What it says of an endpoint that the body of its response cannot be read.
+/// Classifies an error within a response body.
 pub fn failure_within_body(error: &BodyError) -> Failure {
     match error {
         BodyError::Malformed(_) => Failure::BadAnswer,

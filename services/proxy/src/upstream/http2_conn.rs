@@ -1,4 +1,4 @@
-//! An HTTP/2 connection to an endpoint: who may open streams on it, and who keeps it going.
+//! An upstream HTTP/2 connection: its streams, its driver and its liveness check.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,17 +13,17 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::single_flight::Leader;
-use crate::wire::{Coalesced, Counted, Flusher, Timer};
+use crate::wire::{Coalesced, CountGuard, Flusher, Timer};
 
 /// How long the response to a PING may take.
 const PONG_WITHIN: Duration = Duration::from_secs(1);
-/// The least time between two PINGs: gRPC servers end connections on which they are more frequent than answers.
+/// The shortest interval between two PINGs: gRPC servers close connections with more PINGs than responses.
 const PING_EVERY: Duration = Duration::from_secs(5);
 
-/// The streams that a peer takes before it has said how many: no peer can say this many.
-pub const UNSETTLED: usize = usize::MAX - 1;
+/// The stream limit that stands for "not received yet": no peer can send this value.
+pub const UNKNOWN_STREAM_LIMIT: usize = usize::MAX - 1;
 
-/// An HTTP/2 connection, to open streams on. Clones are the same connection.
+/// A handle to an HTTP/2 connection. Clones share the connection.
 #[derive(Clone)]
 pub struct Http2Conn {
     /// Opens streams.
@@ -31,22 +31,24 @@ pub struct Http2Conn {
     state: Rc<State>,
 }
 
-/// What is known of a connection.
+/// The shared state of a connection.
 struct State {
     streams: Cell<usize>,
     /// Streams that were opened since the connection was last driven.
-    begun: Cell<u32>,
-    /// Whether a stream was opened since the last look at it.
+    opened: Cell<u32>,
+    /// Whether a stream was opened since the last [`Http2Conn::update_idle`].
     used: Cell<bool>,
+    is_idle: Cell<bool>,
+    /// When it was last found in use.
     idle_from: Cell<Instant>,
     keep: Duration,
     ended: Cell<bool>,
-    /// Whether a request got no response on it: the peer, or only this connection, may be dead.
+    /// Whether a request got no response, so that a PING should check whether the connection is alive.
     must_check: Cell<bool>,
     driver: RefCell<Option<Waker>>,
 }
 
-/// A stream on a connection; counted until dropped.
+/// Counts a stream on a connection until dropped.
 pub struct StreamGuard(Rc<State>);
 
 impl Http2Conn {
@@ -54,8 +56,9 @@ impl Http2Conn {
     pub fn new(send: h2::client::SendRequest<Bytes>, keep: Duration) -> Http2Conn {
         let state = State {
             streams: Cell::new(0),
-            begun: Cell::new(0),
+            opened: Cell::new(0),
             used: Cell::new(true),
+            is_idle: Cell::new(false),
             idle_from: Cell::new(Instant::now()),
             keep,
             ended: Cell::new(false),
@@ -66,59 +69,64 @@ impl Http2Conn {
     }
 
     /// Whether this is the same connection as `other`.
-    pub fn is(&self, other: &Http2Conn) -> bool {
+    pub fn is_same(&self, other: &Http2Conn) -> bool {
         Rc::ptr_eq(&self.state, &other.state)
     }
 
-    /// Whether another stream may be opened without waiting for one to end.
+    /// Whether another stream may be opened at once.
     pub fn has_room(&self) -> bool {
-        // More than the peer takes would wait in the library, so that until it has said how many, it is given one.
+        // Streams above the peer's limit would wait in the library, so until the limit is known there is only one.
         let most = match self.send.current_max_send_streams() {
-            UNSETTLED => 1,
+            UNKNOWN_STREAM_LIMIT => 1,
             most => most,
         };
         !self.state.ended.get() && self.state.streams.get() < most
     }
 
-    /// Whether no request is on it.
+    /// Whether it has no streams.
     pub fn is_unused(&self) -> bool {
         self.state.streams.get() == 0
     }
 
-    /// Counts a stream.
-    pub fn begin(&self) -> StreamGuard {
+    /// Counts a new stream.
+    pub fn open_stream(&self) -> StreamGuard {
         self.state.streams.set(self.state.streams.get() + 1);
-        self.state.begun.set(self.state.begun.get() + 1);
+        self.state.opened.set(self.state.opened.get() + 1);
         self.state.used.set(true);
         StreamGuard(self.state.clone())
     }
 
-    /// Whether it is still worth keeping at `now`. To be asked about once a second.
-    pub fn is_wanted(&self, now: Instant) -> bool {
-        if self.state.used.take() || self.state.streams.get() > 0 {
+    /// Updates whether it is idle, and since when. Called once a second.
+    pub fn update_idle(&self, now: Instant) {
+        let is_used = self.state.used.take() || self.state.streams.get() > 0;
+        if is_used {
             self.state.idle_from.set(now);
-        } else if self.send.current_max_send_streams() == 0 {
-            // Each request would make a connection more.
-            return false;
         }
-        !self.state.ended.get() && now < self.state.idle_from.get() + self.state.keep
+        self.state.is_idle.set(!is_used);
     }
 
-    /// Keeps the connection going until it ends. `leader` is let go when the peer has said how many streams it takes.
+    /// Whether it is worth keeping at `now`, as of the last [`Http2Conn::update_idle`].
+    pub fn is_worth_keeping(&self, now: Instant) -> bool {
+        // With an idle connection that allows no streams, each request would open another one.
+        let is_useless = self.state.is_idle.get() && self.send.current_max_send_streams() == 0;
+        !self.state.ended.get() && !is_useless && now < self.state.idle_from.get() + self.state.keep
+    }
+
+    /// Drives the connection until it ends. `leader` is dropped once the peer's stream limit is known.
     pub fn drive(
         &self,
         connection: h2::client::Connection<Coalesced, Bytes>,
         flusher: Flusher,
         leader: Option<Leader>,
-        counted: Counted,
+        guard: CountGuard,
     ) -> impl Future<Output = ()> + 'static {
-        drive(self.state.clone(), connection, flusher, leader, counted)
+        drive(self.state.clone(), connection, flusher, leader, guard)
     }
 }
 
 impl StreamGuard {
-    /// No response came on it in time.
-    pub fn check(&self) {
+    /// Requests a liveness check, because no response arrived in time.
+    pub fn request_check(&self) {
         self.0.must_check.set(true);
         if let Some(driver) = &*self.0.driver.borrow() {
             driver.wake_by_ref();
@@ -137,12 +145,12 @@ async fn drive(
     mut connection: h2::client::Connection<Coalesced, Bytes>,
     flusher: Flusher,
     mut leader: Option<Leader>,
-    _counted: Counted,
+    _guard: CountGuard,
 ) {
-    let mut checking = connection.ping_pong().map(Checking::new);
+    let mut liveness = connection.ping_pong().map(LivenessCheck::new);
     let mut connection = pin!(connection);
     poll_fn(|cx| {
-        flusher.expect(state.begun.take(), state.streams.get() == 0);
+        flusher.expect_responses(state.opened.take(), state.streams.get() == 0);
         let ended = connection.as_mut().poll(cx);
         // A connection that cannot be written to fails at its next read.
         _ = flusher.poll_flush(cx);
@@ -153,24 +161,21 @@ async fn drive(
             return Poll::Ready(());
         }
         if flusher.is_flooded() {
-            tracing::warn!("HTTP/2 connection to an endpoint ended: it sends too many control frames");
+            tracing::warn!("upstream HTTP/2 connection closed: too many control frames");
             return Poll::Ready(());
         }
-        if flusher.take_blocks() {
-            // Streams take what came before more is read.
+        if flusher.release_blocks() {
+            // Streams take what was received before more is read.
             cx.waker().wake_by_ref();
         }
-        if leader.is_some() && connection.max_concurrent_send_streams() != UNSETTLED {
+        if leader.is_some() && connection.max_concurrent_send_streams() != UNKNOWN_STREAM_LIMIT {
             leader = None;
         }
-        if let Some(checking) = &mut checking {
+        if let Some(liveness) = &mut liveness {
             let must_check = state.must_check.take();
-            if checking.poll_dead(must_check, cx).is_ready() {
-                tracing::warn!("HTTP/2 connection to an endpoint is dead: no answer to a PING");
+            if liveness.poll_dead(must_check, cx).is_ready() {
+                tracing::warn!("upstream HTTP/2 connection is dead: no response to a PING");
                 return Poll::Ready(());
-            }
-            if checking.just_sent() {
-                cx.waker().wake_by_ref();
             }
         }
         let mut driver = state.driver.borrow_mut();
@@ -182,44 +187,40 @@ async fn drive(
     .await;
     // Dropping the connection ends what is still open on it.
     state.ended.set(true);
-    // Those who still wait for it must see that it has ended.
+    // Waiters must see that it has ended.
     drop(leader);
 }
 
-/// Finds out whether the peer still answers, when that is in doubt.
-struct Checking {
+/// Checks by PING whether the peer still responds.
+struct LivenessCheck {
     ping_pong: h2::PingPong,
     sent_at: Option<Instant>,
     is_waiting: bool,
-    just_sent: bool,
     timer: Timer,
 }
 
-impl Checking {
-    fn new(ping_pong: h2::PingPong) -> Checking {
-        Checking { ping_pong, sent_at: None, is_waiting: false, just_sent: false, timer: Timer::new() }
+impl LivenessCheck {
+    fn new(ping_pong: h2::PingPong) -> LivenessCheck {
+        LivenessCheck { ping_pong, sent_at: None, is_waiting: false, timer: Timer::new() }
     }
 
-    /// Ready when the peer did not answer.
+    /// Ready when the peer did not respond to a PING.
     fn poll_dead(&mut self, must_check: bool, cx: &mut Context<'_>) -> Poll<()> {
         if must_check && !self.is_waiting {
             let now = Instant::now();
             let is_rested = self.sent_at.is_none_or(|at| now >= at + PING_EVERY);
             if is_rested && self.ping_pong.send_ping(h2::Ping::opaque()).is_ok() {
-                (self.sent_at, self.is_waiting, self.just_sent) = (Some(now), true, true);
+                (self.sent_at, self.is_waiting) = (Some(now), true);
+                // The PING is only sent when the connection is polled again.
+                cx.waker().wake_by_ref();
             }
         }
         let Some(sent_at) = self.sent_at.filter(|_| self.is_waiting) else { return Poll::Pending };
         if self.ping_pong.poll_pong(cx).is_ready() {
-            // An error is the connection's, which tells of it itself.
+            // An error is one of the connection, which reports it itself.
             self.is_waiting = false;
             return Poll::Pending;
         }
         self.timer.poll_until(sent_at + PONG_WITHIN, cx)
-    }
-
-    /// Whether a PING waits for the connection to be polled again.
-    fn just_sent(&mut self) -> bool {
-        std::mem::take(&mut self.just_sent)
     }
 }

@@ -1,5 +1,6 @@
-//! Clusters and endpoints, as one worker sees them: what is under way, what is idle, what failed; and connections to them.
+//! Clusters and endpoints in one worker: requests in flight, connections, failures.
 
+mod awaiting_clients;
 mod connect;
 mod endpoint;
 mod error;
@@ -8,12 +9,11 @@ mod outlier;
 mod pool;
 mod single_flight;
 mod stream;
-mod waiting;
 
 pub use connect::{Connected, Connector};
-pub use endpoint::{ClusterState, EndpointState, InFlight};
+pub use endpoint::{ClusterState, EndpointState, InFlightRequest};
 pub use error::{ConnectError, Fault, Sent, failure_of, failure_within_body};
 pub use http2_conn::Http2Conn;
-pub use outlier::{Fare, Tally, is_of_endpoint};
+pub use outlier::{FailureStats, OutlierDetector, is_connect_failure};
 pub use single_flight::{Leader, Role};
 pub use stream::UpstreamStream;

@@ -1,12 +1,13 @@
-//! Connections to one endpoint that wait for work; of one worker.
+//! The connection pool of one endpoint in one worker.
 //!
-//! Bytes that arrive on a connection without a request belong to no request: taken for the next one's response, they
-//! would give one client what was meant for another (RFC 9112, section 6.3). So each connection is checked before its
-//! reuse, and an endpoint that sent such bytes is not trusted with reuse for a while.
+//! Bytes that arrive on an idle connection belong to no request: taken for the next response, they would give one
+//! client what was meant for another (RFC 9112, section 6.3). So each connection is checked before reuse, and after
+//! such bytes no connection to the endpoint is reused for a while.
 //!
-//! What no check can see is what arrives after the request was sent. An endpoint that sends a body where there is none is
-//! the usual cause, so connections rest for [`REST`] after such a response. What remains is an endpoint that sends excess
-//! bytes for the first time in [`DISTRUST`], more than [`REST`] after such a response or just as any other has ended.
+//! No check can detect bytes that arrive after the next request was sent. The usual cause is an endpoint that sends a
+//! body with a response that must not have one, so connections rest for [`REST`] after such a response. This leaves an
+//! endpoint that sends excess bytes for the first time in [`DISTRUST`], later than [`REST`] after such a response, or
+//! right after any other response.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,14 +20,14 @@ use tokio::time::Instant;
 use super::{http2_conn::Http2Conn, single_flight::SingleFlight};
 use crate::wire::{Conn, IdleState};
 
-/// Idle time after which the kernel is asked whether anything came, even for requests that may be repeated. The runtime's
-/// own readiness is that fresh in any case.
+/// Idle time after which the kernel is asked for unread bytes even for idempotent requests. The runtime's own readiness
+/// is never older than this.
 const TRUSTED_FOR: Duration = Duration::from_millis(20);
-/// How long a connection rests after a response without a body where others have one, and how many rest at once: beyond
-/// that the one that has rested longest is used again earlier, so that many such responses do not cost a connection each.
+/// How long a connection rests after a bodiless response (HEAD, 204, 304), and how many rest at once: beyond that the
+/// longest resting one is reused earlier, so that many such responses do not cost a connection each.
 const REST: Duration = Duration::from_millis(50);
 const MOST_RESTING: usize = 64;
-/// How long no connection to an endpoint is used again after it sent bytes that belong to no request.
+/// How long no connection to an endpoint is reused after it sent excess bytes.
 const DISTRUST: Duration = Duration::from_secs(60);
 /// Idle HTTP/1.1 connections kept per endpoint and worker.
 const MOST_IDLE: usize = 256;
@@ -35,13 +36,13 @@ const MOST_IDLE: usize = 256;
 #[derive(Default)]
 pub struct Pool {
     idle: RefCell<Vec<Idle>>,
-    /// Connections that rest, the first to be used again in front.
+    /// Resting connections, the longest resting first.
     resting: RefCell<VecDeque<Idle>>,
     distrusted_until: Cell<Option<Instant>>,
-    /// Connections closed because of excess bytes since that was last asked.
+    /// Connections closed because of excess bytes since the last [`Pool::take_excess`].
     excess: Cell<u32>,
     http2: RefCell<Vec<Http2Conn>>,
-    /// The connection that is being made for all that wait for one.
+    /// The shared connection attempt.
     pub single_flight: SingleFlight,
 }
 
@@ -52,9 +53,9 @@ struct Idle {
 }
 
 impl Pool {
-    /// Takes an idle connection on which nothing came, the last used first.
+    /// Takes a clean idle connection, the most recently used first.
     ///
-    /// With `careful`, the kernel is always asked: for requests that cannot be sent again when the peer closes.
+    /// With `careful`, the kernel is always asked for unread bytes: for requests that cannot be retried.
     pub fn take(&self, now: Instant, careful: bool) -> Option<Conn> {
         if self.is_distrusted(now) {
             return None;
@@ -62,14 +63,14 @@ impl Pool {
         self.wake_rested(now);
         while let Some(mut idle) = self.pop_idle() {
             let ask_kernel = careful || now - idle.since > TRUSTED_FOR;
-            if now < idle.until && self.is_clean(&mut idle.conn, ask_kernel, now) {
+            if now < idle.until && self.check_clean(&mut idle.conn, ask_kernel, now) {
                 return Some(idle.conn);
             }
         }
         None
     }
 
-    /// Keeps a connection for at most `keep`. One that `rests` is not used again at once.
+    /// Returns a connection to the pool for at most `keep`. One that `rests` is not reused at once.
     pub fn put(&self, mut conn: Conn, now: Instant, keep: Duration, rests: bool) {
         if !conn.read.is_empty() {
             return self.distrust(now);
@@ -87,51 +88,54 @@ impl Pool {
         }
     }
 
-    /// An HTTP/2 connection that has room for a stream; always the same while that is so, and the others grow idle.
+    /// An HTTP/2 connection with room for a stream. The first one is preferred, so that the others become idle.
     pub fn http2(&self) -> Option<Http2Conn> {
         self.http2.borrow().iter().find(|conn| conn.has_room()).cloned()
     }
 
-    /// Keeps an HTTP/2 connection until it is removed, has ended, or was idle for its time.
+    /// Adds an HTTP/2 connection, until it is removed, ends or times out.
     pub fn put_http2(&self, conn: Http2Conn) {
         self.http2.borrow_mut().push(conn);
     }
 
-    /// Forgets an HTTP/2 connection: it has failed, or takes no more streams.
+    /// Removes an HTTP/2 connection that has failed or takes no more streams.
     pub fn remove_http2(&self, conn: &Http2Conn) {
-        self.http2.borrow_mut().retain(|known| !known.is(conn));
+        self.http2.borrow_mut().retain(|known| !known.is_same(conn));
     }
 
-    /// Closes what has been idle too long, was closed by the peer, or has bytes on it that belong to no request.
+    /// Closes connections that have been idle too long, were closed by the peer, or received excess bytes.
     pub fn sweep(&self, now: Instant) {
         self.wake_rested(now);
-        // Taken out, since an endpoint that is distrusted meanwhile has its other connections closed.
+        // Taken out meanwhile: an endpoint that becomes distrusted has its other connections closed.
         let mut kept = self.idle.take();
-        kept.retain_mut(|idle| now < idle.until && self.is_clean(&mut idle.conn, false, now));
+        kept.retain_mut(|idle| now < idle.until && self.check_clean(&mut idle.conn, false, now));
         if !self.is_distrusted(now) {
             self.idle.replace(kept);
         }
-        self.http2.borrow_mut().retain(|conn| conn.is_wanted(now));
+        self.http2.borrow_mut().retain(|conn| {
+            conn.update_idle(now);
+            conn.is_worth_keeping(now)
+        });
     }
 
-    /// How many connections were closed because of bytes that belong to no request, since this was last asked.
+    /// Takes the number of connections closed because of excess bytes since the last call.
     pub fn take_excess(&self) -> u32 {
         self.excess.take()
     }
 
-    /// How many connections wait for work over HTTP/1.1, and how many are there over HTTP/2.
+    /// The number of idle HTTP/1.1 connections, and of all HTTP/2 connections.
     pub fn sizes(&self) -> (usize, usize) {
         (self.idle.borrow().len() + self.resting.borrow().len(), self.http2.borrow().len())
     }
 
-    /// How many connections no request uses.
+    /// The number of connections without a request.
     pub fn unused(&self) -> usize {
         let http2 = self.http2.borrow().iter().filter(|conn| conn.is_unused()).count();
         self.idle.borrow().len() + self.resting.borrow().len() + http2
     }
 
-    /// Closes the HTTP/1.1 connection that was used least recently, or else an HTTP/2 connection that no request uses.
-    /// Returns whether there was one. One of HTTP/2 takes a moment to end.
+    /// Closes the least recently used idle HTTP/1.1 connection, or else an unused HTTP/2 connection, which takes a
+    /// moment to end. Returns whether there was one.
     pub fn close_oldest(&self) -> bool {
         let mut idle = self.idle.borrow_mut();
         if !idle.is_empty() {
@@ -164,7 +168,7 @@ impl Pool {
         }
     }
 
-    /// Makes connections that have rested long enough, or for which there is no room, available again if they are clean.
+    /// Makes clean connections available again that have rested long enough, or that exceed the limit.
     fn wake_rested(&self, now: Instant) {
         loop {
             let mut resting = self.resting.borrow_mut();
@@ -173,13 +177,14 @@ impl Pool {
                 return;
             };
             drop(resting);
-            if self.is_clean(&mut idle.conn, true, now) {
+            if self.check_clean(&mut idle.conn, true, now) {
                 self.push_idle(idle);
             }
         }
     }
 
-    fn is_clean(&self, conn: &mut Conn, ask_kernel: bool, now: Instant) -> bool {
+    /// Checks that nothing was received on an idle connection; excess bytes make the endpoint distrusted.
+    fn check_clean(&self, conn: &mut Conn, ask_kernel: bool, now: Instant) -> bool {
         match conn.check_idle(ask_kernel) {
             IdleState::Clean => true,
             IdleState::Closed => false,
@@ -194,7 +199,7 @@ impl Pool {
         self.distrusted_until.get().is_some_and(|until| now < until)
     }
 
-    /// Closes all idle connections and keeps none for a while: what was sent on one may be on its way on others.
+    /// Closes all idle connections and pools none for a while: excess bytes may be on their way on others.
     fn distrust(&self, now: Instant) {
         self.excess.set(self.excess.get() + 1);
         self.distrusted_until.set(Some(now + DISTRUST));

@@ -1,5 +1,5 @@
-//! One connection that is being made for all that wait for it: an HTTP/2 connection takes many requests, so a failover
-//! must not cost a handshake for each request that is under way.
+//! A shared connection attempt (single flight): an HTTP/2 connection takes many requests, so a failover must not cost a
+//! handshake per request.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,11 +11,11 @@ use std::{
 use super::error::ConnectError;
 use crate::wire::WakeSet;
 
-/// What is being made for an endpoint, if anything is.
+/// The shared connection attempt of an endpoint.
 #[derive(Default)]
 pub struct SingleFlight {
     current: RefCell<Option<Rc<Connecting>>>,
-    /// Whether the endpoint chose HTTP/1.1, on which a connection serves one request alone.
+    /// Whether the endpoint negotiated HTTP/1.1, where connections are not shared.
     speaks_http1: Cell<bool>,
 }
 
@@ -25,76 +25,76 @@ struct Connecting {
     waiting: WakeSet,
 }
 
-/// Whose turn it is to connect.
+/// The role of a request in a shared connection attempt.
 pub enum Role {
-    /// The asker's: others wait for it until the [`Leader`] is dropped.
+    /// It connects; others wait until the [`Leader`] is dropped.
     Leader(Leader),
-    /// Another's.
+    /// It waits for another request's attempt.
     Waiter(Waiter),
 }
 
-/// Whoever makes the connection. Dropped without a word on how it went, it lets another connect.
+/// The request that connects. If dropped without an outcome, waiters check the pool and one of them connects.
 pub struct Leader {
-    making: Rc<Connecting>,
+    connecting: Rc<Connecting>,
 }
 
-/// Somebody who waits for the connection.
+/// A request that waits for the connection.
 pub struct Waiter {
-    making: Rc<Connecting>,
+    connecting: Rc<Connecting>,
     key: Cell<Option<usize>>,
 }
 
 impl SingleFlight {
-    /// Whose turn it is. Nothing where connections are not shared.
+    /// Joins the connection attempt, or begins one. Nothing if connections are not shared.
     pub fn join(&self) -> Option<Role> {
         if self.speaks_http1.get() {
             return None;
         }
         let mut current = self.current.borrow_mut();
         match &*current {
-            Some(making) if making.outcome.borrow().is_none() => {
-                Some(Role::Waiter(Waiter { making: making.clone(), key: Cell::new(None) }))
+            Some(connecting) if connecting.outcome.borrow().is_none() => {
+                Some(Role::Waiter(Waiter { connecting: connecting.clone(), key: Cell::new(None) }))
             }
             Some(_) | None => {
-                let making = Rc::<Connecting>::default();
-                *current = Some(making.clone());
-                Some(Role::Leader(Leader { making }))
+                let connecting = Rc::<Connecting>::default();
+                *current = Some(connecting.clone());
+                Some(Role::Leader(Leader { connecting }))
             }
         }
     }
 
-    /// Takes note of the version that the endpoint chose.
+    /// Records whether the endpoint negotiated HTTP/1.1.
     pub fn set_http1(&self, http1: bool) {
         self.speaks_http1.set(http1);
     }
 }
 
 impl Leader {
-    /// The connection could not be made: those who wait for it share that, too.
-    pub fn failed(self, unconnected: ConnectError) {
-        *self.making.outcome.borrow_mut() = Some(Err(unconnected));
+    /// Ends the attempt with an error, which the waiters share.
+    pub fn fail(self, error: ConnectError) {
+        *self.connecting.outcome.borrow_mut() = Some(Err(error));
     }
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        self.making.outcome.borrow_mut().get_or_insert(Ok(()));
-        self.making.waiting.wake_all();
+        self.connecting.outcome.borrow_mut().get_or_insert(Ok(()));
+        self.connecting.waiting.wake_all();
     }
 }
 
 impl Waiter {
-    /// Waits until the connection is there, or somebody else must make it.
+    /// Waits until the attempt ends; then the pool has a connection, or another attempt is needed.
     ///
     /// # Errors
-    /// When it could not be made.
+    /// If connecting failed.
     pub async fn wait(self) -> Result<(), ConnectError> {
         poll_fn(|cx| {
-            if let Some(outcome) = &*self.making.outcome.borrow() {
+            if let Some(outcome) = &*self.connecting.outcome.borrow() {
                 return Poll::Ready(outcome.clone());
             }
             if self.key.get().is_none() {
-                self.key.set(Some(self.making.waiting.insert(cx.waker().clone())));
+                self.key.set(Some(self.connecting.waiting.insert(cx.waker().clone())));
             }
             Poll::Pending
         })
@@ -105,7 +105,7 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            self.making.waiting.remove(key);
+            self.connecting.waiting.remove(key);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One request at an endpoint, over either version.
+//! A request at an endpoint, over HTTP/1.1 or HTTP/2.
 
 use std::{
     future::Future as _,
@@ -14,7 +14,7 @@ use tidegate_model::observation::Failure;
 
 use super::{
     connect::SEND_BUFFER,
-    endpoint::InFlight,
+    endpoint::InFlightRequest,
     error::{Sent, failure_of},
     http2_conn::{Http2Conn, StreamGuard},
 };
@@ -22,14 +22,14 @@ use crate::wire::{
     BodyError, BodyReader, BodyWriter, Chunk, Conn, Http2Reader, Http2Writer, fields_of, is_padded,
 };
 
-/// The largest response head.
+/// The maximum size of a response head.
 const HEAD_BYTES: usize = 128 * 1024;
 
 /// A request at an endpoint.
 pub enum UpstreamStream {
-    /// Over a connection of its own.
+    /// On a connection of its own.
     Http1(Http1Upstream),
-    /// On a stream.
+    /// On a stream of a shared connection.
     Http2(Http2Upstream),
 }
 
@@ -37,7 +37,7 @@ pub enum UpstreamStream {
 pub struct Http1Upstream {
     /// The connection.
     pub conn: Conn,
-    /// Whether it has carried a request before.
+    /// Whether it carried a request before.
     pub reused: bool,
     written_before: u64,
     writer: BodyWriter,
@@ -45,8 +45,9 @@ pub struct Http1Upstream {
     reader: BodyReader,
     keep_alive: bool,
     keep_for: Option<Duration>,
-    got_anything: bool,
-    /// Whether the response has no body because of its status or the request's method: an endpoint may send one all the same.
+    has_received: bool,
+    /// Whether the response has no body because of its status or the request's method. A faulty endpoint may send one
+    /// nevertheless.
     is_bodiless: bool,
 }
 
@@ -65,15 +66,15 @@ pub struct Http2Upstream {
 
 impl Drop for Http2Upstream {
     fn drop(&mut self) {
-        // Given up without a response: is it only slow, or is the connection dead?
+        // Abandoned without a response: the endpoint may be slow, or the connection dead.
         if self.response.is_some() {
-            self.stream.check();
+            self.stream.request_check();
         }
     }
 }
 
 impl UpstreamStream {
-    /// A request whose head waits in `conn` to be written.
+    /// A request whose head is queued in `conn`.
     pub fn http1(conn: Conn, reused: bool, writer: BodyWriter) -> UpstreamStream {
         UpstreamStream::Http1(Http1Upstream {
             written_before: conn.total_written(),
@@ -84,12 +85,12 @@ impl UpstreamStream {
             reader: BodyReader::new(Framing::Empty, TrailerPolicy::Response),
             keep_alive: true,
             keep_for: None,
-            got_anything: false,
+            has_received: false,
             is_bodiless: false,
         })
     }
 
-    /// A request whose head was sent on a stream; `writer` is absent when it has no body.
+    /// A request whose head was sent on a stream; `writer` is absent if it has no body.
     pub fn http2(
         conn: Http2Conn,
         stream: StreamGuard,
@@ -108,7 +109,7 @@ impl UpstreamStream {
         })
     }
 
-    /// Waits for a response head, interim ones included, and reads it into `response`.
+    /// Reads a response head, interim or final, into `response`.
     pub fn poll_head(
         &mut self,
         method: &Method,
@@ -121,7 +122,7 @@ impl UpstreamStream {
         }
     }
 
-    /// The next piece of the response's body.
+    /// The next chunk of the response's body.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         match self {
             UpstreamStream::Http1(up) => up.reader.poll_chunk(&mut up.conn, cx),
@@ -132,7 +133,7 @@ impl UpstreamStream {
         }
     }
 
-    /// The framing of the response's body, once its head is here.
+    /// The framing of the response's body, once its head was received.
     pub fn framing(&self) -> Framing {
         match self {
             UpstreamStream::Http1(up) => up.framing,
@@ -140,7 +141,7 @@ impl UpstreamStream {
         }
     }
 
-    /// Whether the response's body has ended already.
+    /// Whether the response's body has ended.
     pub fn is_body_done(&self) -> bool {
         match self {
             UpstreamStream::Http1(up) => up.reader.is_done(),
@@ -148,7 +149,7 @@ impl UpstreamStream {
         }
     }
 
-    /// Ready when another piece of the request's body may be pushed.
+    /// Ready when another chunk of the request's body may be pushed.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         match self {
             UpstreamStream::Http1(up) => up.conn.poll_room(cx).map_err(BodyError::from),
@@ -159,7 +160,7 @@ impl UpstreamStream {
         }
     }
 
-    /// Adds a piece of the request's body.
+    /// Queues a chunk of the request's body.
     pub fn push(&mut self, chunk: Chunk) -> Result<(), BodyError> {
         match self {
             UpstreamStream::Http1(up) => up.writer.push(&mut up.conn, &chunk),
@@ -172,7 +173,7 @@ impl UpstreamStream {
         Ok(())
     }
 
-    /// Writes what was pushed.
+    /// Writes queued data.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         match self {
             UpstreamStream::Http1(up) => up.conn.poll_flush(cx).map_err(BodyError::from),
@@ -180,18 +181,18 @@ impl UpstreamStream {
         }
     }
 
-    /// What its buffers take, of both directions.
-    pub fn held(&mut self) -> usize {
+    /// The size of its buffers in both directions.
+    pub fn buffered(&mut self) -> usize {
         match self {
-            UpstreamStream::Http1(up) => up.conn.held(),
+            UpstreamStream::Http1(up) => up.conn.buffered(),
             UpstreamStream::Http2(up) => {
-                let writer = up.writer.as_ref().map_or(0, |writer| writer.held(SEND_BUFFER));
-                writer + up.reader.as_mut().map_or(0, Http2Reader::held)
+                let writer = up.writer.as_ref().map_or(0, |writer| writer.buffered(SEND_BUFFER));
+                writer + up.reader.as_mut().map_or(0, Http2Reader::buffered)
             }
         }
     }
 
-    /// Gives back the buffers that are empty, when the request was sent whole and its response may take long.
+    /// Releases empty buffers, when the request was sent completely and the response may take long.
     pub fn release_buffers(&mut self) {
         match self {
             UpstreamStream::Http1(up) => up.conn.release_buffers(),
@@ -207,7 +208,7 @@ impl UpstreamStream {
         }
     }
 
-    /// Whether everything that was pushed has been written.
+    /// Whether all queued data was written.
     pub fn is_flushed(&self) -> bool {
         match self {
             UpstreamStream::Http1(up) => up.conn.is_flushed(),
@@ -215,10 +216,10 @@ impl UpstreamStream {
         }
     }
 
-    /// Gives the connection back when another request may follow on it. `sent_whole` says that the request had been sent
-    /// whole when its response began: the endpoint may have stopped reading it otherwise, and would take the rest for
-    /// another request, or close the connection.
-    pub fn finish(self, in_flight: &InFlight, sent_whole: bool) {
+    /// Returns the connection to the pool if it can be reused. `sent_whole` is whether the request was sent completely
+    /// before its response began: otherwise the endpoint may have stopped reading, and would take the rest for another
+    /// request or close the connection.
+    pub fn finish(self, in_flight: &InFlightRequest, sent_whole: bool) {
         if let UpstreamStream::Http1(up) = self
             && sent_whole
             && up.keep_alive
@@ -240,7 +241,7 @@ impl Http1Upstream {
     ) -> Poll<Result<(), (Failure, Sent)>> {
         loop {
             if !self.conn.read.is_empty() {
-                self.got_anything = true;
+                self.has_received = true;
                 match parse_response(&self.conn.read, HEAD_BYTES, method, response) {
                     Ok(Some((length, framing))) => {
                         self.conn.advance(length);
@@ -274,25 +275,25 @@ impl Http1Upstream {
             keep |= list_contains(value, b"keep-alive");
         }
         self.keep_alive = !close && (response.version == Version::Http11 || keep);
-        // A second less than the peer says: it counts from when it sent, we from when we received.
+        // A second less than the peer's value: its timer starts when it sends, this one when the response arrives.
         self.keep_for = response.fields.get(b"keep-alive").and_then(keep_alive_timeout).map(|told| {
             told.saturating_sub(Duration::from_secs(1)).max(Duration::from_millis(500)).min(told)
         });
     }
 
-    /// Whether the connection died without a response although it had served before: the peer may have closed it idle.
+    /// Whether a reused connection ended without a response: the peer may have closed it as idle.
     pub fn is_stale(&self) -> bool {
-        self.reused && !self.got_anything
+        self.reused && !self.has_received
     }
 }
 
 impl Http2Upstream {
-    /// Whether it was the connection that failed, not only this stream.
+    /// Whether the connection failed, not only this stream.
     pub fn conn_failed(&self) -> bool {
         self.conn_failed
     }
 
-    /// Whether the peer ended the connection in good order before it took this request.
+    /// Whether the peer closed the connection gracefully before it processed this request.
     pub fn went_away(&self) -> bool {
         self.went_away
     }
@@ -312,7 +313,7 @@ impl Http2Upstream {
                 response.fields = fields_of(interim.headers());
                 return Poll::Ready(Ok(()));
             }
-            // An error is the response's as well, which tells it below.
+            // The response fails with the same error below.
             Poll::Ready(Some(Err(_)) | None) | Poll::Pending => {}
         }
         match ready!(Pin::new(future).poll(cx)) {

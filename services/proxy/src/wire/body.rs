@@ -1,4 +1,4 @@
-//! Bodies: read by their framing, written in a framing of our own.
+//! HTTP/1.1 bodies: reading and writing by framing.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use tidegate_http1::{
 
 use super::Conn;
 
-/// A piece of a body.
+/// A chunk of a body.
 #[derive(Debug)]
 pub enum Chunk {
     /// Data, never empty.
@@ -22,7 +22,7 @@ pub enum Chunk {
     End(Fields),
 }
 
-/// Why a body cannot be read to its end.
+/// Why a body cannot be read completely.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The connection failed or ended before the body did.
@@ -34,27 +34,27 @@ pub enum BodyError {
     /// An HTTP/2 stream was reset or its connection failed.
     #[error(transparent)]
     Http2(#[from] h2::Error),
-    /// More than the service allows.
+    /// The body exceeds the service's limit.
     #[error("body too large")]
     TooLarge,
 }
 
-/// How many pieces of bodies one task moves before others have their turn: tiny ones cost as much time as large ones, of which
-/// the runtime's limit on reads comes first.
+/// How many body chunks a task moves before it yields: tiny chunks cost as much time as large ones, for which the
+/// runtime's limit on reads applies first.
 const PIECES: u32 = 256;
 
-/// The turn of a task that moves a body.
+/// The cooperative budget of a task that moves a body.
 #[derive(Debug)]
-pub struct Turn(u32);
+pub struct CoopBudget(u32);
 
-impl Turn {
-    /// A new turn.
-    pub fn new() -> Turn {
-        Turn(PIECES)
+impl CoopBudget {
+    /// A full budget.
+    pub fn new() -> CoopBudget {
+        CoopBudget(PIECES)
     }
 
-    /// Whether another piece may be moved in this turn. If not, the task is woken for the next.
-    pub fn goes_on(&mut self, cx: &Context<'_>) -> bool {
+    /// Spends one unit. Returns whether there was one; otherwise the task is woken to continue later.
+    pub fn spend_or_wake(&mut self, cx: &Context<'_>) -> bool {
         let goes_on = self.0 > 0;
         if goes_on {
             self.0 -= 1;
@@ -81,7 +81,7 @@ enum State {
 }
 
 impl BodyReader {
-    /// A reader at the start of a body whose trailers are subject to `trailers`.
+    /// A reader at the start of a body; `trailers` is the policy for its trailers.
     pub fn new(framing: Framing, trailers: TrailerPolicy) -> BodyReader {
         let state = match framing {
             Framing::Empty => State::Done,
@@ -97,12 +97,12 @@ impl BodyReader {
         matches!(self.state, State::Done)
     }
 
-    /// How many trailer fields were not let pass, once the whole body was read.
+    /// How many trailer fields were dropped, once the whole body was read.
     pub fn dropped_trailers(&self) -> u32 {
         self.dropped_trailers
     }
 
-    /// The next piece of the body. After its end: the end again.
+    /// The next chunk of the body. After its end: the end again.
     pub fn poll_chunk(&mut self, conn: &mut Conn, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         loop {
             match &mut self.state {
@@ -152,18 +152,18 @@ impl BodyReader {
 /// Writes a body to an HTTP/1.1 connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyWriter {
-    /// The data as it is: its length was announced.
+    /// Raw data of an announced length.
     Plain,
-    /// The data as it is: the connection's end ends it.
+    /// Raw data, ended by the end of the connection.
     UntilClose,
     /// Chunked.
     Chunked,
-    /// Nothing, whatever comes: the response to a HEAD.
+    /// No body, as in a response to HEAD.
     Nothing,
 }
 
 impl BodyWriter {
-    /// Adds a piece to what waits to be written.
+    /// Queues a chunk.
     pub fn push(self, conn: &mut Conn, chunk: &Chunk) {
         let out = conn.out();
         match (self, chunk) {

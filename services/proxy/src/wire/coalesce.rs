@@ -1,7 +1,7 @@
-//! A stream that gathers what is written to it, so that many frames become one TLS record and one system call.
+//! A stream that coalesces writes, so that many frames become one TLS record and one system call.
 //!
-//! The HTTP/2 library writes and flushes each DATA frame by itself. Here a flush only notes that something waits; whoever
-//! drives the connection writes it out once the library has nothing more to say.
+//! The HTTP/2 library writes and flushes each DATA frame separately. Here flushes are ignored; the connection's driver
+//! writes everything out once the library has nothing more to write.
 
 use std::{
     cell::RefCell,
@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{Io, meter::FrameMeter, spare};
 
-/// Bytes gathered before they are written out although more may come; the bound on what a connection buffers.
+/// The buffered bytes from which a write is forced; the bound on a connection's write buffer.
 const GATHER: usize = 64 * 1024;
 
 /// The library's end of the stream.
@@ -30,7 +30,7 @@ pub struct Flusher(Rc<RefCell<Inner>>);
 
 struct Inner {
     io: Io,
-    /// Read before by somebody else.
+    /// Bytes that were read before, or are held back by the meter.
     prefix: Bytes,
     out: Vec<u8>,
     written: usize,
@@ -42,16 +42,16 @@ struct Inner {
 /// Which side of an HTTP/2 connection the peer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    /// It begins with the connection preface.
+    /// A client, which begins with the connection preface.
     Client,
-    /// It begins with a frame.
+    /// A server, which begins with a frame.
     Server,
 }
 
 /// The connection preface's length (RFC 9113, section 3.4).
 const PREFACE: usize = 24;
 
-/// `io`, of which `prefix` was read already, as a stream and the means to write out what it gathers.
+/// Splits `io`, of which `prefix` was already read, into a coalescing stream and its flusher.
 pub fn coalesce(io: Io, prefix: Bytes, peer: Peer) -> (Coalesced, Flusher) {
     let meter = match peer {
         Peer::Client => FrameMeter::of_client(PREFACE),
@@ -63,12 +63,12 @@ pub fn coalesce(io: Io, prefix: Bytes, peer: Peer) -> (Coalesced, Flusher) {
 }
 
 impl Flusher {
-    /// Writes out what was gathered. To be called whenever the library has been polled.
+    /// Writes out buffered data. Call it whenever the library was polled.
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_write_out(cx)
     }
 
-    /// Whether the peer sends more control frames than it may. Nothing more is read of it.
+    /// Whether the peer has sent too many control frames. Nothing more is read from it.
     pub fn is_flooded(&self) -> bool {
         self.0.borrow().meter.is_flooded()
     }
@@ -83,19 +83,19 @@ impl Flusher {
         self.0.borrow().meter.resets()
     }
 
-    /// To be called when the library has handed out all that it has read: lets more header blocks pass. Returns whether any
-    /// were held up, so that the library has to be polled again.
-    pub fn take_blocks(&self) -> bool {
-        self.0.borrow_mut().meter.take_blocks()
+    /// Lets more header blocks pass. Call it when the library has handed out everything it has read. Returns whether
+    /// any blocks were held back, so that the library must be polled again.
+    pub fn release_blocks(&self) -> bool {
+        self.0.borrow_mut().meter.release_blocks()
     }
 
-    /// Says how many requests to an endpoint have `begun` since this was last called, and whether none is under way. To be
-    /// called before the library is polled.
-    pub fn expect(&self, begun: u32, is_idle: bool) {
-        self.0.borrow_mut().meter.expect(begun, is_idle);
+    /// Records how many requests were `begun` since the last call, and whether none is in flight. Call it before the
+    /// library is polled.
+    pub fn expect_responses(&self, begun: u32, is_idle: bool) {
+        self.0.borrow_mut().meter.expect_responses(begun, is_idle);
     }
 
-    /// Makes the peer pay for something that was refused, in control frames.
+    /// Charges the peer as if it had sent this many control frames.
     pub fn charge(&self, frames: i64) {
         self.0.borrow_mut().meter.charge(frames, Instant::now());
     }
@@ -122,7 +122,7 @@ impl Inner {
         if self.written > 0 {
             self.written = 0;
             // An idle connection holds no buffer.
-            spare::give(&mut self.out);
+            spare::put(&mut self.out);
             self.out = Vec::new();
         }
         if self.unflushed {
@@ -136,8 +136,8 @@ impl Inner {
 impl AsyncRead for Coalesced {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.0.borrow_mut();
-        if inner.meter.is_closed() {
-            // Whoever drives the connection polls again once it has taken what came, or ends it.
+        if inner.meter.is_paused() {
+            // The driver polls again once it has processed what was received, or closes the connection.
             return Poll::Pending;
         }
         if inner.prefix.has_remaining() {

@@ -1,4 +1,4 @@
-//! A buffered connection. An idle one holds no buffer: reads go through one scratch buffer of the thread.
+//! A buffered connection. An idle one holds no buffers: reads go through a scratch buffer of the thread.
 
 use std::{
     cell::RefCell,
@@ -10,18 +10,18 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Counted, Io, spare};
+use super::{CountGuard, Io, spare};
 
-/// Bytes read at once at most.
+/// The most bytes per read.
 const SCRATCH: usize = 64 * 1024;
-/// Bytes waiting to be written above which no more are taken, and bytes that were written above which their room is given
-/// back although more waits behind them. With one more piece of [`SCRATCH`] bytes pushed while there was room, three times
-/// this is the bound on memory per direction.
+/// The queued bytes above which no more are accepted, and the written bytes above which their memory is released
+/// although more are queued. With one more chunk of [`SCRATCH`] bytes queued while there was room, three times this
+/// bounds the memory per direction.
 const WRITE_ROOM: usize = 64 * 1024;
-/// What TLS keeps of what was written to it, while the peer does not take it.
+/// The data that TLS buffers while the peer does not read.
 const TLS_BUFFER: usize = 64 * 1024;
 
-/// How a response begins that says that an idle connection has timed out.
+/// The beginning of a response by which a server reports that an idle connection timed out.
 const TIMED_OUT: &[u8; 13] = b"HTTP/1.1 408 ";
 const TIMED_OUT_HTTP10: &[u8; 13] = b"HTTP/1.0 408 ";
 
@@ -29,10 +29,10 @@ thread_local! {
     static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
-/// What is known of a connection on which nothing should be said.
+/// The state of an idle connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdleState {
-    /// Nothing came.
+    /// Nothing was received.
     Clean,
     /// The peer has closed it, or it has failed.
     Closed,
@@ -40,24 +40,24 @@ pub enum IdleState {
     Excess,
 }
 
-/// A connection with what was read and not used, and what is to be written.
+/// A connection with its read and write buffers.
 pub struct Conn {
     io: Io,
-    /// Read and not yet used.
+    /// Bytes that were read and not used yet.
     pub read: BytesMut,
     write: Vec<u8>,
     written: usize,
     total_written: u64,
-    /// Whether TLS records may wait below although `write` is empty.
+    /// Whether TLS may have unwritten records although `write` is empty.
     unflushed: bool,
     ended: bool,
-    /// Counts it among connections of its kind until it is dropped.
-    _counted: Option<Counted>,
+    /// Counts the connection until dropped.
+    _guard: Option<CountGuard>,
 }
 
 impl Conn {
-    /// A connection of which nothing was read yet; `counted` while it is there.
-    pub fn new(io: Io, counted: Option<Counted>) -> Conn {
+    /// A connection of which nothing was read yet. `guard` counts it.
+    pub fn new(io: Io, guard: Option<CountGuard>) -> Conn {
         Conn {
             io,
             read: BytesMut::new(),
@@ -66,26 +66,26 @@ impl Conn {
             total_written: 0,
             unflushed: false,
             ended: false,
-            _counted: counted,
+            _guard: guard,
         }
     }
 
-    /// The stream below.
+    /// The underlying stream.
     pub fn io(&self) -> &Io {
         &self.io
     }
 
-    /// Takes the connection apart: the stream and what was read of it.
+    /// Splits the connection into the stream and the bytes read.
     pub fn into_parts(self) -> (Io, BytesMut) {
         (self.io, self.read)
     }
 
-    /// Whether the peer has ended its direction.
+    /// Whether the peer has closed its sending direction.
     pub fn is_ended(&self) -> bool {
         self.ended
     }
 
-    /// Reads what is there into `read`. Returns how much came, 0 at the end of the stream.
+    /// Reads available bytes into `read`. Returns their number, 0 at the end of the stream.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.ended {
             return Poll::Ready(Ok(0));
@@ -100,8 +100,8 @@ impl Conn {
         })
     }
 
-    /// The state of a connection that waits for work. The kernel is asked if `ask_kernel` says so, or if the runtime knows
-    /// that something came; otherwise the check costs no system call.
+    /// The state of an idle connection. The check costs a system call only if `ask_kernel` is set or the runtime knows
+    /// that something arrived.
     pub fn check_idle(&mut self, ask_kernel: bool) -> IdleState {
         if !self.read.is_empty() {
             return IdleState::Excess;
@@ -114,17 +114,17 @@ impl Conn {
         }
         let mut head = [0; TIMED_OUT.len()];
         match self.io.take_unread(&mut head) {
-            // What is still there after that, the runtime does not know of yet: no connection to rely on.
+            // Bytes remain that the runtime does not know of: the connection is not reliable.
             Ok(None) if self.io.has_unread(ask_kernel) => IdleState::Closed,
             Ok(None) => IdleState::Clean,
             Ok(Some(0)) | Err(_) => IdleState::Closed,
-            // A server may say that an idle connection has timed out as it closes it (RFC 9110, section 15.5.9).
+            // A server may send 408 when it closes an idle connection (RFC 9110, section 15.5.9).
             Ok(Some(_)) if head == *TIMED_OUT || head == *TIMED_OUT_HTTP10 => IdleState::Closed,
             Ok(Some(_)) => IdleState::Excess,
         }
     }
 
-    /// The bytes that wait to be written, to add to.
+    /// The write buffer, to append to.
     pub fn out(&mut self) -> &mut Vec<u8> {
         if self.write.capacity() == 0 {
             self.write = spare::take();
@@ -132,8 +132,8 @@ impl Conn {
         &mut self.write
     }
 
-    /// What its buffers take.
-    pub fn held(&self) -> usize {
+    /// The size of its buffers.
+    pub fn buffered(&self) -> usize {
         let is_waiting = !self.write.is_empty() || self.unflushed;
         let tls = if is_waiting && !matches!(self.io, Io::Plain(_)) { TLS_BUFFER } else { 0 };
         self.read.capacity() + self.write.capacity() + tls
@@ -152,7 +152,7 @@ impl Conn {
         self.poll_flush(cx)
     }
 
-    /// Writes what waits.
+    /// Writes queued data.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.write.is_empty() && !self.unflushed {
             return Poll::Ready(Ok(()));
@@ -169,7 +169,7 @@ impl Conn {
             self.written += count;
             self.total_written += count as u64;
         }
-        spare::give(&mut self.write);
+        spare::put(&mut self.write);
         self.written = 0;
         if matches!(self.io, Io::Plain(_)) {
             return Poll::Ready(Ok(()));
@@ -180,7 +180,7 @@ impl Conn {
         Poll::Ready(Ok(()))
     }
 
-    /// Gives back the room of what was written, once it is much: a steady slow reader may never let the rest be empty.
+    /// Releases written bytes, once they are many: with a slow reader the buffer may never become empty.
     fn forget_written(&mut self) {
         if self.written >= WRITE_ROOM {
             self.write.drain(..self.written);
@@ -188,18 +188,18 @@ impl Conn {
         }
     }
 
-    /// How many bytes the kernel has taken so far; unchanged since a request began: the peer has seen nothing of it.
+    /// The total of bytes passed to the kernel. If unchanged since a request began, the peer has seen nothing of it.
     pub fn total_written(&self) -> u64 {
         self.total_written
     }
 
-    /// Ends our direction.
+    /// Flushes, and closes the sending direction.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
-    /// Gives back the buffers, before a time without work.
+    /// Releases empty buffers, before an idle period.
     pub fn release_buffers(&mut self) {
         if self.read.is_empty() && self.read.capacity() > 0 {
             self.read = BytesMut::new();
@@ -238,7 +238,7 @@ mod tests {
         let (mut pushed, mut largest) = (0, 0);
         let mut piece = vec![0; 48 * 1024];
         while pushed < 4 * 1024 * 1024 {
-            // Whatever is taken makes room for more at once, so there is never nothing to write.
+            // Whatever is written makes room for more, so the buffer never becomes empty.
             tokio::select! {
                 biased;
                 room = poll_fn(|cx| conn.poll_room(cx)) => {

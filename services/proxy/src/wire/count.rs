@@ -1,44 +1,44 @@
-//! Counts connections of one kind, with a limit.
+//! A counter of connections with a limit.
 
 use std::{cell::Cell, rc::Rc};
 
-/// How many there are and may be; of one worker.
+/// The number of connections of a kind in one worker, and its limit.
 #[derive(Debug)]
 pub struct ConnectionCount {
     open: Rc<Cell<usize>>,
     limit: usize,
 }
 
-/// One that is counted until dropped.
+/// Counts a connection until dropped.
 #[derive(Debug)]
-pub struct Counted(Rc<Cell<usize>>);
+pub struct CountGuard(Rc<Cell<usize>>);
 
 impl ConnectionCount {
-    /// None, and at most `limit`.
+    /// A counter of at most `limit` connections.
     pub fn new(limit: usize) -> ConnectionCount {
         ConnectionCount { open: Rc::default(), limit }
     }
 
-    /// How many more there may be.
+    /// How many more connections are allowed.
     pub fn free(&self) -> usize {
         self.limit - self.open.get()
     }
 
-    /// Whether half of them are free.
+    /// Whether at least half of the limit is free.
     pub fn is_half_free(&self) -> bool {
         self.free() * 2 > self.limit
     }
 
-    /// Counts another one; nothing where there are as many as there may be.
-    pub fn count(&self) -> Option<Counted> {
+    /// Counts another connection; nothing if the limit is reached.
+    pub fn try_acquire(&self) -> Option<CountGuard> {
         (self.open.get() < self.limit).then(|| {
             self.open.set(self.open.get() + 1);
-            Counted(self.open.clone())
+            CountGuard(self.open.clone())
         })
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }

@@ -8,7 +8,7 @@ use tidegate_http1::{ChunkError, FieldVerdict, Fields, TrailerPolicy};
 
 use super::{BodyError, Chunk};
 
-/// What the library keeps of a response's body at most, for a client that does not read.
+/// The most response data that the library buffers per stream for a client that does not read.
 pub const LIBRARY_BUFFER: usize = 32 * 1024;
 
 /// Reads a body from an HTTP/2 stream.
@@ -22,33 +22,33 @@ pub struct Http2Reader {
 }
 
 impl Http2Reader {
-    /// A reader of `stream`, whose trailers are subject to `trailers`.
+    /// A reader of `stream`; `trailers` is the policy for its trailers.
     pub fn new(stream: h2::RecvStream, trailers: TrailerPolicy) -> Http2Reader {
         Http2Reader { stream, trailers, dropped_trailers: 0, data_ended: false, is_bodiless: false }
     }
 
-    /// The same, of a response that may have no body, because of its status or its request's method: it is whole with its head,
-    /// so that it ends as well with the first byte of a body, or with an error.
+    /// Sets whether the response has no body because of its status or the request's method. Then it is complete with
+    /// its head, and data or errors after it count as its end.
     pub fn without_body(self, is_bodiless: bool) -> Http2Reader {
         Http2Reader { is_bodiless, ..self }
     }
 
-    /// Whether the peer has ended the stream and all data of it was taken.
+    /// Whether the peer has ended the stream and all of its data was read.
     pub fn is_done(&self) -> bool {
         self.stream.is_end_stream()
     }
 
-    /// How many trailer fields were not let pass, once the whole body was read.
+    /// How many trailer fields were dropped, once the whole body was read.
     pub fn dropped_trailers(&self) -> u32 {
         self.dropped_trailers
     }
 
-    /// What came and was not taken.
-    pub fn held(&mut self) -> usize {
+    /// The size of received data that was not read.
+    pub fn buffered(&mut self) -> usize {
         self.stream.flow_control().used_capacity()
     }
 
-    /// The next piece of the body.
+    /// The next chunk of the body.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         let polled = ready!(self.poll_stream(cx));
         Poll::Ready(match polled {
@@ -62,7 +62,7 @@ impl Http2Reader {
             match ready!(self.stream.poll_data(cx)) {
                 Some(data) => {
                     let data = data?;
-                    // The other side is only asked for data when there is room for it, so what was taken may be sent anew.
+                    // Data is only polled when there is room for it, so its window is released at once.
                     self.stream.flow_control().release_capacity(data.len())?;
                     if !data.is_empty() {
                         return Poll::Ready(Ok(Chunk::Data(data)));
@@ -84,7 +84,7 @@ impl Http2Reader {
 pub struct Http2Writer {
     stream: h2::SendStream<Bytes>,
     waiting: Bytes,
-    /// Whether what waits is the last.
+    /// Whether the queued data is the last.
     ends: bool,
     given: u64,
 }
@@ -95,7 +95,7 @@ impl Http2Writer {
         Http2Writer { stream, waiting: Bytes::new(), ends: false, given: 0 }
     }
 
-    /// Ready when all that was pushed has been given to the connection.
+    /// Ready when all queued data was passed to the library.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         while !self.waiting.is_empty() {
             self.stream.reserve_capacity(self.waiting.len());
@@ -111,24 +111,24 @@ impl Http2Writer {
         Poll::Ready(Ok(()))
     }
 
-    /// How many bytes the peer's windows have let pass.
+    /// How many bytes the peer's flow control has admitted.
     pub fn given(&self) -> u64 {
         self.given
     }
 
-    /// What is held for a peer that takes nothing, with the `library_buffer` that the library fills before.
-    pub fn held(&self, library_buffer: usize) -> usize {
+    /// The buffered bytes for a peer that does not read, including the full `library_buffer`.
+    pub fn buffered(&self, library_buffer: usize) -> usize {
         if self.waiting.is_empty() { 0 } else { self.waiting.len() + library_buffer }
     }
 
-    /// Adds the last data of a body without trailers, which ends the stream with it. Only while
+    /// Queues the last data of a body without trailers, and ends the stream with it. Only while
     /// [`Http2Writer::poll_room`] is ready.
     pub fn push_last(&mut self, data: Bytes) {
         self.waiting = data;
         self.ends = true;
     }
 
-    /// Adds a piece. Only while [`Http2Writer::poll_room`] is ready.
+    /// Queues a chunk. Only while [`Http2Writer::poll_room`] is ready.
     pub fn push(&mut self, chunk: Chunk) -> Result<(), h2::Error> {
         match chunk {
             Chunk::Data(data) => {
@@ -162,12 +162,12 @@ pub fn fields_of(map: &HeaderMap) -> Fields {
     fields
 }
 
-/// What the names and values in a header map take.
+/// The total size of names and values in a header map.
 pub fn size_of(map: &HeaderMap) -> usize {
     map.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
-/// The fields of trailers that the policy lets pass, and how many it does not.
+/// The trailer fields that the policy keeps, and the number of those it drops.
 fn trailers_of(map: &HeaderMap, policy: TrailerPolicy) -> Result<(Fields, u32), ChunkError> {
     let mut fields = Fields::new();
     let mut dropped = 0;
@@ -184,13 +184,13 @@ fn trailers_of(map: &HeaderMap, policy: TrailerPolicy) -> Result<(Fields, u32), 
     Ok((fields, dropped))
 }
 
-/// Whether white space surrounds a value: HTTP/1.1 would lose it (RFC 9113, section 8.2.1).
+/// Whether a value begins or ends with white space, which HTTP/1.1 would lose (RFC 9113, section 8.2.1).
 pub fn is_padded(value: &[u8]) -> bool {
     let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     is_space(value.first()) || is_space(value.last())
 }
 
-/// A header map of the fields; what cannot be in one is left out.
+/// A header map of the fields, without invalid ones.
 fn map_of(fields: &Fields) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.len());
     for (name, value) in fields.iter() {
@@ -199,7 +199,7 @@ fn map_of(fields: &Fields) -> HeaderMap {
     map
 }
 
-/// Adds a field to a header map, unless it cannot be in one.
+/// Adds a field to a header map, unless it is invalid.
 pub fn append(map: &mut HeaderMap, name: &[u8], value: &[u8]) {
     if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
         map.append(name, value);

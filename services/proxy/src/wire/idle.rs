@@ -1,4 +1,4 @@
-//! How long nothing may pass.
+//! Idle timeouts.
 
 use std::{
     task::{Context, Poll},
@@ -9,21 +9,21 @@ use tokio::time::Instant;
 
 use super::Timer;
 
-/// How long nothing may pass in either direction once a response has begun.
+/// The idle timeouts once a response has begun, in both directions.
 #[derive(Debug, Clone, Copy)]
 pub struct IdleLimits {
-    /// Of a request.
+    /// The idle timeout of a request.
     pub stream: Duration,
-    /// Of an upgraded connection.
+    /// The idle timeout of an upgraded connection.
     pub tunnel: Duration,
 }
 
-/// Since when nothing has passed, and how much had passed by then. Nothing before it is first looked at.
+/// Since when a stream has been idle, and how much had been transferred by then.
 #[derive(Default)]
 pub struct IdleTimer(Option<(u64, Instant)>);
 
 impl IdleTimer {
-    /// Ready when no more than the `moved` bytes have passed for `limit`.
+    /// Ready when the total of `moved` bytes has not changed for `limit`.
     pub fn poll(&mut self, moved: u64, limit: Duration, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
         let since = match self.0 {
             Some((known, since)) if known == moved => since,

@@ -1,4 +1,4 @@
-//! A byte stream: plain or TLS, of either side.
+//! A byte stream: plain TCP or TLS.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -20,14 +20,14 @@ use tokio::{
 pub enum Io {
     /// Plain TCP.
     Plain(TcpStream),
-    /// TLS towards a client.
+    /// TLS, as the server of a client.
     Accepted(Box<tokio_rustls::server::TlsStream<TcpStream>>),
-    /// TLS towards an endpoint.
+    /// TLS, as the client of an endpoint.
     Connected(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
 impl Io {
-    /// The TCP stream below.
+    /// The underlying TCP stream.
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Io::Plain(stream) => stream,
@@ -36,16 +36,15 @@ impl Io {
         }
     }
 
-    /// Lets the connection end with a reset: a peer that waits for the end of the stream must not take this one for it.
+    /// Makes the connection close with a reset, so that the peer cannot take it for a regular end of the stream.
     pub fn reset_on_close(&self) {
-        // Where it fails, the connection has failed already.
+        // If it fails, the connection has failed already.
         _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
     }
 
-    /// Whether the peer has closed or sent something, without waiting and without taking anything.
+    /// Whether the peer has closed the connection or sent something. Reads nothing and never waits.
     ///
-    /// By the runtime's readiness, which is as fresh as its last look at the kernel, no system call is made where nothing
-    /// came; with `ask_kernel` one is made always.
+    /// Without `ask_kernel` a system call is only made if the runtime's readiness, as of its last poll, reports data.
     pub fn has_unread(&self, ask_kernel: bool) -> bool {
         let tcp = self.tcp();
         let look = || SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]);
@@ -54,7 +53,7 @@ impl Io {
             Ok(_) => true,
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         };
-        // What was decrypted already is no news to the kernel.
+        // The kernel does not know of decrypted data.
         came || match self {
             Io::Plain(_) => false,
             Io::Accepted(stream) => !stream.get_ref().1.wants_read(),
@@ -62,13 +61,13 @@ impl Io {
         }
     }
 
-    /// Takes what came, decrypted, without waiting. Nothing where it is not for the reader of a stream: TLS says more than data.
+    /// Reads available decrypted bytes without waiting. Nothing if there are none: TLS records may carry no data.
     ///
     /// # Errors
-    /// What the connection failed with.
+    /// The error of the connection.
     pub fn take_unread(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         if let Io::Plain(stream) = self {
-            // Asked of the kernel itself, since the runtime may not know of it yet.
+            // Reads from the kernel directly, since the runtime may not know of the data yet.
             return match (&*SockRef::from(&*stream)).read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
                 taken => taken.map(Some),
@@ -76,7 +75,7 @@ impl Io {
         }
         let mut buffer = ReadBuf::new(buffer);
         let reading = poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut buffer));
-        // A task that has used up its turn would be told that there is nothing.
+        // A task that has used up its cooperative budget would get nothing.
         match pin!(unconstrained(reading)).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => Ok(None),
             Poll::Ready(taken) => taken.map(|()| Some(buffer.filled().len())),

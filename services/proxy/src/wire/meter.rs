@@ -1,49 +1,50 @@
-//! Limits on what an HTTP/2 peer may send beside its requests and responses.
+//! Flood protection: limits on what an HTTP/2 peer may send beside its messages.
 //!
-//! The HTTP/2 library answers or drops any number of SETTINGS, PING, WINDOW_UPDATE, PRIORITY and unknown frames, so a
-//! peer that sends nothing else keeps a core busy for next to nothing (CVE-2019-9512, CVE-2019-9515 and their kin). It
-//! also decodes as many header blocks as one read brings before anybody sees the first of them, and a few bytes of HPACK
-//! decode to kilobytes. The meter reads along the frame headers of what comes, without changing a byte.
+//! The HTTP/2 library responds to or drops any number of SETTINGS, PING, WINDOW_UPDATE, PRIORITY and unknown frames, so
+//! a peer can keep a core busy at almost no cost (CVE-2019-9512, CVE-2019-9515 and similar ones). It also decodes all
+//! header blocks of a read before the first one can be processed, and a few bytes of HPACK can decode to kilobytes. The
+//! meter parses the frame headers of received data without changing it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What a connection may spend at once, and what is given back a second. A frame that carries no part of a message costs
-/// one. (Envoy's limits on control frames, too, grow with the streams and the data of a connection.)
+/// The initial and maximum allowance of a connection, and its refill per second. A frame that is not part of a message
+/// costs one. (Envoy's limits on control frames also grow with the streams and data of a connection.)
 const BURST: i64 = 1000;
 const REFILL: i64 = 200;
-/// What each header block gives: window updates and a PING may belong to its message.
+/// The allowance earned by a header block: window updates and a PING may belong to its message.
 const PER_MESSAGE: i64 = 4;
-/// What a reset costs: its stream may have cost a connection to an endpoint (CVE-2023-44487). About a hundred at once are
-/// what a browser gives up when its user leaves a page.
+/// The cost of a reset, whose stream may have cost an upstream connection (CVE-2023-44487). A browser may reset about a
+/// hundred streams at once when its user leaves a page.
 const RESET: i64 = PER_MESSAGE + 10;
-/// Bytes sent that give one: some peers answer each small part of a body with two window updates (Go's after 4 KiB).
+/// Bytes sent to the peer that earn one: some peers send two window updates for each small part of a body (Go's every 4
+/// KiB).
 const BYTES_EACH: u64 = 1024;
-/// Header blocks that an endpoint may send for each request: interim responses, of which an attempt takes 32, the response
-/// and its trailers. Others cost as much as a control frame.
+/// Header blocks that an endpoint may send for each request: up to 32 interim responses, the response and its trailers.
+/// Others cost as much as a control frame.
 const BLOCKS_EACH: u32 = 34;
-/// The most header blocks that may be due at once, however many requests have had less.
+/// The most header blocks that may be due at once.
 const MOST_DUE: u32 = 1 << 16;
-/// Bytes of DATA that belong to no request, for each of which an endpoint pays one: what a window lets it send for requests
-/// that were given up is a quarter of what it may send at once.
+/// Bytes of DATA without a request that cost an endpoint one: a full window for cancelled requests costs a quarter of
+/// the initial allowance.
 const EXCESS_EACH: usize = 4096;
-/// Header blocks that pass before whoever drives the connection has taken what they brought.
+/// Header blocks that pass before the driver has processed them.
 const MOST_BLOCKS: u32 = 16;
 /// The length of a frame's header (RFC 9113, section 4.1).
 const FRAME_HEADER: usize = 9;
 
-/// The frame types of RFC 9113, section 6, that are told apart.
+/// The frame types of RFC 9113, section 6, that are distinguished.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 
-/// Counts the frames of one connection's incoming side.
+/// Meters the received frames of a connection.
 #[derive(Debug)]
 pub struct FrameMeter {
-    /// Bytes before the next frame's header: of the connection preface or of a payload.
+    /// Bytes before the next frame's header: the rest of the preface or of a payload.
     skip: usize,
     header: [u8; FRAME_HEADER],
     header_filled: usize,
@@ -52,29 +53,29 @@ pub struct FrameMeter {
     written: u64,
     blocks: u32,
     resets: u32,
-    /// What is expected of an endpoint; nothing of a client, whose messages are its own.
+    /// The messages expected from an endpoint; nothing for a client.
     expected: Option<Expected>,
     is_flooded: bool,
 }
 
-/// What the requests on a connection to an endpoint may bring.
+/// The messages that an endpoint may send for its requests.
 #[derive(Debug, Default)]
 struct Expected {
-    /// Header blocks.
+    /// The number of header blocks.
     due: u32,
-    /// Whether no request is under way, so that no data belongs to any.
+    /// Whether no request is in flight, so that data is excess.
     is_idle: bool,
-    /// Bytes of such data that were not paid for yet.
+    /// Excess bytes that were not charged yet.
     excess: usize,
 }
 
 impl FrameMeter {
-    /// A meter of a connection to an endpoint.
+    /// A meter of an upstream connection.
     pub fn of_endpoint() -> FrameMeter {
         FrameMeter { expected: Some(Expected::default()), ..FrameMeter::of_client(0) }
     }
 
-    /// A meter of a client's connection, which begins with `preface` bytes that are no frame.
+    /// A meter of a client connection, which begins with a preface of `preface` bytes.
     pub fn of_client(preface: usize) -> FrameMeter {
         FrameMeter {
             skip: preface,
@@ -90,7 +91,7 @@ impl FrameMeter {
         }
     }
 
-    /// Whether the peer has sent more than it may: nothing more passes.
+    /// Whether the peer has exceeded its allowance: nothing more passes.
     pub fn is_flooded(&self) -> bool {
         self.is_flooded
     }
@@ -100,33 +101,33 @@ impl FrameMeter {
         self.resets
     }
 
-    /// Lets header blocks pass again after [`MOST_BLOCKS`]. Returns whether any were held up.
-    pub fn take_blocks(&mut self) -> bool {
+    /// Lets header blocks pass again after [`MOST_BLOCKS`]. Returns whether any were held back.
+    pub fn release_blocks(&mut self) -> bool {
         std::mem::take(&mut self.blocks) >= MOST_BLOCKS
     }
 
-    /// Whether nothing passes for now.
-    pub fn is_closed(&self) -> bool {
+    /// Whether nothing passes for the moment.
+    pub fn is_paused(&self) -> bool {
         self.is_flooded || self.blocks >= MOST_BLOCKS
     }
 
-    /// Takes `begun` more requests to an endpoint into account; `is_idle` says that none is under way now.
-    pub fn expect(&mut self, begun: u32, is_idle: bool) {
+    /// Records `begun` new requests; `is_idle` is whether none is in flight.
+    pub fn expect_responses(&mut self, begun: u32, is_idle: bool) {
         if let Some(expected) = &mut self.expected {
             expected.due = expected.due.saturating_add(begun.saturating_mul(BLOCKS_EACH)).min(MOST_DUE);
             expected.is_idle = is_idle;
         }
     }
 
-    /// Takes what was written to the peer into account.
+    /// Records bytes written to the peer.
     pub fn record_written(&mut self, bytes: usize) {
         self.written += bytes as u64;
     }
 
-    /// Reads along `bytes`. Returns how many of them pass; the others are given again later.
+    /// Parses `bytes`. Returns how many of them pass; the others must be passed in again later.
     pub fn read(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> usize {
         let mut at = 0;
-        while !self.is_closed() && at < bytes.len() {
+        while !self.is_paused() && at < bytes.len() {
             let skipped = self.skip.min(bytes.len() - at);
             self.skip -= skipped;
             at += skipped;
@@ -149,8 +150,8 @@ impl FrameMeter {
 
     fn frame(&mut self, kind: u8, now: &impl Fn() -> Instant) {
         match kind {
-            // The library has a limit of its own on DATA frames that are small for what they cost. But it drops what comes
-            // for streams that have ended, and lets the peer send more.
+            // The library limits small DATA frames itself. But it drops data for ended streams and opens the window
+            // again.
             DATA => {
                 let Some(expected) = self.expected.as_mut().filter(|expected| expected.is_idle) else {
                     return;
@@ -171,7 +172,7 @@ impl FrameMeter {
                 }
                 self.allowance = (self.allowance + PER_MESSAGE).min(BURST);
             }
-            // The library allows only as many as the largest header block can have.
+            // The library limits them by the size of a header block.
             CONTINUATION => {}
             RST_STREAM => {
                 self.resets += 1;
@@ -181,7 +182,7 @@ impl FrameMeter {
         }
     }
 
-    /// Takes what something costs from what the peer may spend; without enough left, the connection counts as flooded.
+    /// Charges `cost` against the allowance; without enough left, the connection counts as flooded.
     pub fn charge(&mut self, cost: i64, now: Instant) {
         self.refilled_at.get_or_insert(now);
         self.allowance -= cost;
@@ -242,7 +243,7 @@ mod tests {
         for _ in 0..100_000 {
             let message = [frame(HEADERS, 20), frame(8, 4), frame(8, 4)].concat();
             assert_eq!(read(&mut meter, &message, now), message.len());
-            meter.take_blocks();
+            meter.release_blocks();
         }
     }
 
@@ -253,7 +254,7 @@ mod tests {
         let pair = [frame(HEADERS, 20), frame(RST_STREAM, 4)].concat();
         let passed = (0..100_000)
             .take_while(|_| {
-                meter.take_blocks();
+                meter.release_blocks();
                 read(&mut meter, &pair, now) == pair.len() && !meter.is_flooded()
             })
             .count();
@@ -264,21 +265,21 @@ mod tests {
     fn an_endpoint_may_send_header_blocks_and_data_only_for_requests() {
         let now = Instant::now();
         let passes = |meter: &mut FrameMeter, frame: &[u8]| {
-            meter.take_blocks();
+            meter.release_blocks();
             read(meter, frame, now) == frame.len() && !meter.is_flooded()
         };
         let mut meter = FrameMeter::of_endpoint();
         for _ in 0..10_000 {
-            meter.expect(1, false);
+            meter.expect_responses(1, false);
             assert!((0..34).all(|_| passes(&mut meter, &frame(HEADERS, 20))));
         }
         let passed = (0..100_000).take_while(|_| passes(&mut meter, &frame(HEADERS, 20))).count();
         assert!((1000..=1001).contains(&passed), "{passed}");
 
         let mut meter = FrameMeter::of_endpoint();
-        meter.expect(1, false);
+        meter.expect_responses(1, false);
         assert!((0..100_000).all(|_| passes(&mut meter, &frame(DATA, 100))));
-        meter.expect(0, true);
+        meter.expect_responses(0, true);
         let passed = (0..100_000).take_while(|_| passes(&mut meter, &frame(DATA, 100))).count();
         assert!((37_000..=38_000).contains(&passed), "{passed}");
     }
@@ -299,11 +300,11 @@ mod tests {
                 let end = (passed + step).min(wire.len());
                 let count = read(&mut meter, &wire[passed..end], now);
                 passed += count;
-                if meter.is_closed() {
+                if meter.is_paused() {
                     // Not one header block more than the limit, and that one's payload not yet.
                     let before: usize = lengths.iter().take((rounds + 1) * 16).map(|length| length + 9).sum();
                     prop_assert!(passed <= preface + before, "{passed} {rounds}");
-                    prop_assert!(meter.take_blocks());
+                    prop_assert!(meter.release_blocks());
                     rounds += 1;
                 }
             }

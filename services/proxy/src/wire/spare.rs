@@ -1,27 +1,27 @@
-//! Buffers for what is to be written, kept by the thread between uses.
+//! Write buffers, pooled per thread.
 //!
-//! A connection has one only while something waits to be written: an idle one holds none, and a new one would be grown by
-//! half a dozen steps for each message.
+//! A connection has one only while data is queued, so that an idle one holds no memory and messages do not grow a new
+//! buffer step by step.
 
 use std::cell::RefCell;
 
-/// The most buffers kept, and the largest: together no more than 1 MiB a thread.
+/// The maximum number and size of pooled buffers: at most 1 MiB per thread.
 const MOST: usize = 32;
 const LARGEST: usize = 32 * 1024;
-/// What a head and a small body take.
+/// The initial size: enough for a head and a small body.
 const USUAL: usize = 2 * 1024;
 
 thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty buffer with room.
+/// Takes an empty buffer.
 pub fn take() -> Vec<u8> {
     SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(USUAL))
 }
 
-/// Empties a buffer and takes it back, but for a large one: that stays, for whoever has much to write has more.
-pub fn give(buffer: &mut Vec<u8>) {
+/// Clears a buffer and returns it to the pool. A large one stays where it is, since its owner probably needs it again.
+pub fn put(buffer: &mut Vec<u8>) {
     buffer.clear();
     if buffer.capacity() > LARGEST {
         return;
@@ -42,20 +42,20 @@ mod tests {
     fn a_buffer_is_used_again_and_empty_then() {
         let mut buffer = take();
         buffer.extend_from_slice(b"an answer");
-        let place = buffer.as_ptr();
-        give(&mut buffer);
+        let index = buffer.as_ptr();
+        put(&mut buffer);
 
         let again = take();
 
-        assert_eq!((again.as_ptr(), again.len(), buffer.capacity()), (place, 0, 0));
+        assert_eq!((again.as_ptr(), again.len(), buffer.capacity()), (index, 0, 0));
     }
 
     #[test]
     fn what_is_kept_is_bounded() {
         let buffers: Vec<Vec<u8>> = (0..2 * MOST).map(|_| take()).collect();
-        buffers.into_iter().for_each(|mut buffer| give(&mut buffer));
+        buffers.into_iter().for_each(|mut buffer| put(&mut buffer));
         let mut large = Vec::with_capacity(LARGEST + 1);
-        give(&mut large);
+        put(&mut large);
 
         let kept = SPARE.with_borrow(|spare| spare.iter().map(Vec::capacity).collect::<Vec<_>>());
 

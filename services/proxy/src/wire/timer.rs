@@ -1,4 +1,4 @@
-//! A timer for deadlines that are set far more often than they are reached.
+//! A timer for deadlines that are set far more often than reached.
 
 use std::{
     future::Future as _,
@@ -8,9 +8,8 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A deadline. The runtime's timer behind it is only moved when a deadline comes before it; a timer that fires too early
-/// is armed again. So a deadline per request costs a comparison, not a place in the timer wheel, and a timer is worth
-/// keeping for the next request.
+/// A reusable timer. The runtime's timer is only reset for an earlier deadline; if it fires too early, it is armed
+/// again. So a deadline per request costs a comparison instead of an entry in the timer wheel.
 #[derive(Default)]
 pub struct Timer {
     armed: Option<(Instant, Pin<Box<Sleep>>)>,

@@ -1,10 +1,10 @@
-//! Tasks to wake when something rare happens.
+//! Wakers of tasks that wait for a rare event.
 
 use std::{cell::RefCell, task::Waker};
 
 use slab::Slab;
 
-/// A set of wakers with cheap entry and leave; for one thread.
+/// A set of wakers of one thread, with cheap insertion and removal.
 #[derive(Default)]
 pub struct WakeSet(RefCell<Slab<Waker>>);
 
@@ -14,12 +14,12 @@ impl WakeSet {
         self.0.borrow_mut().insert(waker)
     }
 
-    /// Takes a waker out. `key` must come from [`WakeSet::insert`] and be used once.
+    /// Removes a waker. `key` must come from [`WakeSet::insert`] and be used once.
     pub fn remove(&self, key: usize) {
         self.0.borrow_mut().remove(key);
     }
 
-    /// Wakes all; they stay in the set.
+    /// Wakes all tasks; their wakers stay in the set.
     pub fn wake_all(&self) {
         self.0.borrow().iter().for_each(|(_, waker)| waker.wake_by_ref());
     }

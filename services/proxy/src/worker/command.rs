@@ -1,4 +1,4 @@
-//! What the control side tells a worker.
+//! The commands of the control side to a worker.
 
 use std::sync::Arc;
 
@@ -8,30 +8,30 @@ use tidegate_model::{
 };
 use tokio::sync::oneshot;
 
-use crate::{downstream::Listen, lifecycle::Phase, table::RouteChange};
+use crate::{downstream::ListenSocket, lifecycle::Phase, table::RouteChange};
 
-/// A command to a worker. They are carried out in order, each before anything else runs.
+/// A command to a worker. Commands are executed in order, each before anything else runs.
 pub enum WorkerCommand {
     /// New routes.
     Routes {
         /// The routes.
-        routes: Routes,
-        /// Told when they are in use.
+        routes: RouteUpdate,
+        /// Notified when the routes are in use.
         done: oneshot::Sender<()>,
     },
     /// Accept connections.
-    Listen(Listen),
-    /// Accept no more connections on this listener; those that wait are accepted first.
+    Listen(ListenSocket),
+    /// Stop accepting on this listener; connections in the backlog are accepted first.
     Unlisten(ListenerName),
-    /// The edge's phase. A worker that is stopping ends when its connections have ended; until then it follows routes.
+    /// The edge's phase. A stopping worker ends when its connections have ended; until then it follows route updates.
     Phase(Phase),
 }
 
-/// Routes, shared by all workers.
+/// An update of routes, shared by all workers.
 #[derive(Clone)]
-pub enum Routes {
-    /// All of them.
+pub enum RouteUpdate {
+    /// The whole table.
     All(Arc<[(RouteKey, Arc<RouteEntry>)]>),
-    /// What changed.
+    /// The changed entries.
     Changes(Arc<[RouteChange]>),
 }

@@ -19,5 +19,6 @@ mod routing;
 mod sequences;
 mod silence;
 mod streams;
+mod take_over;
 mod tls;
 mod translation;

@@ -1,4 +1,4 @@
-//! How entries become views: clusters with their endpoints, services with their actions.
+//! Resolves table entries to views: clusters with their endpoints, services with their actions.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -15,14 +15,14 @@ use tidegate_model::{
 
 use super::{ActionView, ResolvedCluster, ServiceView, Table};
 use crate::{
-    balance::{Budget, Candidate, Latency, TierView, WeightedCluster},
+    balance::{Candidate, LatencyHistogram, RetryBudget, TierView, WeightedCluster},
     metrics::ClusterGauges,
     upstream::{ClusterState, EndpointState},
 };
 
 impl Table {
-    /// Takes the edge's networks from its entry. Returns whether they changed; then all clusters are resolved anew.
-    pub(super) fn renetwork(&mut self) -> bool {
+    /// Updates the edge's networks from its entry. Returns whether they changed; all clusters are then resolved again.
+    pub(super) fn update_networks(&mut self) -> bool {
         let own = self.entries.get(&RouteKey::Edge(self.edge.clone())).map(Arc::as_ref);
         let networks = match own {
             Some(RouteEntry::Edge(entry)) => Some(entry.networks.clone()),
@@ -82,12 +82,12 @@ impl Table {
         let old = self.services.remove(name);
         if let Some(old) = &old {
             for cluster in old.clusters() {
-                self.users.entry(cluster).or_default().remove(name);
+                self.services_by_cluster.entry(cluster).or_default().remove(name);
             }
         }
         let entry = self.entries.get(&RouteKey::Service(name.clone())).cloned();
         let tiers = self.entries.get(&RouteKey::Tiers(name.clone())).cloned();
-        self.rehost(name, entry.as_deref(), old.as_deref());
+        self.update_hosts(name, entry.as_deref(), old.as_deref());
         let (Some(RouteEntry::Service(entry)), Some(RouteEntry::Tiers(tiers))) =
             (entry.as_deref(), tiers.as_deref())
         else {
@@ -95,26 +95,26 @@ impl Table {
         };
         for action in &tiers.actions {
             for (cluster, _) in action.tiers.iter().flat_map(|tier| &tier.shares) {
-                self.users.entry(cluster.clone()).or_default().insert(name.clone());
+                self.services_by_cluster.entry(cluster.clone()).or_default().insert(name.clone());
             }
         }
-        let view = self.view_of(name, entry, tiers, old.as_deref());
+        let view = self.build_service_view(name, entry, tiers, old.as_deref());
         self.services.insert(name.clone(), Rc::new(view));
     }
 
-    /// Makes the index of hosts say what the service's entry says.
-    fn rehost(&mut self, name: &ServiceName, entry: Option<&RouteEntry>, old: Option<&ServiceView>) {
+    /// Updates the host index from the service's entry.
+    fn update_hosts(&mut self, name: &ServiceName, entry: Option<&RouteEntry>, old: Option<&ServiceView>) {
         let hosts = match entry {
             Some(RouteEntry::Service(entry)) => entry.hosts.as_slice(),
             _ => &[],
         };
-        // A failover changes tiers, not hosts; the index is only touched when it must be.
+        // A failover changes tiers, not hosts, so most updates leave the index alone.
         if old.map_or(&[][..], |old| old.hosts.as_slice()) != hosts {
             self.hosts.set(name, hosts);
         }
     }
 
-    fn view_of(
+    fn build_service_view(
         &self,
         name: &ServiceName,
         entry: &ServiceEntry,
@@ -127,15 +127,15 @@ impl Table {
             .chain(routes)
             .zip(budgets)
             .enumerate()
-            .map(|(place, ((route, policy), budget))| {
+            .map(|(index, ((route, policy), budget))| {
                 let empty = ActionTiers {
                     tiers: Vec::new(),
                     shed_permille: 0,
                     fail_open: false,
                     reason: String::new(),
                 };
-                let from = tiers.actions.get(place).unwrap_or(&empty);
-                self.action((name, place, route), (policy, budget), from, entry.check)
+                let from = tiers.actions.get(index).unwrap_or(&empty);
+                self.build_action_view((name, index, route), (policy, budget), from, entry.check)
             })
             .collect();
         ServiceView {
@@ -143,17 +143,17 @@ impl Table {
             check: entry.check,
             max_request_body: entry.max_request_body,
             actions,
-            latency: old.map_or_else(|| Rc::new(Latency::new()), |old| old.latency.clone()),
+            latency: old.map_or_else(|| Rc::new(LatencyHistogram::new()), |old| old.latency.clone()),
             counters: self.metrics.service(self.worker.id, name),
             hosts: entry.hosts.clone(),
             routes: entry.routes.iter().map(|(route, _)| route.clone()).collect(),
         }
     }
 
-    fn action(
+    fn build_action_view(
         &self,
         (service, action, route): (&ServiceName, usize, Option<String>),
-        (policy, budget): (&Policy, Rc<Budget>),
+        (policy, budget): (&Policy, Rc<RetryBudget>),
         from: &ActionTiers,
         check: CheckId,
     ) -> ActionView {
@@ -161,7 +161,7 @@ impl Table {
             .tiers
             .iter()
             .enumerate()
-            .map(|(place, tier)| {
+            .map(|(index, tier)| {
                 let weighted_clusters = tier.shares.iter().filter_map(|(name, share)| {
                     let state = self.clusters.get(name)?;
                     let health = self.health(name, check);
@@ -170,16 +170,16 @@ impl Table {
                         verdict: health
                             .and_then(|health| health_of(health, endpoint))
                             .map_or(Verdict::Unknown, |known| known.verdict),
-                        tally: endpoint.tally(service, action),
+                        detector: endpoint.detector(service, action),
                     });
                     Some(WeightedCluster {
                         share: u32::from(*share),
                         cluster: state.cluster.clone(),
                         endpoints: endpoints.collect(),
-                        serving: self.metrics.serving(self.worker.id, (service.clone(), name.clone(), place)),
+                        serving: self.metrics.serving(self.worker.id, (service.clone(), name.clone(), index)),
                     })
                 });
-                TierView { weighted_clusters: weighted_clusters.collect() }
+                TierView { index, weighted_clusters: weighted_clusters.collect() }
             })
             .filter(|tier: &TierView| !tier.weighted_clusters.is_empty())
             .collect();
@@ -208,7 +208,7 @@ impl Table {
         }
     }
 
-    pub(super) fn announce_health(&self, name: &ClusterName, check: CheckId) {
+    pub(super) fn apply_health(&self, name: &ClusterName, check: CheckId) {
         let Some(state) = self.clusters.get(name) else { return };
         let health = self.health(name, check);
         for endpoint in &state.endpoints {
@@ -219,7 +219,7 @@ impl Table {
     }
 }
 
-/// What a route asks of a path, if it asks for one.
+/// The path pattern of a route, if it has one.
 fn path_of(route: &RouteMatch) -> Option<String> {
     match (&route.path, &route.path_prefix) {
         (Some(path), _) => Some(path.clone()),
@@ -228,11 +228,11 @@ fn path_of(route: &RouteMatch) -> Option<String> {
     }
 }
 
-/// The budgets of the default action and the routes; what the same action of `old` had saved is kept. Routes share the
-/// service's, unless their share is another one: what they may retry is then of their own requests.
-fn budgets(entry: &ServiceEntry, old: Option<&ServiceView>) -> Vec<Rc<Budget>> {
-    let of = |known: Option<&Rc<Budget>>, percent: u8| {
-        let budget = known.map_or_else(|| Rc::new(Budget::new(percent)), Rc::clone);
+/// The retry budgets of the default action and the routes. An action that exists in `old` keeps its tokens. A route
+/// shares the service's budget, unless its percentage differs; then its budget is a share of its own requests.
+fn budgets(entry: &ServiceEntry, old: Option<&ServiceView>) -> Vec<Rc<RetryBudget>> {
+    let of = |known: Option<&Rc<RetryBudget>>, percent: u8| {
+        let budget = known.map_or_else(|| Rc::new(RetryBudget::new(percent)), Rc::clone);
         budget.set_percent(percent);
         budget
     };
@@ -243,8 +243,8 @@ fn budgets(entry: &ServiceEntry, old: Option<&ServiceView>) -> Vec<Rc<Budget>> {
         if policy.budget_percent == shared_percent {
             return shared.clone();
         }
-        let place = old.and_then(|old| old.routes.iter().position(|known| known == route));
-        let known = old.zip(place).map(|(old, place)| &old.actions[place + 1].budget);
+        let index = old.and_then(|old| old.routes.iter().position(|known| known == route));
+        let known = old.zip(index).map(|(old, index)| &old.actions[index + 1].budget);
         of(known.filter(|known| was_shared.is_none_or(|was| !Rc::ptr_eq(known, was))), policy.budget_percent)
     });
     std::iter::once(shared.clone()).chain(own).collect()

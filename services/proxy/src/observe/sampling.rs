@@ -1,16 +1,16 @@
-//! Which requests are traced.
+//! Trace sampling.
 
 use rand::{Rng, RngExt as _};
 use tidegate_http1::Request;
 
 use super::traceparent::TraceParent;
 
-/// Which requests are traced before it is known what becomes of them. Errors, retries and hedges always are.
+/// Head sampling: which requests are traced from the start. Errors, retries and hedges are always traced.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// The share of those of whose client's tracing nothing is known, 0 to 1.
+    /// The share of requests without a usable `traceparent` that are traced, 0 to 1.
     pub ratio: f64,
-    /// Whether a client's word decides for its requests.
+    /// Whether the sampled flag of a client's `traceparent` decides for its requests.
     pub follows_clients: bool,
 }
 
@@ -19,15 +19,15 @@ pub struct Sampling {
 pub struct RequestTrace {
     /// The trace.
     pub trace_id: u128,
-    /// The client's span, if it told one.
+    /// The client's span, if it sent one.
     pub parent: Option<u64>,
     /// The request's own span.
     pub span_id: u64,
 }
 
 impl Sampling {
-    /// The trace of a request, when it is to be traced from its beginning.
-    pub fn begin(&self, request: &Request, random: &mut impl Rng) -> Option<RequestTrace> {
+    /// Starts the trace of a request, if it is sampled.
+    pub fn sample(&self, request: &Request, random: &mut impl Rng) -> Option<RequestTrace> {
         let client = if self.follows_clients { parent_of(request) } else { None };
         let is_sampled = match client {
             Some(client) => client.is_sampled,
@@ -36,8 +36,8 @@ impl Sampling {
         is_sampled.then(|| trace(client, random))
     }
 
-    /// The trace of a request of which it shows only at its end that it is to be told of.
-    pub fn late(&self, request: &Request, random: &mut impl Rng) -> RequestTrace {
+    /// Starts the trace of a request that turned out notable at its end.
+    pub fn trace_late(&self, request: &Request, random: &mut impl Rng) -> RequestTrace {
         trace(if self.follows_clients { parent_of(request) } else { None }, random)
     }
 }
@@ -75,11 +75,11 @@ mod tests {
         let none = Sampling { ratio: 0.0, follows_clients: true };
         let recorded = request(Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
         let unrecorded = request(Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"));
-        assert_eq!(none.begin(&recorded, &mut random).unwrap().parent, Some(0xb7ad_6b71_6920_3331));
-        assert_eq!(all.begin(&unrecorded, &mut random), None);
-        assert!(all.begin(&request(None), &mut random).is_some());
-        assert_eq!(none.begin(&request(None), &mut random), None);
-        assert_eq!(none.late(&unrecorded, &mut random).parent, Some(0xb7ad_6b71_6920_3331));
+        assert_eq!(none.sample(&recorded, &mut random).unwrap().parent, Some(0xb7ad_6b71_6920_3331));
+        assert_eq!(all.sample(&unrecorded, &mut random), None);
+        assert!(all.sample(&request(None), &mut random).is_some());
+        assert_eq!(none.sample(&request(None), &mut random), None);
+        assert_eq!(none.trace_late(&unrecorded, &mut random).parent, Some(0xb7ad_6b71_6920_3331));
     }
 
     #[test]
@@ -87,7 +87,7 @@ mod tests {
         let mut random = SmallRng::seed_from_u64(1);
         let sampling = Sampling { ratio: 0.0, follows_clients: false };
         let recorded = request(Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
-        assert_eq!(sampling.begin(&recorded, &mut random), None);
-        assert_eq!(sampling.late(&recorded, &mut random).parent, None);
+        assert_eq!(sampling.sample(&recorded, &mut random), None);
+        assert_eq!(sampling.trace_late(&recorded, &mut random).parent, None);
     }
 }

@@ -1,4 +1,4 @@
-//! `/routes` on the admin listener: what this edge serves, and why.
+//! The status of the route table: `/routes` on the admin listener, readiness and metrics of the table.
 
 use std::{
     collections::BTreeMap,
@@ -16,9 +16,9 @@ use tidegate_model::{
 
 use crate::context::EdgeIdentity;
 
-/// What is shown. Clones share it.
+/// The status of the route table. Clones share it.
 #[derive(Clone)]
-pub struct Shown(Arc<Inner>);
+pub struct TableStatus(Arc<Inner>);
 
 struct Inner {
     edge: Arc<EdgeIdentity>,
@@ -35,13 +35,13 @@ struct State {
     disk_age: Option<Duration>,
 }
 
-impl Shown {
-    /// Nothing to show yet.
-    pub fn new(edge: Arc<EdgeIdentity>) -> Shown {
-        Shown(Arc::new(Inner { edge, state: Mutex::default() }))
+impl TableStatus {
+    /// A status without a table.
+    pub fn new(edge: Arc<EdgeIdentity>) -> TableStatus {
+        TableStatus(Arc::new(Inner { edge, state: Mutex::default() }))
     }
 
-    /// What is served now.
+    /// Sets the table, its position and the problems of listeners.
     pub fn set(
         &self,
         applied: &Applied,
@@ -56,15 +56,15 @@ impl Shown {
         state.problems.clone_from(problems);
     }
 
-    /// When the table's owner was last heard, and whether this is its latest table.
-    pub fn heard(&self, at: Timestamp, is_current: bool) {
+    /// Records when the table's owner was heard, and whether the edge has its latest table.
+    pub fn record_heard(&self, at: Timestamp, is_current: bool) {
         let mut state = self.lock();
         state.heard_at = Some(at);
         state.is_current = is_current;
     }
 
-    /// That the table came from disk, `age` old.
-    pub fn began_from_disk(&self, age: Duration) {
+    /// Records that the table was loaded from disk, `age` old.
+    pub fn record_disk_age(&self, age: Duration) {
         self.lock().disk_age = Some(age);
     }
 
@@ -73,7 +73,7 @@ impl Shown {
         self.lock().heard_at
     }
 
-    /// A message for operators while this edge does not have its region's latest table.
+    /// A warning for operators while the edge is behind.
     pub fn behind(&self) -> Option<String> {
         let applied = self.lock().applied.clone()?;
         let since = applied.behind_since?;
@@ -90,17 +90,17 @@ impl Shown {
         ))
     }
 
-    /// The time since the table's owner was last heard; nothing before the first time.
+    /// The time since the table's owner was last heard; nothing before that.
     pub fn silence(&self) -> Option<Duration> {
         self.lock().heard_at.map(|at| clock::now().since(at))
     }
 
-    /// What was applied last.
+    /// The last applied position.
     pub fn applied(&self) -> Option<Applied> {
         self.lock().applied.clone()
     }
 
-    /// Whether there is a table, from the bus or from disk.
+    /// Whether there is a table, from the bus or disk.
     pub fn has_routes(&self) -> bool {
         !self.lock().entries.is_empty()
     }
@@ -108,7 +108,7 @@ impl Shown {
     /// Whether there are routes and all listeners are open.
     ///
     /// # Errors
-    /// What is missing.
+    /// The first thing that is missing.
     pub fn readiness(&self) -> Result<(), String> {
         let state = self.lock();
         if state.entries.is_empty() {
@@ -126,7 +126,7 @@ impl Shown {
         }
     }
 
-    /// The page.
+    /// The `/routes` page.
     pub fn page(&self) -> Value {
         let state = self.lock();
         let mut services = BTreeMap::new();

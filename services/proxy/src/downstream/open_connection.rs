@@ -1,4 +1,4 @@
-//! An open connection of a client.
+//! An open client connection.
 
 use std::{cell::Cell, rc::Rc};
 
@@ -9,23 +9,23 @@ use crate::{
     context::WorkerContext,
 };
 
-/// A connection counted on its listener and among all that are open, until dropped.
-pub struct Open {
+/// A client connection, counted by its listener and its worker until dropped.
+pub struct OpenConnection {
     worker: Rc<WorkerContext>,
     connection: ClientConnection,
     on_listener: Rc<Cell<u32>>,
 }
 
-impl Open {
+impl OpenConnection {
     /// Counts a connection of a client in `network`.
-    pub fn new(worker: Rc<WorkerContext>, network: Network, on_listener: Rc<Cell<u32>>) -> Open {
+    pub fn new(worker: Rc<WorkerContext>, network: Network, on_listener: Rc<Cell<u32>>) -> OpenConnection {
         worker.counters.open.add(1);
         on_listener.set(on_listener.get() + 1);
-        Open { connection: worker.clients.open(network, Instant::now()), worker, on_listener }
+        OpenConnection { connection: worker.clients.open(network, Instant::now()), worker, on_listener }
     }
 }
 
-impl std::ops::Deref for Open {
+impl std::ops::Deref for OpenConnection {
     type Target = ClientConnection;
 
     fn deref(&self) -> &ClientConnection {
@@ -33,7 +33,7 @@ impl std::ops::Deref for Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.on_listener.set(self.on_listener.get() - 1);
         self.worker.counters.open.set(self.worker.counters.open.get() - 1);

@@ -1,4 +1,4 @@
-//! Whether an edge is behind: without its region's latest table although somebody speaks of one.
+//! Whether an edge is behind: without its region's latest table although messages about one arrive.
 
 use std::time::Duration;
 
@@ -6,33 +6,33 @@ use tidegate_model::Timestamp;
 
 /// After this time without the latest table, while messages about it arrive, an edge is behind.
 const BEHIND_AFTER: Duration = Duration::from_secs(5);
-/// How recent such a message is at most.
+/// How recent such a message must be.
 const SPEAKS: Duration = Duration::from_secs(3);
 
-/// What an edge knows of how current its table is.
+/// How current an edge's table is.
 #[derive(Debug)]
-pub struct Behind {
-    /// When it last had what the table's owner has.
+pub struct TableLag {
+    /// When it last had the owner's latest table.
     current_at: Timestamp,
-    /// Messages of older or implausible epochs that it had refused when it last looked.
+    /// The number of refused messages of older or implausible epochs at the last update.
     refused_before: u64,
     since: Option<Timestamp>,
 }
 
-impl Behind {
-    /// An edge that starts.
-    pub fn new(now: Timestamp) -> Behind {
-        Behind { current_at: now, refused_before: 0, since: None }
+impl TableLag {
+    /// The lag of an edge that starts.
+    pub fn new(now: Timestamp) -> TableLag {
+        TableLag { current_at: now, refused_before: 0, since: None }
     }
 
-    /// Notes that at this time it had what the table's owner has.
+    /// Records that the edge had the owner's latest table at this time.
     pub fn record_current(&mut self, at: Timestamp) {
         self.current_at = at;
     }
 
-    /// Since when it is behind, as of `now`; nothing when it is not. `heard_at` is when the last message about its table was
-    /// received, believed or not; `refused` how many of older or implausible epochs were refused so far; `knows_of_later`
-    /// says whether it has heard of a later epoch than that of its table.
+    /// Updates the lag. Returns since when the edge has been behind, if it is. `heard_at` is when the last message
+    /// about its table was received, accepted or not; `refused` how many messages of older or implausible epochs were
+    /// refused so far; `knows_of_later` whether it knows of a later epoch than that of its table.
     pub fn update(
         &mut self,
         now: Timestamp,
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn an_edge_is_behind_after_seconds_in_which_it_hears_of_a_table_that_it_does_not_have() {
         let at = |s: u64| Timestamp(1_000_000_000).plus(Duration::from_secs(s));
-        let mut behind = Behind::new(at(0));
+        let mut behind = TableLag::new(at(0));
         behind.record_current(at(1));
         for second in 2..6 {
             assert_eq!(behind.update(at(second), Some(at(second)), 0, false), None);
