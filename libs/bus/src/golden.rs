@@ -85,9 +85,9 @@ fn golden_observations() {
         Failure::ConnectError,
         Failure::Tls,
         Failure::Reset,
-        Failure::NoAnswer,
+        Failure::NoResponse,
         Failure::Status(503),
-        Failure::BadAnswer,
+        Failure::BadResponse,
     ];
     let failed = |failure| Observation { outcome: ProbeOutcome::Fail(failure), streak: 2 };
     check("observations_failed", &failures.map(failed).to_vec());
@@ -165,7 +165,7 @@ fn golden_route_entries() {
                 .map(|(address, verdict)| EndpointHealth {
                     address,
                     verdict,
-                    silent: verdict == Verdict::Down,
+                    unreachable: verdict == Verdict::Down,
                 })
                 .collect(),
         }),
@@ -273,7 +273,7 @@ fn golden_reports() {
             region,
             cluster: name("us-east-1"),
             endpoint: name("10.1.0.10:8443"),
-            failure: Failure::NoAnswer,
+            failure: Failure::NoResponse,
             first_failure_at: Timestamp(1),
         },
     );

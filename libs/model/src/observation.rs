@@ -52,11 +52,11 @@ pub enum Failure {
     /// The connection was closed or reset before a response.
     Reset,
     /// No response within the timeout.
-    NoAnswer,
+    NoResponse,
     /// A response with a status that does not pass.
     Status(u16),
     /// A response with the wrong body, or one that violates the protocol.
-    BadAnswer,
+    BadResponse,
 }
 
 impl fmt::Display for Failure {
@@ -67,9 +67,9 @@ impl fmt::Display for Failure {
             Failure::ConnectError => f.write_str("no connection"),
             Failure::Tls => f.write_str("TLS failed"),
             Failure::Reset => f.write_str("connection reset"),
-            Failure::NoAnswer => f.write_str("no response in time"),
+            Failure::NoResponse => f.write_str("no response in time"),
             Failure::Status(status) => write!(f, "status {status}"),
-            Failure::BadAnswer => f.write_str("unexpected response"),
+            Failure::BadResponse => f.write_str("unexpected response"),
         }
     }
 }

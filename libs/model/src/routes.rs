@@ -89,7 +89,7 @@ pub struct EndpointHealth {
     pub verdict: Verdict,
     /// Whether it is down because it is unreachable (no connection, or no response in time), rather than because of its
     /// responses. Waiting for it is futile.
-    pub silent: bool,
+    pub unreachable: bool,
 }
 
 /// A service's hosts, routes and policies.

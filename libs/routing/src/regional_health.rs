@@ -127,7 +127,7 @@ impl ClusterHealth {
                 .map(|(endpoint, RegionalVerdict { verdict, .. })| routes::EndpointHealth {
                     address: endpoint.address.clone(),
                     verdict: *verdict,
-                    silent: endpoint.unreachable && matches!(verdict, Verdict::Down | Verdict::PathDown),
+                    unreachable: endpoint.unreachable && matches!(verdict, Verdict::Down | Verdict::PathDown),
                 })
                 .collect(),
         };
@@ -295,8 +295,8 @@ fn is_unreachable(states: &[(&ProberKey, &ProbeState)], region: &RegionName) -> 
             | Failure::ConnectTimeout
             | Failure::ConnectError
             | Failure::Reset
-            | Failure::NoAnswer => true,
-            Failure::Tls | Failure::Status(_) | Failure::BadAnswer => false,
+            | Failure::NoResponse => true,
+            Failure::Tls | Failure::Status(_) | Failure::BadResponse => false,
         },
         ProbeState::Suppressed { .. }
         | ProbeState::Passing { .. }

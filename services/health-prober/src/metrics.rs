@@ -52,9 +52,9 @@ impl Metrics {
                 "connect_error",
                 "tls",
                 "reset",
-                "no_answer",
+                "no_response",
                 "status",
-                "bad_answer",
+                "bad_response",
             ]
             .map(probes),
             local_errors: probes("local_resources"),
@@ -112,9 +112,9 @@ impl Metrics {
             ProbeOutcome::Fail(Failure::ConnectError) => failed(2),
             ProbeOutcome::Fail(Failure::Tls) => failed(3),
             ProbeOutcome::Fail(Failure::Reset) => failed(4),
-            ProbeOutcome::Fail(Failure::NoAnswer) => failed(5),
+            ProbeOutcome::Fail(Failure::NoResponse) => failed(5),
             ProbeOutcome::Fail(Failure::Status(_)) => failed(6),
-            ProbeOutcome::Fail(Failure::BadAnswer) => failed(7),
+            ProbeOutcome::Fail(Failure::BadResponse) => failed(7),
         }
         .increment();
     }

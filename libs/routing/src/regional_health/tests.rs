@@ -14,7 +14,7 @@ fn region(name: &str) -> RegionName {
 const UP: ProbeState = ProbeState::Passing { since: Timestamp(0), flaps: None };
 
 fn down() -> ProbeState {
-    ProbeState::Failing { failure: Failure::NoAnswer, flaps: Flaps::one(Timestamp(1)) }
+    ProbeState::Failing { failure: Failure::NoResponse, flaps: Flaps::one(Timestamp(1)) }
 }
 
 fn recovered(at: u64) -> ProbeState {
@@ -59,7 +59,7 @@ fn a_prober_that_missed_the_failure_does_not_count_for_the_recovery() {
     let (a, b, c) = (key("us", "a"), key("us", "b"), key("us", "c"));
     let new = ProbeState::Passing { since: Timestamp(9), flaps: None };
     let suppressed = ProbeState::Suppressed {
-        failure: Failure::NoAnswer,
+        failure: Failure::NoResponse,
         flaps: Flaps::one(Timestamp(1)),
         until: Timestamp(12),
     };

@@ -419,7 +419,7 @@ fn an_endpoint_that_fails_in_another_way_does_not_change_the_table() {
     }
     let timed_out = Observation {
         outcome: tidegate_model::observation::ProbeOutcome::Fail(
-            tidegate_model::observation::Failure::NoAnswer,
+            tidegate_model::observation::Failure::NoResponse,
         ),
         streak: SURE,
     };

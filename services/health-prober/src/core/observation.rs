@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    const FAIL: ProbeOutcome = ProbeOutcome::Fail(Failure::NoAnswer);
+    const FAIL: ProbeOutcome = ProbeOutcome::Fail(Failure::NoResponse);
 
     fn at(ms: u64) -> Duration {
         Duration::from_millis(ms)

@@ -146,7 +146,7 @@ fn at_most_so_many_probes_are_in_flight_and_none_is_forgotten() {
     let limits = Limits { at_once: 8, ..Limits::default() };
     let mut world = World::new(limits, &targets(100, 250 * MS));
     world.takes = 200 * MS;
-    world.outcome = |_| ProbeOutcome::Fail(Failure::NoAnswer);
+    world.outcome = |_| ProbeOutcome::Fail(Failure::NoResponse);
 
     world.run_until(Duration::from_secs(5));
 

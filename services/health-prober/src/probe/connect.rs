@@ -45,7 +45,7 @@ pub(super) async fn connect(
     // The kernel accepts connections for a process that hangs, so from here on a timeout means no response.
     tokio::time::timeout_at(deadline, handshake(transport, endpoint, http2_only, tcp))
         .await
-        .unwrap_or(Err(Failure::NoAnswer))
+        .unwrap_or(Err(Failure::NoResponse))
         .map_err(ConnectError::from)
 }
 

@@ -27,7 +27,7 @@ pub(super) async fn check(
         .header(header::TE, "trailers")
         .header(header::USER_AGENT, "tidegate-health-prober")
         .body(Full::new(encode(service)))
-        .map_err(|_| ExchangeError::Failed(Failure::BadAnswer))?;
+        .map_err(|_| ExchangeError::Failed(Failure::BadResponse))?;
     let response = http2.send(request).await?;
     let status = response.status().as_u16();
     if status != 200 {

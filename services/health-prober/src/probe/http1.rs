@@ -38,7 +38,7 @@ pub(super) async fn get(
     let mut response = Response::default();
     let framing = loop {
         let parsed = parse_response(&reader.buffer, HEAD_LIMIT, &Method::Get, &mut response)
-            .map_err(|_| ExchangeError::Failed(Failure::BadAnswer))?;
+            .map_err(|_| ExchangeError::Failed(Failure::BadResponse))?;
         match parsed {
             // An interim response, such as 103: the final one follows. 101 was not requested.
             Some((length, _)) if (100..200).contains(&response.status) && response.status != 101 => {
@@ -122,7 +122,7 @@ impl Reader<'_> {
         let mut decoder = ChunkDecoder::default();
         let mut body = Vec::new();
         loop {
-            match decoder.decode(&self.buffer).map_err(|_| ExchangeError::Failed(Failure::BadAnswer))? {
+            match decoder.decode(&self.buffer).map_err(|_| ExchangeError::Failed(Failure::BadResponse))? {
                 Decoded::Data { range } => {
                     body.extend_from_slice(&self.buffer[range.clone()]);
                     self.consume(range.end);

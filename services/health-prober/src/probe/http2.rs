@@ -98,7 +98,7 @@ pub(super) async fn get(
         .header(header::USER_AGENT, "tidegate-health-prober")
         .header(header::ACCEPT, "*/*")
         .body(Full::default())
-        .map_err(|_| ExchangeError::Failed(Failure::BadAnswer))?;
+        .map_err(|_| ExchangeError::Failed(Failure::BadResponse))?;
     let response = http2.send(request).await?;
     let status = response.status().as_u16();
     let (body, _, _) = read_body(response.into_body()).await?;

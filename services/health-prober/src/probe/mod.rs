@@ -111,11 +111,11 @@ async fn exchange(
             // The peer chose HTTP/1.1 where only HTTP/2 was offered, or the check has no exchange.
             (Connection::Http1(_), Probe::Grpc { .. })
             | (Connection::Http1(_) | Connection::Http2(_), Probe::Tcp) => {
-                Err(ExchangeError::Failed(Failure::BadAnswer))
+                Err(ExchangeError::Failed(Failure::BadResponse))
             }
         }
     };
     tokio::time::timeout_at(deadline, exchanging)
         .await
-        .unwrap_or(Err(ExchangeError::Failed(Failure::NoAnswer)))
+        .unwrap_or(Err(ExchangeError::Failed(Failure::NoResponse)))
 }

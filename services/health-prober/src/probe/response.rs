@@ -26,12 +26,12 @@ impl ProbeResponse {
                     return Err(Failure::Status(*status));
                 }
                 match expected_body {
-                    Some(text) if !contains(body, text.as_bytes()) => Err(Failure::BadAnswer),
+                    Some(text) if !contains(body, text.as_bytes()) => Err(Failure::BadResponse),
                     _ => Ok(()),
                 }
             }
             (ProbeResponse::Grpc { serving: true }, Probe::Grpc { .. }) => Ok(()),
-            (ProbeResponse::Http { .. } | ProbeResponse::Grpc { .. }, _) => Err(Failure::BadAnswer),
+            (ProbeResponse::Http { .. } | ProbeResponse::Grpc { .. }, _) => Err(Failure::BadResponse),
         }
     }
 }
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn another_status_or_body_fails_with_its_reason() {
         assert_eq!(response(204, "").evaluate(&probe(None)), Err(Failure::Status(204)));
-        assert_eq!(response(200, "o-k").evaluate(&probe(Some("ok"))), Err(Failure::BadAnswer));
-        assert_eq!(ProbeResponse::Grpc { serving: false }.evaluate(&Probe::Tcp), Err(Failure::BadAnswer));
+        assert_eq!(response(200, "o-k").evaluate(&probe(Some("ok"))), Err(Failure::BadResponse));
+        assert_eq!(ProbeResponse::Grpc { serving: false }.evaluate(&Probe::Tcp), Err(Failure::BadResponse));
     }
 }

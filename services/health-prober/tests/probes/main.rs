@@ -103,15 +103,15 @@ async fn every_failure_has_its_kind() {
     let wrong_body = "HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\nout of order";
     for (answer, failure) in [
         ("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n", Failure::Status(503)),
-        (wrong_body, Failure::BadAnswer),
-        ("SSH-2.0-OpenSSH\r\n", Failure::BadAnswer),
+        (wrong_body, Failure::BadResponse),
+        ("SSH-2.0-OpenSSH\r\n", Failure::BadResponse),
         ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok", Failure::Reset),
         ("HTTP/1.1 200", Failure::Reset),
         ("", Failure::Reset),
     ] {
         assert_eq!(fails(&Origin::raw(&[answer]).await, &get(Some("ok"))).await, failure, "{answer}");
     }
-    assert_eq!(fails(&Origin::silent().await, &soon(get(None))).await, Failure::NoAnswer);
+    assert_eq!(fails(&Origin::silent().await, &soon(get(None))).await, Failure::NoResponse);
     assert_eq!(fails(&Origin::gone().await, &get(None)).await, Failure::ConnectRefused);
     assert_eq!(fails(&Origin::gone().await, &check(Probe::Tcp)).await, Failure::ConnectRefused);
 }
@@ -187,14 +187,14 @@ async fn http2_is_spoken_with_prior_knowledge_and_reused() {
 #[tokio::test]
 async fn an_http2_origin_that_hangs_does_not_answer() {
     let (outcome, _) = ask(&Origin::silent().await, UpstreamProtocol::Http2, &soon(get(None))).await;
-    assert_eq!(outcome, ProbeOutcome::Fail(Failure::NoAnswer));
+    assert_eq!(outcome, ProbeOutcome::Fail(Failure::NoResponse));
 }
 
 #[tokio::test]
 async fn grpc_health_is_asked_for_by_service() {
     let origin = Origin::http2().await;
     assert_eq!(ask(&origin, UpstreamProtocol::Auto, &grpc("up")).await.0, ProbeOutcome::Pass);
-    assert_eq!(fails(&origin, &grpc("down")).await, Failure::BadAnswer);
-    assert_eq!(fails(&origin, &grpc("unknown")).await, Failure::BadAnswer);
+    assert_eq!(fails(&origin, &grpc("down")).await, Failure::BadResponse);
+    assert_eq!(fails(&origin, &grpc("unknown")).await, Failure::BadResponse);
     assert_eq!(fails(&origin, &grpc("broken")).await, Failure::Status(502));
 }

@@ -140,5 +140,5 @@ async fn a_process_that_hangs_does_not_answer_a_handshake() {
     let silent = Origin::silent().await;
     let (outcome, _) =
         probe(&gateway.transport(GATEWAY), &silent.address(), &soon(check(Probe::Tcp)), None).await.unwrap();
-    assert_eq!(outcome, ProbeOutcome::Fail(Failure::NoAnswer));
+    assert_eq!(outcome, ProbeOutcome::Fail(Failure::NoResponse));
 }

@@ -207,7 +207,7 @@ mod tests {
         let health = |verdict| HealthEntry {
             verdict,
             reason: String::new(),
-            endpoints: vec![EndpointHealth { address: endpoint.clone(), verdict, silent: false }],
+            endpoints: vec![EndpointHealth { address: endpoint.clone(), verdict, unreachable: false }],
         };
         let ms = |ms: u64| Timestamp(ms * 1000);
         let mut limiter = SuspicionLimiter::default();
@@ -228,7 +228,7 @@ mod tests {
         let health = |verdict| HealthEntry {
             verdict,
             reason: String::new(),
-            endpoints: vec![EndpointHealth { address: endpoint.clone(), verdict, silent: false }],
+            endpoints: vec![EndpointHealth { address: endpoint.clone(), verdict, unreachable: false }],
         };
         let mut limiter = SuspicionLimiter::default();
         limiter.update_health(&cluster, CheckId(1), &health(Verdict::Down));

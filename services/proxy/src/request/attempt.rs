@@ -116,14 +116,14 @@ pub async fn run_attempt(
             match up.poll_head(&x.request.method, &mut head, cx) {
                 Poll::Ready(Ok(())) => match head.status {
                     100..200 if head.status != 101 && interim == MAX_INTERIM => {
-                        return Poll::Ready(Err(endpoint_error(up, Failure::BadAnswer, Sent::Maybe)));
+                        return Poll::Ready(Err(endpoint_error(up, Failure::BadResponse, Sent::Maybe)));
                     }
                     100 => {
                         interim += 1;
                         upload.borrow_mut().send_continue();
                     }
                     101 if info.upgrade.is_some() => return Poll::Ready(Ok(())),
-                    101 => return Poll::Ready(Err(endpoint_error(up, Failure::BadAnswer, Sent::Maybe))),
+                    101 => return Poll::Ready(Err(endpoint_error(up, Failure::BadResponse, Sent::Maybe))),
                     102..200 => {
                         interim += 1;
                         let mut upload = upload.borrow_mut();
@@ -158,7 +158,7 @@ pub async fn run_attempt(
             && in_flight.endpoint.is_unreachable(x.service.check)
             && !is_upload_active(&upload.borrow())
         {
-            return Poll::Ready(Err(endpoint_error(up, Failure::NoAnswer, up.sent())));
+            return Poll::Ready(Err(endpoint_error(up, Failure::NoResponse, up.sent())));
         }
         in_flight.wake_when_unreachable(cx);
         upload.borrow_mut().down.account_buffers(up.buffered() + x.fallback_buffered.get());

@@ -132,7 +132,7 @@ pub async fn first_response(
                     slots.clear(slot);
                     match attempts.handle_failure(
                         slot,
-                        Failure::NoAnswer,
+                        Failure::NoResponse,
                         Sent::Maybe,
                         Fault::Endpoint,
                         upload,
@@ -272,7 +272,7 @@ impl<'a> Attempts<'a> {
             }
             let log = self.x.log.borrow();
             for running in self.running.iter_mut().filter_map(Option::take) {
-                self.x.record_failure(log.attempt(running), &Failure::NoAnswer);
+                self.x.record_failure(log.attempt(running), &Failure::NoResponse);
             }
             return Err(NoResponse::Deadline);
         }
@@ -340,7 +340,7 @@ impl<'a> Attempts<'a> {
             // Earlier attempts without a response were overtaken: weak evidence against their endpoints.
             let running = self.running.iter().flatten().map(|number| log.attempt(*number));
             for slower in running.filter(|other| other.began < attempt.began) {
-                self.x.record_failure(slower, &Failure::NoAnswer);
+                self.x.record_failure(slower, &Failure::NoResponse);
                 self.x.record_success_elsewhere(slower, now);
             }
             return Step::Done(Ok(response));

@@ -46,7 +46,7 @@ impl RequestContext<'_> {
             }
             NoResponse::NoConnection => LocalReply::new(503, "this edge has no upstream connection left")
                 .with_field("retry-after", "1"),
-            NoResponse::Failed(Failure::NoAnswer | Failure::ConnectTimeout) => {
+            NoResponse::Failed(Failure::NoResponse | Failure::ConnectTimeout) => {
                 LocalReply::new(504, "no response from the cluster")
             }
             NoResponse::Failed(failure) => LocalReply::new(502, format!("the cluster failed: {failure}")),

@@ -54,7 +54,7 @@ pub fn failure_of(error: &h2::Error) -> (Failure, Sent) {
 /// Classifies an error within a response body.
 pub fn failure_within_body(error: &BodyError) -> Failure {
     match error {
-        BodyError::Malformed(_) => Failure::BadAnswer,
+        BodyError::Malformed(_) => Failure::BadResponse,
         BodyError::Io(_) | BodyError::Http2(_) | BodyError::TooLarge => Failure::Reset,
     }
 }

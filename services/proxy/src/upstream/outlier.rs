@@ -98,7 +98,7 @@ impl Ejection {
 pub fn is_connect_failure(failure: &Failure) -> bool {
     match failure {
         Failure::ConnectRefused | Failure::ConnectTimeout | Failure::ConnectError | Failure::Tls => true,
-        Failure::Reset | Failure::NoAnswer | Failure::Status(_) | Failure::BadAnswer => false,
+        Failure::Reset | Failure::NoResponse | Failure::Status(_) | Failure::BadResponse => false,
     }
 }
 

@@ -254,7 +254,7 @@ impl Http1Upstream {
                         return Poll::Ready(Ok(()));
                     }
                     Ok(None) => {}
-                    Err(_) => return Poll::Ready(Err((Failure::BadAnswer, Sent::Maybe))),
+                    Err(_) => return Poll::Ready(Err((Failure::BadResponse, Sent::Maybe))),
                 }
             }
             match ready!(self.conn.poll_fill(cx)) {
@@ -326,7 +326,7 @@ impl Http2Upstream {
                 let is_right =
                     response.status <= 599 && !response.fields.iter().any(|(_, value)| is_padded(value));
                 let (true, Ok(length)) = (is_right, content_length(&response.fields)) else {
-                    return Poll::Ready(Err((Failure::BadAnswer, Sent::Maybe)));
+                    return Poll::Ready(Err((Failure::BadResponse, Sent::Maybe)));
                 };
                 let is_bodiless = is_bodiless(method, response.status);
                 self.framing = match length {

@@ -214,7 +214,7 @@ impl Table {
         for endpoint in &state.endpoints {
             let known = health.and_then(|health| health_of(health, endpoint));
             let down = known.is_some_and(|known| matches!(known.verdict, Verdict::Down | Verdict::PathDown));
-            endpoint.set_health(check, down, known.is_some_and(|known| known.silent));
+            endpoint.set_health(check, down, known.is_some_and(|known| known.unreachable));
         }
     }
 }

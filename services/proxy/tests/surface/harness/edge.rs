@@ -244,7 +244,7 @@ impl Edge {
             .map(|(address, verdict, silent)| EndpointHealth {
                 address: address.to_string().parse().unwrap(),
                 verdict: *verdict,
-                silent: *silent,
+                unreachable: *silent,
             })
             .collect();
         let verdict = endpoints[0].verdict;
