@@ -7,10 +7,10 @@ use tidegate_integration_tests::binaries;
 const SERVICES: [&str; 4] =
     ["tidegate-proxy", "tidegate-route-computer", "tidegate-health-prober", "tidegate-replicator"];
 
-fn help(binary: &str, arguments: &[&str]) -> String {
-    let output = binaries::command(binary).unwrap().args(arguments).arg("--help").output().unwrap();
-    assert!(output.status.success(), "{binary} {arguments:?}");
-    String::from_utf8(output.stdout).unwrap()
+fn help(binary: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = binaries::command(binary)?.args(arguments).arg("--help").output()?;
+    anyhow::ensure!(output.status.success(), "{binary} {arguments:?}");
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Each `--option` in a text.
@@ -30,15 +30,15 @@ fn options(text: &str) -> BTreeSet<String> {
 #[test]
 fn every_option_on_a_page_exists() {
     let mut known: BTreeSet<String> =
-        SERVICES.iter().flat_map(|binary| options(&help(binary, &[]))).collect();
-    let list = help("tidegate", &[]);
+        SERVICES.iter().flat_map(|binary| options(&help(binary, &[]).unwrap())).collect();
+    let list = help("tidegate", &[]).unwrap();
     let commands =
         list.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     for command in commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
-        known.extend(options(&help("tidegate", &[command])));
+        known.extend(options(&help("tidegate", &[command]).unwrap()));
         for kind in ["cluster", "edge", "region"] {
             if matches!(command, "drain" | "undrain") {
-                known.extend(options(&help("tidegate", &[command, kind])));
+                known.extend(options(&help("tidegate", &[command, kind]).unwrap()));
             }
         }
     }
