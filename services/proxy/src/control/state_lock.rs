@@ -10,7 +10,7 @@ use std::{
 use tidegate_model::EdgeName;
 
 /// The interval of attempts to get a lock that another process still holds.
-const RETRY_EVERY: Duration = Duration::from_secs(1);
+const RETRY_EVERY: Duration = Duration::from_millis(250);
 
 /// A held lock, released when dropped and when the process ends.
 #[derive(Debug)]
