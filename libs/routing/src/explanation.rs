@@ -1,7 +1,9 @@
 //! The explanation of where a service's requests go, as a value.
 
 use serde::{Deserialize, Serialize};
-use tidegate_model::{ClusterName, RegionName, ServiceName, routes::ActionTiers, verdict::Verdict};
+use tidegate_model::{
+    ClusterName, RegionName, ServiceName, Timestamp, routes::ActionTiers, verdict::Verdict,
+};
 
 use crate::proximity::Proximity;
 
@@ -43,6 +45,8 @@ pub struct CandidateExplanation {
     pub verdict: Verdict,
     /// The reason for the verdict.
     pub reason: String,
+    /// When its suppression ends at the earliest, if it is suppressed.
+    pub suppressed_until: Option<Timestamp>,
     /// The regions that reach it.
     pub reached_from: Vec<RegionName>,
     /// Its capacity in requests per second; absent if unlimited.

@@ -54,6 +54,8 @@ struct AssessedEndpoint {
     problem: Option<String>,
     /// The problem is that it does not answer at all.
     unreachable: bool,
+    /// When the last of the region's probers that suppress it ends that.
+    suppressed_until: Option<Timestamp>,
 }
 
 /// The health of one endpoint in all regions.
@@ -95,12 +97,16 @@ impl ClusterHealth {
                         health: EndpointHealth::of(&states),
                         problem: problem(&address, &states, region),
                         unreachable: is_unreachable(&states, region),
+                        suppressed_until: relevant(&states, region)
+                            .filter_map(|(_, state)| state.suppressed_until())
+                            .max(),
                         address,
                     },
                     Assessment::OnlyDistrusted => AssessedEndpoint {
                         health: EndpointHealth::default(),
                         problem: Some(format!("{address} only probed by a prober that sees everything down")),
                         unreachable: false,
+                        suppressed_until: None,
                         address,
                     },
                     Assessment::Absent => before
@@ -111,6 +117,7 @@ impl ClusterHealth {
                             health: EndpointHealth::default(),
                             problem: None,
                             unreachable: false,
+                            suppressed_until: None,
                         }),
                 }
             })
@@ -132,6 +139,13 @@ impl ClusterHealth {
                 .collect(),
         };
         ClusterHealth { endpoints, verdict, entry }
+    }
+
+    /// When the first of its endpoints is no longer suppressed, if suppression alone keeps the cluster from being up. It may
+    /// fail again before that.
+    pub(crate) fn suppressed_until(&self) -> Option<Timestamp> {
+        let endpoints = || self.endpoints.iter().filter_map(|endpoint| endpoint.suppressed_until);
+        self.verdict.suppressed.then(|| endpoints().min()).flatten()
     }
 
     /// The verdict of `region`.

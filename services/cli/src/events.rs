@@ -4,6 +4,8 @@ mod json;
 mod moment;
 mod text;
 
+pub use moment::moment;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;

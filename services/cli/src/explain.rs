@@ -11,6 +11,7 @@ use tidegate_routing::{CandidateExplanation, Explanation};
 use crate::say::{say, say_line};
 use crate::{
     arguments::BusOptions,
+    events::moment,
     fleet::{self, known},
     link,
 };
@@ -106,7 +107,7 @@ fn line(text: &mut String, candidate: &CandidateExplanation) {
         candidate.capacity.map_or_else(|| "no limit".to_owned(), |capacity| format!("{capacity}/s"));
     _ = writeln!(
         text,
-        "  {:<20} in {}, {}; load {}/s of {capacity}{}{}",
+        "  {:<20} in {}, {}; load {}/s of {capacity}{}{}{}",
         "",
         candidate.region,
         candidate.proximity,
@@ -116,6 +117,10 @@ fn line(text: &mut String, candidate: &CandidateExplanation) {
         } else {
             String::new()
         },
+        candidate
+            .suppressed_until
+            .map(|until| format!("; suppressed until {}", moment(until)))
+            .unwrap_or_default(),
         candidate.overridden.as_ref().map(|why| format!("; {why}")).unwrap_or_default(),
     );
 }

@@ -69,6 +69,7 @@ impl Engine {
             proximity: index.proximity(index.home, cluster.region),
             verdict: state.health.verdict,
             reason: health.map(|health| health.entry.reason.clone()).unwrap_or_default(),
+            suppressed_until: health.and_then(ClusterHealth::suppressed_until),
             reached_from: health.map(ClusterHealth::reached_from).unwrap_or_default(),
             capacity: cluster.capacity,
             load: self.load_of(id) / 1000,

@@ -205,6 +205,13 @@ fn a_cluster_that_flaps_is_suppressed_and_still_preferred_to_nothing() {
     assert_eq!(world.health("us-1").verdict, Verdict::Down);
     assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
     assert!(world.tiers("shop").reason.contains("us-1 flaps and is suppressed"));
+    let explanation = world.engine.explain(&name("shop")).unwrap();
+    let until = |cluster| {
+        let mut candidates = explanation.actions[0].candidates.iter();
+        candidates.find(|candidate| candidate.cluster == name(cluster)).unwrap().suppressed_until
+    };
+    assert_eq!(until("us-1"), Some(ms(world.now + 5_000)));
+    assert_eq!(until("eu-1"), None);
 
     for (region, prober) in PROBERS {
         world.report(region, prober, &["eu-1"], false);
