@@ -99,7 +99,8 @@ pub async fn run_attempt(
     // An endpoint that was unreachable from the start is a last resort, and may prove the verdict wrong.
     let was_unreachable = in_flight.endpoint.is_unreachable(x.service.check);
     in_flight.cluster.counters.attempts.add(1);
-    let up = start_stream(x, &mut info, &in_flight, fresh, upload).await?;
+    let began = x.log.borrow().attempt(number).began;
+    let up = start_stream(x, &mut info, &in_flight, (began, fresh), upload).await?;
     let mut discarding = DiscardGuard::new(x.worker, &x.request.method, up, in_flight);
     let mut head = Response::default();
     let mut first = None;
@@ -246,7 +247,7 @@ async fn start_stream(
     x: &RequestContext<'_>,
     info: &mut ClientInfo<'_>,
     in_flight: &InFlightRequest,
-    fresh: bool,
+    (began, fresh): (Instant, bool),
     upload: &RefCell<Upload<'_>>,
 ) -> Result<UpstreamStream, AttemptError> {
     let (cluster, endpoint) = (&in_flight.cluster, &in_flight.endpoint);
@@ -254,7 +255,7 @@ async fn start_stream(
         |ConnectError { failure, fault }| AttemptError::Endpoint { failure, sent: Sent::Nothing, fault };
     if !fresh {
         if x.worker.may_take_upstream(in_flight.client())
-            && let Some(conn) = endpoint.pool.take(Instant::now(), !x.repeatable)
+            && let Some(conn) = endpoint.pool.take(began, !x.repeatable)
         {
             return Ok(start_http1(x, *info, (conn, true), in_flight, upload));
         }

@@ -56,7 +56,7 @@ impl<'a> DiscardGuard<'a> {
     ///
     /// # Panics
     /// If it was disarmed before.
-    pub fn disarm(mut self) -> (UpstreamStream, InFlightRequest) {
+    pub fn disarm(&mut self) -> (UpstreamStream, InFlightRequest) {
         self.parts.take().expect("it was not taken")
     }
 }
