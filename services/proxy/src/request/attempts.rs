@@ -223,8 +223,8 @@ impl<'a> Attempts<'a> {
 
     /// The deadline of an attempt's response. Like the total timeout it restarts when the client sends body data.
     fn deadline(&self, number: usize, upload: &Upload<'_>) -> Option<Instant> {
-        let began = self.x.log.borrow().attempt(number).began;
-        Some(began.max(upload.progress_at) + self.x.policy.per_try_timeout?)
+        let limit = self.x.policy.per_try_timeout?;
+        Some(self.x.log.borrow().attempt(number).began.max(upload.progress_at) + limit)
     }
 
     /// The next deadline of any kind.
