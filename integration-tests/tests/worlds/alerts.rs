@@ -91,7 +91,7 @@ async fn every_other_alert_fires_by_its_fault() -> anyhow::Result<()> {
     prometheus.until_all(&["TidegateNameShared in us-east"], LIMIT).await?;
     drop(double);
 
-    // When no cluster has headroom, and a listener's connections are too many, then both are told.
+    // When no cluster has headroom, and a listener's connections are too many, then both alerts fire.
     let fleet = world.fleet().replace("protocol: http }", "protocol: http, limits: { max_connections: 4 } }");
     let full = fleet.replace("endpoints: [", "capacity: 20, endpoints: [");
     world.apply(&full).await?;

@@ -1,6 +1,6 @@
 //! Key-value buckets: small entries with compare-and-swap, and blobs larger than a message.
 //!
-//! A bucket has no watchers. Whoever follows it polls its [`Stamp`] once a second, and at once after a change notification.
+//! A bucket has no watchers. A follower polls its [`Stamp`] once a second, and at once after a change notification.
 
 mod blob;
 mod entry;

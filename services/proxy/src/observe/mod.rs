@@ -66,11 +66,6 @@ impl Observer {
         sampling.sample(request, random)
     }
 
-    /// Whether finished requests such as this are reported anywhere: in traces or in the access log.
-    pub fn reports(&self, log: &AttemptLog, trace: Option<RequestTrace>) -> bool {
-        self.access.is_some() || self.tracing.is_some() && (trace.is_some() || log.is_notable())
-    }
-
     /// Reports a finished request of a service.
     pub fn report_finished(&self, request: &FinishedRequest<'_>, random: &mut impl Rng) {
         let FinishedRequest { log, started, ended, .. } = *request;

@@ -101,9 +101,6 @@ impl RequestContext<'_> {
         {
             weighted.serving.count(status, timing);
         }
-        if !self.worker.observer.reports(&log, self.trace) {
-            return;
-        }
         let finished = FinishedRequest {
             service: &self.service.name,
             route: self.action.route.as_deref(),

@@ -72,3 +72,20 @@ impl RequestContext<'_> {
 fn too_large(most: u64) -> LocalReply {
     LocalReply::new(413, format!("the request's body is larger than {most} bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn troubleshooting_quotes_the_local_replies_as_they_are() {
+        let page = include_str!("../../../../docs/troubleshooting.md");
+        let sources = [include_str!("refusals.rs"), include_str!("request.rs")].concat();
+        let quotes = page.lines().filter_map(|line| {
+            let (status, rest) = line.strip_prefix("| ")?.split_once(" `")?;
+            status.parse::<u16>().ok()?;
+            rest.split_once('`').map(|(quote, _)| quote)
+        });
+        let unknown: Vec<&str> =
+            quotes.clone().filter(|quote| !sources.contains(&format!("\"{quote}"))).collect();
+        assert!(quotes.count() > 5 && unknown.is_empty(), "{unknown:?}");
+    }
+}

@@ -94,20 +94,7 @@ fn plural(kind: &Kind) -> String {
         Kind::Address => "addresses".to_owned(),
         Kind::Record(record) => format!("maps: {}", keys(record)),
         Kind::Text => "texts".to_owned(),
-        Kind::Boolean
-        | Kind::True
-        | Kind::Integer(..)
-        | Kind::Location
-        | Kind::SigningKey
-        | Kind::Duration
-        | Kind::Size
-        | Kind::Percent
-        | Kind::Word(_)
-        | Kind::List(..)
-        | Kind::Set(..)
-        | Kind::Names(..)
-        | Kind::Texts
-        | Kind::Any(_) => value(kind),
+        other => value(other),
     }
 }
 

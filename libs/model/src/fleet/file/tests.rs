@@ -59,7 +59,7 @@ fn a_file_that_is_absurdly_large_is_refused_in_few_words() {
     let long = format!("regions: {{ eu: {{}} }}\n# {}", "x".repeat(9_000_000));
     assert!(errors(&long)[0].3.starts_with("a fleet file has at most 8388608 bytes"), "{:?}", errors(&long));
 
-    // Many mistakes on one long line are told in as many words as somebody reads.
+    // Many errors on one long line are reported within the length that somebody reads.
     let wrong: String = (0..50_000).map(|number| format!("x{number}: 1, ")).collect();
     let told = Fleet::parse(&format!("{{ {wrong} }}"), "fleet.yaml").unwrap_err().to_string();
     assert!(
