@@ -82,6 +82,10 @@ impl Fields {
 
 /// Whether a comma-separated list holds `token`, whatever its case.
 pub fn list_contains(list: &[u8], token: &[u8]) -> bool {
+    // Most messages have such a list, and most lists are one token.
+    if !list.contains(&b',') {
+        return list.trim_ascii().eq_ignore_ascii_case(token);
+    }
     list.split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
 }
 

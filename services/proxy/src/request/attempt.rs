@@ -25,11 +25,11 @@ use crate::{
 /// The maximum number of interim responses to one request, so that an endpoint cannot fill memory with them.
 const MAX_INTERIM: u8 = 32;
 
-/// An endpoint's response whose head was received. It is large, so it is boxed.
+/// A request at an endpoint and what has arrived of its response. It is large, so it is boxed, and filled in its place.
 pub struct UpstreamResponse {
     /// The request at the endpoint.
     pub up: UpstreamStream,
-    /// The head.
+    /// The head of the response.
     pub head: Response,
     /// The first chunk of the body, if it arrived with the head.
     pub first: Option<Chunk>,
@@ -37,7 +37,7 @@ pub struct UpstreamResponse {
     pub in_flight: InFlightRequest,
     /// How much of the request's body was sent.
     pub cursor: Cursor,
-    /// Whether the request had been sent completely when the head arrived.
+    /// Whether the request had been sent completely before the head arrived.
     pub sent_whole: bool,
     /// The attempt's number in the request's log.
     pub attempt: usize,
@@ -101,20 +101,25 @@ pub async fn run_attempt(
     in_flight.cluster.counters.attempts.add(1);
     let began = x.log.borrow().attempt(number).began;
     let up = start_stream(x, &mut info, &in_flight, (began, fresh), upload).await?;
-    let mut discarding = DiscardGuard::new(x.worker, &x.request.method, up, in_flight);
-    let mut head = Response::default();
-    let mut first = None;
-    let mut cursor = Cursor::default();
+    let response = Box::new(UpstreamResponse {
+        up,
+        head: Response::default(),
+        first: None,
+        in_flight,
+        cursor: Cursor::default(),
+        sent_whole: false,
+        attempt: number,
+    });
+    let mut discarding = DiscardGuard::new(x.worker, &x.request.method, response);
     let mut broken = false;
     let mut interim = 0_u8;
     let ended = poll_fn(|cx| {
-        let (up, in_flight) = discarding.parts();
+        let UpstreamResponse { up, head, first, in_flight, cursor, sent_whole, .. } = discarding.response();
         loop {
-            if let Poll::Ready(Err(error)) = poll_upload(up, in_flight, upload, &mut cursor, &mut broken, cx)
-            {
+            if let Poll::Ready(Err(error)) = poll_upload(up, in_flight, upload, cursor, &mut broken, cx) {
                 return Poll::Ready(Err(AttemptError::Client(error)));
             }
-            match up.poll_head(&x.request.method, &mut head, cx) {
+            match up.poll_head(&x.request.method, head, cx) {
                 Poll::Ready(Ok(())) => match head.status {
                     100..200 if head.status != 101 && interim == MAX_INTERIM => {
                         return Poll::Ready(Err(endpoint_error(up, Failure::BadResponse, Sent::Maybe)));
@@ -136,7 +141,7 @@ pub async fn run_attempt(
                     // can be retried.
                     _ => match up.poll_body(cx) {
                         Poll::Ready(Ok(chunk)) => {
-                            first = Some(chunk);
+                            *first = Some(chunk);
                             return Poll::Ready(Ok(()));
                         }
                         Poll::Ready(Err(error)) => {
@@ -163,24 +168,23 @@ pub async fn run_attempt(
         }
         in_flight.wake_when_unreachable(cx);
         upload.borrow_mut().down.account_buffers(up.buffered() + x.fallback_buffered.get());
-        let is_sent = cursor.ended && !broken && up.is_flushed();
-        discarding.is_sent = is_sent;
+        *sent_whole = cursor.ended && !broken && up.is_flushed();
         Poll::Pending
     })
     .await;
-    let (up, in_flight) = discarding.disarm();
-    in_flight.stop_waiting();
+    let mut response = discarding.disarm();
+    response.in_flight.stop_waiting();
     match ended {
         Ok(()) => {
-            let sent_whole = cursor.ended && !broken && up.is_flushed();
-            Ok(Box::new(UpstreamResponse { up, head, first, in_flight, cursor, sent_whole, attempt: number }))
+            response.sent_whole = response.cursor.ended && !broken && response.up.is_flushed();
+            Ok(response)
         }
         Err(error) => {
             // A failed connection must not get the next request.
-            if let UpstreamStream::Http2(up) = &up
+            if let UpstreamStream::Http2(up) = &response.up
                 && up.conn_failed()
             {
-                in_flight.endpoint.pool.remove_http2(&up.conn);
+                response.in_flight.endpoint.pool.remove_http2(&up.conn);
             }
             Err(error)
         }

@@ -12,6 +12,7 @@ use std::{
 
 use tidegate_http1::{Method, Response};
 
+use super::attempt::UpstreamResponse;
 use crate::{
     context::WorkerContext,
     upstream::{InFlightRequest, UpstreamStream},
@@ -23,13 +24,12 @@ const MOST_BYTES: usize = 64 * 1024;
 const WITHIN: Duration = Duration::from_millis(250);
 const MAX_INTERIM: u8 = 4;
 
-/// A request at an endpoint. If dropped before its response arrived, the response is discarded.
+/// A request at an endpoint. If dropped before its response arrived, but after all of the request was sent, so that the
+/// response follows on the connection, the response is discarded.
 pub struct DiscardGuard<'a> {
     worker: &'a Rc<WorkerContext>,
     method: &'a Method,
-    parts: Option<(UpstreamStream, InFlightRequest)>,
-    /// Whether the whole request was sent, so that its response follows on the connection.
-    pub is_sent: bool,
+    response: Option<Box<UpstreamResponse>>,
 }
 
 impl<'a> DiscardGuard<'a> {
@@ -37,37 +37,35 @@ impl<'a> DiscardGuard<'a> {
     pub fn new(
         worker: &'a Rc<WorkerContext>,
         method: &'a Method,
-        up: UpstreamStream,
-        in_flight: InFlightRequest,
+        response: Box<UpstreamResponse>,
     ) -> DiscardGuard<'a> {
-        DiscardGuard { worker, method, parts: Some((up, in_flight)), is_sent: false }
+        DiscardGuard { worker, method, response: Some(response) }
     }
 
-    /// The upstream stream, and the guard that counts it.
+    /// The request and what has arrived of its response.
     ///
     /// # Panics
     /// After [`DiscardGuard::disarm`].
-    pub fn parts(&mut self) -> (&mut UpstreamStream, &InFlightRequest) {
-        let (up, in_flight) = self.parts.as_mut().expect("it was not taken");
-        (up, in_flight)
+    pub fn response(&mut self) -> &mut UpstreamResponse {
+        self.response.as_mut().expect("it was not taken")
     }
 
     /// Takes the request out, so that nothing is discarded.
     ///
     /// # Panics
     /// If it was disarmed before.
-    pub fn disarm(&mut self) -> (UpstreamStream, InFlightRequest) {
-        self.parts.take().expect("it was not taken")
+    pub fn disarm(&mut self) -> Box<UpstreamResponse> {
+        self.response.take().expect("it was not taken")
     }
 }
 
 impl Drop for DiscardGuard<'_> {
     fn drop(&mut self) {
-        if let Some((up, in_flight)) = self.parts.take()
-            && self.is_sent
+        if let Some(response) = self.response.take()
+            && response.sent_whole
         {
-            in_flight.stop_waiting();
-            discard(self.worker, up, in_flight, self.method, false);
+            response.in_flight.stop_waiting();
+            discard(self.worker, response.up, response.in_flight, self.method, false);
         }
     }
 }
