@@ -1,13 +1,14 @@
-//! The `main` of a service: settings, telemetry, the admin listener, the service, the last flush.
+//! The `main` of a service: settings, telemetry, the admin listener, the bus, the service, the last flush.
 
 use std::{env, ffi::OsString, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
+use tidegate_bus::Bus;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admin, Description, Ports, Registry, files, healthcheck, metrics,
+    Admin, Description, Ports, Registry, bus, files, healthcheck, metrics,
     settings::{self, Loaded, LogFormat, Settings, SettingsError},
     shutdown,
     telemetry::{self, SpanSink},
@@ -37,14 +38,32 @@ pub struct Context {
     pub shutdown: CancellationToken,
 }
 
+impl Context {
+    /// The context of a service within another program: without an admin listener, a ports file or a collector of spans.
+    pub fn embedded(instance: impl Into<String>, shutdown: CancellationToken) -> Context {
+        let registry = Registry::default();
+        Context {
+            instance: instance.into(),
+            admin: Admin::new(registry.clone()),
+            registry,
+            ports: Ports::new(None),
+            spans: None,
+            shutdown,
+        }
+    }
+}
+
 /// Runs a service on a runtime of one thread; a service that needs more threads starts its own. With `healthcheck` as the
 /// first argument, checks whether the service that runs with the same settings is ready instead. `main` returns the result.
+///
+/// Every service has the same shape: it gets its settings, the bus (which may be away) and its context, adds its metrics and
+/// readiness checks, starts its tasks, calls [`Admin::started`], works until `context.shutdown`, and stops its tasks.
 ///
 /// Exit codes: 0 after a requested shutdown, 1 when the service failed, 2 when its settings are wrong (with one readable
 /// line).
 pub fn main<S: Settings, F: Future<Output = anyhow::Result<()>>>(
     about: Description,
-    service: impl FnOnce(S, Context) -> F,
+    service: impl FnOnce(S, Bus, Context) -> F,
 ) -> ExitCode {
     let mut args: Vec<OsString> = env::args_os().collect();
     let checks = args.get(1).is_some_and(|first| first == "healthcheck");
@@ -93,7 +112,7 @@ fn variables() -> impl Iterator<Item = (String, String)> {
 fn run<S: Settings, F: Future<Output = anyhow::Result<()>>>(
     about: Description,
     loaded: Loaded<S>,
-    service: impl FnOnce(S, Context) -> F,
+    service: impl FnOnce(S, Bus, Context) -> F,
 ) -> anyhow::Result<()> {
     let Loaded { settings, ports_file } = loaded;
     let (common, instance) = (settings.common(), settings.instance());
@@ -121,8 +140,15 @@ fn run<S: Settings, F: Future<Output = anyhow::Result<()>>>(
             Err(error) => tracing::warn!(%error, "the limit of open files cannot be read"),
         }
         tracing::info!(service = about.name, version = about.version, instance, "starting");
-        let context = Context { instance, registry, admin, ports, spans: telemetry.spans(), shutdown };
-        let ran = service(settings, context).await;
+        let ran = match bus::connect(&common.nats, &format!("{} {instance}", about.name)).await {
+            Ok(bus) => {
+                bus::observe(&registry, &bus);
+                let context =
+                    Context { instance, registry, admin, ports, spans: telemetry.spans(), shutdown };
+                service(settings, bus, context).await
+            }
+            Err(error) => Err(error.into()),
+        };
         // `/livez` and `/metrics` respond until here, also while the service drains.
         stop_admin.cancel();
         _ = serving.await;

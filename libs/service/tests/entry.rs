@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tidegate_bus::Bus;
 use tidegate_service::{
     CommonSettings, Context, Description, Settings,
     settings::{AdminSection, LogSection, NatsSection, TelemetrySection},
@@ -47,7 +48,7 @@ impl Settings for TestSettings {
 /// What the process does: waits for shutdown, or fails.
 fn service() -> ExitCode {
     let about = Description { name: "tidegate-test", about: "Is tested.", version: "1.2.3" };
-    tidegate_service::main(about, |settings: TestSettings, context: Context| async move {
+    tidegate_service::main(about, |settings: TestSettings, _: Bus, context: Context| async move {
         if settings.fail {
             anyhow::bail!("it was told to");
         }

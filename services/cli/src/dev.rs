@@ -85,9 +85,7 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
         };
         tokio::try_join!(
             proxy,
-            async {
-                tidegate_health_prober::run_with(prober, bus.clone(), &registry, stop_others.clone()).await
-            },
+            tidegate_health_prober::run(prober, bus.clone(), others.clone()),
             tidegate_route_computer::run(computer, bus.clone(), others),
             follow_file(&options.fleet, text, &bus, &stop_others),
             async {

@@ -12,8 +12,8 @@ use std::{
 };
 
 use tidegate_bus::{Bus, fleet::FleetStore};
-use tidegate_health_prober::{ProberSettings, run_with};
-use tidegate_service::Registry;
+use tidegate_health_prober::{ProberSettings, run};
+use tidegate_service::{Context, Registry};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -105,7 +105,8 @@ async fn prober() {
         name: Some("prober-1".parse().unwrap()),
         ..ProberSettings::default()
     };
-    let (registry, shutdown) = (Registry::default(), CancellationToken::new());
+    let context = Context::embedded("prober-1", CancellationToken::new());
+    let (registry, shutdown) = (context.registry.clone(), context.shutdown.clone());
     let measuring = async {
         tokio::time::sleep(WARM_UP).await;
         let counts = || {
@@ -130,7 +131,7 @@ async fn prober() {
             .for_each(|line| eprintln!("{line}"));
         shutdown.cancel();
     };
-    let (ran, ()) = tokio::join!(run_with(settings, bus, &registry, shutdown.clone()), measuring);
+    let (ran, ()) = tokio::join!(run(settings, bus, context), measuring);
     origin.kill().unwrap();
     origin.wait().unwrap();
     ran.unwrap();

@@ -12,5 +12,5 @@ mod publish;
 mod settings;
 mod transports;
 
-pub use prober::{run, run_with};
+pub use prober::run;
 pub use settings::{ProberSettings, ProbesSection};

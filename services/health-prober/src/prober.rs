@@ -18,12 +18,14 @@ use tidegate_model::{
     observation::{Observation, ProbeOutcome, Target},
     report::Suspicion,
 };
-use tidegate_service::{Registry, bus::claim_name};
+use tidegate_service::{
+    Context,
+    bus::{check, claim_name},
+};
 use tokio::{
     task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     core::{Job, JobId, ProbeSchedule, ProbeTargets, Suspected, probe_targets},
@@ -50,30 +52,18 @@ const SUSPICIONS_PER_SECOND: u32 = 500;
 /// Ended probes that are recorded in one turn, so that turns stay short.
 const ENDED_PER_TURN: usize = 512;
 
-/// Runs a prober on `bus` until `shutdown`, with its own metrics.
+/// Runs a prober until shutdown.
 ///
 /// # Errors
 /// The settings lack the region or the name, or the bus is closed. An unreachable bus is no error.
-pub async fn run(settings: ProberSettings, bus: Bus, shutdown: CancellationToken) -> anyhow::Result<()> {
-    run_with(settings, bus, &Registry::default(), shutdown).await
-}
-
-/// Like [`run`], with the metrics in `registry`.
-///
-/// # Errors
-/// Those of [`run`].
-pub async fn run_with(
-    settings: ProberSettings,
-    bus: Bus,
-    registry: &Registry,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+pub async fn run(settings: ProberSettings, bus: Bus, context: Context) -> anyhow::Result<()> {
     let region = settings.region.clone().context("a prober needs a region")?;
     let name = settings.name.clone().context("a prober needs a name")?;
     let subject = subjects::probe(&region, &name);
     let claim = subjects::claim("health-prober", &region, name.as_str());
     let what = format!("health-prober {name} of {region}");
-    let name_conflicts = claim_name(registry, &bus, claim, what, &shutdown).await?;
+    context.admin.check("bus", check(&bus));
+    let name_conflicts = claim_name(&context.registry, &bus, claim, what, &context.shutdown).await?;
     let options =
         OwnerOptions { stalled_after: Some(STALLED_AFTER), epochs: Epochs::Timed, ..OwnerOptions::default() };
     // A later start has a later epoch, so replicas never mistake the table of an earlier incarnation for this one's.
@@ -94,7 +84,7 @@ pub async fn run_with(
         owner,
         name_conflicts,
         shares_name: false,
-        metrics: Metrics::new(registry),
+        metrics: Metrics::new(&context.registry),
         suspicion_limit: SenderLimit::new(SUSPICIONS_PER_SECOND, SUSPICION_BURST),
         local_error_log: LogLimit::new(LOG_EVERY),
     };
@@ -102,6 +92,7 @@ pub async fn run_with(
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut renewing: Option<JoinHandle<()>> = None;
     tracing::info!(%region, prober = %name, %epoch, "probing");
+    context.admin.started();
 
     let mut batch = Batch::default();
     loop {
@@ -114,7 +105,7 @@ pub async fn run_with(
         }
         let wake = prober.schedule.next_deadline().map(|at| prober.start + at);
         tokio::select! {
-            () = shutdown.cancelled() => break,
+            () = context.shutdown.cancelled() => break,
             Some(ended) = prober.running.join_next() => {
                 prober.record_ended(ended, &mut batch);
                 for _ in 1..ENDED_PER_TURN {

@@ -15,6 +15,7 @@ use tidegate_model::{
     observation::{Failure, Observation, ObservationCause, ProbeOutcome, Signal, Target},
     report::Suspicion,
 };
+use tidegate_service::Context;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -75,7 +76,8 @@ impl Bench {
             Replica::start(bus.clone(), &subject, ReplicaOptions::default()).await.unwrap();
         let settings = ProberSettings { region: Some(region), name: Some(name), ..ProberSettings::default() };
         let shutdown = CancellationToken::new();
-        let prober = tokio::spawn(run(settings, bus.clone(), shutdown.clone()));
+        let prober =
+            tokio::spawn(run(settings, bus.clone(), Context::embedded("prober-1", shutdown.clone())));
         Bench { bus, updates, replica, prober, shutdown }
     }
 
@@ -183,6 +185,7 @@ async fn the_table_follows_the_fleet() {
 #[tokio::test]
 async fn a_prober_without_a_region_does_not_start() {
     let settings = ProberSettings { name: Some("prober-1".parse().unwrap()), ..ProberSettings::default() };
-    let error = run(settings, Bus::in_process(), CancellationToken::new()).await.unwrap_err();
+    let error =
+        run(settings, Bus::in_process(), Context::embedded("", CancellationToken::new())).await.unwrap_err();
     assert!(error.to_string().contains("region"), "{error}");
 }

@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use tidegate_replicator::ReplicatorSettings;
-use tidegate_service::{Context, Description};
+use tidegate_service::Description;
 
 fn main() -> ExitCode {
     let about = Description {
@@ -11,9 +10,5 @@ fn main() -> ExitCode {
         about: "Maintains a region's buckets and history, and replicates the fleet and overrides between regions.",
         version: env!("CARGO_PKG_VERSION"),
     };
-    tidegate_service::main(about, |settings: ReplicatorSettings, context: Context| async move {
-        let name = format!("{} {}", about.name, context.instance);
-        let bus = tidegate_service::bus::connect(&settings.nats, &name).await?;
-        tidegate_replicator::run(settings, bus, context).await
-    })
+    tidegate_service::main(about, tidegate_replicator::run)
 }

@@ -29,7 +29,6 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// When the region is missing or the bus is closed. A bus that is away is no error.
 pub async fn run(settings: ReplicatorSettings, bus: Bus, context: Context) -> anyhow::Result<()> {
     let region = settings.replicator.region.context("the region is missing (replicator.region)")?;
-    tidegate_service::bus::observe(&context.registry, &bus);
     context.admin.check("bus", tidegate_service::bus::check(&bus));
     let made = Arc::new(AtomicBool::new(false));
     let shown = made.clone();

@@ -100,7 +100,6 @@ impl Exposed {
     /// Adds metrics, readiness checks and pages.
     pub fn new(context: &Context, bus: &Bus) -> Exposed {
         let status = Arc::new(Mutex::new(Status::default()));
-        tidegate_service::bus::observe(&context.registry, bus);
         context.admin.check("bus", tidegate_service::bus::check(bus));
         let shown = status.clone();
         context.admin.check("fleet", move || {

@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use tidegate_route_computer::RouteComputerSettings;
-use tidegate_service::{Context, Description};
+use tidegate_service::Description;
 
 fn main() -> ExitCode {
     let about = Description {
@@ -11,9 +10,5 @@ fn main() -> ExitCode {
         about: "Computes its region's route table from the observations of health-probers.",
         version: env!("CARGO_PKG_VERSION"),
     };
-    tidegate_service::main(about, |settings: RouteComputerSettings, context: Context| async move {
-        let name = format!("{} {}", about.name, context.instance);
-        let bus = tidegate_service::bus::connect(&settings.nats, &name).await?;
-        tidegate_route_computer::run(settings, bus, context).await
-    })
+    tidegate_service::main(about, tidegate_route_computer::run)
 }

@@ -146,7 +146,6 @@ pub fn register(
     status: &TableStatus,
     access: Option<&Arc<access::AccessLogHandle>>,
 ) {
-    tidegate_service::bus::observe(&context.registry, bus);
     let readiness = status.clone();
     let bus_is_there = tidegate_service::bus::check(bus);
     context.admin.check("routes", move || {

@@ -28,7 +28,7 @@ use tidegate_model::{
 };
 use tidegate_proxy::{AccessLogSection, ProxySettings};
 use tidegate_routing::{Engine, RouteEvent, Settings};
-use tidegate_service::{Admin, Context, Ports, Registry, telemetry::SpanSink};
+use tidegate_service::{Context, telemetry::SpanSink};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -131,15 +131,7 @@ impl Edge {
             _ = std::fs::remove_dir_all(&own);
             own
         });
-        let registry = Registry::default();
-        let context = Context {
-            instance: "edge-1".to_owned(),
-            registry: registry.clone(),
-            admin: Admin::new(registry),
-            ports: Ports::new(None),
-            spans: start.spans,
-            shutdown: CancellationToken::new(),
-        };
+        let context = Context { spans: start.spans, ..Context::embedded("edge-1", CancellationToken::new()) };
         let mut settings = ProxySettings::default();
         settings.edge.name = Some("edge-1".parse().unwrap());
         settings.edge.region = Some("here".parse().unwrap());
