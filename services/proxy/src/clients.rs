@@ -143,7 +143,7 @@ pub enum MemoryUse {
     Body,
     /// Buffers of the client's connection: response data that it does not read, and requests sent ahead. For a tunnel,
     /// the buffers of both sides.
-    Downstream,
+    ClientStream,
     /// Buffers of the upstream connection: body data that the endpoint does not read, and response data.
     Upstream,
 }
@@ -427,7 +427,7 @@ impl RequestAccount {
 
     /// Releases everything at the end of a request.
     pub fn clear(&mut self) {
-        [MemoryUse::Head, MemoryUse::Body, MemoryUse::Downstream, MemoryUse::Upstream]
+        [MemoryUse::Head, MemoryUse::Body, MemoryUse::ClientStream, MemoryUse::Upstream]
             .into_iter()
             .for_each(|what| self.set_memory(what, 0));
         if let Some(stall_budget) = self.stall_budget.take() {

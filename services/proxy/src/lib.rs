@@ -4,7 +4,6 @@
 
 mod balance;
 mod clients;
-mod context;
 mod control;
 mod downstream;
 #[doc(hidden)]
@@ -22,6 +21,7 @@ mod tls;
 mod upstream;
 mod wire;
 mod worker;
+mod worker_context;
 
 pub use control::{PortHolder, run};
 pub use settings::{AccessFormat, AccessLogSection, EdgeSection, MOST_WORKERS, ProxySection, ProxySettings};

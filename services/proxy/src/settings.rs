@@ -10,7 +10,7 @@ use tidegate_service::{
     settings::{AdminSection, LogSection, NatsSection, TelemetrySection, comma_separated, docs_of, duration},
 };
 
-use crate::{limits::memory_limit, observe::Sampling, wire::IdleLimits};
+use crate::{limits::memory_limit, wire::IdleLimits};
 
 /// The proxy's settings.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
@@ -153,11 +153,6 @@ impl Default for ProxySection {
 }
 
 impl ProxySection {
-    /// Which requests are traced.
-    pub(crate) fn sampling(&self) -> Sampling {
-        Sampling { ratio: self.trace_ratio, follows_clients: self.trace_follows_clients }
-    }
-
     /// The bytes that may be buffered for clients.
     pub(crate) fn client_memory(&self) -> u64 {
         match self.client_memory_mib {

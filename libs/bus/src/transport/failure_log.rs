@@ -1,22 +1,29 @@
-//! Logs a failure once, not at each retry.
+//! Logs a failure when it begins and at growing intervals, not at each retry.
 
-use crate::BusError;
+use tokio::time::Instant;
 
-/// The kind of failure that was logged since the last success.
+use crate::{
+    BusError,
+    limit::{ProblemLog, ProblemNotice},
+};
+
+/// Logs the failures of something that is retried.
 #[derive(Debug, Default)]
-pub struct FailureLog(Option<&'static str>);
+pub struct FailureLog(ProblemLog);
 
 impl FailureLog {
-    /// Records the result of an attempt. Logs `what` at the first failure since a success, and at a failure of another kind.
-    /// A bus that is away is not logged here: the connection logs that itself.
+    /// Records the result of an attempt, and logs `what` as [`ProblemLog`] says. A bus that is away is not logged here: the
+    /// connection logs that itself.
     pub fn record(&mut self, attempt: Result<(), BusError>, what: &str) {
-        let reason = attempt.as_ref().err().map(BusError::reason);
-        if let Err(error) = attempt
-            && self.0 != reason
-            && !matches!(error, BusError::Away { .. })
-        {
-            tracing::warn!(%error, "{what}");
+        let error = attempt.err().filter(|error| !matches!(error, BusError::Away { .. }));
+        match self.0.record(error.as_ref().map(BusError::reason), Instant::now()) {
+            Some(ProblemNotice::Began) => {
+                tracing::warn!(error = error.map(tracing::field::display), "{what}");
+            }
+            Some(ProblemNotice::Lasts(lasts)) => {
+                tracing::warn!(error = error.map(tracing::field::display), ?lasts, "{what}");
+            }
+            Some(ProblemNotice::Over(_)) | None => {}
         }
-        self.0 = reason;
     }
 }

@@ -71,9 +71,82 @@ impl LogLimit {
     }
 }
 
+/// The first and the longest interval at which a problem that lasts is logged again.
+const FIRST_REMINDER: Duration = Duration::from_secs(10);
+const LONGEST_REMINDER: Duration = Duration::from_mins(10);
+
+/// Decides when a problem that lasts is logged: at once, when its reason changes, then at intervals that double from 10
+/// seconds to 10 minutes, and when it is over.
+#[derive(Debug, Default)]
+pub struct ProblemLog(Option<Ongoing>);
+
+#[derive(Debug)]
+struct Ongoing {
+    reason: String,
+    since: Instant,
+    remind_at: Instant,
+    interval: Duration,
+}
+
+/// What is worth a log line about a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProblemNotice {
+    /// It began, or has another reason than before.
+    Began,
+    /// It has lasted for so long.
+    Lasts(Duration),
+    /// It is over, after so long.
+    Over(Duration),
+}
+
+impl ProblemLog {
+    /// Records why there is a problem now, or that there is none. Returns what to log, if anything.
+    pub fn record(&mut self, reason: Option<&str>, now: Instant) -> Option<ProblemNotice> {
+        let Some(reason) = reason else {
+            return self.0.take().map(|over| ProblemNotice::Over(now.saturating_duration_since(over.since)));
+        };
+        match &mut self.0 {
+            Some(ongoing) if ongoing.reason == reason => {
+                if now < ongoing.remind_at {
+                    return None;
+                }
+                ongoing.interval = (ongoing.interval * 2).min(LONGEST_REMINDER);
+                ongoing.remind_at = now + ongoing.interval;
+                Some(ProblemNotice::Lasts(now.saturating_duration_since(ongoing.since)))
+            }
+            ongoing => {
+                let since = ongoing.as_ref().map_or(now, |ongoing| ongoing.since);
+                *ongoing = Some(Ongoing {
+                    reason: reason.to_owned(),
+                    since,
+                    remind_at: now + FIRST_REMINDER,
+                    interval: FIRST_REMINDER,
+                });
+                Some(ProblemNotice::Began)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_problem_is_logged_at_once_then_at_growing_intervals_and_when_it_is_over() {
+        let (mut log, start) = (ProblemLog::default(), Instant::now());
+        let mut at = |seconds: u64, reason| log.record(reason, start + Duration::from_secs(seconds));
+        let lasts = |seconds| Some(ProblemNotice::Lasts(Duration::from_secs(seconds)));
+        assert_eq!(at(0, None), None);
+        assert_eq!(at(0, Some("wrong password")), Some(ProblemNotice::Began));
+        let reminders: Vec<u64> =
+            (1..3600).filter(|second| at(*second, Some("wrong password")).is_some()).collect();
+        assert_eq!(reminders, [10, 30, 70, 150, 310, 630, 1230, 1830, 2430, 3030]);
+        assert_eq!(at(3600, Some("no server")), Some(ProblemNotice::Began));
+        assert_eq!(at(3610, Some("no server")), lasts(3610));
+        assert_eq!(at(3611, None), Some(ProblemNotice::Over(Duration::from_secs(3611))));
+        assert_eq!(at(3612, None), None);
+    }
 
     #[test]
     fn a_sender_that_floods_is_limited_and_takes_nothing_from_others() {

@@ -1,6 +1,7 @@
 //! The connection to NATS.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -19,6 +20,7 @@ use tokio::{
 use crate::{
     BusError, BusState, Subscription, TraceContext, backoff,
     deadline::within,
+    limit::{ProblemLog, ProblemNotice},
     lock::lock,
     message::{Inner, PART, Part},
     transport::trace::{TRACEPARENT, TRACESTATE},
@@ -76,6 +78,7 @@ impl NatsBus {
         let (refuse, refused) = watch::channel(String::new());
         let connect_error = Arc::new(Mutex::new(None));
         let last_connect_error = connect_error.clone();
+        let log = Mutex::new(ConnectionLog::default());
         let refusal = Arc::new(Mutex::new(None));
         let last_refusal: Refusal = refusal.clone();
         let inbox = inbox(&settings.credentials);
@@ -97,12 +100,18 @@ impl NatsBus {
                 match event {
                     Event::SlowConsumer(_) => _ = events_lost.fetch_add(1, Ordering::Relaxed),
                     Event::ServerError(error) => {
-                        tracing::warn!(%error, "the bus server refused something");
-                        *lock(&last_refusal) = Some((error.to_string(), Instant::now()));
-                        refuse.send_replace(error.to_string());
+                        let reason = error.to_string();
+                        lock(&log).record_refusal(&reason);
+                        *lock(&last_refusal) = Some((reason.clone(), Instant::now()));
+                        refuse.send_replace(reason);
                     }
-                    Event::ClientError(error) => record_connect_error(&last_connect_error, describe(&error)),
+                    Event::ClientError(error) => {
+                        let why = describe(&error);
+                        lock(&log).record_connect_error(&why);
+                        *lock(&last_connect_error) = Some(why);
+                    }
                     Event::Connected => {
+                        lock(&log).record_connected();
                         *lock(&last_connect_error) = None;
                         events_changed.notify_one();
                     }
@@ -270,12 +279,42 @@ type Refusal = Arc<Mutex<Option<(String, Instant)>>>;
 /// How long a refusal is reported: a client that keeps trying is refused again.
 const REFUSAL_LIFETIME: Duration = Duration::from_secs(5);
 
-/// Records why an attempt to connect failed. Logs it when the reason is another than before.
-fn record_connect_error(connect_error: &Mutex<Option<String>>, why: String) {
-    let mut connect_error = lock(connect_error);
-    if connect_error.as_ref() != Some(&why) {
-        tracing::warn!(why, "the bus cannot be reached");
-        *connect_error = Some(why);
+/// The maximum number of refusals that are told apart. A client has few subjects.
+const MOST_REFUSALS: usize = 256;
+
+/// Logs why the server cannot be reached, and what it refuses: both are tried again and again.
+#[derive(Default)]
+struct ConnectionLog {
+    connecting: ProblemLog,
+    refusals: HashMap<String, ProblemLog>,
+}
+
+impl ConnectionLog {
+    /// Records why an attempt to connect failed.
+    fn record_connect_error(&mut self, why: &str) {
+        match self.connecting.record(Some(why), Instant::now()) {
+            Some(ProblemNotice::Began) => tracing::warn!(why, "the bus cannot be reached"),
+            Some(ProblemNotice::Lasts(lasts)) => {
+                tracing::warn!(why, ?lasts, "the bus still cannot be reached");
+            }
+            Some(ProblemNotice::Over(_)) | None => {}
+        }
+    }
+
+    /// Records that there is a connection, which is logged elsewhere.
+    fn record_connected(&mut self) {
+        self.connecting = ProblemLog::default();
+    }
+
+    /// Records what the server refused.
+    fn record_refusal(&mut self, reason: &str) {
+        if self.refusals.len() >= MOST_REFUSALS && !self.refusals.contains_key(reason) {
+            self.refusals.clear();
+        }
+        let log = self.refusals.entry(reason.to_owned()).or_default();
+        if log.record(Some(reason), Instant::now()).is_some() {
+            tracing::warn!(error = reason, "the bus server refused something");
+        }
     }
 }
 

@@ -29,11 +29,11 @@ use tidegate_service::{Context, bus::claim_name};
 use tokio::sync::mpsc;
 
 use crate::{
-    context::EdgeIdentity,
     metrics::Metrics,
-    observe::{ObserverConfig, access},
+    observe::{ObserverConfig, Sampling, access},
     settings::ProxySettings,
     tls::UpstreamTlsConfigs,
+    worker_context::EdgeIdentity,
 };
 use disk::TableFile;
 use listeners::Listeners;
@@ -102,7 +102,7 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
         format!("the access log cannot be opened: {} (access_log.path)", path.display())
     })?;
     let (access, writer) = access.unzip();
-    let sampling = settings.proxy.sampling();
+    let sampling = Sampling::of(&settings.proxy);
     let observer_config =
         ObserverConfig { tracing: context.spans.clone().map(|spans| (spans, sampling)), access };
     let workers = Workers::start(&edge, &metrics, &tls, &failures, &observer_config, &settings.proxy)?;

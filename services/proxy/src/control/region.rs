@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use tidegate_bus::{Bus, BusError, fleet::FleetStore};
+use tidegate_bus::{
+    Bus, BusError,
+    fleet::FleetStore,
+    limit::{ProblemLog, ProblemNotice},
+};
 use tidegate_model::{EdgeName, RegionName, SigningPublicKey, fleet::Fleet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -54,7 +58,7 @@ pub async fn learn_region(
 ) -> Option<EdgeAssignment> {
     let store = FleetStore::new(bus);
     let fallback = last.map(|last| (Instant::now() + ANSWER_WITHIN, last));
-    let mut logged = String::new();
+    let mut log = ProblemLog::default();
     // A bus connection that is still being opened is not worth a warning.
     bus.ready(CONNECTS_WITHIN).await;
     loop {
@@ -67,6 +71,9 @@ pub async fn learn_region(
         let mut next = Instant::now() + ASK_AGAIN;
         let why = match (found, fallback) {
             (FleetLookup::Region(region, keys), _) => {
+                if let Some(ProblemNotice::Over(waited)) = log.record(None, Instant::now()) {
+                    tracing::info!(%edge, %region, ?waited, "the fleet has the edge's region");
+                }
                 return Some(EdgeAssignment { region, signing_keys: Some(keys) });
             }
             (FleetLookup::Unknown(why), Some((_, last))) => return Some(fall_back(edge, last, &why)),
@@ -79,9 +86,12 @@ pub async fn learn_region(
             }
             (FleetLookup::Unknown(why) | FleetLookup::Unavailable(why), None) => why,
         };
-        if why != logged {
-            tracing::warn!(%edge, "waiting for the edge's region: {why}");
-            logged = why;
+        match log.record(Some(&why), Instant::now()) {
+            Some(ProblemNotice::Began) => tracing::warn!(%edge, "waiting for the edge's region: {why}"),
+            Some(ProblemNotice::Lasts(waited)) => {
+                tracing::warn!(%edge, ?waited, "still waiting for the edge's region: {why}");
+            }
+            Some(ProblemNotice::Over(_)) | None => {}
         }
         tokio::select! {
             () = sleep_until(next) => {}
@@ -108,7 +118,7 @@ async fn look_up(store: &FleetStore, edge: &EdgeName) -> FleetLookup {
             Err(_) => FleetLookup::Unknown("the fleet on the bus cannot be read".to_owned()),
         },
         Ok(None) => FleetLookup::Unknown("no fleet was applied yet".to_owned()),
-        // Without the time, so that the message is logged only once.
+        // Without the time, which would be a new reason each time.
         Err(BusError::Away { why, .. }) => FleetLookup::Unavailable(
             why.map_or_else(|| "the bus is away".to_owned(), |why| format!("the bus is away: {why}")),
         ),

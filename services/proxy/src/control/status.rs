@@ -14,7 +14,7 @@ use tidegate_model::{
     routes::{RouteEntry, RouteKey, Tier},
 };
 
-use crate::context::EdgeIdentity;
+use crate::worker_context::EdgeIdentity;
 
 /// The status of the route table. Clones share it.
 #[derive(Clone)]

@@ -8,7 +8,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    context::{EdgeIdentity, EndpointFailure, WorkerParts},
     lifecycle::{DrainLimits, Phase},
     limits::WorkerLimits,
     metrics::Metrics,
@@ -17,6 +16,7 @@ use crate::{
     table::WorkerIndex,
     tls::{TlsKey, UpstreamTlsConfigs},
     worker::{self, RouteUpdate, WorkerCommand},
+    worker_context::{EdgeIdentity, EndpointFailure, WorkerParts},
 };
 
 /// The number of commands that may be queued for a worker; senders of more wait.

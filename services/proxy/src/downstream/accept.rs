@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use super::{http1, http2, open_connection::OpenConnection};
 use crate::{
     clients::{Client, Network},
-    context::WorkerContext,
     wire::Io,
+    worker_context::WorkerContext,
 };
 
 /// How long accepting pauses when the process has no file descriptors left.

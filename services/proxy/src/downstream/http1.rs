@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use super::{http2, open_connection::OpenConnection, rules::request_rules};
 use crate::{
     clients::{Client, Eviction, MemoryUse},
-    context::WorkerContext,
     observe::MalformedRequest,
-    request::{Completion, Downstream, Http1Downstream, LocalReply, handle, send_local_reply},
+    request::{ClientStream, Completion, Http1ClientStream, LocalReply, handle, send_local_reply},
     wire::{BodyReader, BodyWriter, Conn, Io, Timer},
+    worker_context::WorkerContext,
 };
 
 /// The connection preface of an HTTP/2 client with prior knowledge (RFC 9113, section 3.4).
@@ -52,7 +52,7 @@ pub async fn serve(
 ) {
     let mut timer = Timer::new();
     let mut request = Request::default();
-    let mut down = Downstream::Http1(Box::new(Http1Downstream {
+    let mut down = ClientStream::Http1(Box::new(Http1ClientStream {
         conn: Conn::new(io, None),
         reader: BodyReader::new(Framing::Empty, TrailerPolicy::default()),
         writer: BodyWriter::Nothing,
@@ -70,7 +70,7 @@ pub async fn serve(
     .await;
     let mut is_first = true;
     loop {
-        let Downstream::Http1(http1) = &mut down else { return };
+        let ClientStream::Http1(http1) = &mut down else { return };
         let waited =
             wait_for_head(&worker, http1, &mut request, (limits, rules), &mut timer, open, is_first).await;
         is_first = false;
@@ -79,7 +79,7 @@ pub async fn serve(
             HeadWait::Closed => return count_eviction(&worker, open),
             HeadWait::Http2 => {
                 let (io, read) = {
-                    let Downstream::Http1(http1) = down else { return };
+                    let ClientStream::Http1(http1) = down else { return };
                     http1.conn.into_parts()
                 };
                 // Boxed like a request, below.
@@ -107,7 +107,7 @@ pub async fn serve(
         // Boxed, so that an idle connection does not hold the memory of a request.
         let handled = Box::pin(handle(&worker, client, &request, framing, &mut down, &mut timer));
         let outcome = handled.await;
-        let Downstream::Http1(http1) = &mut down else { return };
+        let ClientStream::Http1(http1) = &mut down else { return };
         http1.account.clear();
         if outcome == Completion::Broken {
             return count_eviction(&worker, open);
@@ -133,13 +133,13 @@ fn count_eviction(worker: &WorkerContext, open: &OpenConnection) {
 async fn refuse_request(
     worker: &WorkerContext,
     client: Client,
-    mut down: Downstream,
+    mut down: ClientStream,
     reply: &LocalReply,
     since: Instant,
     timer: &mut Timer,
     open: &OpenConnection,
 ) {
-    let Downstream::Http1(http1) = &mut down else { return };
+    let ClientStream::Http1(http1) = &mut down else { return };
     http1.keep_alive = false;
     let unread = MalformedRequest::of_http1(&http1.conn.read);
     send_local_reply(&mut down, reply, b"-", client.stall, timer).await;
@@ -157,14 +157,14 @@ fn keeps_alive(request: &Request) -> bool {
 
 async fn wait_for_head(
     worker: &WorkerContext,
-    http1: &mut Http1Downstream,
+    http1: &mut Http1ClientStream,
     request: &mut Request,
     (limits, rules): (&ListenerLimits, RequestRules),
     timer: &mut Timer,
     open: &OpenConnection,
     is_first: bool,
 ) -> HeadWait {
-    let Http1Downstream { conn, account, .. } = http1;
+    let Http1ClientStream { conn, account, .. } = http1;
     if conn.read.is_empty() {
         conn.release_buffers();
     }
@@ -235,8 +235,8 @@ fn skip_blank_lines(conn: &mut Conn) {
 }
 
 /// Closes a connection so that the client receives all data, unless the file descriptor is needed now.
-async fn close_gracefully(down: Downstream, timer: &mut Timer, open: &OpenConnection) {
-    let Downstream::Http1(mut http1) = down else { return };
+async fn close_gracefully(down: ClientStream, timer: &mut Timer, open: &OpenConnection) {
+    let ClientStream::Http1(mut http1) = down else { return };
     let conn = &mut http1.conn;
     let deadline = Instant::now() + LINGER;
     let mut left = LINGER_BYTES;

@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use super::{http2_request::receive_request, open_connection::OpenConnection, rules::request_rules};
 use crate::{
     clients::{Client, Eviction, MemoryUse, RequestAccount},
-    context::WorkerContext,
     metrics::RefusalReason,
     request::{handle, send_local_reply},
     wire::{Flusher, Io, LIBRARY_BUFFER, Peer, Timer, coalesce, size_of},
+    worker_context::WorkerContext,
 };
 
 /// The maximum number of concurrent streams. With each stream's send buffer and one more chunk of at most 64 KiB

@@ -15,7 +15,7 @@ use crate::{
     clients::RequestAccount,
     metrics::RefusalReason,
     observe::MalformedRequest,
-    request::{Downstream, Http2Downstream, LocalReply},
+    request::{ClientStream, Http2ClientStream, LocalReply},
     wire::{Http2Reader, is_padded, size_of},
 };
 
@@ -29,12 +29,12 @@ pub fn receive_request(
     respond: h2::server::SendResponse<bytes::Bytes>,
     rules: RequestRules,
     account: RequestAccount,
-) -> (Downstream, Result<(Request, Framing), RefusedHead>) {
+) -> (ClientStream, Result<(Request, Framing), RefusedHead>) {
     let (head, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let is_head = head.method == http::Method::HEAD;
     let reader = has_body.then(|| Http2Reader::new(body, TrailerPolicy::Request(rules.underscores)));
-    let down = Downstream::Http2(Box::new(Http2Downstream::new(reader, respond, is_head, account)));
+    let down = ClientStream::Http2(Box::new(Http2ClientStream::new(reader, respond, is_head, account)));
     let parsed = request_of(&head, has_body, rules).map_err(|error| {
         let reply = LocalReply::new(error.status(), error.to_string());
         Box::new((MalformedRequest::of_http2(&head), reply, error.into()))

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     clients::{ClientConnection, Network},
-    context::WorkerContext,
+    worker_context::WorkerContext,
 };
 
 /// A client connection, counted by its listener and its worker until dropped.

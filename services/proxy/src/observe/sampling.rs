@@ -4,6 +4,7 @@ use rand::{Rng, RngExt as _};
 use tidegate_http1::Request;
 
 use super::traceparent::TraceParent;
+use crate::settings::ProxySection;
 
 /// Head sampling: which requests are traced from the start. Errors, retries and hedges are always traced.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,6 +27,11 @@ pub struct RequestTrace {
 }
 
 impl Sampling {
+    /// The sampling that the settings ask for.
+    pub fn of(settings: &ProxySection) -> Sampling {
+        Sampling { ratio: settings.trace_ratio, follows_clients: settings.trace_follows_clients }
+    }
+
     /// Starts the trace of a request, if it is sampled.
     pub fn sample(&self, request: &Request, random: &mut impl Rng) -> Option<RequestTrace> {
         let client = if self.follows_clients { parent_of(request) } else { None };

@@ -7,52 +7,24 @@ use tidegate_model::{fleet::UpstreamProtocol, observation::Failure};
 use tokio::time::Instant;
 
 use super::{
-    context::RequestContext,
     discard::DiscardGuard,
     heads::{self, ClientInfo},
+    request_context::RequestContext,
     upload::{Cursor, Upload},
+    upstream_response::UpstreamResponse,
 };
 use crate::{
-    context::WAIT_FOR_UPSTREAM,
     observe::TraceParentText,
     upstream::{
         ConnectError, Connected, Fault, Http2Conn, InFlightRequest, Leader, Role, Sent, UpstreamStream,
         failure_of, failure_within_body,
     },
-    wire::{BodyError, Chunk, Conn, CoopBudget, Http2Writer},
+    wire::{BodyError, Conn, CoopBudget, Http2Writer},
+    worker_context::WAIT_FOR_UPSTREAM,
 };
 
 /// The maximum number of interim responses to one request, so that an endpoint cannot fill memory with them.
 const MAX_INTERIM: u8 = 32;
-
-/// A request at an endpoint and what has arrived of its response. It is large, so it is boxed, and filled in its place.
-pub struct UpstreamResponse {
-    /// The request at the endpoint.
-    pub up: UpstreamStream,
-    /// The head of the response.
-    pub head: Response,
-    /// The first chunk of the body, if it arrived with the head.
-    pub first: Option<Chunk>,
-    /// Counts the request in flight.
-    pub in_flight: InFlightRequest,
-    /// How much of the request's body was sent.
-    pub cursor: Cursor,
-    /// Whether the request had been sent completely before the head arrived.
-    pub sent_whole: bool,
-    /// The attempt's number in the request's log.
-    pub attempt: usize,
-}
-
-impl UpstreamResponse {
-    /// The size of its buffers.
-    pub fn buffered(&mut self) -> usize {
-        let first = match &self.first {
-            Some(Chunk::Data(data)) => data.len(),
-            Some(Chunk::End(_)) | None => 0,
-        };
-        self.up.buffered() + first
-    }
-}
 
 /// Why an attempt has no response.
 pub enum AttemptError {

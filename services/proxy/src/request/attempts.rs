@@ -7,10 +7,11 @@ use tidegate_model::{fleet::Hedge, observation::Failure};
 use tokio::time::Instant;
 
 use super::{
-    attempt::{AttemptError, AttemptPlan, UpstreamResponse, run_attempt},
-    context::RequestContext,
+    attempt::{AttemptError, AttemptPlan, run_attempt},
+    request_context::RequestContext,
     slots::Slots,
     upload::Upload,
+    upstream_response::UpstreamResponse,
 };
 use crate::{
     balance::{PickContext, pick},

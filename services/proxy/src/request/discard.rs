@@ -12,11 +12,11 @@ use std::{
 
 use tidegate_http1::{Method, Response};
 
-use super::attempt::UpstreamResponse;
+use super::upstream_response::UpstreamResponse;
 use crate::{
-    context::WorkerContext,
     upstream::{InFlightRequest, UpstreamStream},
     wire::Chunk,
+    worker_context::WorkerContext,
 };
 
 /// The longest rest of a body that is read, in bytes, and the longest time for it.

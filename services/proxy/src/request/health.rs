@@ -3,7 +3,7 @@
 use tidegate_model::{fleet::HealthEndpoints, verdict::Verdict};
 
 use super::local_reply::LocalReply;
-use crate::context::WorkerContext;
+use crate::worker_context::WorkerContext;
 
 const PREFIX: &str = "/.well-known/tidegate/health";
 

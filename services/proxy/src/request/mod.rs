@@ -2,9 +2,8 @@
 
 mod attempt;
 mod attempts;
-mod context;
+mod client_stream;
 mod discard;
-mod downstream;
 mod heads;
 mod health;
 mod local_reply;
@@ -14,14 +13,16 @@ mod relay;
 mod reply;
 #[expect(clippy::module_inception, reason = "it is the overview; the other files are its parts")]
 mod request;
+mod request_context;
 mod response;
 #[cfg(test)]
 mod sizes;
 mod slots;
 mod tunnel;
 mod upload;
+mod upstream_response;
 
-pub use downstream::{Downstream, Http1Downstream, Http2Downstream};
+pub use client_stream::{ClientStream, Http1ClientStream, Http2ClientStream};
 pub use heads::{ClientInfo, http2_request, write_http1_request};
 pub use local_reply::LocalReply;
 pub use reply::{Completion, send_local_reply};

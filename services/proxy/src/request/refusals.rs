@@ -4,7 +4,7 @@ use rand::RngExt as _;
 use tidegate_http1::{Framing, Method};
 use tidegate_model::observation::Failure;
 
-use super::{attempts::NoResponse, context::RequestContext, local_reply::LocalReply, max_forwards};
+use super::{attempts::NoResponse, local_reply::LocalReply, max_forwards, request_context::RequestContext};
 use crate::{metrics::RefusalReason, wire::BodyError};
 
 impl RequestContext<'_> {

@@ -10,9 +10,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    attempt::{UpstreamResponse, poll_upload},
-    downstream::Downstream,
-    upload::Upload,
+    attempt::poll_upload, client_stream::ClientStream, upload::Upload, upstream_response::UpstreamResponse,
 };
 use crate::{
     clients::Direction,
@@ -185,17 +183,17 @@ pub async fn relay(
 struct DownloadProgress(Option<u64>);
 
 impl DownloadProgress {
-    fn begin_wait(&mut self, down: &mut Downstream, in_flight: &InFlightRequest, cx: &Context<'_>) {
+    fn begin_wait(&mut self, down: &mut ClientStream, in_flight: &InFlightRequest, cx: &Context<'_>) {
         self.record(down);
         in_flight.update_client_wait(Some(down.account_mut().record_wait(Direction::Download, cx)));
     }
 
-    fn end_wait(&mut self, down: &Downstream, in_flight: &InFlightRequest) {
+    fn end_wait(&mut self, down: &ClientStream, in_flight: &InFlightRequest) {
         self.record(down);
         in_flight.update_client_wait(down.account().stall_budget());
     }
 
-    fn record(&mut self, down: &Downstream) {
+    fn record(&mut self, down: &ClientStream) {
         let taken = down.delivered();
         let before = self.0.replace(taken).unwrap_or(taken);
         down.account().record_progress(Direction::Download, taken - before);

@@ -4,7 +4,7 @@ use std::{future::poll_fn, task::Poll, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{context::RequestContext, downstream::Downstream, local_reply::LocalReply};
+use super::{client_stream::ClientStream, local_reply::LocalReply, request_context::RequestContext};
 use crate::{observe::Interruption, wire::Timer};
 
 /// The state of the client's connection after a request.
@@ -18,7 +18,7 @@ pub enum Completion {
 
 /// Sends a local reply. The client may stall for at most `stall`.
 pub async fn send_local_reply(
-    down: &mut Downstream,
+    down: &mut ClientStream,
     reply: &LocalReply,
     request_id: &[u8],
     stall: Duration,
@@ -54,7 +54,7 @@ impl RequestContext<'_> {
     pub async fn send_reply(
         &self,
         reply: &LocalReply,
-        down: &mut Downstream,
+        down: &mut ClientStream,
         timer: &mut Timer,
     ) -> Completion {
         self.record_status(reply.status);
@@ -62,7 +62,7 @@ impl RequestContext<'_> {
     }
 
     /// Aborts the response, and records why.
-    pub fn interrupt(&self, interruption: Interruption, down: &mut Downstream) -> Completion {
+    pub fn interrupt(&self, interruption: Interruption, down: &mut ClientStream) -> Completion {
         self.log.borrow_mut().interruption = Some(interruption);
         down.abort();
         Completion::Broken

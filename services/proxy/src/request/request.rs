@@ -11,16 +11,16 @@ use tokio::time::Instant;
 
 use super::{
     attempts::first_response,
-    context::RequestContext,
-    downstream::Downstream,
+    client_stream::ClientStream,
     heads::ClientInfo,
     health,
     local_reply::LocalReply,
     reply::{Completion, send_local_reply},
+    request_context::RequestContext,
     upload::Upload,
 };
 use crate::{
-    clients::Client, context::WorkerContext, observe::Interruption, table::ServiceView, wire::Timer,
+    clients::Client, observe::Interruption, table::ServiceView, wire::Timer, worker_context::WorkerContext,
 };
 
 /// Serves one request: matches its route, admits it, attempts it at endpoints until one responds, and relays the
@@ -30,7 +30,7 @@ pub async fn handle(
     client: Client,
     request: &Request,
     framing: Framing,
-    down: &mut Downstream,
+    down: &mut ClientStream,
     timer: &mut Timer,
 ) -> Completion {
     let started = Instant::now();
@@ -97,7 +97,7 @@ fn match_route(
     worker: &WorkerContext,
     client: Client,
     request: &Request,
-    down: &Downstream,
+    down: &ClientStream,
 ) -> Result<(Rc<ServiceView>, usize), Unrouted> {
     if let Some(reply) = health::local_reply(worker, client.health_endpoints, &request.target) {
         return Err(Unrouted { reply, is_observed: false });
@@ -128,7 +128,7 @@ impl<'a> RequestContext<'a> {
         client: Client,
         (request, framing): (&'a Request, Framing),
         request_id: &'a [u8],
-        down: &Downstream,
+        down: &ClientStream,
         started: Instant,
     ) -> RequestContext<'a> {
         let action = &service.actions[action];
@@ -163,8 +163,8 @@ impl<'a> RequestContext<'a> {
 }
 
 /// The protocol that a request asks to upgrade to.
-fn upgrade_of<'a>(request: &'a Request, framing: Framing, down: &Downstream) -> Option<&'a [u8]> {
-    let asks = matches!(down, Downstream::Http1(down) if !down.is_http10)
+fn upgrade_of<'a>(request: &'a Request, framing: Framing, down: &ClientStream) -> Option<&'a [u8]> {
+    let asks = matches!(down, ClientStream::Http1(down) if !down.is_http10)
         && framing == Framing::Empty
         && request.method == Method::Get
         && request.fields.get_all(b"connection").any(|value| list_contains(value, b"upgrade"));

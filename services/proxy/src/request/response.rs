@@ -5,15 +5,15 @@ use std::cell::RefCell;
 use tidegate_http1::{write_field, write_status_line};
 
 use super::{
-    attempt::UpstreamResponse,
-    context::RequestContext,
+    client_stream::ClientStream,
     discard::discard,
-    downstream::Downstream,
     heads::is_end_to_end,
     relay::{RelayEnd, RelayOutcome, StallLimits, relay},
     reply::Completion,
+    request_context::RequestContext,
     tunnel::tunnel,
     upload::Upload,
+    upstream_response::UpstreamResponse,
 };
 use crate::{
     metrics::RefusalReason,
@@ -101,13 +101,13 @@ impl RequestContext<'_> {
     async fn tunnel(
         &self,
         response: Box<UpstreamResponse>,
-        down: &mut Downstream,
+        down: &mut ClientStream,
         timer: &mut Timer,
     ) -> Completion {
         let UpstreamResponse { up: UpstreamStream::Http1(mut up), head, .. } = *response else {
             return Completion::Broken;
         };
-        let Downstream::Http1(down) = down else { return Completion::Broken };
+        let ClientStream::Http1(down) = down else { return Completion::Broken };
         let out = down.conn.out();
         write_status_line(out, 101);
         for (name, value) in head.fields.iter().filter(|(name, _)| is_end_to_end(name)) {

@@ -1,9 +1,8 @@
 //! Sizes of the types and futures of a request.
 
 use super::{
-    attempt::{UpstreamResponse, run_attempt},
-    context::RequestContext,
-    request::handle,
+    attempt::run_attempt, request::handle, request_context::RequestContext,
+    upstream_response::UpstreamResponse,
 };
 use crate::{
     observe::AttemptLog,

@@ -27,7 +27,7 @@ pub async fn tunnel(
         a_done |= matches!(forth, Poll::Ready(Ok(())));
         let back = if b_done { Poll::Ready(Ok(())) } else { poll_copy(b, a, cx) };
         b_done |= matches!(back, Poll::Ready(Ok(())));
-        account.set_memory(MemoryUse::Downstream, a.buffered() + b.buffered());
+        account.set_memory(MemoryUse::ClientStream, a.buffered() + b.buffered());
         if account.is_evicted() {
             return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
         }

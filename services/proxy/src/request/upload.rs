@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tidegate_http1::Fields;
 use tokio::time::Instant;
 
-use super::downstream::Downstream;
+use super::client_stream::ClientStream;
 use crate::{
     clients::{Direction, MemoryUse},
     wire::{BodyError, Chunk},
@@ -22,7 +22,7 @@ const COPY_BELOW: usize = 4096;
 /// The body of a request: the part received so far, while it is short enough for retries, and the source of the rest.
 pub struct Upload<'a> {
     /// The client.
-    pub down: &'a mut Downstream,
+    pub down: &'a mut ClientStream,
     kept: Vec<Bytes>,
     kept_bytes: usize,
     /// The number of chunks that are no longer kept; above 0, only one attempt can continue.
@@ -49,7 +49,7 @@ pub struct Cursor {
 impl<'a> Upload<'a> {
     /// The body that `down` is about to send, at most `most` bytes.
     pub fn new(
-        down: &'a mut Downstream,
+        down: &'a mut ClientStream,
         expects_continue: bool,
         most: Option<u64>,
         now: Instant,

@@ -10,9 +10,9 @@ use tokio_util::task::TaskTracker;
 pub use command::{RouteUpdate, WorkerCommand};
 
 use crate::{
-    context::{WorkerContext, WorkerParts},
     downstream::Acceptors,
     lifecycle::Phase,
+    worker_context::{WorkerContext, WorkerParts},
 };
 
 /// Runs a worker until it is stopped and its connections have ended. `drain_limit` bounds this if the control side is

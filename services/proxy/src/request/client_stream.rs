@@ -15,15 +15,15 @@ use crate::{
 };
 
 /// The client's side of a request: source of the request's body, sink of the response.
-pub enum Downstream {
+pub enum ClientStream {
     /// Over HTTP/1.1.
-    Http1(Box<Http1Downstream>),
+    Http1(Box<Http1ClientStream>),
     /// On an HTTP/2 stream.
-    Http2(Box<Http2Downstream>),
+    Http2(Box<Http2ClientStream>),
 }
 
 /// A client's HTTP/1.1 connection during one request.
-pub struct Http1Downstream {
+pub struct Http1ClientStream {
     /// The connection.
     pub conn: Conn,
     /// The request's body.
@@ -41,7 +41,7 @@ pub struct Http1Downstream {
 }
 
 /// A client's HTTP/2 stream.
-pub struct Http2Downstream {
+pub struct Http2ClientStream {
     /// The request's body; absent if it has none.
     pub reader: Option<Http2Reader>,
     respond: h2::server::SendResponse<Bytes>,
@@ -50,32 +50,32 @@ pub struct Http2Downstream {
     account: RequestAccount,
 }
 
-impl Http2Downstream {
+impl Http2ClientStream {
     /// A stream without a response.
     pub fn new(
         reader: Option<Http2Reader>,
         respond: h2::server::SendResponse<Bytes>,
         is_head: bool,
         account: RequestAccount,
-    ) -> Http2Downstream {
-        Http2Downstream { reader, respond, writer: None, is_head, account }
+    ) -> Http2ClientStream {
+        Http2ClientStream { reader, respond, writer: None, is_head, account }
     }
 }
 
-impl Downstream {
+impl ClientStream {
     /// The account of the request.
     pub fn account(&self) -> &RequestAccount {
         match self {
-            Downstream::Http1(down) => &down.account,
-            Downstream::Http2(down) => &down.account,
+            ClientStream::Http1(down) => &down.account,
+            ClientStream::Http2(down) => &down.account,
         }
     }
 
     /// The account of the request, mutable.
     pub fn account_mut(&mut self) -> &mut RequestAccount {
         match self {
-            Downstream::Http1(down) => &mut down.account,
-            Downstream::Http2(down) => &mut down.account,
+            ClientStream::Http1(down) => &mut down.account,
+            ClientStream::Http2(down) => &mut down.account,
         }
     }
 
@@ -83,44 +83,44 @@ impl Downstream {
     /// parallel attempts the last one polled counts, since the bodies of such requests are short.
     pub fn account_buffers(&mut self, upstream: usize) {
         let bytes = match self {
-            Downstream::Http1(down) => down.conn.buffered(),
-            Downstream::Http2(down) => {
+            ClientStream::Http1(down) => down.conn.buffered(),
+            ClientStream::Http2(down) => {
                 down.writer.as_ref().map_or(0, |writer| writer.buffered(LIBRARY_BUFFER))
             }
         };
         let account = self.account_mut();
-        account.set_memory(MemoryUse::Downstream, bytes);
+        account.set_memory(MemoryUse::ClientStream, bytes);
         account.set_memory(MemoryUse::Upstream, upstream);
     }
 
     /// Whether the request has no body.
     pub fn has_no_body(&self) -> bool {
         match self {
-            Downstream::Http1(down) => down.reader.is_done(),
-            Downstream::Http2(down) => down.reader.is_none(),
+            ClientStream::Http1(down) => down.reader.is_done(),
+            ClientStream::Http2(down) => down.reader.is_none(),
         }
     }
 
     /// Whether the whole request body was read.
     pub fn is_body_read(&self) -> bool {
         match self {
-            Downstream::Http1(down) => down.reader.is_done(),
-            Downstream::Http2(down) => down.reader.as_ref().is_none_or(Http2Reader::is_done),
+            ClientStream::Http1(down) => down.reader.is_done(),
+            ClientStream::Http2(down) => down.reader.as_ref().is_none_or(Http2Reader::is_done),
         }
     }
 
     /// How many trailer fields of the request were dropped.
     pub fn dropped_trailers(&self) -> u32 {
         match self {
-            Downstream::Http1(down) => down.reader.dropped_trailers(),
-            Downstream::Http2(down) => down.reader.as_ref().map_or(0, Http2Reader::dropped_trailers),
+            ClientStream::Http1(down) => down.reader.dropped_trailers(),
+            ClientStream::Http2(down) => down.reader.as_ref().map_or(0, Http2Reader::dropped_trailers),
         }
     }
 
     /// The next chunk of the request's body.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, BodyError>> {
         match self {
-            Downstream::Http1(down) => {
+            ClientStream::Http1(down) => {
                 // The client may be waiting for queued data (an interim response).
                 if !down.conn.is_flushed()
                     && let Poll::Ready(Err(error)) = down.conn.poll_flush(cx)
@@ -129,7 +129,7 @@ impl Downstream {
                 }
                 down.reader.poll_chunk(&mut down.conn, cx)
             }
-            Downstream::Http2(down) => match &mut down.reader {
+            ClientStream::Http2(down) => match &mut down.reader {
                 Some(reader) => reader.poll_chunk(cx),
                 None => Poll::Ready(Ok(Chunk::End(Fields::new()))),
             },
@@ -139,7 +139,7 @@ impl Downstream {
     /// Sends an interim (1xx) response, unless the client speaks HTTP/1.0.
     pub fn send_interim(&mut self, status: u16, fields: &Fields) {
         match self {
-            Downstream::Http1(down) if !down.is_http10 => {
+            ClientStream::Http1(down) if !down.is_http10 => {
                 let out = down.conn.out();
                 write_status_line(out, status);
                 for (name, value) in fields.iter().filter(|(name, _)| heads::is_end_to_end(name)) {
@@ -147,8 +147,8 @@ impl Downstream {
                 }
                 out.extend_from_slice(b"\r\n");
             }
-            Downstream::Http1(_) => {}
-            Downstream::Http2(down) => {
+            ClientStream::Http1(_) => {}
+            ClientStream::Http2(down) => {
                 if let Ok(head) = heads::http2_response(status, fields) {
                     // A closed connection is noticed at the final response.
                     let _gone = down.respond.send_informational(head);
@@ -160,8 +160,8 @@ impl Downstream {
     /// Disables keep-alive for an HTTP/1.1 connection; an HTTP/2 connection sends GOAWAY by itself.
     pub fn disable_keep_alive(&mut self) {
         match self {
-            Downstream::Http1(down) => down.keep_alive = false,
-            Downstream::Http2(_) => {}
+            ClientStream::Http1(down) => down.keep_alive = false,
+            ClientStream::Http2(_) => {}
         }
     }
 
@@ -175,7 +175,7 @@ impl Downstream {
         request_id: &[u8],
     ) -> Result<(), BodyError> {
         match self {
-            Downstream::Http1(down) => {
+            ClientStream::Http1(down) => {
                 down.keep_alive &= body_read;
                 let written = heads::write_http1_response(
                     down.conn.out(),
@@ -192,7 +192,7 @@ impl Downstream {
                 down.keep_alive = written.keep_alive;
                 Ok(())
             }
-            Downstream::Http2(down) => {
+            ClientStream::Http2(down) => {
                 let mut head = heads::http2_response(response.status, &response.fields)?;
                 heads::add_response_fields(head.headers_mut(), request_id);
                 let ends = framing == Framing::Empty || down.is_head;
@@ -217,10 +217,10 @@ impl Downstream {
         self.send_head(&response, framing, body_read, request_id)?;
         if framing != Framing::Empty {
             match self {
-                Downstream::Http1(down) => {
+                ClientStream::Http1(down) => {
                     down.writer.push(&mut down.conn, &Chunk::Data(Bytes::from(body)));
                 }
-                Downstream::Http2(down) => {
+                ClientStream::Http2(down) => {
                     // Nothing was queued before, so there is room; what exceeds the client's window is sent by
                     // `poll_flush`.
                     if let Some(writer) = &mut down.writer {
@@ -235,8 +235,8 @@ impl Downstream {
     /// Ready when another chunk of the response's body may be pushed.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         match self {
-            Downstream::Http1(down) => down.conn.poll_room(cx).map_err(BodyError::from),
-            Downstream::Http2(down) => match &mut down.writer {
+            ClientStream::Http1(down) => down.conn.poll_room(cx).map_err(BodyError::from),
+            ClientStream::Http2(down) => match &mut down.writer {
                 Some(writer) => writer.poll_room(cx).map_err(BodyError::from),
                 None => Poll::Ready(Ok(())),
             },
@@ -246,8 +246,8 @@ impl Downstream {
     /// Queues a chunk of the response's body.
     pub fn push(&mut self, chunk: Chunk) -> Result<(), BodyError> {
         match self {
-            Downstream::Http1(down) => down.writer.push(&mut down.conn, &chunk),
-            Downstream::Http2(down) => {
+            ClientStream::Http1(down) => down.writer.push(&mut down.conn, &chunk),
+            ClientStream::Http2(down) => {
                 if let Some(writer) = &mut down.writer {
                     writer.push(chunk)?;
                 }
@@ -259,8 +259,8 @@ impl Downstream {
     /// Queues the last data of a response without trailers.
     pub fn push_last(&mut self, data: Bytes) {
         match self {
-            Downstream::Http1(down) => down.writer.push(&mut down.conn, &Chunk::Data(data)),
-            Downstream::Http2(down) => {
+            ClientStream::Http1(down) => down.writer.push(&mut down.conn, &Chunk::Data(data)),
+            ClientStream::Http2(down) => {
                 if let Some(writer) = &mut down.writer {
                     writer.push_last(data);
                 }
@@ -271,16 +271,16 @@ impl Downstream {
     /// Writes queued data.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         match self {
-            Downstream::Http1(down) => down.conn.poll_flush(cx).map_err(BodyError::from),
-            Downstream::Http2(_) => self.poll_room(cx),
+            ClientStream::Http1(down) => down.conn.poll_flush(cx).map_err(BodyError::from),
+            ClientStream::Http2(_) => self.poll_room(cx),
         }
     }
 
     /// How many bytes were delivered towards the client, as far as visible. Only for comparisons.
     pub fn delivered(&self) -> u64 {
         match self {
-            Downstream::Http1(down) => down.conn.total_written(),
-            Downstream::Http2(down) => down.writer.as_ref().map_or(0, Http2Writer::given),
+            ClientStream::Http1(down) => down.conn.total_written(),
+            ClientStream::Http2(down) => down.writer.as_ref().map_or(0, Http2Writer::given),
         }
     }
 
@@ -296,9 +296,9 @@ impl Downstream {
     /// Ready when the client has reset the stream (HTTP/2 only), or is evicted to free memory.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Downstream::Http1(down) if down.account.is_evicted() => Poll::Ready(()),
-            Downstream::Http1(_) => Poll::Pending,
-            Downstream::Http2(down) => {
+            ClientStream::Http1(down) if down.account.is_evicted() => Poll::Ready(()),
+            ClientStream::Http1(_) => Poll::Pending,
+            ClientStream::Http2(down) => {
                 let reset = match &mut down.writer {
                     Some(writer) => writer.poll_reset(cx),
                     None => down.respond.poll_reset(cx),
@@ -312,37 +312,37 @@ impl Downstream {
     /// closed its sending direction may still wait for the response.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Downstream::Http1(down) if down.account.is_evicted() => Poll::Ready(()),
+            ClientStream::Http1(down) if down.account.is_evicted() => Poll::Ready(()),
             // While the body is read, reading detects it. After the body, at most one read is buffered.
-            Downstream::Http1(down) if down.reader.is_done() && down.conn.read.is_empty() => {
+            ClientStream::Http1(down) if down.reader.is_done() && down.conn.read.is_empty() => {
                 match down.conn.poll_fill(cx) {
                     Poll::Ready(Err(_)) => Poll::Ready(()),
                     Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
                 }
             }
-            Downstream::Http1(_) => Poll::Pending,
-            Downstream::Http2(_) => self.poll_reset(cx),
+            ClientStream::Http1(_) => Poll::Pending,
+            ClientStream::Http2(_) => self.poll_reset(cx),
         }
     }
 
     /// Whether the client has closed its sending direction.
     pub fn has_ended_sending(&self) -> bool {
         match self {
-            Downstream::Http1(down) => down.conn.is_ended(),
-            Downstream::Http2(_) => false,
+            ClientStream::Http1(down) => down.conn.is_ended(),
+            ClientStream::Http2(_) => false,
         }
     }
 
     /// Aborts a response so that the client cannot take it for complete.
     pub fn abort(&mut self) {
         match self {
-            Downstream::Http1(down) => {
+            ClientStream::Http1(down) => {
                 down.keep_alive = false;
                 if down.writer == BodyWriter::UntilClose {
                     down.conn.io().reset_on_close();
                 }
             }
-            Downstream::Http2(down) => match &mut down.writer {
+            ClientStream::Http2(down) => match &mut down.writer {
                 Some(writer) => writer.reset(h2::Reason::INTERNAL_ERROR),
                 None => down.respond.send_reset(h2::Reason::INTERNAL_ERROR),
             },

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use super::heads::ClientInfo;
 use crate::{
     clients::{Client, Network},
-    context::WorkerContext,
     metrics::{RequestKind, Timing},
     observe::{Attempt, AttemptLog, FinishedRequest, Interruption, RequestTrace},
     table::{ActionView, ServiceView},
+    worker_context::WorkerContext,
 };
 
 /// A request with its route, policy and attempts.
