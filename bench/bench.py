@@ -225,12 +225,12 @@ edges:""", *edges, "listeners:", *listeners]))
     wait_for(lambda: listens(nats), "nats-server")
     subprocess.run([binaries / "tidegate", "apply", folder / "fleet.yaml", "--nats-servers", url], check=True,
                    stdout=subprocess.DEVNULL)
-    others.append(Process([binaries / "tidegate-route-computer", "--nats-servers", url, "--computer-region", "here",
-                           "--computer-name", "c"], LOAD_CORE, folder / "computer.log"))
+    others.append(Process([binaries / "tidegate-route-computer", "--nats-servers", url, "--region", "here",
+                           "--name", "c"], LOAD_CORE, folder / "computer.log"))
     others.append(Process([binaries / "tidegate-health-prober", "--nats-servers", url, "--region", "here", "--name",
                            "p"], LOAD_CORE, folder / "prober.log"))
     return {
-        name: ([binary, "--nats-servers", url, "--edge-name", name, "--edge-region", "here", "--proxy-workers", "1",
+        name: ([binary, "--nats-servers", url, "--name", name, "--region", "here", "--proxy-workers", "1",
                 "--proxy-state-dir", folder / f"state-{name}"], *ports[name])
         for name, binary in proxies.items()
     }

@@ -115,7 +115,7 @@ impl World {
             let process = start("tidegate-health-prober", &name, &region.prober_user(), &own)?;
             self.probers.insert(name, process);
         }
-        let own = ["--replicator-region", region.name].map(str::to_owned);
+        let own = ["--region", region.name].map(str::to_owned);
         let name = format!("replicator-{}", region.name);
         let process = start("tidegate-replicator", &name, &region.replicator_user(), &own)?;
         self.replicators.insert(region.name.to_owned(), process);
@@ -123,9 +123,9 @@ impl World {
             let key = self.key_file(&name).display().to_string();
             let signs = self.signing_keys.get(&name).map(|_| ["--computer-signing-key".to_owned(), key]);
             let own = [
-                "--computer-region".to_owned(),
+                "--region".to_owned(),
                 region.name.to_owned(),
-                "--computer-name".to_owned(),
+                "--name".to_owned(),
                 name.clone(),
                 "--computer-slow-start".to_owned(),
                 format!("{}ms", plan.slow_start.as_millis()),
@@ -138,9 +138,9 @@ impl World {
         }
         let state = path.join(format!("{}.state", region.edge)).display().to_string();
         let own = [
-            "--edge-name",
+            "--name",
             region.edge,
-            "--edge-region",
+            "--region",
             region.name,
             "--proxy-workers",
             &plan.workers.to_string(),
@@ -149,7 +149,7 @@ impl World {
         ]
         .map(str::to_owned);
         let keys: Vec<String> = self.signing_keys.values().map(ToString::to_string).collect();
-        let pins = plan.pins_key.then(|| ["--edge-signing-keys".to_owned(), keys.join(",")]);
+        let pins = plan.pins_key.then(|| ["--proxy-signing-keys".to_owned(), keys.join(",")]);
         let own: Vec<String> = own.into_iter().chain(pins.into_iter().flatten()).collect();
         let process = start("tidegate-proxy", region.edge, &region.edge_user(), &own)?;
         self.edges.insert(region.edge.to_owned(), process);

@@ -174,13 +174,13 @@ async fn a_second_dev_names_the_first_and_may_take_over_from_it() -> anyhow::Res
 
     // When another one is started, then it ends and says who holds the port.
     let path = file.display().to_string();
-    let refused = tidegate(directory.path(), &["dev", "--fleet", &path]).await?;
+    let refused = tidegate(directory.path(), &["dev", &path]).await?;
     let message = String::from_utf8(refused.stderr)?;
     assert!(!refused.status.success());
     assert!(message.contains("held by process") && message.contains("--take-over"), "{message}");
 
     // When one takes over, then it serves once the first has ended.
-    let arguments = ["dev", "--fleet", &path, "--take-over"].map(str::to_owned);
+    let arguments = ["dev", &path, "--take-over"].map(str::to_owned);
     let mut second = Process::start("tidegate", "second", directory.path(), arguments.into())?;
     second.addresses(&["http"], LIMIT).await?;
     first.interrupt();
@@ -199,7 +199,7 @@ async fn tidegate(folder: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
 
 /// Runs `tidegate dev` by a fleet file.
 fn dev(folder: &Path, file: &Path) -> anyhow::Result<Process> {
-    let arguments = ["dev", "--workers", "2", "--fleet", &file.display().to_string()];
+    let arguments = ["dev", "--proxy-workers", "2", &file.display().to_string()];
     Process::start("tidegate", "dev", folder, arguments.map(str::to_owned).into())
 }
 

@@ -13,7 +13,10 @@ mod variables;
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{
+    Arg, ArgMatches, Command,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use config::{Config, ConfigError, Environment, File, FileFormat, Map, Source, Value};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -36,6 +39,16 @@ const NOT_SETTINGS: [&str; 7] = [
     "TIDEGATE_PORT_US",
     "TIDEGATE_PORT_EU",
     "TIDEGATE_OTLP_ENDPOINT",
+];
+
+/// Former names of settings, which are refused with the present one.
+const RENAMED: [(&str, &str); 6] = [
+    ("edge.name", "name"),
+    ("edge.region", "region"),
+    ("edge.signing_keys", "proxy.signing_keys"),
+    ("computer.name", "name"),
+    ("computer.region", "region"),
+    ("replicator.region", "region"),
 ];
 
 /// The settings of a service: plain data in sections, with a default for everything (`Option` where there is none) and
@@ -75,6 +88,16 @@ pub enum SettingsError {
         /// A setting with a similar name.
         suggestion: Option<String>,
     },
+    /// A setting is given by its former name.
+    #[error("{origin}: {key} is now {now}")]
+    Renamed {
+        /// Where it is.
+        origin: String,
+        /// The former name.
+        key: String,
+        /// The name.
+        now: String,
+    },
     /// The file can't be read, or a value is not of its setting's type.
     #[error("{0}")]
     Value(String),
@@ -111,7 +134,13 @@ pub fn load<S: Settings>(
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded<S>, SettingsError> {
     let keys = Keys::of(&S::default());
-    let matches = command::<S>(about, &keys).try_get_matches_from(args)?;
+    let matches = command::<S>(about, &keys)
+        .try_get_matches_from(args)
+        .map_err(|error| unknown_flag(&keys, &error).unwrap_or(SettingsError::Flags(error)))?;
+    if let Some((former, now)) = RENAMED.into_iter().find(|(former, _)| matches.contains_id(former)) {
+        let flag = |key| format!("--{}", keys::flag(key));
+        return Err(SettingsError::Renamed { origin: FLAGS.to_owned(), key: flag(former), now: flag(now) });
+    }
     let env: BTreeMap<String, String> = env.into_iter().collect();
     let path = |flag: &str, variable: &str| {
         let given = matches.get_one::<String>(flag).or_else(|| env.get(variable));
@@ -129,7 +158,7 @@ pub fn load<S: Settings>(
         .collect();
     let environment = Environment::with_prefix("TIDEGATE").prefix_separator("_").separator("__");
     sources.push(("the environment".to_owned(), Box::new(environment.source(Some(variables)))));
-    sources.push(("the flags".to_owned(), Box::new(Flags::new(&keys, &matches))));
+    sources.push((FLAGS.to_owned(), Box::new(Flags::new(&keys, &matches))));
 
     let defaults = Config::try_from(&S::default()).map_err(|error| value_error(&error, &BTreeMap::new()))?;
     let mut builder = Config::builder().add_source(defaults);
@@ -151,6 +180,19 @@ pub fn load<S: Settings>(
         })?;
     }
     Ok(Loaded { settings, ports_file: path("ports-file", "TIDEGATE_PORTS_FILE") })
+}
+
+/// The origin of settings that are given as flags.
+const FLAGS: &str = "the flags";
+
+/// The error of a flag that does not exist, with a similar one.
+fn unknown_flag(keys: &Keys, error: &clap::Error) -> Option<SettingsError> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let ContextValue::String(given) = error.get(ContextKind::InvalidArg)? else { return None };
+    let suggestion = keys.nearest_flag(given.strip_prefix("--")?).map(|flag| format!("--{flag}"));
+    Some(SettingsError::Unknown { origin: FLAGS.to_owned(), key: given.clone(), suggestion })
 }
 
 /// Names the possible values in the error of a setting that is none of them.
@@ -203,6 +245,7 @@ fn command<S: Settings>(about: &Description, keys: &Keys) -> Command {
             .value_name("VALUE")
             .help(format!("{docs}{choices} [env: {}]{default}", keys::variable(key)))
     });
+    let renamed = RENAMED.map(|(former, _)| Arg::new(former).long(keys::flag(former)).hide(true));
     Command::new(about.name)
         .about(about.about)
         .version(about.version)
@@ -210,6 +253,7 @@ fn command<S: Settings>(about: &Description, keys: &Keys) -> Command {
         .after_help("healthcheck asks the service that runs with the same settings whether it is ready (admin.bind): exit code 0 or 1.")
         .args(own)
         .args(settings)
+        .args(renamed)
 }
 
 /// Records the origins of settings, and refuses names that are no settings, for which `serde` can't name the source.
@@ -224,6 +268,10 @@ fn record_origins(
         let in_environment = origin == "the environment";
         let shown = |key: &str| if in_environment { keys::variable(key) } else { key.to_owned() };
         if !keys.contains(&key) {
+            if let Some((_, now)) = RENAMED.into_iter().find(|(former, _)| *former == key) {
+                let (key, now) = (shown(&key), shown(now));
+                return Err(SettingsError::Renamed { origin: origin.to_owned(), key, now });
+            }
             let suggestion = keys.nearest(&key).map(shown);
             return Err(SettingsError::Unknown { origin: origin.to_owned(), key: shown(&key), suggestion });
         }

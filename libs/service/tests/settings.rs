@@ -127,7 +127,21 @@ fn an_unknown_name_is_refused_with_its_place_and_the_name_that_was_meant() {
     assert_eq!(said, "the environment: there is no setting TIDEGATE_WORKRES; did you mean TIDEGATE_WORKERS?");
 
     let said = error("name = 'x'", &[], &["--wokers", "3"]);
-    assert!(said.contains("--workers"), "{said}");
+    assert_eq!(said, "the flags: there is no setting --wokers; did you mean --workers?");
+    let said = error("name = 'x'", &[], &["--servers", "nats://one:1"]);
+    assert_eq!(said, "the flags: there is no setting --servers; did you mean --nats-servers?");
+    let said = error("name = 'x'", &[], &["--something-else"]);
+    assert_eq!(said, "the flags: there is no setting --something-else");
+}
+
+#[test]
+fn a_former_name_is_refused_with_the_present_one() {
+    let said = error("", &[], &["--edge-name", "x"]);
+    assert_eq!(said, "the flags: --edge-name is now --name");
+    let said = error("name = 'x'", &[("TIDEGATE_EDGE__NAME", "x")], &[]);
+    assert_eq!(said, "the environment: TIDEGATE_EDGE__NAME is now TIDEGATE_NAME");
+    let said = error("name = 'x'\n[computer]\nregion = 'y'\n", &[], &[]);
+    assert!(said.ends_with(".toml: computer.region is now region"), "{said}");
 }
 
 #[test]

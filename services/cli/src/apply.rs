@@ -7,7 +7,7 @@ use tidegate_model::fleet::Fleet;
 use tidegate_service::shutdown;
 
 use crate::{
-    arguments::BusOptions,
+    arguments::{BusOptions, WrongArgument},
     check,
     followed::Followed,
     link::{self, BusRetry},
@@ -25,6 +25,9 @@ pub async fn apply(file: &Path, author: Option<String>, options: &BusOptions) ->
 /// Applies the file and then each change of it, until interrupted. Waits for the bus. An invalid content is reported and
 /// changes nothing, but the first one must be valid. A content that is already applied is not written again.
 pub async fn watch(file: &Path, author: Option<String>, options: &BusOptions) -> anyhow::Result<()> {
+    if check::is_standard_input(file) {
+        return Err(WrongArgument("standard input cannot be watched: name a file".to_owned()).into());
+    }
     let (mut text, mut fleet) = check::read(file)?;
     let stop = shutdown::on_signals()?;
     let bus = link::open(options).await?;
@@ -74,7 +77,7 @@ async fn put(bus: &Bus, text: &str, author: &str, at_first: Duration) -> Option<
 fn say_applied(file: &Path, revision: u64, fleet: &Fleet) -> anyhow::Result<()> {
     say_line(format_args!(
         "applied {} as revision {revision}: {} clusters, {} services",
-        file.display(),
+        check::name_of(file),
         fleet.clusters.len(),
         fleet.services.len()
     ))

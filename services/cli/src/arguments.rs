@@ -30,7 +30,7 @@ pub enum Command {
     /// Check a fleet file and report all errors in it.
     #[command(after_help = "Example:\n    tidegate check fleet.yaml")]
     Check {
-        /// The fleet file.
+        /// The fleet file; `-` is standard input.
         file: PathBuf,
     },
     /// Print the JSON Schema of fleet files, for editors.
@@ -43,7 +43,7 @@ pub enum Command {
     /// Check a fleet file and apply it.
     #[command(after_help = "Examples:\n    tidegate apply fleet.yaml\n    tidegate apply fleet.yaml --watch")]
     Apply {
-        /// The fleet file.
+        /// The fleet file; `-` is standard input.
         file: PathBuf,
         /// Keep running: wait for the bus, and apply each change of the file, also through symbolic links.
         #[arg(long)]
@@ -120,7 +120,7 @@ pub enum Command {
         after_help = "Example:\n    tidegate bus-permissions fleet.yaml --region us-east --passwords bus"
     )]
     BusPermissions {
-        /// The fleet file.
+        /// The fleet file; `-` is standard input.
         file: PathBuf,
         /// Only the users of this region: for a region with servers of its own.
         #[arg(long)]
@@ -171,7 +171,7 @@ pub enum Command {
         bus: BusOptions,
     },
     /// Run a prober, a route-computer and an edge in this process, without NATS: to try Tidegate on one machine.
-    #[command(after_help = "Example:\n    tidegate dev --fleet fleet.yaml")]
+    #[command(after_help = "Example:\n    tidegate dev fleet.yaml")]
     Dev(DevOptions),
     /// Run a server that responds to each request with its name: an origin to try Tidegate with.
     #[command(after_help = "Example:\n    tidegate origin --name green --listen 127.0.0.1:9001")]
@@ -203,6 +203,9 @@ pub struct BusOptions {
     /// The user's password.
     #[arg(long, env = "TIDEGATE_NATS__PASSWORD", hide_env_values = true, global = true)]
     pub nats_password: Option<String>,
+    /// A file with the user's password, instead of `--nats-password`.
+    #[arg(long, env = "TIDEGATE_NATS__PASSWORD_FILE", global = true)]
+    pub nats_password_file: Option<PathBuf>,
     /// A token for NATS, instead of a user.
     #[arg(long, env = "TIDEGATE_NATS__TOKEN", hide_env_values = true, global = true)]
     pub nats_token: Option<String>,
@@ -233,6 +236,9 @@ fn bucket_replicas(text: &str) -> Result<usize, String> {
 /// Parses a time in the form of the fleet file, or whole hours or days such as `48h` or `7d`, up to a year.
 fn period(text: &str) -> Result<Duration, String> {
     let longest = Duration::from_secs(366 * 24 * 3600);
+    if text.starts_with('-') {
+        return Err("a duration is positive, such as 30m, 48h or 7d".to_owned());
+    }
     let (digits, unit) = text.split_at(text.len() - text.chars().next_back().map_or(0, char::len_utf8));
     let seconds = match unit {
         "h" => 3600,
@@ -270,13 +276,16 @@ pub enum DrainTarget {
         /// Its name.
         name: RegionName,
     },
+    /// A name without its kind.
+    #[command(external_subcommand)]
+    Unknown(Vec<String>),
 }
 
 /// The options of an override.
 #[derive(Debug, Clone, Args)]
 pub struct DrainOptions {
     /// The duration, such as 30m, 48h or 7d; without it, until it is withdrawn.
-    #[arg(long = "for", value_parser = period, global = true)]
+    #[arg(long = "for", value_parser = period, allow_hyphen_values = true, global = true)]
     pub length: Option<Duration>,
     /// The reason.
     #[arg(long, default_value = "", global = true)]
@@ -289,9 +298,9 @@ pub struct DrainOptions {
 /// The options of `dev`.
 #[derive(Debug, Clone, Args)]
 pub struct DevOptions {
-    /// The fleet file.
-    #[arg(long, default_value = "fleet.yaml")]
-    pub fleet: PathBuf,
+    /// The fleet file; `-` is standard input, which is read once.
+    #[arg(default_value = "fleet.yaml")]
+    pub file: PathBuf,
     /// The edge to run; when absent, the first by name.
     #[arg(long)]
     pub edge: Option<EdgeName>,
@@ -300,16 +309,37 @@ pub struct DevOptions {
     pub take_over: bool,
     /// The number of worker threads; 0: one per core.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=i64::from(tidegate_proxy::MOST_WORKERS)))]
-    pub workers: u16,
+    pub proxy_workers: u16,
     /// The address of the admin listener.
     #[arg(long, default_value = "127.0.0.1:0")]
-    pub admin: SocketAddr,
+    pub admin_bind: SocketAddr,
     /// The directory for the last table; a temporary one when absent.
     #[arg(long)]
-    pub state_dir: Option<PathBuf>,
+    pub proxy_state_dir: Option<PathBuf>,
+    /// Former names of flags, which are refused with the present ones.
+    #[command(flatten)]
+    pub former: FormerDevFlags,
     /// Write the listening addresses to this file, as JSON.
     #[arg(long)]
     pub ports_file: Option<PathBuf>,
+}
+
+/// Former names of the flags of `dev`.
+#[derive(Debug, Clone, Args)]
+pub struct FormerDevFlags {
+    #[arg(long, hide = true, value_parser = former("the fleet file is now an argument: tidegate dev FILE"))]
+    fleet: Option<String>,
+    #[arg(long, hide = true, value_parser = former("it is now --proxy-workers"))]
+    workers: Option<String>,
+    #[arg(long, hide = true, value_parser = former("it is now --admin-bind"))]
+    admin: Option<String>,
+    #[arg(long, hide = true, value_parser = former("it is now --proxy-state-dir"))]
+    state_dir: Option<String>,
+}
+
+/// Refuses a flag whose name has changed.
+fn former(now: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
+    move |_| Err(now.to_owned())
 }
 
 /// The options of `origin`.
@@ -395,6 +425,21 @@ mod tests {
                 panic!("{command}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn former_flags_are_refused_with_the_present_ones() {
+        let error = |words: &[&str]| Arguments::try_parse_from(words).unwrap_err().to_string();
+        assert!(error(&["tidegate", "dev", "--workers", "2"]).contains("it is now --proxy-workers"));
+        assert!(error(&["tidegate", "dev", "--fleet", "x"]).contains("tidegate dev FILE"));
+    }
+
+    #[test]
+    fn what_is_drained_has_a_kind() {
+        let parsed = Arguments::try_parse_from(["tidegate", "drain", "us-1", "--for", "30m"]).unwrap();
+        assert!(matches!(parsed.command, Command::Drain { target: DrainTarget::Unknown(_), .. }));
+        let error = Arguments::try_parse_from(["tidegate", "drain", "cluster", "us-1", "--for", "-5m"]);
+        assert!(error.unwrap_err().to_string().contains("a duration is positive"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `tidegate check` and `tidegate schema`.
 
-use std::{collections::BTreeSet, fmt, fs, path::Path};
+use std::{collections::BTreeSet, fmt, fs, io, path::Path};
 
 use crate::say::say_line;
 use tidegate_model::fleet::{self, Fleet, FleetErrors, Service};
@@ -29,11 +29,23 @@ impl fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-/// Reads a fleet file: its text and the fleet.
+/// Whether a file is given as `-`, which is standard input.
+pub fn is_standard_input(file: &Path) -> bool {
+    file == Path::new("-")
+}
+
+/// The name of a file for people.
+pub fn name_of(file: &Path) -> String {
+    if is_standard_input(file) { "standard input".to_owned() } else { file.display().to_string() }
+}
+
+/// Reads a fleet file, or standard input for `-`: its text and the fleet.
 pub fn read(file: &Path) -> anyhow::Result<(String, Fleet)> {
-    let text = fs::read_to_string(file)
-        .map_err(|error| Unreadable(format!("{} cannot be read: {error}", file.display())))?;
-    let fleet = Fleet::parse(&text, &file.display().to_string()).map_err(WrongFile)?;
+    let name = name_of(file);
+    let text =
+        if is_standard_input(file) { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) };
+    let text = text.map_err(|error| Unreadable(format!("{name} cannot be read: {error}")))?;
+    let fleet = Fleet::parse(&text, &name).map_err(WrongFile)?;
     Ok((text, fleet))
 }
 
@@ -42,7 +54,7 @@ pub fn check(file: &Path) -> anyhow::Result<()> {
     let (_, fleet) = read(file)?;
     say_line(format_args!(
         "{} is valid: {} regions, {} clusters with {} endpoints, {} edges, {} listeners, {} services",
-        file.display(),
+        name_of(file),
         fleet.regions.len(),
         fleet.clusters.len(),
         fleet.clusters.values().map(|cluster| cluster.endpoints.len()).sum::<usize>(),

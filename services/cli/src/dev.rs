@@ -23,7 +23,7 @@ use crate::{
 
 /// Runs until interrupted. A changed fleet file is applied at once; an invalid one is reported and changes nothing.
 pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
-    let (text, fleet) = check::read(&options.fleet)?;
+    let (text, fleet) = check::read(&options.file)?;
     let (edge, region) = edge_of(&fleet, options.edge.as_ref())?;
     if !options.take_over {
         check_ports(&fleet, &edge)?;
@@ -37,9 +37,9 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
     files::raise_open_files().context("the limit of open files cannot be read")?;
     let stop = shutdown::on_signals()?;
     let admin = Admin::new(registry.clone());
-    let listener = TcpListener::bind(options.admin)
-        .await
-        .with_context(|| format!("the admin listener cannot be bound to {} (--admin)", options.admin))?;
+    let listener = TcpListener::bind(options.admin_bind).await.with_context(|| {
+        format!("the admin listener cannot be bound to {} (--admin-bind)", options.admin_bind)
+    })?;
     let ports = Ports::new(options.ports_file.clone());
     ports.add("admin", listener.local_addr()?)?;
     let context = Context {
@@ -56,21 +56,26 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
     let bus = Bus::in_process();
     FleetStore::new(&bus).put(&text, &link::author(None)).await?;
     let temporary = std::env::temp_dir().join(format!("tidegate-dev-{}", std::process::id()));
-    let state_dir = options.state_dir.clone().unwrap_or_else(|| temporary.clone());
+    let state_dir = options.proxy_state_dir.clone().unwrap_or_else(|| temporary.clone());
 
-    let mut proxy = ProxySettings { take_over: options.take_over, ..ProxySettings::default() };
-    proxy.edge.name = Some(edge);
-    proxy.edge.region = Some(region.clone());
-    proxy.proxy.workers = usize::from(options.workers);
+    let mut proxy = ProxySettings {
+        name: Some(edge),
+        region: Some(region.clone()),
+        take_over: options.take_over,
+        ..ProxySettings::default()
+    };
+    proxy.proxy.workers = usize::from(options.proxy_workers);
     proxy.proxy.state_dir = state_dir;
     let prober = ProberSettings {
         region: Some(region.clone()),
         name: Some("dev".parse()?),
         ..ProberSettings::default()
     };
-    let mut computer = RouteComputerSettings::default();
-    computer.computer.region = Some(region);
-    computer.computer.name = Some("dev".parse()?);
+    let computer = RouteComputerSettings {
+        region: Some(region),
+        name: Some("dev".parse()?),
+        ..RouteComputerSettings::default()
+    };
 
     let stop_admin = CancellationToken::new();
     // The proxy drains first; the other services run until it has.
@@ -87,15 +92,15 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
             proxy,
             tidegate_health_prober::run(prober, bus.clone(), others.clone()),
             tidegate_route_computer::run(computer, bus.clone(), others),
-            follow_file(&options.fleet, text, &bus, &stop_others),
+            follow_file(&options.file, text, &bus, &stop_others),
             async {
                 admin.serve(listener, stop_admin.clone()).await;
                 Ok(())
             },
         )
     };
-    if options.state_dir.is_none() {
-        // Without `--state-dir` nothing is kept.
+    if options.proxy_state_dir.is_none() {
+        // Without `--proxy-state-dir` nothing is kept.
         _ = std::fs::remove_dir_all(&temporary);
     }
     ran.map(|_| ())
@@ -138,6 +143,10 @@ async fn follow_file(
     bus: &Bus,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
+    if check::is_standard_input(file) {
+        stop.cancelled().await;
+        return Ok(());
+    }
     let store = FleetStore::new(bus);
     let mut followed = Followed::new(file, applied.clone());
     while let Some((text, _)) = stop.run_until_cancelled(followed.fleet()).await {

@@ -10,7 +10,7 @@ use tidegate_model::{
 
 use crate::say::say_line;
 use crate::{
-    arguments::{BusOptions, DrainOptions, DrainTarget},
+    arguments::{BusOptions, DrainOptions, DrainTarget, WrongArgument},
     fleet::{self, known},
     link,
 };
@@ -19,12 +19,19 @@ use crate::{
 const MAX_REASON: usize = 500;
 
 impl DrainTarget {
-    fn kind(self) -> OverrideKind {
-        match self {
+    fn kind(self, command: &str) -> Result<OverrideKind, WrongArgument> {
+        Ok(match self {
             DrainTarget::Cluster { name } => OverrideKind::DrainCluster(name),
             DrainTarget::Edge { name } => OverrideKind::DrainEdge(name),
             DrainTarget::Region { name } => OverrideKind::EvacuateRegion(name),
-        }
+            DrainTarget::Unknown(words) => {
+                let name = words.first().map(String::as_str).unwrap_or_default();
+                return Err(WrongArgument(format!(
+                    "is {name} a cluster, an edge or a region? Right would be `tidegate {command} cluster {name}`, \
+                     `tidegate {command} edge {name}` or `tidegate {command} region {name}`"
+                )));
+            }
+        })
     }
 }
 
@@ -44,7 +51,7 @@ async fn check(kind: &OverrideKind, bus: &Bus) -> anyhow::Result<()> {
 
 /// Drains a cluster, an edge or a region.
 pub async fn drain(target: DrainTarget, options: DrainOptions, bus: &BusOptions) -> anyhow::Result<()> {
-    put(target.kind(), options, bus, "tidegate undrain").await
+    put(target.kind("drain")?, options, bus, "tidegate undrain").await
 }
 
 /// Forces a service's route.
@@ -59,7 +66,7 @@ pub async fn force(
 
 /// Withdraws a drain.
 pub async fn undrain(target: DrainTarget, bus: &BusOptions) -> anyhow::Result<()> {
-    let kind = target.kind();
+    let kind = target.kind("undrain")?;
     if !withdraw(&kind, bus).await? {
         anyhow::bail!("there is no {kind}");
     }

@@ -18,6 +18,6 @@ pub fn init(file: &Path, force: bool) -> anyhow::Result<()> {
     };
     opened.write_all(STARTER.as_bytes()).with_context(|| format!("{} cannot be written", file.display()))?;
     let name = file.display();
-    say_line(format_args!("wrote {name}\nnext: tidegate check {name}\n      tidegate dev --fleet {name}"))?;
+    say_line(format_args!("wrote {name}\nnext: tidegate check {name}\n      tidegate dev {name}"))?;
     Ok(())
 }

@@ -20,7 +20,7 @@ pub async fn open(options: &BusOptions) -> anyhow::Result<Bus> {
         credentials: options.nats_credentials.clone(),
         user: options.nats_user.clone(),
         password: options.nats_password.clone(),
-        password_file: None,
+        password_file: options.nats_password_file.clone(),
         token: options.nats_token.clone(),
         ca: options.nats_ca.clone(),
         certificate: options.nats_certificate.clone(),

@@ -24,4 +24,4 @@ mod worker;
 mod worker_context;
 
 pub use control::{PortHolder, run};
-pub use settings::{AccessFormat, AccessLogSection, EdgeSection, MOST_WORKERS, ProxySection, ProxySettings};
+pub use settings::{AccessFormat, AccessLogSection, MOST_WORKERS, ProxySection, ProxySettings};

@@ -16,12 +16,15 @@ use crate::{limits::memory_limit, wire::IdleLimits};
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxySettings {
+    /// The edge's name, as in the fleet file.
+    pub name: Option<EdgeName>,
+    /// The edge's region. If absent: the region in the fleet file, or that of the last table on disk if the bus cannot
+    /// be reached.
+    pub region: Option<RegionName>,
     /// Whether this process takes over from another one of the same edge on this host: it starts although that one holds
     /// the state directory and the ports, and shares the ports until that one has been stopped. Without it, the second
     /// process refuses to start.
     pub take_over: bool,
-    /// The identity of this edge.
-    pub edge: EdgeSection,
     /// How the proxy works.
     pub proxy: ProxySection,
     /// The access log.
@@ -34,20 +37,6 @@ pub struct ProxySettings {
     pub log: LogSection,
     /// Traces and metrics over OTLP.
     pub telemetry: TelemetrySection,
-}
-
-/// The identity of an edge.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
-#[serde(default, deny_unknown_fields)]
-pub struct EdgeSection {
-    /// The edge's name, as in the fleet file.
-    pub name: Option<EdgeName>,
-    /// The edge's region. If absent: the region in the fleet file, or that of the last table on disk if the bus cannot
-    /// be reached.
-    pub region: Option<RegionName>,
-    /// The public keys whose tables the edge accepts, instead of those in the fleet file.
-    #[serde(deserialize_with = "at_least_one_key")]
-    pub signing_keys: Vec<SigningPublicKey>,
 }
 
 /// Parses a list of at least one key: an empty flag must not fall back to the keys of the fleet. (An empty environment
@@ -69,6 +58,9 @@ pub const MOST_WORKERS: u16 = 1024;
 #[derive(Debug, Clone, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxySection {
+    /// The public keys whose tables the edge accepts, instead of those in the fleet file.
+    #[serde(deserialize_with = "at_least_one_key")]
+    pub signing_keys: Vec<SigningPublicKey>,
     /// The number of worker threads; 0: one per core.
     pub workers: usize,
     /// The directory in which the last table is kept.
@@ -138,6 +130,7 @@ impl Default for AccessLogSection {
 impl Default for ProxySection {
     fn default() -> Self {
         ProxySection {
+            signing_keys: Vec::new(),
             workers: 0,
             state_dir: PathBuf::from("/var/lib/tidegate"),
             drain_delay: Duration::ZERO,
@@ -186,22 +179,18 @@ impl Settings for ProxySettings {
     }
 
     fn instance(&self) -> String {
-        self.edge.name.as_ref().map_or_else(|| "unnamed".to_owned(), ToString::to_string)
+        self.name.as_ref().map_or_else(|| "unnamed".to_owned(), ToString::to_string)
     }
 
     fn docs(key: &str) -> Option<&'static str> {
         docs_of::<ProxySettings>("", key)
-            .or_else(|| docs_of::<EdgeSection>("edge", key))
             .or_else(|| docs_of::<ProxySection>("proxy", key))
             .or_else(|| docs_of::<AccessLogSection>("access_log", key))
     }
 
     fn check(&self) -> Result<(), (String, String)> {
-        if self.edge.name.is_none() {
-            return Err((
-                "edge.name".to_owned(),
-                "the edge's name, as in the fleet file, is required".to_owned(),
-            ));
+        if self.name.is_none() {
+            return Err(("name".to_owned(), "the edge's name, as in the fleet file, is required".to_owned()));
         }
         if self.proxy.workers > usize::from(MOST_WORKERS) {
             return Err(("proxy.workers".to_owned(), format!("at most {MOST_WORKERS}; 0 is one per core")));
@@ -236,28 +225,28 @@ mod tests {
         let keys = [SigningPublicKey([1; 32]), SigningPublicKey([2; 32])];
         let text = keys.map(|key| key.to_string()).join(",");
         let file = std::env::temp_dir().join(format!("tidegate-proxy-settings-{}.toml", std::process::id()));
-        std::fs::write(&file, format!("edge.signing_keys = [\"{}\", \"{}\"]", keys[0], keys[1])).unwrap();
+        std::fs::write(&file, format!("proxy.signing_keys = [\"{}\", \"{}\"]", keys[0], keys[1])).unwrap();
         let read = |flags: &[&str], variables: &[(&str, &str)]| {
-            let flags = ["tidegate-proxy", "--edge-name", "edge-1"].iter().chain(flags).map(Into::into);
+            let flags = ["tidegate-proxy", "--name", "edge-1"].iter().chain(flags).map(Into::into);
             let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
             settings::load::<ProxySettings>(&about, flags, variables)
         };
         let load = |flags: &[&str], variables: &[(&str, &str)]| {
-            read(flags, variables).unwrap().settings.edge.signing_keys
+            read(flags, variables).unwrap().settings.proxy.signing_keys
         };
-        assert_eq!(load(&["--edge-signing-keys", &text], &[]), keys);
-        assert_eq!(load(&[], &[("TIDEGATE_EDGE__SIGNING_KEYS", &text)]), keys);
+        assert_eq!(load(&["--proxy-signing-keys", &text], &[]), keys);
+        assert_eq!(load(&[], &[("TIDEGATE_PROXY__SIGNING_KEYS", &text)]), keys);
         assert_eq!(load(&["--config", file.to_str().unwrap()], &[]), keys);
         std::fs::remove_file(&file).unwrap();
         // An empty flag must not unpin an edge.
-        assert!(read(&["--edge-signing-keys", ""], &[]).is_err());
-        assert!(read(&[], &[("TIDEGATE_EDGE__SIGNING_KEYS", ",")]).is_err());
+        assert!(read(&["--proxy-signing-keys", ""], &[]).is_err());
+        assert!(read(&[], &[("TIDEGATE_PROXY__SIGNING_KEYS", ",")]).is_err());
     }
 
     #[test]
     fn the_memory_for_clients_is_memory_that_is_there() {
         let budget = |client_memory_mib| ProxySettings {
-            edge: EdgeSection { name: Some("edge-1".parse().unwrap()), ..EdgeSection::default() },
+            name: Some("edge-1".parse().unwrap()),
             proxy: ProxySection { client_memory_mib, ..ProxySection::default() },
             ..ProxySettings::default()
         };

@@ -8,4 +8,4 @@ mod replicator;
 mod settings;
 
 pub use replicator::run;
-pub use settings::{ReplicatorSection, ReplicatorSettings};
+pub use settings::ReplicatorSettings;

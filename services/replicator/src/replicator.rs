@@ -28,7 +28,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the region is missing or the bus is closed. A bus that is away is no error.
 pub async fn run(settings: ReplicatorSettings, bus: Bus, context: Context) -> anyhow::Result<()> {
-    let region = settings.replicator.region.context("the region is missing (replicator.region)")?;
+    let region = settings.region.context("the region is missing (region)")?;
     context.admin.check("bus", tidegate_service::bus::check(&bus));
     let made = Arc::new(AtomicBool::new(false));
     let shown = made.clone();

@@ -12,8 +12,8 @@ use tidegate_service::{
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplicatorSettings {
-    /// The region that it works for.
-    pub replicator: ReplicatorSection,
+    /// The region whose bus it is on.
+    pub region: Option<RegionName>,
     /// How to reach the bus.
     pub nats: NatsSection,
     /// The admin listener.
@@ -22,14 +22,6 @@ pub struct ReplicatorSettings {
     pub log: LogSection,
     /// Traces and metrics by OTLP.
     pub telemetry: TelemetrySection,
-}
-
-/// The region that a replicator works for.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
-#[serde(default, deny_unknown_fields)]
-pub struct ReplicatorSection {
-    /// The region whose bus it is on.
-    pub region: Option<RegionName>,
 }
 
 impl Settings for ReplicatorSettings {
@@ -43,16 +35,16 @@ impl Settings for ReplicatorSettings {
     }
 
     fn instance(&self) -> String {
-        self.replicator.region.as_ref().map(ToString::to_string).unwrap_or_default()
+        self.region.as_ref().map(ToString::to_string).unwrap_or_default()
     }
 
     fn docs(key: &str) -> Option<&'static str> {
-        docs_of::<ReplicatorSection>("replicator", key)
+        docs_of::<ReplicatorSettings>("", key)
     }
 
     fn check(&self) -> Result<(), (String, String)> {
-        if self.replicator.region.is_none() {
-            return Err(("replicator.region".into(), "the region whose bus it is on is needed".into()));
+        if self.region.is_none() {
+            return Err(("region".into(), "the region whose bus it is on is needed".into()));
         }
         Ok(())
     }

@@ -39,8 +39,8 @@ const PROBER_GONE: Duration = Duration::from_secs(60);
 /// # Errors
 /// Settings are missing, or the bus is closed.
 pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) -> anyhow::Result<()> {
-    let region = settings.computer.region.clone().context("the region is missing (computer.region)")?;
-    let holder = settings.computer.name.clone().context("the name is missing (computer.name)")?;
+    let region = settings.region.clone().context("the region is missing (region)")?;
+    let holder = settings.name.clone().context("the name is missing (name)")?;
     let claim = subjects::claim("route-computer", &region, holder.as_str());
     let what = format!("route-computer {holder} of {region}");
     claim_name(&context.registry, &bus, claim, what, &context.shutdown).await?;

@@ -15,7 +15,11 @@ use tidegate_service::{
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouteComputerSettings {
-    /// Its identity, and how it decides.
+    /// Its name, unique among the route-computers of the region.
+    pub name: Option<HolderName>,
+    /// The region whose table it computes.
+    pub region: Option<RegionName>,
+    /// How it decides.
     pub computer: ComputerSection,
     /// How to reach the bus.
     pub nats: NatsSection,
@@ -27,14 +31,10 @@ pub struct RouteComputerSettings {
     pub telemetry: TelemetrySection,
 }
 
-/// The identity of a route-computer, and how it decides.
+/// How a route-computer decides.
 #[derive(Debug, Clone, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ComputerSection {
-    /// The region whose table it computes.
-    pub region: Option<RegionName>,
-    /// Its name, unique among the route-computers of the region.
-    pub name: Option<HolderName>,
     /// The time in which a cluster that recovered regains its whole share. All route-computers of a region must have the same.
     #[serde(with = "duration")]
     pub slow_start: Duration,
@@ -55,8 +55,6 @@ pub struct ComputerSection {
 impl Default for ComputerSection {
     fn default() -> Self {
         ComputerSection {
-            region: None,
-            name: None,
             slow_start: Duration::from_secs(30),
             damping: DampingSection::default(),
             signing_key: None,
@@ -109,23 +107,24 @@ impl Settings for RouteComputerSettings {
 
     fn instance(&self) -> String {
         let part = |part: Option<String>| part.unwrap_or_else(|| "unnamed".to_owned());
-        let region = part(self.computer.region.as_ref().map(ToString::to_string));
-        let name = part(self.computer.name.as_ref().map(ToString::to_string));
+        let region = part(self.region.as_ref().map(ToString::to_string));
+        let name = part(self.name.as_ref().map(ToString::to_string));
         format!("{region}/{name}")
     }
 
     fn docs(key: &str) -> Option<&'static str> {
-        docs_of::<ComputerSection>("computer", key)
+        docs_of::<RouteComputerSettings>("", key)
+            .or_else(|| docs_of::<ComputerSection>("computer", key))
             .or_else(|| docs_of::<DampingSection>("computer.damping", key))
     }
 
     fn check(&self) -> Result<(), (String, String)> {
-        if self.computer.region.is_none() {
-            return Err(("computer.region".into(), "the region whose table it computes is required".into()));
+        if self.region.is_none() {
+            return Err(("region".into(), "the region whose table it computes is required".into()));
         }
-        if self.computer.name.is_none() {
+        if self.name.is_none() {
             let problem = "a name that no other route-computer of the region has is required";
-            return Err(("computer.name".into(), problem.into()));
+            return Err(("name".into(), problem.into()));
         }
         Ok(())
     }

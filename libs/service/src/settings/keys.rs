@@ -38,6 +38,27 @@ impl Keys {
     }
 }
 
+impl Keys {
+    /// The flag that is most similar to `given`, if one is similar enough: few letters differ, or the words of one are words
+    /// of the other (`--servers` and `--nats-servers`).
+    pub fn nearest_flag(&self, given: &str) -> Option<String> {
+        let words = |flag: &str| flag.split('-').map(str::to_owned).collect::<Vec<_>>();
+        let given_words = words(given);
+        let distance = |known: &str| {
+            let known_words = words(known);
+            let is_part = |part: &[String], whole: &[String]| part.iter().all(|word| whole.contains(word));
+            match strsim::damerau_levenshtein(known, given) {
+                _ if is_part(&given_words, &known_words) || is_part(&known_words, &given_words) => 1,
+                distance => distance,
+            }
+        };
+        let flags = self.0.keys().map(|key| flag(key));
+        let nearest =
+            flags.min_by_key(|known| (distance(known), strsim::damerau_levenshtein(known, given)))?;
+        (distance(&nearest) <= 3).then_some(nearest)
+    }
+}
+
 /// The possible values of a setting that is an enumeration; empty for other settings. They are taken from the error of
 /// deserializing the defaults with an invalid value in its place.
 pub(super) fn choices<S: Serialize + DeserializeOwned>(defaults: &S, key: &str) -> Vec<String> {

@@ -57,7 +57,7 @@ const PENDING_FAILURES: usize = 1024;
 /// # Errors
 /// If the edge has no name, or the bus, a thread or the state directory cannot be used.
 pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow::Result<()> {
-    let name = settings.edge.name.clone().context("the edge has no name (edge.name)")?;
+    let name = settings.name.clone().context("the edge has no name (name)")?;
     let disk = TableFile::new(&settings.proxy.state_dir, &name)?;
     let lock = match StateLock::acquire(&settings.proxy.state_dir, &name) {
         Ok(lock) => Some(lock),
@@ -69,7 +69,7 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     };
     let saved = disk.load();
     let last = saved.as_ref().map(|saved| &saved.region);
-    let learned = match settings.edge.region.clone() {
+    let learned = match settings.region.clone() {
         Some(region) => region::EdgeAssignment { region, signing_keys: None },
         None => match region::learn_region(&bus, &name, last, &context.shutdown).await {
             Some(learned) => learned,
@@ -83,7 +83,7 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let trust = Trust::undecided();
     let kept = saved.as_ref().map(|saved| &saved.signing_keys).filter(|keys| !keys.is_empty());
     let known = learned.signing_keys.as_ref().or(kept);
-    let pinned = &settings.edge.signing_keys;
+    let pinned = &settings.proxy.signing_keys;
     if let Some(keys) = Some(pinned).filter(|keys| !keys.is_empty()).or(known) {
         if !keys.is_empty() {
             let is_pinned = !pinned.is_empty();

@@ -80,7 +80,7 @@ impl TableStatus {
         Some(format!(
             "behind for {} s: it serves on by the table of epoch {}, revision {}; refused: {} messages of older or \
              impossible epochs (`tidegate edge reset {}` has it forget the epoch), {} that none of the keys signed which it \
-             believes (its edge.signing_keys, or those that the fleet names)",
+             believes (its proxy.signing_keys, or those that the fleet names)",
             clock::now().since(since).as_secs(),
             applied.epoch,
             applied.revision,

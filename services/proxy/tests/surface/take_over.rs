@@ -79,7 +79,7 @@ impl EdgeProcess {
             }
         }
         let child = command
-            .args(["--edge-name", "edge-1", "--edge-region", "here", "--proxy-workers", "2"])
+            .args(["--name", "edge-1", "--region", "here", "--proxy-workers", "2"])
             .args(["--nats-servers", "nats://127.0.0.1:1", "--admin-bind", "127.0.0.1:0"])
             .args(["--proxy-state-dir", &path(&state.0), "--ports-file", &path(&files.0.join("ports"))])
             .args(more)

@@ -132,9 +132,11 @@ impl Edge {
             own
         });
         let context = Context { spans: start.spans, ..Context::embedded("edge-1", CancellationToken::new()) };
-        let mut settings = ProxySettings::default();
-        settings.edge.name = Some("edge-1".parse().unwrap());
-        settings.edge.region = Some("here".parse().unwrap());
+        let mut settings = ProxySettings {
+            name: Some("edge-1".parse().unwrap()),
+            region: Some("here".parse().unwrap()),
+            ..ProxySettings::default()
+        };
         settings.proxy.workers = start.workers;
         settings.proxy.state_dir.clone_from(&state_dir);
         settings.proxy.drain_delay = start.drain_delay;
