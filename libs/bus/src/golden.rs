@@ -26,7 +26,7 @@ use tidegate_model::{
 };
 
 use crate::{
-    claims::IdentityClaim,
+    claims::{IdentityClaim, Problem},
     codec::{OLDEST_VERSION, SCHEMA_VERSION, Wire, decode, encode},
     fleet::{FleetHead, FleetVersion},
     replicate::{PullRequest, PullResponse, RegionDigest},
@@ -264,7 +264,18 @@ fn golden_reports() {
     );
     check(
         "identity_claim",
-        &IdentityClaim { instance: 7, host: "host-1".to_owned(), process: 300, since: Timestamp(1) },
+        &IdentityClaim {
+            instance: 7,
+            host: "host-1".to_owned(),
+            process: 300,
+            since: Timestamp(1),
+            problems: vec![Problem {
+                check: "listeners".to_owned(),
+                reason: "the port is taken".to_owned(),
+                since: Timestamp(2),
+                is_blocking: true,
+            }],
+        },
     );
     check(
         "suspicion",
@@ -301,6 +312,16 @@ fn golden_events() {
             revision,
             decided_at: Timestamp(4),
             received_at: Timestamp(5),
+        },
+        EventKind::ProblemBegan {
+            process: "edge edge-1".to_owned(),
+            check: "listeners".to_owned(),
+            reason: "the port is taken".to_owned(),
+        },
+        EventKind::ProblemEnded {
+            process: "edge edge-1".to_owned(),
+            check: "listeners".to_owned(),
+            since: Timestamp(6),
         },
     ];
     check("events", &kinds.map(|kind| Event { region: name("us-east"), at: Timestamp(6), kind }).to_vec());

@@ -57,6 +57,24 @@ pub enum EventKind {
         /// The first error in it.
         error: String,
     },
+    /// A process has a problem: it is not ready, or something is not in force.
+    ProblemBegan {
+        /// The process, such as `edge edge-1`.
+        process: String,
+        /// The name of the check that found it.
+        check: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A problem of a process is over.
+    ProblemEnded {
+        /// The process.
+        process: String,
+        /// The name of the check that had found it.
+        check: String,
+        /// When it had begun.
+        since: Timestamp,
+    },
 }
 
 /// A change of a region's table, with its cause.

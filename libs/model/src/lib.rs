@@ -19,7 +19,8 @@ pub mod version;
 
 pub use key::{PUBLIC_KEY_LENGTH, SigningPublicKey};
 pub use name::{
-    ClusterName, EdgeName, HolderName, ListenerName, NetworkName, ProberName, RegionName, ServiceName,
+    ClusterName, EdgeName, HolderName, ListenerName, NetworkName, ProberName, RegionName, ReplicatorName,
+    ServiceName,
 };
 pub use time::Timestamp;
 pub use version::{Epoch, Revision};

@@ -100,6 +100,8 @@ names! {
     ProberName;
     /// A route-computer instance, unique in its region: the holder of the region's lease.
     HolderName;
+    /// A replicator instance, unique in its region.
+    ReplicatorName;
 }
 
 #[cfg(test)]

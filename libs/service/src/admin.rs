@@ -20,6 +20,7 @@ use hyper::{
     Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tidegate_bus::{claims::Problem, clock::Timestamp};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +55,17 @@ struct Shown {
     allowed_hosts: Vec<String>,
     checks: BTreeMap<String, Check>,
     warnings: BTreeMap<String, Warning>,
+    intents: BTreeMap<String, Warning>,
     routes: BTreeMap<String, Route>,
+    /// Since when each present problem has lasted, by check.
+    since: BTreeMap<String, Timestamp>,
+}
+
+/// The results of all checks.
+struct Results {
+    checks: BTreeMap<String, Result<(), String>>,
+    warnings: BTreeMap<String, String>,
+    intents: BTreeMap<String, String>,
 }
 
 /// A response.
@@ -121,6 +132,42 @@ impl Admin {
         self.shown().warnings.insert(name.to_owned(), Arc::new(warning));
     }
 
+    /// Adds a reason for not being ready that is intended, such as draining, and so no problem. It must not block.
+    pub fn intend(&self, name: &str, reason: impl Fn() -> Option<String> + Send + Sync + 'static) {
+        self.shown().intents.insert(name.to_owned(), Arc::new(reason));
+    }
+
+    /// What is wrong now: failed checks and warnings, each since the first call that found it.
+    pub fn problems(&self, now: Timestamp) -> Vec<Problem> {
+        let Results { checks, warnings, .. } = self.results();
+        let failed = checks.into_iter().filter_map(|(check, result)| Some((check, result.err()?, true)));
+        let found: Vec<(String, String, bool)> =
+            failed.chain(warnings.into_iter().map(|(check, reason)| (check, reason, false))).collect();
+        let since = &mut self.shown().since;
+        since.retain(|check, _| found.iter().any(|(found, ..)| found == check));
+        let problems = found.into_iter().map(|(check, reason, is_blocking)| {
+            let since = *since.entry(check.clone()).or_insert(now);
+            Problem { check, reason, since, is_blocking }
+        });
+        problems.collect()
+    }
+
+    fn results(&self) -> Results {
+        let (started, checks, warnings, intents) = {
+            let shown = self.shown();
+            (shown.started, shown.checks.clone(), shown.warnings.clone(), shown.intents.clone())
+        };
+        let mut results = BTreeMap::new();
+        if !started {
+            results.insert("start".to_owned(), Err("the service is starting".to_owned()));
+        }
+        results.extend(checks.into_iter().map(|(name, check)| (name, check())));
+        let said = |reasons: BTreeMap<String, Warning>| {
+            reasons.into_iter().filter_map(|(name, reason)| Some((name, reason()?))).collect()
+        };
+        Results { checks: results, warnings: said(warnings), intents: said(intents) }
+    }
+
     /// Adds a page for GET on `path`; it gets the request's query, empty when there is none. It must not block.
     pub fn route(&self, path: &str, page: impl Fn(&str) -> Reply + Send + Sync + 'static) {
         self.shown().routes.insert(path.to_owned(), Arc::new(page));
@@ -133,24 +180,11 @@ impl Admin {
 
     /// Whether the service is ready, and the body of `/readyz`.
     pub fn readiness(&self) -> (bool, serde_json::Value) {
-        let (started, checks, warnings) = {
-            let shown = self.shown();
-            (shown.started, shown.checks.clone(), shown.warnings.clone())
-        };
-        let mut results = BTreeMap::new();
-        if !started {
-            results.insert("start".to_owned(), Err("the service is starting".to_owned()));
-        }
-        results.extend(checks.into_iter().map(|(name, check)| (name, check())));
-        let ready = results.values().all(Result::is_ok);
-        let results: serde_json::Map<_, _> = results
-            .into_iter()
-            .map(|(name, result)| {
-                (name, serde_json::Value::from(result.err().unwrap_or_else(|| "ok".to_owned())))
-            })
-            .collect();
-        let warnings: BTreeMap<String, String> =
-            warnings.into_iter().filter_map(|(name, warning)| Some((name, warning()?))).collect();
+        let Results { checks, warnings, intents } = self.results();
+        let ready = checks.values().all(Result::is_ok) && intents.is_empty();
+        let ended =
+            checks.into_iter().map(|(name, result)| (name, result.err().unwrap_or_else(|| "ok".to_owned())));
+        let results: BTreeMap<String, String> = ended.chain(intents).collect();
         let mut body = serde_json::json!({ "ready": ready, "checks": results });
         if !warnings.is_empty() {
             body["warnings"] = serde_json::json!(warnings);

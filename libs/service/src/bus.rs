@@ -1,9 +1,8 @@
 //! Connects a service to the bus: settings, metrics, readiness and the claim of its name.
 
-use tidegate_bus::{Bus, BusError, Credentials, NatsSettings, NatsTls, claims::NameConflictMonitor};
-use tokio_util::sync::CancellationToken;
+use tidegate_bus::{Bus, BusError, Credentials, NatsSettings, NatsTls, claims::NameConflictMonitor, clock};
 
-use crate::{Registry, settings::NatsSection};
+use crate::{Context, Registry, settings::NatsSection};
 
 /// Connects to the bus, without waiting for it. The server shows `name`.
 ///
@@ -81,21 +80,22 @@ pub fn check(bus: &Bus) -> impl Fn() -> Result<(), String> + Send + Sync + 'stat
     }
 }
 
-/// Claims the name of this process, `what` (such as `edge edge-1 of us-east`), on `subject`, until `shutdown`. A conflicting
-/// claim is logged and shown by a metric.
+/// Claims the name of this process, `what` (such as `edge edge-1 of us-east`), on `subject`, until shutdown, and says in the
+/// claim what is wrong with it. A conflicting claim is logged and shown by a metric.
 ///
 /// # Errors
 /// As for [`NameConflictMonitor::start`].
 pub async fn claim_name(
-    registry: &Registry,
+    context: &Context,
     bus: &Bus,
     subject: String,
     what: String,
-    shutdown: &CancellationToken,
 ) -> Result<NameConflictMonitor, BusError> {
-    let monitor = NameConflictMonitor::start(bus, subject, what, shutdown.clone()).await?;
+    let admin = context.admin.clone();
+    let problems = move || admin.problems(clock::now());
+    let monitor = NameConflictMonitor::start(bus, subject, what, problems, context.shutdown.clone()).await?;
     let shown = monitor.clone();
-    registry.collect(move |samples| {
+    context.registry.collect(move |samples| {
         let (name, help) =
             ("tidegate_name_shared", "Whether another process of this kind claims the same name.");
         samples.gauge(name, help, &[], f64::from(u8::from(shown.conflicting_claim().is_some())));

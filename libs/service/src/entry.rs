@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admin, Description, Ports, Registry, bus, files, healthcheck, metrics,
+    Admin, Description, Ports, Registry, bus, files, healthcheck, metrics, problems,
     settings::{self, Loaded, LogFormat, Settings, SettingsError},
     shutdown,
     telemetry::{self, SpanSink},
@@ -143,9 +143,13 @@ fn run<S: Settings, F: Future<Output = anyhow::Result<()>>>(
         let ran = match bus::connect(&common.nats, &format!("{} {instance}", about.name)).await {
             Ok(bus) => {
                 bus::observe(&registry, &bus);
+                problems::observe(&registry, &admin);
+                let logging = tokio::spawn(problems::log(admin.clone(), stop_admin.clone()));
                 let context =
                     Context { instance, registry, admin, ports, spans: telemetry.spans(), shutdown };
-                service(settings, bus, context).await
+                let ran = service(settings, bus, context).await;
+                logging.abort();
+                ran
             }
             Err(error) => Err(error.into()),
         };

@@ -11,6 +11,7 @@ pub mod files;
 mod healthcheck;
 pub mod metrics;
 pub mod ports;
+pub mod problems;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

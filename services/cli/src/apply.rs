@@ -12,6 +12,7 @@ use crate::{
     followed::Followed,
     link::{self, BusRetry},
     say::say_line,
+    words::count,
 };
 
 /// Checks a fleet file and writes it to the bus. An invalid file changes nothing.
@@ -76,9 +77,9 @@ async fn put(bus: &Bus, text: &str, author: &str, at_first: Duration) -> Option<
 
 fn say_applied(file: &Path, revision: u64, fleet: &Fleet) -> anyhow::Result<()> {
     say_line(format_args!(
-        "applied {} as revision {revision}: {} clusters, {} services",
+        "applied {} as revision {revision}: {}, {}",
         check::name_of(file),
-        fleet.clusters.len(),
-        fleet.services.len()
+        count(fleet.clusters.len(), "cluster"),
+        count(fleet.services.len(), "service")
     ))
 }

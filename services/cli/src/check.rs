@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, fs, io, path::Path};
 
-use crate::say::say_line;
+use crate::{say::say_line, words::count};
 use tidegate_model::fleet::{self, Fleet, FleetErrors, Service};
 
 /// The errors of a fleet file.
@@ -53,14 +53,14 @@ pub fn read(file: &Path) -> anyhow::Result<(String, Fleet)> {
 pub fn check(file: &Path) -> anyhow::Result<()> {
     let (_, fleet) = read(file)?;
     say_line(format_args!(
-        "{} is valid: {} regions, {} clusters with {} endpoints, {} edges, {} listeners, {} services",
+        "{} is valid: {}, {} with {}, {}, {}, {}",
         name_of(file),
-        fleet.regions.len(),
-        fleet.clusters.len(),
-        fleet.clusters.values().map(|cluster| cluster.endpoints.len()).sum::<usize>(),
-        fleet.edges.len(),
-        fleet.listeners.len(),
-        fleet.services.len(),
+        count(fleet.regions.len(), "region"),
+        count(fleet.clusters.len(), "cluster"),
+        count(fleet.clusters.values().map(|cluster| cluster.endpoints.len()).sum::<usize>(), "endpoint"),
+        count(fleet.edges.len(), "edge"),
+        count(fleet.listeners.len(), "listener"),
+        count(fleet.services.len(), "service"),
     ))?;
     for idle in idle(&fleet) {
         say_line(format_args!("  {idle}"))?;

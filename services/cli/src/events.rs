@@ -93,7 +93,11 @@ fn table(stored: &StoredEvent) -> Option<(RegionName, Epoch, Revision)> {
     match &stored.event.kind {
         EventKind::Applied { epoch, revision, .. } => Some((stored.event.region.clone(), *epoch, *revision)),
         EventKind::Decided(decided) => Some((stored.event.region.clone(), decided.epoch, decided.revision)),
-        EventKind::Leads { .. } | EventKind::Fleet { .. } | EventKind::FleetRefused { .. } => None,
+        EventKind::Leads { .. }
+        | EventKind::Fleet { .. }
+        | EventKind::FleetRefused { .. }
+        | EventKind::ProblemBegan { .. }
+        | EventKind::ProblemEnded { .. } => None,
     }
 }
 

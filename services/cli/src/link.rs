@@ -6,7 +6,10 @@ use anyhow::Context as _;
 use tidegate_bus::{Bus, BusError};
 use tidegate_service::settings::NatsSection;
 
-use crate::arguments::{BusOptions, WrongArgument};
+use crate::{
+    arguments::{BusOptions, WrongArgument},
+    greeting,
+};
 
 /// Connects, and does not wait until the bus is there.
 pub async fn open(options: &BusOptions) -> anyhow::Result<Bus> {
@@ -39,13 +42,16 @@ pub async fn connect(options: &BusOptions) -> anyhow::Result<Bus> {
     if bus.ready(options.timeout).await {
         return Ok(bus);
     }
-    let why = bus.connect_error().map(|why| format!(": {why}")).unwrap_or_default();
-    anyhow::bail!(
-        "no NATS server answers at {} within {:?}, or none that lets this user in (--nats-servers){why}",
-        options.nats_servers,
-        options.timeout
-    );
+    let why = bus
+        .connect_error()
+        .unwrap_or_else(|| format!("no NATS server responds within {:?}", options.timeout));
+    let found = greeting::find(&options.nats_servers, PROBE_LIMIT).await;
+    let user = options.nats_user.as_deref().map(|user| format!("user {user}"));
+    anyhow::bail!("{}", greeting::explain(&options.nats_servers, user.as_deref(), &found, &why));
 }
+
+/// How long to look for what answers at the servers' addresses once connecting has failed.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);

@@ -14,12 +14,14 @@ mod events;
 mod explain;
 mod fleet;
 mod followed;
+mod greeting;
 mod init;
 mod link;
 mod origin;
 mod permissions;
 mod say;
 mod status;
+mod words;
 
 use std::process::ExitCode;
 
@@ -32,6 +34,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The exit code for invalid files and arguments.
 const WRONG_INPUT: u8 = 2;
+/// The exit code of a status that shows a problem.
+const NOT_WELL: u8 = 3;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -93,6 +97,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
             eprintln!("tidegate: {error:#}");
             ExitCode::from(WRONG_INPUT)
         }
+        None if error.is::<status::NotWell>() => ExitCode::from(NOT_WELL),
         None => {
             eprintln!("tidegate: {error:#}");
             ExitCode::FAILURE

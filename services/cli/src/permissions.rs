@@ -159,7 +159,8 @@ fn computer(region: &RegionName) -> User {
 }
 
 fn replicator(region: &RegionName) -> User {
-    let mut publish = vec![subjects::digest(region), subjects::ALL_PULLS.to_owned()];
+    let claims = subjects::claim("replicator", region, "*");
+    let mut publish = vec![subjects::digest(region), subjects::ALL_PULLS.to_owned(), claims.clone()];
     publish.extend(write_decisions());
     user(
         format!("replicator-{region}"),
@@ -169,6 +170,7 @@ fn replicator(region: &RegionName) -> User {
             subjects::OVERRIDES.to_owned(),
             subjects::ALL_DIGESTS.to_owned(),
             subjects::pull(region),
+            claims,
         ],
         Some(MANY),
     )

@@ -3,7 +3,7 @@
 mod gather;
 mod text;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::say::{say, say_line};
 use crate::{arguments::BusOptions, link};
@@ -13,7 +13,19 @@ const LISTEN: Duration = Duration::from_millis(1300);
 /// The refresh interval of `--watch`.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shows the status; fails afterwards where some of it could not be read.
+/// The status shows a problem.
+#[derive(Debug)]
+pub struct NotWell;
+
+impl fmt::Display for NotWell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the status shows problems")
+    }
+}
+
+impl std::error::Error for NotWell {}
+
+/// Shows the status; fails afterwards where some of it could not be read, or it shows a problem.
 pub async fn status(json: bool, watch: bool, options: &BusOptions) -> anyhow::Result<()> {
     let bus = link::connect(options).await?;
     let mut gatherer = gather::Gatherer::start(&bus).await?;
@@ -31,7 +43,7 @@ pub async fn status(json: bool, watch: bool, options: &BusOptions) -> anyhow::Re
         }
         if !watch {
             anyhow::ensure!(status.problems.is_empty(), "not all could be read");
-            return Ok(());
+            return if status.is_well() { Ok(()) } else { Err(NotWell.into()) };
         }
         gatherer.listen(REFRESH_INTERVAL).await?;
     }

@@ -63,7 +63,7 @@ pub async fn run(settings: ProberSettings, bus: Bus, context: Context) -> anyhow
     let claim = subjects::claim("health-prober", &region, name.as_str());
     let what = format!("health-prober {name} of {region}");
     context.admin.check("bus", check(&bus));
-    let name_conflicts = claim_name(&context.registry, &bus, claim, what, &context.shutdown).await?;
+    let name_conflicts = claim_name(&context, &bus, claim, what).await?;
     let options =
         OwnerOptions { stalled_after: Some(STALLED_AFTER), epochs: Epochs::Timed, ..OwnerOptions::default() };
     // A later start has a later epoch, so replicas never mistake the table of an earlier incarnation for this one's.

@@ -11,11 +11,16 @@ use std::{
 
 use anyhow::Context as _;
 use tidegate_bus::{
-    Bus, BusError, FailureLog, bucket::Bucket, fleet::FleetFollower, history::HistoryKeeper,
-    overrides::OverrideFollower, replicate::Replicator, subjects::BUCKETS,
+    Bus, BusError, FailureLog,
+    bucket::Bucket,
+    fleet::FleetFollower,
+    history::HistoryKeeper,
+    overrides::OverrideFollower,
+    replicate::Replicator,
+    subjects::{self, BUCKETS},
 };
-use tidegate_model::fleet::Fleet;
-use tidegate_service::Context;
+use tidegate_model::{ReplicatorName, fleet::Fleet};
+use tidegate_service::{Context, bus::claim_name};
 use tokio::time::MissedTickBehavior;
 
 use crate::settings::ReplicatorSettings;
@@ -36,6 +41,9 @@ pub async fn run(settings: ReplicatorSettings, bus: Bus, context: Context) -> an
         true => Ok(()),
         false => Err("the buckets were not created yet".to_owned()),
     });
+    let name = settings.name.or_else(name_of_host).context("the name is missing (name)")?;
+    let claim = subjects::claim("replicator", &region, name.as_str());
+    claim_name(&context, &bus, claim, format!("replicator {name} of {region}")).await?;
     let history = HistoryKeeper::start(&bus);
     let fleet = FleetFollower::start(&bus, POLL_INTERVAL, true).await?;
     let overrides = OverrideFollower::start(&bus, POLL_INTERVAL, true).await?;
@@ -51,6 +59,14 @@ pub async fn run(settings: ReplicatorSettings, bus: Bus, context: Context) -> an
     fleet.stop().await;
     history.stop().await;
     Ok(())
+}
+
+/// The host's name, with hyphens in place of what the name of a process cannot hold.
+fn name_of_host() -> Option<ReplicatorName> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = host.trim().chars().map(plain).collect();
+    name.trim_matches('-').parse().ok()
 }
 
 /// Creates the buckets where they are missing, also after the bus lost its data: no other service may.

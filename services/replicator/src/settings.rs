@@ -2,7 +2,7 @@
 
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
-use tidegate_model::RegionName;
+use tidegate_model::{RegionName, ReplicatorName};
 use tidegate_service::{
     CommonSettings, Settings,
     settings::{AdminSection, LogSection, NatsSection, TelemetrySection, docs_of},
@@ -12,6 +12,8 @@ use tidegate_service::{
 #[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplicatorSettings {
+    /// Its name, unique among the replicators of the region; the host's name when absent.
+    pub name: Option<ReplicatorName>,
     /// The region whose bus it is on.
     pub region: Option<RegionName>,
     /// How to reach the bus.

@@ -20,7 +20,7 @@ use tidegate_model::{
     routes::{Cause, RouteCause},
 };
 use tidegate_routing::{Engine, RouteEvent, Settings};
-use tidegate_service::{Context, bus::claim_name, telemetry};
+use tidegate_service::{Context, bus::claim_name, problems, telemetry};
 use tokio::{sync::watch, time::Instant};
 use tracing::Span;
 
@@ -43,7 +43,15 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let holder = settings.name.clone().context("the name is missing (name)")?;
     let claim = subjects::claim("route-computer", &region, holder.as_str());
     let what = format!("route-computer {holder} of {region}");
-    claim_name(&context.registry, &bus, claim, what, &context.shutdown).await?;
+    claim_name(&context, &bus, claim, what).await?;
+    let problem_events = tokio::spawn(problems::follow(context.admin.clone(), context.shutdown.clone(), {
+        let (bus, region, holder) = (bus.clone(), region.clone(), holder.to_string());
+        move |problem, began| {
+            let (bus, region, holder) = (bus.clone(), region.clone(), holder.clone());
+            let process = format!("route-computer {holder}");
+            async move { bus.publish_problem(&holder, &region, &process, problem, began).await }
+        }
+    }));
     let fleets = FleetFollower::start(&bus, POLL, false).await?;
     let overrides = OverrideFollower::start(&bus, POLL, false).await?;
     let (probers, mut observations) =
@@ -120,6 +128,8 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     if let Some(leadership) = computer.leadership {
         leadership.stop().await;
     }
+    // It only fails if it panicked, which the runtime has reported.
+    _ = problem_events.await;
     probers.stop().await;
     fleets.stop().await;
     overrides.stop().await;

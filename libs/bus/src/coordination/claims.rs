@@ -35,6 +35,38 @@ pub struct IdentityClaim {
     pub process: u32,
     /// When the process first claimed the name.
     pub since: Timestamp,
+    /// What is wrong with it now, at most [`Problem::MOST`].
+    pub problems: Vec<Problem>,
+}
+
+/// Something that is wrong with a process: why it is not ready, or what is not in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The name of the readiness check or warning.
+    pub check: String,
+    /// What is wrong.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether the process is not ready because of it.
+    pub is_blocking: bool,
+}
+
+impl Problem {
+    /// The most problems in one claim.
+    pub const MOST: usize = 16;
+    /// The longest reason in a claim, in bytes.
+    const LONGEST_REASON: usize = 500;
+
+    /// The problem with a reason of bounded length.
+    fn bounded(mut self) -> Problem {
+        if self.reason.len() > Problem::LONGEST_REASON {
+            let end = self.reason.floor_char_boundary(Problem::LONGEST_REASON);
+            self.reason.truncate(end);
+            self.reason.push('…');
+        }
+        self
+    }
 }
 
 impl IdentityClaim {
@@ -45,6 +77,7 @@ impl IdentityClaim {
             host: host.trim().to_owned(),
             process: std::process::id(),
             since: clock::now(),
+            problems: Vec::new(),
         }
     }
 }
@@ -69,7 +102,8 @@ pub struct NameConflictMonitor {
 
 impl NameConflictMonitor {
     /// Starts to claim the name that belongs to `subject`, until `shutdown`: a successor may then start while this process
-    /// still drains. `what` describes the process in the log.
+    /// still drains. `what` describes the process in the log; `problems` says what is wrong with it, and is called for each
+    /// claim.
     ///
     /// # Errors
     /// When the bus is closed or `subject` is malformed. A bus that is away is no error.
@@ -77,13 +111,14 @@ impl NameConflictMonitor {
         bus: &Bus,
         subject: String,
         what: String,
+        problems: impl Fn() -> Vec<Problem> + Send + 'static,
         shutdown: CancellationToken,
     ) -> Result<NameConflictMonitor, BusError> {
         let last_claim = Arc::default();
         let claims = bus.subscribe_reports(&subject).await?;
         let (own, bus) = (IdentityClaim::of_this_process(), bus.clone());
         let claimant = Claimant { bus, subject, what, own, last_claim: Arc::clone(&last_claim) };
-        tokio::spawn(claimant.run(claims, shutdown));
+        tokio::spawn(claimant.run(claims, problems, shutdown));
         Ok(NameConflictMonitor { last_claim })
     }
 
@@ -106,7 +141,12 @@ struct Claimant {
 }
 
 impl Claimant {
-    async fn run(self, mut claims: Reports<IdentityClaim>, shutdown: CancellationToken) {
+    async fn run(
+        mut self,
+        mut claims: Reports<IdentityClaim>,
+        problems: impl Fn() -> Vec<Problem>,
+        shutdown: CancellationToken,
+    ) {
         let mut ticks = tokio::time::interval(CLAIM_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut log = ConflictLog::default();
@@ -114,6 +154,7 @@ impl Claimant {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = ticks.tick() => {
+                    self.own.problems = problems().into_iter().take(Problem::MOST).map(Problem::bounded).collect();
                     // A claim that is lost is repeated.
                     _ = self.bus.publish_report(&self.subject, None, &self.own).await;
                     if fresh_claim(&self.last_claim).is_none() && log.end_conflict() {

@@ -6,13 +6,18 @@
 
 use std::{sync::atomic::Ordering, time::Duration, vec};
 
-use tidegate_model::{RegionName, Timestamp, event::Event};
+use tidegate_model::{
+    RegionName, Timestamp,
+    event::{Event, EventKind},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Bus, BusError, FailureLog, Message, Subscription, TraceContext,
     background::Background,
-    backoff, codec,
+    backoff,
+    claims::Problem,
+    clock, codec,
     nats::history::{NatsReader, ensure_stream},
     subjects::{self, ALL_EVENTS},
     transport::bus::Link,
@@ -50,6 +55,25 @@ impl Bus {
             nats.dropped_events.fetch_add(1, Ordering::Relaxed);
         }
         published
+    }
+
+    /// Publishes that a problem of `process`, such as `edge edge-1`, has begun or is over. A lost event is acceptable: the problem
+    /// is repeated in the process's claims.
+    pub async fn publish_problem(
+        &self,
+        source: &str,
+        region: &RegionName,
+        process: &str,
+        problem: Problem,
+        began: bool,
+    ) {
+        let (process, check) = (process.to_owned(), problem.check);
+        let kind = match began {
+            true => EventKind::ProblemBegan { process, check, reason: problem.reason },
+            false => EventKind::ProblemEnded { process, check, since: problem.since },
+        };
+        let event = Event { region: region.clone(), at: clock::now(), kind };
+        _ = self.publish_event(source, None, &event).await;
     }
 
     /// The number of events that this process dropped because the bus was away.

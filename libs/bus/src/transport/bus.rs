@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::{
     BusError, BusState, Message, NatsSettings, Subscription, TraceContext,
     bucket::Bucket,
+    deadline::within,
     memory::MemoryBus,
     message::Part,
     nats::{INBOX, NatsBus},
@@ -65,6 +66,14 @@ impl Bus {
         match &self.0 {
             Link::Nats(nats) => nats.refusal(),
             Link::Memory(_) => None,
+        }
+    }
+
+    /// All that the server has refused this user.
+    pub fn refusals(&self) -> Vec<String> {
+        match &self.0 {
+            Link::Nats(nats) => nats.refusals(),
+            Link::Memory(_) => Vec::new(),
         }
     }
 
@@ -168,9 +177,11 @@ impl Bus {
                 }
             }
         };
-        tokio::time::timeout(limit, replied)
-            .await
-            .unwrap_or_else(|_| Err(BusError::TimedOut { what: format!("a request on {subject}"), limit }))
+        let what = || format!("a request on {subject}");
+        match &self.0 {
+            Link::Nats(nats) => nats.within(limit, what, replied).await,
+            Link::Memory(_) => within(limit, what, replied).await,
+        }
     }
 
     /// Replies to a request, in as many messages as it takes. Does nothing for a message that is no request.

@@ -5,7 +5,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tidegate_model::Timestamp;
+pub use tidegate_model::Timestamp;
 
 /// The present time. After the machine's clock was set back, time passes at half speed until the clock has caught up.
 pub fn now() -> Timestamp {

@@ -38,7 +38,7 @@ pub enum BusError {
         limit: Duration,
     },
     /// The user has no permission for a call.
-    #[error("{what} is not permitted: {reason}")]
+    #[error("this user has no permission for {what}: {reason}")]
     Refused {
         /// The call.
         what: String,

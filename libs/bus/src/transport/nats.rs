@@ -61,6 +61,7 @@ pub(crate) struct NatsBus {
     /// Why the last attempt to connect failed; nothing while connected.
     connect_error: Arc<Mutex<Option<String>>>,
     refusal: Refusal,
+    log: Arc<Mutex<ConnectionLog>>,
     inbox: String,
     monitor: JoinHandle<()>,
 }
@@ -78,7 +79,8 @@ impl NatsBus {
         let (refuse, refused) = watch::channel(String::new());
         let connect_error = Arc::new(Mutex::new(None));
         let last_connect_error = connect_error.clone();
-        let log = Mutex::new(ConnectionLog::default());
+        let log = Arc::new(Mutex::new(ConnectionLog::default()));
+        let connection_log = log.clone();
         let refusal = Arc::new(Mutex::new(None));
         let last_refusal: Refusal = refusal.clone();
         let inbox = inbox(&settings.credentials);
@@ -138,6 +140,7 @@ impl NatsBus {
             refused,
             connect_error,
             refusal,
+            log: connection_log,
             inbox,
             monitor,
         })
@@ -173,6 +176,11 @@ impl NatsBus {
     pub(crate) fn refusal(&self) -> Option<String> {
         let refusal = lock(&self.refusal);
         refusal.as_ref().filter(|(_, at)| at.elapsed() < REFUSAL_LIFETIME).map(|(why, _)| why.clone())
+    }
+
+    /// All that the server has refused.
+    pub(crate) fn refusals(&self) -> Vec<String> {
+        lock(&self.log).refusals.keys().cloned().collect()
     }
 
     /// Why the last attempt to connect failed; nothing while connected.
@@ -283,7 +291,7 @@ const REFUSAL_LIFETIME: Duration = Duration::from_secs(5);
 const MOST_REFUSALS: usize = 256;
 
 /// Logs why the server cannot be reached, and what it refuses: both are tried again and again.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct ConnectionLog {
     connecting: ProblemLog,
     refusals: HashMap<String, ProblemLog>,

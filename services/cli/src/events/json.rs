@@ -37,6 +37,18 @@ pub fn line(stored: &StoredEvent) -> Value {
             set("revision", json!(revision));
             set("error", json!(error));
         }
+        EventKind::ProblemBegan { process, check, reason } => {
+            set("event", json!("problem_began"));
+            set("process", json!(process));
+            set("check", json!(check));
+            set("reason", json!(reason));
+        }
+        EventKind::ProblemEnded { process, check, since } => {
+            set("event", json!("problem_ended"));
+            set("process", json!(process));
+            set("check", json!(check));
+            set("since_us", json!(since));
+        }
         EventKind::Decided(decided) => {
             set("event", json!("decided"));
             set("epoch", json!(decided.epoch));

@@ -124,9 +124,11 @@ fn edges_stand_below_the_decision_that_they_speak_of() {
         .map(|stored| match &stored.event.kind {
             EventKind::Applied { edge, revision, .. } => format!("{edge} {revision}"),
             EventKind::Decided(decided) => format!("{} {}", stored.event.region, decided.revision),
-            EventKind::Leads { .. } | EventKind::Fleet { .. } | EventKind::FleetRefused { .. } => {
-                String::new()
-            }
+            EventKind::Leads { .. }
+            | EventKind::Fleet { .. }
+            | EventKind::FleetRefused { .. }
+            | EventKind::ProblemBegan { .. }
+            | EventKind::ProblemEnded { .. } => String::new(),
         })
         .collect();
     assert_eq!(shown, ["us-east 1", "edge-us 1", "eu-west 1", "edge-eu 1", "edge-us 7"]);

@@ -11,6 +11,7 @@ use tidegate_model::{
 };
 
 use super::moment::moment;
+use crate::words;
 
 /// An event as one line or more. With `is_below` it is about the same table as the event before, and an edge's event is
 /// indented.
@@ -26,6 +27,13 @@ pub fn paragraph(stored: &StoredEvent, is_below: bool) -> String {
         }
         EventKind::FleetRefused { revision, error } => {
             format!("{head}fleet revision {revision} was refused, the one before stays in force: {error}\n")
+        }
+        EventKind::ProblemBegan { process, check, reason } => {
+            format!("{head}{process} has a problem ({check}): {reason}\n")
+        }
+        EventKind::ProblemEnded { process, check, since } => {
+            let lasted = words::lasting(stored.event.at.since(*since));
+            format!("{head}{process} no longer has the problem ({check}), after {lasted}\n")
         }
         EventKind::Decided(decided) => {
             let trace = stored

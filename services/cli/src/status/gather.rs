@@ -23,7 +23,7 @@ use tidegate_model::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::fleet::requests;
+use crate::{fleet::requests, words};
 
 /// The time without a heartbeat after which a region's table counts as gone.
 const TABLE_LIFETIME: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ const REPORT_LIFETIME: Duration = Duration::from_secs(3);
 pub struct Status {
     /// The fleet's revision, author and time; absent when none was applied.
     pub fleet: Option<FleetStatus>,
-    /// What could not be read from the bus, and why: the fleet, the overrides.
+    /// What could not be read or heard, and why: the fleet, the overrides, what this user has no permission for.
     pub problems: Vec<String>,
     /// Each region of the fleet, and others that publish a table or have an edge.
     pub regions: BTreeMap<RegionName, RegionStatus>,
@@ -70,6 +70,10 @@ pub struct RegionStatus {
     /// The running services, such as `health-prober prober-1`, and their processes: one each, unless several have the same name
     /// by mistake.
     pub running: BTreeMap<String, Vec<String>>,
+    /// What is wrong with them, by service.
+    pub problems: BTreeMap<String, Vec<ProblemStatus>>,
+    /// Whether this user may hear the region's edges: otherwise nothing is known of them.
+    pub is_heard: bool,
     /// Its edges.
     pub edges: BTreeMap<EdgeName, EdgeStatus>,
     /// Edges of the fleet that do not report.
@@ -82,6 +86,19 @@ pub struct RegionStatus {
     pub sent: BTreeMap<ClusterName, SentStatus>,
     /// For each service, for each action, the tiers in order: clusters and shares.
     pub services: BTreeMap<String, Vec<ActionStatus>>,
+}
+
+/// What is wrong with a service.
+#[derive(Debug, Serialize)]
+pub struct ProblemStatus {
+    /// The name of the check that found it.
+    pub check: String,
+    /// What is wrong.
+    pub reason: String,
+    /// For how many seconds it has lasted.
+    pub for_s: u64,
+    /// Whether the service is not ready because of it.
+    pub is_blocking: bool,
 }
 
 /// One edge.
@@ -297,14 +314,35 @@ impl Gatherer {
             if now.since(*received_at) < REPORT_LIFETIME
                 && let Some((kind, region, name)) = subjects::parse_claim(subject)
             {
-                let running = &mut regions.entry(region).or_default().running;
-                running.entry(format!("{kind} {name}")).or_default().push(claim.to_string());
+                let (region, process) = (regions.entry(region).or_default(), format!("{kind} {name}"));
+                if !claim.problems.is_empty() {
+                    let problems = claim.problems.iter().map(|problem| ProblemStatus {
+                        check: problem.check.clone(),
+                        reason: problem.reason.clone(),
+                        for_s: now.since(problem.since).as_secs(),
+                        is_blocking: problem.is_blocking,
+                    });
+                    region.problems.entry(process.clone()).or_default().extend(problems);
+                }
+                region.running.entry(process).or_default().push(claim.to_string());
             }
         }
         for (name, trust) in self.trusts.iter().filter(|(_, trust)| trust.refused() > 0) {
             regions.entry(name.clone()).or_default().unsigned = trust.refused();
         }
-        let mut problems = Vec::new();
+        let mut problems: Vec<String> = Vec::new();
+        let refusals = bus.refusals();
+        let may_hear = |subject: &str| !refusals.iter().any(|refusal| refusal.contains(subject));
+        for (subject, what) in [
+            (subjects::ALL_APPLIED, "edges report"),
+            (subjects::ALL_LOAD, "load edges report"),
+            (subjects::ALL_CLAIMS, "services run"),
+            (subjects::ALL_ROUTES, "tables are published"),
+        ] {
+            if !may_hear(subject) {
+                problems.push(format!("this user has no permission to hear which {what} ({subject})"));
+            }
+        }
         let text = FleetStore::new(bus).get().await.unwrap_or_else(|error| {
             problems.push(format!("the fleet cannot be read: {error}"));
             None
@@ -328,6 +366,7 @@ impl Gatherer {
             problems.push(format!("the overrides cannot be read: {error}"));
             BTreeMap::new()
         });
+        regions.values_mut().for_each(|region| region.is_heard = may_hear(subjects::ALL_APPLIED));
         overrides.retain(|_, item| item.expires_at.is_none_or(|at| at > now));
         mark_drained(&overrides, expected.as_ref(), &mut regions);
         let overrides = overrides.values().map(|item| override_text(item, now)).collect();
@@ -344,7 +383,7 @@ fn trust((name, region): (RegionName, Region)) -> (RegionName, Trust) {
 
 fn override_text(item: &Override, now: Timestamp) -> String {
     let reason = if item.reason.is_empty() { String::new() } else { format!(": {}", item.reason) };
-    let left = item.expires_at.map(|at| format!(", {} s left", at.since(now).as_secs()));
+    let left = item.expires_at.map(|at| format!(", {} left", words::lasting(at.since(now))));
     format!("{} by {}{reason}{}", item.kind, item.author, left.unwrap_or_default())
 }
 
@@ -434,5 +473,45 @@ impl RegionStatus {
             }
             _ => {}
         }
+    }
+}
+
+/// The time without a report after which an edge is stale; edges report each second.
+const STALE_AFTER_MS: u64 = 3500;
+
+impl EdgeStatus {
+    /// Whether it has stopped reporting.
+    pub fn is_stale(&self) -> bool {
+        self.reported_ms_ago > STALE_AFTER_MS
+    }
+
+    /// Whether it has a table.
+    pub fn has_table(&self) -> bool {
+        (self.epoch, self.revision) != (Epoch(0), Revision(0))
+    }
+}
+
+impl Status {
+    /// Whether it shows no problem.
+    pub fn is_well(&self) -> bool {
+        self.problems.is_empty() && self.fleet.is_some() && self.regions.values().all(RegionStatus::is_well)
+    }
+}
+
+impl RegionStatus {
+    fn is_well(&self) -> bool {
+        let edges = || self.edges.values();
+        let actions = || self.services.values().flatten();
+        // A region without edges and services needs no table.
+        let needs_leader = !self.edges.is_empty() || !self.missing_edges.is_empty();
+        (self.epoch.is_some() || !needs_leader)
+            && self.unsigned == 0
+            && self.problems.is_empty()
+            && self.missing_edges.is_empty()
+            && self.unknown_edges.is_empty()
+            && self.running.values().all(|processes| processes.len() < 2)
+            && edges().all(|edge| !edge.is_stale() && edge.has_table() && edge.behind_s.is_none())
+            && actions()
+                .all(|action| !action.fail_open && action.tiers.iter().flatten().any(|(_, share)| *share > 0))
     }
 }

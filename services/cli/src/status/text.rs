@@ -1,23 +1,24 @@
 //! A status for people.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
-use tidegate_model::{Epoch, Revision};
-
-use super::gather::{ActionStatus, RegionStatus, SentStatus, Status};
+use super::gather::{ActionStatus, EdgeStatus, ProblemStatus, RegionStatus, SentStatus, Status};
+use crate::words;
 
 /// The status as text.
 pub fn text(status: &Status) -> String {
     let mut text = match &status.fleet {
         Some(fleet) => {
-            format!("fleet revision {} applied by {} {} s ago\n", fleet.revision, fleet.author, fleet.age_s)
+            let age = words::lasting(Duration::from_secs(fleet.age_s));
+            format!("fleet revision {} applied by {} {age} ago\n", fleet.revision, fleet.author)
         }
         None if status.problems.is_empty() => "no fleet was applied yet (tidegate apply FILE)\n".to_owned(),
         None => String::new(),
     };
     let has_prober =
         |region: &RegionStatus| region.running.keys().any(|name| name.starts_with("health-prober "));
-    if status.fleet.is_some() && !status.regions.values().any(has_prober) {
+    let hears_all = status.problems.is_empty();
+    if status.fleet.is_some() && hears_all && !status.regions.values().any(has_prober) {
         text.push_str("no health-prober reports: the state of clusters is the last known one\n");
     }
     for problem in &status.problems {
@@ -27,11 +28,9 @@ pub fn text(status: &Status) -> String {
     for item in &status.overrides {
         _ = writeln!(text, "override: {item}");
     }
-    if status.regions.is_empty() {
+    if status.regions.is_empty() && hears_all {
         text.push_str("no region publishes a table yet, and no edge reports\n");
     }
-    // A fleet that can't be read may exist.
-    let was_applied = status.fleet.is_some() || !status.problems.is_empty();
     for (name, region) in &status.regions {
         _ = write!(text, "\nregion {name}: ");
         match (region.epoch, region.revision) {
@@ -39,8 +38,7 @@ pub fn text(status: &Status) -> String {
                 let heard = region.owner_heard_ms_ago.unwrap_or_default();
                 _ = writeln!(text, "epoch {epoch} revision {revision}, last message {heard} ms ago");
             }
-            _ if was_applied => text.push_str("no leader publishes its table; edges serve by the last one\n"),
-            _ => text.push_str("no leader publishes its table\n"),
+            _ => _ = writeln!(text, "no leader publishes its table{}", edges_without_leader(region)),
         }
         if region.unsigned > 0 {
             _ = writeln!(
@@ -76,6 +74,9 @@ pub fn text(status: &Status) -> String {
             _ = writeln!(text, "  sent to {:<18} {}", cluster.as_str(), sent_text(sent));
         }
         for (service, actions) in &region.services {
+            if let Some(outage) = actions.iter().find_map(outage) {
+                _ = writeln!(text, "  service {service}: {outage}");
+            }
             for (index, action) in actions.iter().enumerate() {
                 let label = if index == 0 { service.clone() } else { format!("{service} route {index}") };
                 let requests = action.requests.as_ref().map(|what| format!(" ({what})")).unwrap_or_default();
@@ -93,24 +94,56 @@ fn running(text: &mut String, region: &RegionStatus) {
     if !deciders.is_empty() {
         _ = writeln!(text, "  running {}", deciders.join(", "));
     }
+    for (name, problems) in region.problems.iter().filter(|(name, _)| !name.starts_with("edge ")) {
+        problem_lines(text, &format!("  {name}: "), problems);
+    }
     for (name, processes) in region.running.iter().filter(|(_, processes)| processes.len() > 1) {
         let (count, them) = (processes.len(), processes.join(", "));
         _ = writeln!(text, "  {name} is claimed by {count} processes: {them}; give each a name of its own");
     }
 }
 
-/// The time without a report after which an edge is stale; edges report each second.
-const STALE_AFTER_MS: u64 = 3500;
+/// What the edges of a region without a leader serve by.
+fn edges_without_leader(region: &RegionStatus) -> &'static str {
+    let mut reporting = region.edges.values().filter(|edge| !edge.is_stale());
+    match (reporting.clone().count(), reporting.any(EdgeStatus::has_table)) {
+        (0, _) => "",
+        (_, true) => "; edges serve by the last one",
+        (_, false) => "; its edges have none yet and serve nothing",
+    }
+}
+
+/// Why an action's requests may not be served, if so.
+fn outage(action: &ActionStatus) -> Option<String> {
+    let has_cluster = action.tiers.iter().flatten().any(|(_, share)| *share > 0);
+    match (action.fail_open, has_cluster) {
+        (true, _) => Some(format!("no cluster is up, so all are tried: {}", action.reason)),
+        (false, false) => Some(format!("no cluster takes its requests: {}", action.reason)),
+        (false, true) => None,
+    }
+}
+
+fn problem_lines(text: &mut String, indent: &str, problems: &[ProblemStatus]) {
+    for problem in problems {
+        let what = if problem.is_blocking { "not ready" } else { "warning" };
+        let lasting = words::lasting(Duration::from_secs(problem.for_s));
+        _ = writeln!(text, "{indent}{what} for {lasting}: {}", problem.reason);
+    }
+}
 
 fn edges(text: &mut String, region: &RegionStatus) {
     for (name, edge) in &region.edges {
-        let has_table = (edge.epoch, edge.revision) != (Epoch(0), Revision(0));
-        let state = if edge.reported_ms_ago > STALE_AFTER_MS {
+        let has_table = edge.has_table();
+        let problems = region.problems.get(&format!("edge {name}")).map(Vec::as_slice).unwrap_or_default();
+        let is_ready = !problems.iter().any(|problem| problem.is_blocking);
+        let state = if edge.is_stale() {
             "stale"
         } else if edge.draining {
             "draining"
         } else if !has_table {
             "waiting"
+        } else if !is_ready {
+            "not ready"
         } else if edge.is_current && edge.behind_s.is_none() {
             "current"
         } else {
@@ -128,10 +161,12 @@ fn edges(text: &mut String, region: &RegionStatus) {
             "no table yet".to_owned()
         };
         _ = writeln!(text, "  edge    {:<18} {state:<10} {serves}", name.as_str());
+        problem_lines(text, "          ", problems);
         if let Some(behind) = edge.behind_s {
+            let behind = words::lasting(Duration::from_secs(behind));
             _ = writeln!(
                 text,
-                "          behind for {behind} s: it refuses a later table ({} messages so far); see its /readyz, and \
+                "          behind for {behind}: it refuses a later table ({} messages so far); see its /readyz, and \
                  tidegate edge reset {name}",
                 edge.refused
             );
@@ -141,16 +176,20 @@ fn edges(text: &mut String, region: &RegionStatus) {
         }
     }
     for name in &region.missing_edges {
-        _ = writeln!(
-            text,
-            "  edge    {:<18} missing    it is in the fleet and does not report",
-            name.as_str()
-        );
+        let state = match region.is_heard {
+            true => "missing    it is in the fleet and does not report",
+            false => "unknown    this user has no permission to hear it",
+        };
+        _ = writeln!(text, "  edge    {:<18} {state}", name.as_str());
     }
 }
 
 fn sent_text(sent: &SentStatus) -> String {
-    let p95 = sent.p95_ms.map(|p95| format!("; 95 % respond within {p95:.0} ms")).unwrap_or_default();
+    let p95 = sent.p95_ms.map(|p95| match p95 {
+        ..1.0 => "; 95 % respond in less than 1 ms".to_owned(),
+        p95 => format!("; 95 % respond within {p95:.0} ms"),
+    });
+    let p95 = p95.unwrap_or_default();
     let failed = if sent.failed_per_s > 0.0 {
         format!(", {:.1} % fail", 100.0 * sent.failed_per_s / sent.per_s)
     } else {
@@ -187,8 +226,10 @@ fn serves(action: &ActionStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_model::{Epoch, Revision};
+
     use super::*;
-    use crate::status::gather::{ClusterStatus, EdgeStatus, FleetStatus};
+    use crate::status::gather::{ClusterStatus, FleetStatus};
 
     fn status() -> Status {
         let fleet = FleetStatus { revision: 1, author: "ann".to_owned(), age_s: 5 };
@@ -200,21 +241,87 @@ mod tests {
         status.regions.values_mut().next().unwrap()
     }
 
-    #[test]
-    fn an_edge_without_a_table_is_not_shown_to_serve_by_one() {
-        let mut status = status();
-        let edge = EdgeStatus {
-            epoch: Epoch(0),
-            revision: Revision(0),
-            is_current: false,
+    fn edge(epoch: u64) -> EdgeStatus {
+        EdgeStatus {
+            epoch: Epoch(epoch),
+            revision: Revision(epoch),
+            is_current: true,
             behind_s: None,
             refused: 0,
             age_ms: 1_795_758_653_400,
             apply_us: 0,
             draining: false,
             reported_ms_ago: 10,
+        }
+    }
+
+    #[test]
+    fn an_edge_that_is_not_ready_is_shown_with_the_reason_and_since_when() {
+        let mut status = status();
+        let region = region(&mut status);
+        (region.epoch, region.revision) = (Some(Epoch(1)), Some(Revision(1)));
+        region.edges.insert("edge-1".parse().unwrap(), edge(1));
+        assert!(text(&status).contains("edge    edge-1             current") && status.is_well());
+
+        let problem = |is_blocking, reason: &str| ProblemStatus {
+            check: "listeners".to_owned(),
+            reason: reason.to_owned(),
+            for_s: 75,
+            is_blocking,
         };
-        region(&mut status).edges.insert("edge-1".parse().unwrap(), edge);
+        let problems = vec![problem(true, "listener web: the port is taken"), problem(false, "behind")];
+        self::region(&mut status).problems.insert("edge edge-1".to_owned(), problems);
+        let shown = text(&status);
+        assert!(shown.contains("edge    edge-1             not ready"), "{shown}");
+        assert!(
+            shown.contains("          not ready for 1 m 15 s: listener web: the port is taken\n"),
+            "{shown}"
+        );
+        assert!(shown.contains("          warning for 1 m 15 s: behind\n") && !status.is_well(), "{shown}");
+    }
+
+    #[test]
+    fn an_edge_that_may_not_be_heard_is_not_shown_as_missing() {
+        let mut status = status();
+        let missing = ["edge-1".parse().unwrap()];
+        region(&mut status).missing_edges = missing.to_vec();
+        assert!(
+            text(&status).contains("edge-1             unknown    this user has no permission to hear it")
+        );
+        region(&mut status).is_heard = true;
+        assert!(text(&status).contains("edge-1             missing"));
+    }
+
+    #[test]
+    fn a_service_without_a_cluster_has_a_line_of_its_own() {
+        let mut status = status();
+        let action = |tiers, fail_open| ActionStatus {
+            requests: None,
+            tiers,
+            reason: "all are drained".to_owned(),
+            fail_open,
+            shed_permille: 0,
+        };
+        let tiers = || vec![vec![("us-1".to_owned(), 1000)]];
+        let mut shown = |tiers, fail_open| {
+            region(&mut status).services.insert("shop".to_owned(), vec![action(tiers, fail_open)]);
+            text(&status)
+        };
+        assert!(!shown(tiers(), false).contains("no cluster"));
+        assert!(
+            shown(Vec::new(), false)
+                .contains("service shop: no cluster takes its requests: all are drained\n")
+        );
+        assert!(
+            shown(tiers(), true)
+                .contains("service shop: no cluster is up, so all are tried: all are drained\n")
+        );
+    }
+
+    #[test]
+    fn an_edge_without_a_table_is_not_shown_to_serve_by_one() {
+        let mut status = status();
+        region(&mut status).edges.insert("edge-1".parse().unwrap(), edge(0));
         let shown = text(&status);
         assert!(shown.contains("waiting    no table yet\n") && !shown.contains("served for"), "{shown}");
     }
@@ -230,9 +337,11 @@ mod tests {
     #[test]
     fn edges_serve_the_last_table_only_where_there_can_be_one() {
         let mut status = status();
-        assert!(text(&status).contains("edges serve by the last one"));
-        status.fleet = None;
-        assert!(!text(&status).contains("edges serve by the last one"));
+        assert!(!text(&status).contains("edges"));
+        region(&mut status).edges.insert("edge-1".parse().unwrap(), edge(0));
+        assert!(text(&status).contains("; its edges have none yet and serve nothing"));
+        region(&mut status).edges.insert("edge-2".parse().unwrap(), edge(1));
+        assert!(text(&status).contains("; edges serve by the last one"));
     }
 
     #[test]

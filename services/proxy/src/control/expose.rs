@@ -155,6 +155,10 @@ pub fn register(
         }
         readiness.readiness()
     });
+    let listeners = status.clone();
+    context.admin.check("listeners", move || listeners.listener_problems());
+    let draining = status.clone();
+    context.admin.intend("draining", move || draining.is_draining().then(|| "draining".to_owned()));
     let behind = status.clone();
     context.admin.warn("routes_behind", move || behind.behind());
     let page = status.clone();

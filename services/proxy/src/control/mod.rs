@@ -25,8 +25,9 @@ use tidegate_bus::{
     table::{Epochs, Replica, ReplicaOptions, SnapshotStore},
 };
 use tidegate_model::EdgeName;
-use tidegate_service::{Context, bus::claim_name};
+use tidegate_service::{Context, bus::claim_name, problems};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
@@ -116,7 +117,7 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let limiter = Suspicions::default();
     let subject = subjects::claim("edge", &edge.region, edge.name.as_str());
     let what = format!("edge {} of {}", edge.name, edge.region);
-    claim_name(&context.registry, &bus, subject, what, &context.shutdown).await?;
+    claim_name(&context, &bus, subject, what).await?;
     let resets = bus.subscribe(&subjects::reset(&edge.region, &edge.name)).await?;
     let mut follower = TableFollower::new(
         edge.clone(),
@@ -132,6 +133,16 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     }
     context.admin.started();
 
+    let problem_events = problems::follow(context.admin.clone(), CancellationToken::new(), {
+        let (bus, edge) = (bus.clone(), edge.clone());
+        move |problem, began| {
+            let (bus, edge) = (bus.clone(), edge.clone());
+            async move {
+                let process = format!("edge {}", edge.name);
+                bus.publish_problem(edge.name.as_str(), &edge.region, &process, problem, began).await;
+            }
+        }
+    });
     let suspicions = suspicion::publish_suspicions(bus.clone(), edge.clone(), limiter, reported);
     let forgetting = forget_unused(metrics.clone());
     let keys = follow_keys(bus.clone(), edge.region.clone(), trust, !pinned.is_empty());
@@ -140,7 +151,7 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let locking = hold_lock(lock, &settings.proxy.state_dir, &edge_name);
     tokio::select! {
         ended = follower.follow(updates) => ended?,
-        never = async { tokio::join!(suspicions, loads, certificates, forgetting, keys, locking) } => match never.1 {},
+        never = async { tokio::join!(suspicions, loads, certificates, forgetting, keys, locking, problem_events) } => match never.1 {},
     };
     drop(observer_config);
     if let Some(writer) = writer {

@@ -105,10 +105,10 @@ impl TableStatus {
         !self.lock().entries.is_empty()
     }
 
-    /// Whether there are routes and all listeners are open.
+    /// Whether there are routes, and this edge is in them.
     ///
     /// # Errors
-    /// The first thing that is missing.
+    /// What is missing.
     pub fn readiness(&self) -> Result<(), String> {
         let state = self.lock();
         if state.entries.is_empty() {
@@ -117,13 +117,26 @@ impl TableStatus {
         if !state.entries.contains_key(&RouteKey::Edge(self.0.edge.name.clone())) {
             return Err(format!("the fleet has no edge {} in {}", self.0.edge.name, self.0.edge.region));
         }
-        if state.applied.as_ref().is_some_and(|applied| applied.draining) {
-            return Err("draining".to_owned());
+        Ok(())
+    }
+
+    /// Whether all listeners are open with their certificates.
+    ///
+    /// # Errors
+    /// The problems of those that are not.
+    pub fn listener_problems(&self) -> Result<(), String> {
+        let state = self.lock();
+        let problems =
+            state.problems.iter().map(|(listener, problem)| format!("listener {listener}: {problem}"));
+        match problems.collect::<Vec<_>>() {
+            none if none.is_empty() => Ok(()),
+            problems => Err(problems.join("; ")),
         }
-        match state.problems.iter().next() {
-            Some((listener, problem)) => Err(format!("listener {listener}: {problem}")),
-            None => Ok(()),
-        }
+    }
+
+    /// Whether the edge drains.
+    pub fn is_draining(&self) -> bool {
+        self.lock().applied.as_ref().is_some_and(|applied| applied.draining)
     }
 
     /// The `/routes` page.

@@ -245,7 +245,7 @@ pub(super) fn full(error: &dyn std::error::Error) -> String {
     let without =
         ["JetStream not enabled", "JetStream unavailable", "requested JetStream resource does not exist"];
     if without.iter().any(|words| text.contains(words)) {
-        text += " (JetStream is off there, and needed: nats-server --jetstream)";
+        return format!("JetStream is off on the NATS server, and needed (nats-server --jetstream): {text}");
     }
     text
 }
