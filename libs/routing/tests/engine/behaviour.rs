@@ -149,6 +149,19 @@ fn probers_that_become_stale_change_nothing() {
 }
 
 #[test]
+fn an_observation_leaves_demand_that_is_settled_as_it_is() {
+    let mut world = all_up(&two_regions());
+    world.now = 1_000;
+    world.report("us", "p", &["us-1"], false);
+    world.report("eu", "p", &["us-1"], false);
+    assert_eq!(
+        world.engine.next_deadline(),
+        Some(ms(4_000)),
+        "probers may be stale then, and nothing is before"
+    );
+}
+
+#[test]
 fn another_regions_probers_stand_in_for_a_stale_prober() {
     let mut world = all_up(&two_regions());
     world.report("us", "p", &["eu-1"], false);
