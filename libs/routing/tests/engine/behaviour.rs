@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tidegate_model::{
     Timestamp,
-    observation::{Observation, ObservationCause, Signal},
+    observation::{Failure, Observation, ObservationCause, ProbeOutcome, Signal},
     overrides::OverrideKind,
     routes::{Cause, RouteKey},
     verdict::Verdict,
@@ -97,6 +97,38 @@ fn what_only_this_region_cannot_reach_is_path_down_and_left_out() {
             .starts_with("not reached from us, and other regions last saw it pass: 0 of 2")
     );
     assert_eq!(world.shares("shop"), [[("us-1", 1000)]]);
+    let reached_from = |at: usize| {
+        let explanation = world.engine.explain(&name("shop")).unwrap();
+        explanation.actions[0].candidates[at].reached_from.clone()
+    };
+    assert_eq!((reached_from(0), reached_from(1)), (vec![name("eu"), name("us")], vec![name("eu")]));
+}
+
+#[test]
+fn an_endpoint_is_unreachable_only_if_it_does_not_answer_at_all() {
+    for (failure, unreachable) in [
+        (Failure::ConnectRefused, true),
+        (Failure::ConnectTimeout, true),
+        (Failure::ConnectError, true),
+        (Failure::Reset, true),
+        (Failure::NoResponse, true),
+        (Failure::Tls, false),
+        (Failure::Status(503), false),
+        (Failure::BadResponse, false),
+    ] {
+        let mut world = all_up(&two_regions());
+        let target = targets(&world.fleet, &name("us-1")).remove(0);
+        let failing = Observation { outcome: ProbeOutcome::Fail(failure.clone()), streak: SURE };
+        world.apply(RouteEvent::Observations {
+            region: name("us"),
+            prober: name("p"),
+            changes: vec![(target, Some(failing))],
+            cause: None,
+        });
+        let endpoints = &world.health("us-1").endpoints;
+        assert_eq!(endpoints[0].verdict, Verdict::PathDown);
+        assert_eq!((endpoints[0].unreachable, endpoints[1].unreachable), (unreachable, false), "{failure}");
+    }
 }
 
 #[test]
@@ -269,6 +301,10 @@ fn a_forced_route_goes_first_while_it_serves() {
         world.report(region, prober, &["eu-1"], false);
     }
     assert_eq!(world.shares("shop"), [[("us-1", 1000)]]);
+    for (region, prober) in PROBERS {
+        world.report(region, prober, &["us-1"], false);
+    }
+    assert_eq!(world.shares("shop"), [[("us-1", 1000)], [("eu-1", 1000)]], "both are tried as listed");
 }
 
 #[test]
@@ -437,12 +473,7 @@ fn an_endpoint_that_fails_in_another_way_does_not_change_the_table() {
     for (region, prober) in PROBERS {
         world.report(region, prober, &["us-1"], false);
     }
-    let timed_out = Observation {
-        outcome: tidegate_model::observation::ProbeOutcome::Fail(
-            tidegate_model::observation::Failure::NoResponse,
-        ),
-        streak: SURE,
-    };
+    let timed_out = Observation { outcome: ProbeOutcome::Fail(Failure::NoResponse), streak: SURE };
     let changes = world.apply(RouteEvent::Observations {
         region: name("us"),
         prober: name("p"),
