@@ -169,6 +169,30 @@ fn a_prober_that_alone_sees_everything_down_moves_nothing() {
 }
 
 #[test]
+fn the_reason_of_a_health_says_how_many_endpoints_pass_and_why_the_others_do_not() {
+    let mut world =
+        World::new("us", &two_regions().cluster("big", "us", 4, None).service("all", 0, ordered(&["big"])));
+    assert_eq!(world.health("us-1").reason, "no prober has reported on it yet");
+    world.report("eu", "p", &["us-1", "big"], true);
+    assert_eq!(world.health("us-1").reason, "2 of 2 endpoints pass");
+
+    // The prober in us is distrusted, and no other one has seen eu-1.
+    world.report("us", "p", BOTH, false);
+    let distrusted = "only probed by a prober that sees everything down";
+    let reason = format!("0 of 2 endpoints pass: 10.0.1.1:80 {distrusted}; 10.0.1.2:80 {distrusted}");
+    assert_eq!(
+        (world.health("eu-1").verdict, world.health("eu-1").reason.as_str()),
+        (Verdict::Unknown, &*reason)
+    );
+
+    world.report("eu", "p", &["eu-1"], true);
+    world.report("eu", "p", &["big"], false);
+    let refused = "connection refused (p in eu)";
+    let reason = format!("0 of 4 endpoints pass: 10.0.2.1:80 {refused}; 10.0.2.2:80 {refused}; and 2 more");
+    assert_eq!(world.health("big").reason, reason);
+}
+
+#[test]
 fn probers_that_become_stale_change_nothing() {
     let mut world = all_up(&two_regions());
     for (region, prober) in PROBERS {
