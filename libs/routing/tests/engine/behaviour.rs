@@ -332,6 +332,41 @@ fn a_forced_route_goes_first_while_it_serves() {
 }
 
 #[test]
+fn a_forced_route_goes_to_a_drained_cluster_too() {
+    let mut world = all_up(&two_regions());
+    let force = OverrideKind::ForceRoute { service: name("shop"), cluster: name("eu-1") };
+    world.apply(overrides(&[drain("us-1"), drain("eu-1"), force]));
+    assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
+    let (force, drain) = ("shop forced to eu-1 by ann: deploy", "drain of cluster us-1 by ann: deploy");
+    assert_eq!(world.tiers("shop").reason, format!("in the listed order: eu-1 serves; {force}; {drain}"));
+    let explanation = world.engine.explain(&name("shop")).unwrap();
+    let overridden = explanation.actions[0].candidates.iter().map(|c| c.overridden.as_deref());
+    assert_eq!(overridden.collect::<Vec<_>>(), [Some(drain), Some(force)]);
+}
+
+#[test]
+fn a_reason_names_the_cluster_in_slow_start_and_the_one_beside_it_that_is_full() {
+    let builder = two_regions().cluster("us-2", "us", 1, Some(1000)).service(
+        "near",
+        0,
+        nearest(&["us-1", "us-2", "eu-1"]),
+    );
+    let mut world = all_up(&builder);
+    for (region, prober) in PROBERS {
+        world.report(region, prober, &["us-2"], true);
+        world.report(region, prober, &["us-1"], false);
+        world.report(region, prober, &["us-1"], true);
+    }
+    world.apply(load("us", "e1", &[("near", 1500)]));
+    world.tick_until(1_000);
+    assert_eq!(world.shares("near"), [[("us-1", 100), ("us-2", 667), ("eu-1", 233)]]);
+    assert_eq!(
+        world.tiers("near").reason,
+        "nearest to us first: us-1, us-2 and eu-1 serve; us-1 recovered and is in slow start; us-2 has no headroom"
+    );
+}
+
+#[test]
 fn a_service_can_be_forced_to_a_cluster_that_is_not_its_own() {
     let builder = two_regions().cluster("spare", "eu", 1, Some(10));
     let mut world = all_up(&builder);
@@ -381,19 +416,38 @@ fn demand_beyond_capacity_goes_to_the_next_and_what_exceeds_all_headroom_is_shed
     world.apply(load("us", "e1", &[("shop", 900)]));
     world.tick_until(1_000);
     assert_eq!(world.shares("shop")[0], [("us-1", 1000)]);
+    assert_eq!(world.tiers("shop").reason, "in the listed order: us-1 serves");
     world.apply(load("us", "e1", &[("shop", 1600)]));
     world.tick_until(2_000);
     assert_eq!(world.shares("shop"), [[("us-1", 625), ("eu-1", 375)]]);
-    assert!(world.tiers("shop").reason.contains("us-1 has no headroom"), "{}", world.tiers("shop").reason);
+    let full = "in the listed order: us-1 and eu-1 serve; us-1 has no headroom";
+    assert_eq!(world.tiers("shop").reason, full);
     world.apply(load("eu", "e2", &[("shop", 900)]));
     world.tick_until(3_000);
     assert_eq!(world.tiers("shop").shed_permille, 200);
+    let full = format!("{full}; eu-1 has no headroom; no cluster has headroom for the rest");
+    assert_eq!(world.tiers("shop").reason, full);
     let explanation = world.engine.explain(&name("shop")).unwrap();
     let loads: Vec<u64> = explanation.actions[0].candidates.iter().map(|c| c.load).collect();
     assert_eq!(loads, [1000, 1000]);
     let capacities: Vec<_> = world.engine.capacities().collect();
     assert_eq!(capacities, [(&name("eu-1"), 1000, 1000.0), (&name("us-1"), 1000, 1000.0)]);
     assert_eq!(explanation.actions[0].demand, [(name("eu"), 900, 900), (name("us"), 1600, 1600)]);
+}
+
+#[test]
+fn an_explanation_lists_the_regions_with_demand_measured_or_settled() {
+    let mut world = all_up(&two_regions().service("near", 0, nearest(BOTH)));
+    world.apply(load("us", "e1", &[("near", 1600)]));
+    world.tick_until(1_000);
+    let demand = |world: &World| world.engine.explain(&name("near")).unwrap().actions[0].demand.clone();
+    assert_eq!(demand(&world), [(name("us"), 1600, 1600)]);
+
+    // A drift that is tolerated.
+    world.apply(load("us", "e1", &[("near", 1590)]));
+    world.apply(load("eu", "e1", &[("near", 10)]));
+    world.tick_until(2_000);
+    assert_eq!(demand(&world), [(name("eu"), 10, 0), (name("us"), 1590, 1600)]);
 }
 
 #[test]
