@@ -529,7 +529,7 @@ fn small_capacities_are_kept_to_as_well() {
         .cluster("eu-1", "us", 1, Some(5))
         .service("shop", 0, ordered(&["us-1", "eu-1"]));
     let mut world = all_up(&builder);
-    for (demand, shed) in [(17, 412), (20, 500), (16, 375)] {
+    for (demand, shed) in [(17, 412), (18, 444), (20, 500), (16, 375)] {
         world.apply(load("us", "e", &[("shop", demand)]));
         world.tick_until(world.now + 1_000);
         assert_eq!(world.tiers("shop").shed_permille, shed, "of {demand}");
