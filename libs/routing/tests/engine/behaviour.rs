@@ -487,11 +487,15 @@ fn demand_that_fluctuates_moves_no_shares() {
     world.apply(load("us", "e1", &[("shop", 1600)]));
     world.tick_until(1_000);
     let before = world.engine.table().clone();
-    for (at, rate) in [1590, 1600, 1580, 1540, 1599, 1600].into_iter().enumerate() {
+    for (at, rate) in [1590, 1600, 1580, 1540, 1481, 1599, 1600].into_iter().enumerate() {
         world.apply(load("us", "e1", &[("shop", rate)]));
         world.tick_until(2_000 + 1_000 * at as u64);
         assert_eq!(*world.engine.table(), before, "{rate}");
     }
+    // Less by one than what is 50 thousandths off, which is tolerated.
+    world.apply(load("us", "e1", &[("shop", 1480)]));
+    world.tick_until(9_000);
+    assert_eq!(world.shares("shop"), [[("us-1", 676), ("eu-1", 324)]]);
 }
 
 #[test]
