@@ -86,6 +86,9 @@ fn a_cluster_is_up_since_its_first_endpoint_was() {
     let down = RegionalVerdict { verdict: Verdict::Down, suppressed: true, recovered_at: None };
     assert_eq!(best_of([down, up(Some(Timestamp(9)))].into_iter()), up(Some(Timestamp(9))));
     assert_eq!(best_of([up(None), up(Some(Timestamp(9)))].into_iter()), up(None));
+    assert_eq!(best_of([up(Some(Timestamp(9))), up(None)].into_iter()), up(None));
+    let both = [up(Some(Timestamp(9))), up(Some(Timestamp(7)))];
+    assert_eq!(best_of(both.into_iter()), up(Some(Timestamp(7))));
     assert_eq!(best_of([down, down].into_iter()), down);
 }
 

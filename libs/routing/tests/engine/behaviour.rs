@@ -451,6 +451,24 @@ fn an_explanation_lists_the_regions_with_demand_measured_or_settled() {
 }
 
 #[test]
+fn an_explanation_says_which_tier_and_share_each_candidate_has() {
+    let mut world = all_up(&two_regions());
+    let places = |world: &World| -> Vec<_> {
+        let explanation = world.engine.explain(&name("shop")).unwrap();
+        let candidates = explanation.actions[0].candidates.iter();
+        candidates.map(|c| (c.cluster.to_string(), c.tier, c.share_permille, c.slow_start_permille)).collect()
+    };
+    let (us, eu) = ("us-1".to_owned(), "eu-1".to_owned());
+    assert_eq!(places(&world), [(us.clone(), Some(0), 1000, 1000), (eu.clone(), Some(1), 0, 1000)]);
+    world.report("eu", "p", &["us-1"], false);
+    world.report("us", "p", &["us-1"], false);
+    assert_eq!(places(&world), [(us.clone(), None, 0, 1000), (eu.clone(), Some(0), 1000, 1000)]);
+    world.report("eu", "p", &["us-1"], true);
+    world.report("us", "p", &["us-1"], true);
+    assert_eq!(places(&world), [(us, Some(0), 100, 100), (eu, Some(0), 900, 1000)]);
+}
+
+#[test]
 fn routes_share_capacity_by_their_own_demand() {
     let builder = two_regions().route("shop", ordered(&["eu-1", "us-1"])).route("shop", ordered(&["eu-1"]));
     let mut world = all_up(&builder);
