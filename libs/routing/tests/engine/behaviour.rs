@@ -307,6 +307,16 @@ fn a_drained_cluster_comes_last_until_the_drain_expires_and_then_returns_slowly(
 }
 
 #[test]
+fn of_several_overrides_only_those_that_changed_are_the_cause() {
+    let mut world = all_up(&two_regions());
+    world.apply(overrides(&[drain("us-1")]));
+    let changes = world.apply(overrides(&[drain("us-1"), drain("eu-1")]));
+    assert_eq!(changes.causes, [Cause::Override("drain of cluster eu-1 by ann: deploy".to_owned())]);
+    let changes = world.apply(overrides(&[drain("eu-1")]));
+    assert_eq!(changes.causes, [Cause::Override("end of drain of cluster us-1 by ann: deploy".to_owned())]);
+}
+
+#[test]
 fn a_drained_cluster_serves_when_nothing_else_may() {
     let mut world = all_up(&two_regions());
     world.apply(overrides(&[OverrideKind::EvacuateRegion(name("us"))]));
