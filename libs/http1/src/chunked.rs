@@ -268,6 +268,13 @@ mod tests {
     }
 
     #[test]
+    fn trailers_may_be_as_large_as_the_metadata_of_grpc() {
+        // The limit that gRPC libraries have by default.
+        let wire = [b"0\r\ngrpc-status-details-bin: ".to_vec(), vec![b'a'; 8 << 10]].concat();
+        assert!(decode_all(&[wire, b"\r\n\r\n".to_vec()].concat(), 10_000).is_ok());
+    }
+
+    #[test]
     fn a_size_has_up_to_fifteen_digits() {
         for (size, expected) in [
             ("fffffffffffffff", Ok((1 << 60) - 1)),
@@ -286,7 +293,30 @@ mod tests {
         let mut decoder = ChunkDecoder::default();
         let wire = b"0\r\nGrpc-Status: 0\r\n\r\nGET";
         assert_eq!(decoder.decode(wire), Ok(Decoded::End { consumed: wire.len() - 3 }));
+        assert!(decoder.is_done());
         assert_eq!(decoder.take_trailers().get(b"grpc-status"), Some(&b"0"[..]));
+    }
+
+    #[test]
+    fn each_trailer_field_that_is_dropped_is_counted() {
+        let mut decoder = ChunkDecoder::default();
+        decoder.decode(b"0\r\nGrpc-Status: 0\r\n\r\n").unwrap();
+        assert_eq!(decoder.dropped_trailers(), 0);
+        let mut decoder = ChunkDecoder::default();
+        decoder.decode(b"0\r\nVia: a\r\nGrpc-Status: 0\r\nVia: b\r\n\r\n").unwrap();
+        assert_eq!((decoder.dropped_trailers(), decoder.take_trailers().len()), (2, 1));
+    }
+
+    #[test]
+    fn what_cannot_become_a_size_is_refused_before_its_line_ends() {
+        for (start, expected) in [
+            (&b""[..], Ok(Decoded::NeedMore { consumed: 0 })),
+            (b"a", Ok(Decoded::NeedMore { consumed: 0 })),
+            (b"g", Err(ChunkError::Size)),
+            (b"\r", Err(ChunkError::Size)),
+        ] {
+            assert_eq!(ChunkDecoder::default().decode(start), expected, "{start:?}");
+        }
     }
 
     proptest! {

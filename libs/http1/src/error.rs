@@ -83,3 +83,22 @@ impl ParseError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sizes_versions_and_codings_have_a_status_of_their_own() {
+        for (error, status) in [
+            (ParseError::TooLarge, 431),
+            (ParseError::TooManyFields, 431),
+            (ParseError::Version, 505),
+            (ParseError::UnknownCoding, 501),
+            (ParseError::Host, 400),
+            (ParseError::AmbiguousLength, 400),
+        ] {
+            assert_eq!(error.status(), status, "{error}");
+        }
+    }
+}

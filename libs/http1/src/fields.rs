@@ -105,6 +105,16 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_left_after_a_clear() {
+        let mut fields = Fields::new();
+        assert!(fields.is_empty());
+        fields.push(b"via", b"x");
+        assert_eq!((fields.len(), fields.is_empty()), (1, false));
+        fields.clear();
+        assert_eq!((fields.len(), fields.is_empty(), fields.get(b"via")), (0, true, None));
+    }
+
+    #[test]
     fn a_list_is_searched_by_whole_tokens() {
         assert!(list_contains(b"keep-alive, Upgrade", b"upgrade"));
         assert!(!list_contains(b"upgrade-insecure", b"upgrade"));

@@ -38,7 +38,7 @@ const CLASSES: [u8; 256] = {
     let mut table = [0; 256];
     table[b'.' as usize] = DOT;
     let mut byte = 0;
-    while byte < 128 {
+    while byte < table.len() {
         let b = byte as u8;
         if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'~') {
             table[byte] = IN_LABEL;
@@ -156,6 +156,21 @@ mod tests {
             &too_long,
         ] {
             assert!(!is_host(host.as_bytes()), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_its_port_has_no_brackets_and_no_dot_of_the_root() {
+        for (host, expected) in [
+            ("shop.test", "shop.test"),
+            ("shop.test:80", "shop.test"),
+            ("shop.test.", "shop.test"),
+            ("shop.test.:80", "shop.test"),
+            ("[::1]", "::1"),
+            ("[::1]:80", "::1"),
+            ("", ""),
+        ] {
+            assert_eq!(without_port(host), expected, "{host}");
         }
     }
 

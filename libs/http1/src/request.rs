@@ -350,6 +350,89 @@ mod tests {
     }
 
     #[test]
+    fn each_method_takes_the_forms_of_target_that_it_may_have() {
+        let target = |line: &str| {
+            let mut request = Request::default();
+            let text = format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n");
+            parse_request(text.as_bytes(), RULES, &mut request).map(|_| request.target)
+        };
+        assert_eq!(target("OPTIONS *"), Ok("*".to_owned()));
+        assert_eq!(target("OPTIONS http://a"), Ok("*".to_owned()));
+        assert_eq!(target("OPTIONS http://a/"), Ok("/".to_owned()));
+        assert_eq!(target("OPTIONS b"), Err(ParseError::Target));
+        assert_eq!(target("GET *"), Err(ParseError::Target));
+        assert_eq!(target("GET http://a"), Ok("/".to_owned()));
+        assert_eq!(target("GET https://a"), Err(ParseError::Scheme));
+        assert_eq!(target("CONNECT a:443"), Ok("a:443".to_owned()));
+        assert_eq!(target("CONNECT a@b:443"), Err(ParseError::Target));
+    }
+
+    #[test]
+    fn a_target_has_no_spaces_controls_or_fragment() {
+        for target in ["/a b", "/a\tb", "/a\x7fb", "/a#b"] {
+            assert!(!valid_target(target), "{target:?}");
+        }
+        assert!(valid_target("/a!~?b=\u{e9}"));
+    }
+
+    #[test]
+    fn trace_has_no_body() {
+        let trace = |field| parse(&format!("TRACE / HTTP/1.1\r\nHost: a\r\n{field}\r\n"));
+        assert!(trace("").is_ok());
+        assert_eq!(trace("Content-Length: 3\r\n"), Err(ParseError::TraceBody));
+        assert_eq!(trace("Transfer-Encoding: chunked\r\n"), Err(ParseError::TraceBody));
+    }
+
+    #[test]
+    fn nothing_precedes_the_request_line() {
+        assert_eq!(parse("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"), Err(ParseError::BareLineFeed));
+    }
+
+    #[test]
+    fn each_field_that_is_dropped_for_its_name_is_counted() {
+        let text = "GET / HTTP/1.1\r\nHost: a\r\nX_A: 1\r\nX-B: 2\r\nX.C: 3\r\n\r\n";
+        let mut request = Request::default();
+        parse_request(text.as_bytes(), RULES, &mut request).unwrap();
+        assert_eq!((request.dropped_fields, request.fields.len()), (2, 1));
+        let rules = RequestRules { underscores: Underscores::Refuse, ..RULES };
+        assert_eq!(parse_request(text.as_bytes(), rules, &mut request), Err(ParseError::Underscore));
+    }
+
+    #[test]
+    fn a_method_is_safe_or_idempotent_as_its_definition_says() {
+        for (token, safe, idempotent) in [
+            ("GET", true, true),
+            ("HEAD", true, true),
+            ("OPTIONS", true, true),
+            ("TRACE", true, true),
+            ("PUT", false, true),
+            ("DELETE", false, true),
+            ("POST", false, false),
+            ("PATCH", false, false),
+            ("CONNECT", false, false),
+            ("PURGE", false, false),
+        ] {
+            let method = Method::from(token);
+            assert_eq!((method.is_safe(), method.is_idempotent()), (safe, idempotent), "{token}");
+            assert_eq!(method.as_str(), token);
+        }
+    }
+
+    #[test]
+    fn a_head_is_as_long_as_its_limit_and_no_longer() {
+        let text = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let parse = |input: &str, head_bytes| {
+            let rules = RequestRules { head_bytes, ..RULES };
+            parse_request(input.as_bytes(), rules, &mut Request::default()).map(|p| p.is_some())
+        };
+        assert_eq!(parse(text, text.len()), Ok(true));
+        assert_eq!(parse(text, text.len() - 1), Err(ParseError::TooLarge));
+        let part = &text[..text.len() - 1];
+        assert_eq!(parse(part, part.len() + 1), Ok(false));
+        assert_eq!(parse(part, part.len()), Err(ParseError::TooLarge));
+    }
+
+    #[test]
     fn limits_hold_before_the_head_is_complete() {
         let text = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(2000));
         assert_eq!(parse(&text), Err(ParseError::TooLarge));

@@ -114,6 +114,9 @@ mod tests {
         assert_eq!(get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"), Ok(Some(Framing::Length(5))));
         assert_eq!(get("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), Ok(Some(Framing::Chunked)));
         assert_eq!(get("HTTP/1.1 200 OK\r\n\r\n"), Ok(Some(Framing::UntilClose)));
+        assert_eq!(get("HTTP/1.1 404 X\r\nContent-Length: 5\r\n\r\n"), Ok(Some(Framing::Length(5))));
+        assert_eq!(get("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), Ok(Some(Framing::Empty)));
+        assert_eq!(get("HTTP/1.1 103 X\r\n\r\n"), Ok(Some(Framing::Empty)));
         assert_eq!(get("HTTP/1.1 304 X\r\nContent-Length: 5\r\n\r\n"), Ok(Some(Framing::Empty)));
         assert_eq!(get("HTTP/1.1 204 X\r\n\r\n"), Ok(Some(Framing::Empty)));
         assert_eq!(

@@ -28,7 +28,7 @@ pub enum FieldVerdict {
 const IS_PLAIN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
-    while byte < 128 {
+    while byte < table.len() {
         table[byte] = (byte as u8).is_ascii_alphanumeric() || byte as u8 == b'-';
         byte += 1;
     }

@@ -69,13 +69,12 @@ pub fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// The reason phrase of a status; empty for one that is not registered.
+/// The reason phrase of a status other than 200; empty for one that is not registered.
 fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",
         101 => "Switching Protocols",
         103 => "Early Hints",
-        200 => "OK",
         201 => "Created",
         202 => "Accepted",
         203 => "Non-Authoritative Information",
@@ -129,6 +128,26 @@ fn reason(status: u16) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_line_has_the_reason_that_is_registered() {
+        for (status, line) in
+            [(200, "HTTP/1.1 200 OK\r\n"), (404, "HTTP/1.1 404 Not Found\r\n"), (599, "HTTP/1.1 599 \r\n")]
+        {
+            let mut out = Vec::new();
+            write_status_line(&mut out, status);
+            assert_eq!(out, line.as_bytes());
+        }
+    }
+
+    #[test]
+    fn trailers_stand_between_the_last_chunk_and_the_blank_line() {
+        let mut trailers = Fields::new();
+        trailers.push(b"grpc-status", b"0");
+        let mut out = Vec::new();
+        write_trailers(&mut out, &trailers);
+        assert_eq!(out, b"0\r\ngrpc-status: 0\r\n\r\n");
+    }
 
     #[test]
     fn numbers_are_written_without_leading_zeros() {

@@ -111,7 +111,8 @@ impl Demand {
             let Some(region) = index.region_id(region) else { continue };
             for report in edges.values() {
                 for (class, rate) in by_class(&report.rates, index) {
-                    self.reported[class.index() * self.regions + region.index()] += rate;
+                    let at = self.at(class, region);
+                    self.reported[at] += rate;
                 }
             }
         }
@@ -348,11 +349,25 @@ mod tests {
             self.demand.record_report(&load(edge, count), &self.settings, Some(&self.index), seconds(at));
         }
 
+        fn class(&self) -> DemandClassId {
+            let service = self.index.service_id(&"shop".parse().unwrap()).unwrap();
+            self.index.service(service).class(0)
+        }
+
         fn rate(&mut self, at: u64) -> u64 {
             self.demand.expire_reports(&self.settings, Some(&self.index), seconds(at));
-            let service = self.index.service_id(&"shop".parse().unwrap()).unwrap();
-            let class = self.index.service(service).class(0);
-            self.demand.reported[self.demand.at(class, self.index.home)] / 1000
+            self.demand.reported[self.demand.at(self.class(), self.index.home)] / 1000
+        }
+
+        /// Replaces the fleet by one with these services and regions.
+        fn reindex(&mut self, services: &[&str], regions: &[&str], at: u64) {
+            let mut fleet = (*self.index.fleet).clone();
+            let services = services.iter().map(|name| (name.parse().unwrap(), build::ordered(&["a"])));
+            fleet.services = services.collect();
+            fleet.regions = regions.iter().map(|name| (name.parse().unwrap(), Region::default())).collect();
+            let before =
+                std::mem::replace(&mut self.index, FleetIndex::new(Arc::new(fleet), &"us".parse().unwrap()));
+            self.demand.reindex(Some(&before), &self.index, seconds(at));
         }
     }
 
@@ -363,6 +378,33 @@ mod tests {
         f.report("e2", 50, 1);
         f.report("e1", 70, 2);
         assert_eq!(f.rate(2), 120);
+    }
+
+    #[test]
+    fn an_edge_counts_with_no_more_than_it_can_carry() {
+        let mut f = Fixture::new();
+        f.settings.edge_capacity = 1000;
+        f.report("e1", 1000, 1);
+        assert_eq!(f.rate(1), 1000);
+        f.report("e1", 4000, 2);
+        assert_eq!(f.rate(2), 1000);
+    }
+
+    #[test]
+    fn a_new_fleet_keeps_the_demand_of_its_services_and_regions() {
+        let mut f = Fixture::new();
+        f.report("e1", 100, 1);
+        f.demand.measure(&f.settings, seconds(2));
+        f.demand.settle(f.class());
+        f.report("e1", 70, 2);
+        // The new names come before the old ones, so that the numbers of those change.
+        for (services, regions) in [(&["chat", "shop"][..], &["eu", "us"][..]), (&["shop"], &["us"])] {
+            f.reindex(services, regions, 3);
+            let (class, home) = (f.class(), f.index.home);
+            assert_eq!(f.rate(3), 70);
+            assert_eq!((f.demand.measured(class, home), f.demand.settled(class, home)), (100_000, 100_000));
+            assert_eq!(f.demand.moved, BTreeSet::from([class]));
+        }
     }
 
     #[test]

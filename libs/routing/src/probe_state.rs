@@ -261,6 +261,9 @@ mod tests {
         let state = ProbeState::new(fail(2), None, &damping, at(0));
         assert_eq!(state, ProbeState::Undecided { last: fail(2) });
         assert_eq!(state.decide(CHECK, &damping, at(1)), failing(1));
+        let state = ProbeState::new(pass(3), None, &damping, at(0));
+        assert_eq!(state, ProbeState::Undecided { last: pass(3) });
+        assert_eq!(state.decide(CHECK, &damping, at(1)), never_failed(1));
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Probers {
             let TargetStates { target, states, .. } = &self.targets[index];
             let known = self.thresholds.get(&target.check).copied();
             let waiting: Vec<(ProberId, ProbeState)> =
-                states.iter().filter(|(_, state)| known.is_some() && !state.is_decided()).cloned().collect();
+                states.iter().filter(|(_, state)| !state.is_decided()).cloned().collect();
             for (prober, state) in waiting {
                 let state = state.decide(known, damping, now);
                 self.replace_state(TargetId(index), prober, Some(state));

@@ -91,6 +91,7 @@ mod tests {
 
         assert_eq!(between(&fleet, "dublin", "dublin").to_string(), "same region");
         assert_eq!(between(&fleet, "dublin", "ashburn").basis, ProximityBasis::Distance);
+        assert_eq!(between(&fleet, "dublin", "ashburn").to_string(), "5464 km");
         assert_eq!(between(&fleet, "dublin", "nowhere").to_string(), "distance unknown");
 
         let latency = Duration::from_micros(34_500);

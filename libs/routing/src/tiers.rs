@@ -74,6 +74,7 @@ pub(crate) fn permille(part: u64, whole: u64) -> u16 {
 
 /// Whether two placements of one plan result in the same shares.
 pub(crate) fn same_shares(a: &[u64], b: &[u64]) -> bool {
+    // Most placements use one member, and are compared without their shares.
     let single = |placed: &[u64]| {
         let mut used = placed.iter().enumerate().filter(|(_, amount)| **amount > 0);
         used.next().filter(|_| used.next().is_none()).map(|(at, _)| at)
@@ -194,10 +195,8 @@ fn limitation(
     // What exceeds its headroom is served by a later group, or by none.
     let group = plan.members[at].group;
     let behind = plan.members.iter().zip(&placement.placed).any(|(m, placed)| m.group > group && *placed > 0);
-    let full_beside = placement.counted && (behind || placement.unplaced() > 0);
-    let slow_beside =
-        plan.members[..placement.placed.len()].iter().any(|m| m.group == group && m.ramp < ramp::WHOLE);
-    (full_beside && !slow_beside).then(|| format!("{name} has no headroom"))
+    let is_full = placement.counted && (behind || placement.unplaced() > 0);
+    is_full.then(|| format!("{name} has no headroom"))
 }
 
 fn list(names: &[&str]) -> String {
@@ -224,9 +223,20 @@ mod tests {
     #[test]
     fn shares_add_up_to_the_whole() {
         assert_eq!(amounts(&[1, 1, 1]), [334, 333, 333]);
+        assert_eq!(amounts(&[1, 2, 4]), [143, 286, 571], "the largest remainders are rounded up");
         assert_eq!(amounts(&[600, 400]), [600, 400]);
         assert_eq!(amounts(&[0, 0]), [1, 1]);
         assert_eq!(amounts(&[7; 100]), [500; 100]);
+    }
+
+    #[test]
+    fn placements_have_the_same_shares_if_they_use_the_same_members_in_the_same_proportion() {
+        assert!(same_shares(&[5, 0], &[9, 0]));
+        assert!(same_shares(&[300, 0, 700], &[600, 0, 1400]));
+        assert!(same_shares(&[1, 9_999], &[2, 9_998]), "what is below a thousandth does not matter");
+        assert!(!same_shares(&[5, 0], &[0, 5]));
+        assert!(!same_shares(&[5, 0], &[5, 5]));
+        assert!(!same_shares(&[300, 700], &[310, 690]));
     }
 
     #[test]

@@ -8,15 +8,11 @@ mod model;
 mod request;
 mod response;
 
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, sample::select};
 
-/// Pieces that heads and bodies are made of, whole and broken, so that random orders of them come close to messages.
-const PIECES: [&str; 64] = [
-    "GET ",
-    "POST ",
-    "OPTIONS ",
-    "TRACE ",
-    "CONNECT ",
+const METHODS: [&str; 5] = ["GET ", "POST ", "OPTIONS ", "TRACE ", "CONNECT "];
+
+const TARGETS: [&str; 8] = [
     "/ ",
     "* ",
     "/a?b=c ",
@@ -25,6 +21,11 @@ const PIECES: [&str; 64] = [
     "https://a.test ",
     "http://a.test:80:90/ ",
     "a.test:80 ",
+];
+
+/// Pieces that heads and bodies are made of, beside methods and targets, whole and broken, so that random orders of all of them
+/// come close to messages.
+const PIECES: [&str; 51] = [
     "HTTP/1.1",
     "HTTP/1.0",
     "HTTP/2.0",
@@ -79,8 +80,9 @@ const PIECES: [&str; 64] = [
 ];
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    let pieces = [&METHODS[..], &TARGETS[..], &PIECES[..]].concat();
     prop_oneof![
-        vec(prop::sample::select(&PIECES[..]), 0..14).prop_map(|pieces| pieces.concat().into_bytes()),
+        vec(select(pieces), 0..14).prop_map(|pieces| pieces.concat().into_bytes()),
         vec(any::<u8>(), 0..200),
     ]
 }
@@ -96,6 +98,16 @@ proptest! {
     #[test]
     fn a_request_that_begins_well_is_read_as_others_read_it(rest in bytes()) {
         request::check(&[b"POST /a HTTP/1.1\r\nHost: a.test\r\n", &rest[..], b"\r\n"].concat());
+    }
+
+    #[test]
+    fn a_request_with_any_target_is_read_as_others_read_it(
+        method in select(&METHODS[..]),
+        target in select(&TARGETS[..]),
+        rest in vec(select(&PIECES[..]), 0..3),
+    ) {
+        let line = [method, target, "HTTP/1.1\r\nHost: a.test\r\n"].concat();
+        request::check(&[line, rest.concat(), "\r\n".to_owned()].concat().into_bytes());
     }
 
     #[test]

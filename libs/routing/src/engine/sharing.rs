@@ -213,7 +213,7 @@ impl Engine {
             if demand.rate > 0 && shed_now > 0 {
                 shed.push(demand.plan);
             }
-            if !demand.plan.fail_open && now.demand > 0 {
+            if !demand.plan.fail_open {
                 for (member, placed) in
                     demand.plan.members.iter().zip(&now.placed).filter(|(_, placed)| **placed > 0)
                 {

@@ -86,5 +86,17 @@ fn a_cluster_is_up_since_its_first_endpoint_was() {
     let down = RegionalVerdict { verdict: Verdict::Down, suppressed: true, recovered_at: None };
     assert_eq!(best_of([down, up(Some(Timestamp(9)))].into_iter()), up(Some(Timestamp(9))));
     assert_eq!(best_of([up(None), up(Some(Timestamp(9)))].into_iter()), up(None));
+    assert_eq!(best_of([up(Some(Timestamp(9))), up(None)].into_iter()), up(None));
+    let both = [up(Some(Timestamp(9))), up(Some(Timestamp(7)))];
+    assert_eq!(best_of(both.into_iter()), up(Some(Timestamp(7))));
     assert_eq!(best_of([down, down].into_iter()), down);
+}
+
+#[test]
+fn a_cluster_that_is_down_is_suppressed_if_one_of_its_endpoints_is() {
+    let down = |suppressed| RegionalVerdict { verdict: Verdict::Down, suppressed, recovered_at: None };
+    for (first, second) in [(false, true), (true, false)] {
+        assert_eq!(best_of([down(first), down(second)].into_iter()), down(true));
+    }
+    assert_eq!(best_of([down(false), down(false)].into_iter()), down(false));
 }

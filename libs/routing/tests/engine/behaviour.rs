@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tidegate_model::{
     Timestamp,
-    observation::{Observation, ObservationCause, Signal},
+    observation::{Failure, Observation, ObservationCause, ProbeOutcome, Signal},
     overrides::OverrideKind,
     routes::{Cause, RouteKey},
     verdict::Verdict,
@@ -97,6 +97,38 @@ fn what_only_this_region_cannot_reach_is_path_down_and_left_out() {
             .starts_with("not reached from us, and other regions last saw it pass: 0 of 2")
     );
     assert_eq!(world.shares("shop"), [[("us-1", 1000)]]);
+    let reached_from = |at: usize| {
+        let explanation = world.engine.explain(&name("shop")).unwrap();
+        explanation.actions[0].candidates[at].reached_from.clone()
+    };
+    assert_eq!((reached_from(0), reached_from(1)), (vec![name("eu"), name("us")], vec![name("eu")]));
+}
+
+#[test]
+fn an_endpoint_is_unreachable_only_if_it_does_not_answer_at_all() {
+    for (failure, unreachable) in [
+        (Failure::ConnectRefused, true),
+        (Failure::ConnectTimeout, true),
+        (Failure::ConnectError, true),
+        (Failure::Reset, true),
+        (Failure::NoResponse, true),
+        (Failure::Tls, false),
+        (Failure::Status(503), false),
+        (Failure::BadResponse, false),
+    ] {
+        let mut world = all_up(&two_regions());
+        let target = targets(&world.fleet, &name("us-1")).remove(0);
+        let failing = Observation { outcome: ProbeOutcome::Fail(failure.clone()), streak: SURE };
+        world.apply(RouteEvent::Observations {
+            region: name("us"),
+            prober: name("p"),
+            changes: vec![(target, Some(failing))],
+            cause: None,
+        });
+        let endpoints = &world.health("us-1").endpoints;
+        assert_eq!(endpoints[0].verdict, Verdict::PathDown);
+        assert_eq!((endpoints[0].unreachable, endpoints[1].unreachable), (unreachable, false), "{failure}");
+    }
 }
 
 #[test]
@@ -137,6 +169,30 @@ fn a_prober_that_alone_sees_everything_down_moves_nothing() {
 }
 
 #[test]
+fn the_reason_of_a_health_says_how_many_endpoints_pass_and_why_the_others_do_not() {
+    let mut world =
+        World::new("us", &two_regions().cluster("big", "us", 4, None).service("all", 0, ordered(&["big"])));
+    assert_eq!(world.health("us-1").reason, "no prober has reported on it yet");
+    world.report("eu", "p", &["us-1", "big"], true);
+    assert_eq!(world.health("us-1").reason, "2 of 2 endpoints pass");
+
+    // The prober in us is distrusted, and no other one has seen eu-1.
+    world.report("us", "p", BOTH, false);
+    let distrusted = "only probed by a prober that sees everything down";
+    let reason = format!("0 of 2 endpoints pass: 10.0.1.1:80 {distrusted}; 10.0.1.2:80 {distrusted}");
+    assert_eq!(
+        (world.health("eu-1").verdict, world.health("eu-1").reason.as_str()),
+        (Verdict::Unknown, &*reason)
+    );
+
+    world.report("eu", "p", &["eu-1"], true);
+    world.report("eu", "p", &["big"], false);
+    let refused = "connection refused (p in eu)";
+    let reason = format!("0 of 4 endpoints pass: 10.0.2.1:80 {refused}; 10.0.2.2:80 {refused}; and 2 more");
+    assert_eq!(world.health("big").reason, reason);
+}
+
+#[test]
 fn probers_that_become_stale_change_nothing() {
     let mut world = all_up(&two_regions());
     for (region, prober) in PROBERS {
@@ -146,6 +202,19 @@ fn probers_that_become_stale_change_nothing() {
     world.tick_until(3_600_000);
     assert_eq!(*world.engine.table(), before);
     assert_eq!(world.engine.next_deadline(), None, "nothing is left to wait for");
+}
+
+#[test]
+fn an_observation_leaves_demand_that_is_settled_as_it_is() {
+    let mut world = all_up(&two_regions());
+    world.now = 1_000;
+    world.report("us", "p", &["us-1"], false);
+    world.report("eu", "p", &["us-1"], false);
+    assert_eq!(
+        world.engine.next_deadline(),
+        Some(ms(4_000)),
+        "probers may be stale then, and nothing is before"
+    );
 }
 
 #[test]
@@ -238,6 +307,16 @@ fn a_drained_cluster_comes_last_until_the_drain_expires_and_then_returns_slowly(
 }
 
 #[test]
+fn of_several_overrides_only_those_that_changed_are_the_cause() {
+    let mut world = all_up(&two_regions());
+    world.apply(overrides(&[drain("us-1")]));
+    let changes = world.apply(overrides(&[drain("us-1"), drain("eu-1")]));
+    assert_eq!(changes.causes, [Cause::Override("drain of cluster eu-1 by ann: deploy".to_owned())]);
+    let changes = world.apply(overrides(&[drain("eu-1")]));
+    assert_eq!(changes.causes, [Cause::Override("end of drain of cluster us-1 by ann: deploy".to_owned())]);
+}
+
+#[test]
 fn a_drained_cluster_serves_when_nothing_else_may() {
     let mut world = all_up(&two_regions());
     world.apply(overrides(&[OverrideKind::EvacuateRegion(name("us"))]));
@@ -256,6 +335,45 @@ fn a_forced_route_goes_first_while_it_serves() {
         world.report(region, prober, &["eu-1"], false);
     }
     assert_eq!(world.shares("shop"), [[("us-1", 1000)]]);
+    for (region, prober) in PROBERS {
+        world.report(region, prober, &["us-1"], false);
+    }
+    assert_eq!(world.shares("shop"), [[("us-1", 1000)], [("eu-1", 1000)]], "both are tried as listed");
+}
+
+#[test]
+fn a_forced_route_goes_to_a_drained_cluster_too() {
+    let mut world = all_up(&two_regions());
+    let force = OverrideKind::ForceRoute { service: name("shop"), cluster: name("eu-1") };
+    world.apply(overrides(&[drain("us-1"), drain("eu-1"), force]));
+    assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
+    let (force, drain) = ("shop forced to eu-1 by ann: deploy", "drain of cluster us-1 by ann: deploy");
+    assert_eq!(world.tiers("shop").reason, format!("in the listed order: eu-1 serves; {force}; {drain}"));
+    let explanation = world.engine.explain(&name("shop")).unwrap();
+    let overridden = explanation.actions[0].candidates.iter().map(|c| c.overridden.as_deref());
+    assert_eq!(overridden.collect::<Vec<_>>(), [Some(drain), Some(force)]);
+}
+
+#[test]
+fn a_reason_names_the_cluster_in_slow_start_and_the_one_beside_it_that_is_full() {
+    let builder = two_regions().cluster("us-2", "us", 1, Some(1000)).service(
+        "near",
+        0,
+        nearest(&["us-1", "us-2", "eu-1"]),
+    );
+    let mut world = all_up(&builder);
+    for (region, prober) in PROBERS {
+        world.report(region, prober, &["us-2"], true);
+        world.report(region, prober, &["us-1"], false);
+        world.report(region, prober, &["us-1"], true);
+    }
+    world.apply(load("us", "e1", &[("near", 1500)]));
+    world.tick_until(1_000);
+    assert_eq!(world.shares("near"), [[("us-1", 100), ("us-2", 667), ("eu-1", 233)]]);
+    assert_eq!(
+        world.tiers("near").reason,
+        "nearest to us first: us-1, us-2 and eu-1 serve; us-1 recovered and is in slow start; us-2 has no headroom"
+    );
 }
 
 #[test]
@@ -308,19 +426,56 @@ fn demand_beyond_capacity_goes_to_the_next_and_what_exceeds_all_headroom_is_shed
     world.apply(load("us", "e1", &[("shop", 900)]));
     world.tick_until(1_000);
     assert_eq!(world.shares("shop")[0], [("us-1", 1000)]);
+    assert_eq!(world.tiers("shop").reason, "in the listed order: us-1 serves");
     world.apply(load("us", "e1", &[("shop", 1600)]));
     world.tick_until(2_000);
     assert_eq!(world.shares("shop"), [[("us-1", 625), ("eu-1", 375)]]);
-    assert!(world.tiers("shop").reason.contains("us-1 has no headroom"), "{}", world.tiers("shop").reason);
+    let full = "in the listed order: us-1 and eu-1 serve; us-1 has no headroom";
+    assert_eq!(world.tiers("shop").reason, full);
     world.apply(load("eu", "e2", &[("shop", 900)]));
     world.tick_until(3_000);
     assert_eq!(world.tiers("shop").shed_permille, 200);
+    let full = format!("{full}; eu-1 has no headroom; no cluster has headroom for the rest");
+    assert_eq!(world.tiers("shop").reason, full);
     let explanation = world.engine.explain(&name("shop")).unwrap();
     let loads: Vec<u64> = explanation.actions[0].candidates.iter().map(|c| c.load).collect();
     assert_eq!(loads, [1000, 1000]);
     let capacities: Vec<_> = world.engine.capacities().collect();
     assert_eq!(capacities, [(&name("eu-1"), 1000, 1000.0), (&name("us-1"), 1000, 1000.0)]);
     assert_eq!(explanation.actions[0].demand, [(name("eu"), 900, 900), (name("us"), 1600, 1600)]);
+}
+
+#[test]
+fn an_explanation_lists_the_regions_with_demand_measured_or_settled() {
+    let mut world = all_up(&two_regions().service("near", 0, nearest(BOTH)));
+    world.apply(load("us", "e1", &[("near", 1600)]));
+    world.tick_until(1_000);
+    let demand = |world: &World| world.engine.explain(&name("near")).unwrap().actions[0].demand.clone();
+    assert_eq!(demand(&world), [(name("us"), 1600, 1600)]);
+
+    // A drift that is tolerated.
+    world.apply(load("us", "e1", &[("near", 1590)]));
+    world.apply(load("eu", "e1", &[("near", 10)]));
+    world.tick_until(2_000);
+    assert_eq!(demand(&world), [(name("eu"), 10, 0), (name("us"), 1590, 1600)]);
+}
+
+#[test]
+fn an_explanation_says_which_tier_and_share_each_candidate_has() {
+    let mut world = all_up(&two_regions());
+    let places = |world: &World| -> Vec<_> {
+        let explanation = world.engine.explain(&name("shop")).unwrap();
+        let candidates = explanation.actions[0].candidates.iter();
+        candidates.map(|c| (c.cluster.to_string(), c.tier, c.share_permille, c.slow_start_permille)).collect()
+    };
+    let (us, eu) = ("us-1".to_owned(), "eu-1".to_owned());
+    assert_eq!(places(&world), [(us.clone(), Some(0), 1000, 1000), (eu.clone(), Some(1), 0, 1000)]);
+    world.report("eu", "p", &["us-1"], false);
+    world.report("us", "p", &["us-1"], false);
+    assert_eq!(places(&world), [(us.clone(), None, 0, 1000), (eu.clone(), Some(0), 1000, 1000)]);
+    world.report("eu", "p", &["us-1"], true);
+    world.report("us", "p", &["us-1"], true);
+    assert_eq!(places(&world), [(us, Some(0), 100, 100), (eu, Some(0), 900, 1000)]);
 }
 
 #[test]
@@ -360,11 +515,15 @@ fn demand_that_fluctuates_moves_no_shares() {
     world.apply(load("us", "e1", &[("shop", 1600)]));
     world.tick_until(1_000);
     let before = world.engine.table().clone();
-    for (at, rate) in [1590, 1600, 1580, 1540, 1599, 1600].into_iter().enumerate() {
+    for (at, rate) in [1590, 1600, 1580, 1540, 1481, 1599, 1600].into_iter().enumerate() {
         world.apply(load("us", "e1", &[("shop", rate)]));
         world.tick_until(2_000 + 1_000 * at as u64);
         assert_eq!(*world.engine.table(), before, "{rate}");
     }
+    // Less by one than what is 50 thousandths off, which is tolerated.
+    world.apply(load("us", "e1", &[("shop", 1480)]));
+    world.tick_until(9_000);
+    assert_eq!(world.shares("shop"), [[("us-1", 676), ("eu-1", 324)]]);
 }
 
 #[test]
@@ -402,7 +561,7 @@ fn small_capacities_are_kept_to_as_well() {
         .cluster("eu-1", "us", 1, Some(5))
         .service("shop", 0, ordered(&["us-1", "eu-1"]));
     let mut world = all_up(&builder);
-    for (demand, shed) in [(17, 412), (20, 500), (16, 375)] {
+    for (demand, shed) in [(17, 412), (18, 444), (20, 500), (16, 375)] {
         world.apply(load("us", "e", &[("shop", demand)]));
         world.tick_until(world.now + 1_000);
         assert_eq!(world.tiers("shop").shed_permille, shed, "of {demand}");
@@ -424,12 +583,7 @@ fn an_endpoint_that_fails_in_another_way_does_not_change_the_table() {
     for (region, prober) in PROBERS {
         world.report(region, prober, &["us-1"], false);
     }
-    let timed_out = Observation {
-        outcome: tidegate_model::observation::ProbeOutcome::Fail(
-            tidegate_model::observation::Failure::NoResponse,
-        ),
-        streak: SURE,
-    };
+    let timed_out = Observation { outcome: ProbeOutcome::Fail(Failure::NoResponse), streak: SURE };
     let changes = world.apply(RouteEvent::Observations {
         region: name("us"),
         prober: name("p"),
