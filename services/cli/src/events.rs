@@ -9,7 +9,7 @@ pub use moment::moment;
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
-use tidegate_bus::{clock, history::StoredEvent};
+use tidegate_bus::{BusError, clock, history::StoredEvent};
 use tidegate_model::{Epoch, RegionName, Revision, Timestamp, event::EventKind};
 
 use crate::say::{say, say_line};
@@ -30,10 +30,12 @@ pub async fn events(
     let bus = link::connect(options).await?;
     let since =
         Timestamp(clock::now().0.saturating_sub(u64::try_from(since.as_micros()).unwrap_or(u64::MAX)));
-    let mut reader = bus
-        .read_history(since, region)
-        .await
-        .context("no events can be read (replicators store them from their first start on)")?;
+    let mut reader = match bus.read_history(since, region).await {
+        Err(BusError::History { reason, .. }) if reason.contains("stream not found") => {
+            anyhow::bail!("no event was stored yet: replicators store them from their first start on")
+        }
+        read => read.context("no events can be read")?,
+    };
     let mut above = None;
     let mut print = |stored: &StoredEvent| {
         if json {

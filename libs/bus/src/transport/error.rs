@@ -70,7 +70,7 @@ pub enum BusError {
         key: String,
     },
     /// An operation on the history failed.
-    #[error("{operation} of the history failed: {reason}")]
+    #[error("{reason} ({operation} of the history)")]
     History {
         /// The operation.
         operation: &'static str,
@@ -78,7 +78,7 @@ pub enum BusError {
         reason: String,
     },
     /// An operation on a bucket failed.
-    #[error("{operation} in bucket {bucket} failed: {reason}")]
+    #[error("{reason} ({operation} in bucket {bucket})")]
     Bucket {
         /// The bucket.
         bucket: String,

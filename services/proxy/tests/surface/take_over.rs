@@ -114,8 +114,8 @@ impl EdgeProcess {
     }
 
     fn stop(&mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let kill = format!("kill -TERM {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
         eventually("it ends", || self.has_ended());
         assert!(self.child.wait().unwrap().success(), "{}", self.log());
     }
