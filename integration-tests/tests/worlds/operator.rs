@@ -369,10 +369,8 @@ async fn what_is_wrong_with_an_edge_is_in_its_status_in_events_and_in_metrics() 
     // Given a system in which all is well, and says so.
     let mut world = World::start(&Plan::default()).await?;
     let code = async |world: &World| anyhow::Ok(world.cli(&["status"]).await?.status.code());
-    until("the status shows no problem", LIMIT, async || {
-        Ok((code(&world).await? == Some(0)).then_some(()))
-    })
-    .await?;
+    until("the status shows no problem", LIMIT, async || Ok((code(&world).await? == Some(0)).then_some(())))
+        .await?;
 
     // When a listener is added whose port is taken, and one whose certificate does not exist.
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -382,7 +380,8 @@ async fn what_is_wrong_with_an_edge_is_in_its_status_in_events_and_in_metrics() 
         taken.local_addr()?
     );
     let fleet = world.fleet();
-    let wanted = fleet.replacen("listeners:\n", &listeners, 1).replace("listeners: [", "listeners: [taken, bare, ");
+    let wanted =
+        fleet.replacen("listeners:\n", &listeners, 1).replace("listeners: [", "listeners: [taken, bare, ");
     assert_ne!(wanted, fleet);
     world.apply(&wanted).await?;
 
@@ -413,10 +412,8 @@ async fn what_is_wrong_with_an_edge_is_in_its_status_in_events_and_in_metrics() 
 
     // When the fleet is as before, then all is well again, and the event says so.
     world.apply(&fleet).await?;
-    until("the status shows no problem", LIMIT, async || {
-        Ok((code(&world).await? == Some(0)).then_some(()))
-    })
-    .await?;
+    until("the status shows no problem", LIMIT, async || Ok((code(&world).await? == Some(0)).then_some(())))
+        .await?;
     until("the event of its end", LIMIT, async || {
         let events = events(&world, HOME.name).await?;
         Ok(events.iter().any(|e| e["event"] == "problem_ended" && e["process"] == *edge).then_some(()))

@@ -10,9 +10,9 @@ use tidegate_model::{
     Epoch, Revision, Timestamp,
     event::{Decided, Destination, Event, EventKind, Move},
     fleet::{
-        Address, CertificateFiles, Endpoint, HealthEndpoints, Hedge, HostPattern, Listener, ListenerLimits,
-        ListenerProtocol, Policy, RouteMatch, SpiffeId, UnderscorePolicy, Upstream, UpstreamProtocol,
-        UpstreamTls,
+        Address, CertificateFiles, Endpoint, EscapedSlashPolicy, HealthEndpoints, Hedge, HostPattern,
+        Listener, ListenerLimits, ListenerProtocol, Policy, RouteMatch, SpiffeId, UnderscorePolicy, Upstream,
+        UpstreamProtocol, UpstreamTls,
     },
     health::CheckId,
     observation::{Failure, Observation, ObservationCause, ProbeOutcome, Signal, Target},
@@ -115,6 +115,7 @@ fn golden_route_entries() {
         protocol,
         limits: ListenerLimits {
             underscores_in_headers: UnderscorePolicy::Refuse,
+            escaped_slashes: EscapedSlashPolicy::Refuse,
             health_endpoints: HealthEndpoints::Edge,
             ..ListenerLimits::default()
         },

@@ -24,6 +24,9 @@ pub enum ParseError {
     /// The target has a form that the method does not take.
     #[error("malformed request target")]
     Target,
+    /// A target with an escaped slash or backslash, where those are refused.
+    #[error("escaped slash in the path")]
+    EscapedSlash,
     /// No `host`, several, or one that is not a host.
     #[error("missing, repeated or malformed host")]
     Host,
@@ -70,6 +73,7 @@ impl ParseError {
             | ParseError::Field
             | ParseError::BareLineFeed
             | ParseError::Target
+            | ParseError::EscapedSlash
             | ParseError::Host
             | ParseError::HostsDiffer
             | ParseError::Scheme

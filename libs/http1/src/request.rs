@@ -7,6 +7,7 @@ use crate::{
     framing::{Declared, FramingError, declared},
     host::is_host,
     lines::ends_lines_with_crlf,
+    path::{PathRules, normalize_path},
 };
 
 /// The version of a message.
@@ -116,7 +117,8 @@ impl From<&str> for Method {
 pub struct Request {
     /// The method.
     pub method: Method,
-    /// Path and query, beginning with `/`, or `*`. The scheme and authority of an absolute target are removed.
+    /// Path and query, beginning with `/`, or `*`. The scheme and authority of an absolute target are removed, and the path is
+    /// normalized if the rules say so.
     pub target: String,
     /// The requested host, with its port if it has one, as sent: from an absolute target, else from `host`.
     pub host: String,
@@ -137,6 +139,8 @@ pub struct RequestRules {
     pub fields: usize,
     /// The policy for fields whose names have underscores.
     pub underscores: Underscores,
+    /// How paths are normalized.
+    pub paths: PathRules,
     /// Whether requests arrive over TLS: the scheme of a target that names one must say the same.
     pub is_tls: bool,
 }
@@ -192,6 +196,7 @@ pub fn parse_request(
         return Err(ParseError::Host);
     }
     take_target(target, rules, request)?;
+    normalize_path(&mut request.target, rules.paths)?;
     let framing = request_framing(request)?;
     if request.method == Method::Trace && framing != Framing::Empty {
         return Err(ParseError::TraceBody);
@@ -288,8 +293,13 @@ fn from_httparse(error: httparse::Error) -> ParseError {
 mod tests {
     use super::*;
 
-    const RULES: RequestRules =
-        RequestRules { head_bytes: 1024, fields: 20, underscores: Underscores::Drop, is_tls: false };
+    const RULES: RequestRules = RequestRules {
+        head_bytes: 1024,
+        fields: 20,
+        underscores: Underscores::Drop,
+        paths: PathRules::DEFAULT,
+        is_tls: false,
+    };
 
     fn parse(text: &str) -> Result<Option<(usize, Framing)>, ParseError> {
         parse_request(text.as_bytes(), RULES, &mut Request::default())

@@ -1,14 +1,19 @@
 //! Request heads.
 
 use tidegate_http1::{
-    Framing, Method, Request, RequestRules, Underscores, Version, parse_request, write_field,
+    Framing, Method, PathRules, Request, RequestRules, Underscores, Version, parse_request, write_field,
     write_request_line,
 };
 
 use super::model;
 
-const RULES: RequestRules =
-    RequestRules { head_bytes: 4096, fields: 32, underscores: Underscores::Drop, is_tls: false };
+const RULES: RequestRules = RequestRules {
+    head_bytes: 4096,
+    fields: 32,
+    underscores: Underscores::Drop,
+    paths: PathRules::DEFAULT,
+    is_tls: false,
+};
 
 /// Whether a name has nothing that some reader takes for another character.
 fn is_plain(name: &[u8]) -> bool {

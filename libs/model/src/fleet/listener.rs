@@ -42,6 +42,30 @@ pub enum UnderscorePolicy {
     Pass,
 }
 
+/// Whether request paths are normalized (RFC 3986, section 6.2.2) before they are matched and forwarded, so that an origin reads
+/// the path that a route was chosen by (Envoy: `normalize_path`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum PathNormalization {
+    /// They are normalized.
+    #[default]
+    Normalize,
+    /// They are matched and forwarded as received.
+    AsReceived,
+}
+
+/// The policy for escaped slashes and backslashes in request paths (`%2F`, `%5C`), which some origins decode before they match
+/// (Envoy: `path_with_escaped_slashes_action`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum EscapedSlashPolicy {
+    /// They stay as they are.
+    #[default]
+    Keep,
+    /// The request is refused with 400.
+    Refuse,
+    /// They are decoded, and separate segments.
+    Decode,
+}
+
 /// The health endpoints (`/.well-known/tidegate/health`) that a listener serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum HealthEndpoints {
@@ -69,6 +93,12 @@ pub struct ListenerLimits {
     pub max_connections: u32,
     /// The policy for header fields whose names have underscores and the like.
     pub underscores_in_headers: UnderscorePolicy,
+    /// Whether paths are normalized.
+    pub path_normalization: PathNormalization,
+    /// The policy for escaped slashes in paths that are normalized.
+    pub escaped_slashes: EscapedSlashPolicy,
+    /// Whether adjacent slashes in paths that are normalized become one (Envoy: `merge_slashes`).
+    pub merge_slashes: bool,
     /// The health endpoints that it serves.
     pub health_endpoints: HealthEndpoints,
 }
@@ -82,6 +112,9 @@ impl Default for ListenerLimits {
             idle_timeout: Duration::from_secs(75),
             max_connections: 100_000,
             underscores_in_headers: UnderscorePolicy::default(),
+            path_normalization: PathNormalization::default(),
+            escaped_slashes: EscapedSlashPolicy::default(),
+            merge_slashes: true,
             health_endpoints: HealthEndpoints::default(),
         }
     }

@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     address::{Address, HostPattern, SpiffeId},
     file::{FleetError, FleetErrors, STARTER, parse_duration, reference, schema},
-    listener::{HealthEndpoints, Listener, ListenerLimits, ListenerProtocol, UnderscorePolicy},
+    listener::{
+        EscapedSlashPolicy, HealthEndpoints, Listener, ListenerLimits, ListenerProtocol, PathNormalization,
+        UnderscorePolicy,
+    },
     route::{Action, Hedge, Policy, Preference, Route, RouteMatch},
     upstream::{CertificateFiles, Upstream, UpstreamProtocol, UpstreamTls},
 };

@@ -8,7 +8,7 @@
 use http::{HeaderValue, header, uri::PathAndQuery};
 use tidegate_http1::{
     FieldVerdict, Framing, Method, ParseError, Request, RequestRules, TrailerPolicy, Version, content_length,
-    is_host, valid_target,
+    is_host, normalize_path, valid_target,
 };
 
 use crate::{
@@ -60,6 +60,7 @@ pub fn request_of(
         ..Request::default()
     };
     target_of(head, &request.method, rules)?.clone_into(&mut request.target);
+    normalize_path(&mut request.target, rules.paths)?;
     host_of(head, rules)?.clone_into(&mut request.host);
     request.fields.reserve(head.headers.len(), size_of(&head.headers));
     let (mut has_length, mut has_cookies) = (false, false);
@@ -147,12 +148,17 @@ fn host_of(head: &http::request::Parts, rules: RequestRules) -> Result<&str, Par
 
 #[cfg(test)]
 mod tests {
-    use tidegate_http1::Underscores;
+    use tidegate_http1::{PathRules, Underscores};
 
     use super::*;
 
-    const RULES: RequestRules =
-        RequestRules { head_bytes: 65536, fields: 20, underscores: Underscores::Drop, is_tls: false };
+    const RULES: RequestRules = RequestRules {
+        head_bytes: 65536,
+        fields: 20,
+        underscores: Underscores::Drop,
+        paths: PathRules::DEFAULT,
+        is_tls: false,
+    };
 
     fn parse(uri: &str, method: &str, fields: &[(&str, &str)]) -> Result<(Request, Framing), ParseError> {
         parse_with(RULES, uri, method, fields)

@@ -76,7 +76,7 @@ impl From<ParseError> for RefusalReason {
             ParseError::Version => RefusalReason::Version,
             ParseError::Field | ParseError::BareLineFeed => RefusalReason::Field,
             ParseError::TooLarge | ParseError::TooManyFields => RefusalReason::HeadTooLarge,
-            ParseError::Target => RefusalReason::Target,
+            ParseError::Target | ParseError::EscapedSlash => RefusalReason::Target,
             ParseError::Host | ParseError::HostsDiffer => RefusalReason::Host,
             ParseError::Scheme => RefusalReason::Scheme,
             ParseError::Underscore => RefusalReason::Underscore,

@@ -126,6 +126,57 @@ async fn names_with_underscores_are_dropped_refused_or_passed() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_route_is_chosen_by_the_path_that_its_origin_reads() {
+    let [site, admin] = ["site", "admin"].map(Origin::named);
+    let fleet = |listener: &str| {
+        FleetFile::new()
+            .cluster("site", &[site.address()], "")
+            .cluster("admin", &[admin.address()], "")
+            .prefer("[site]")
+            .routes("{ path_prefix: /admin, clusters: [admin] }")
+            .listener(&format!("protocol: http{listener}"))
+    };
+    let ask = async |edge: &Edge, path: &str| {
+        let text = format!("GET {path} HTTP/1.1\r\nHost: site.test\r\n\r\n");
+        let by_http1 = Peer::connect(edge.address()).ask(&text).status();
+        let mut by_http2 = request("GET");
+        *by_http2.uri_mut() = format!("http://site.test{path}").parse().unwrap();
+        assert_eq!(status(edge, by_http2).await, Some(by_http1), "{path}");
+        by_http1
+    };
+    let last = |origin: &Origin| origin.seen().requests().last().map(|request| request.line.clone());
+
+    // Whatever way it is written, the route and the origin see one path.
+    let edge = Edge::start(&fleet(""));
+    for path in ["/admin/x", "//admin/x", "/./admin/x", "/y/../admin/x", "/%61dmin/x", "/y/%2e%2E/admin//x"] {
+        let before = admin.seen().count();
+        assert_eq!(ask(&edge, path).await, 200, "{path}");
+        assert_eq!(admin.seen().count(), before + 2, "{path}");
+        assert_eq!(last(&admin).as_deref(), Some("GET /admin/x HTTP/1.1"), "{path}");
+    }
+    assert_eq!(ask(&edge, "/y/..%2fadmin").await, 200);
+    assert_eq!(last(&site).as_deref(), Some("GET /y/..%2Fadmin HTTP/1.1"));
+    assert_eq!(ask(&edge, "/%zz").await, 400);
+    assert_eq!(refused(&edge, "target"), 2.0);
+    drop(edge);
+
+    let edge = Edge::start(&fleet(", escaped_slashes: refuse, merge_slashes: false"));
+    assert_eq!(ask(&edge, "/y/..%2fadmin").await, 400);
+    assert_eq!(ask(&edge, "/y//z").await, 200);
+    assert_eq!(last(&site).as_deref(), Some("GET /y//z HTTP/1.1"));
+    drop(edge);
+
+    let edge = Edge::start(&fleet(", escaped_slashes: decode"));
+    assert_eq!(ask(&edge, "/y/..%2fadmin").await, 200);
+    assert_eq!(last(&admin).as_deref(), Some("GET /admin HTTP/1.1"));
+    drop(edge);
+
+    let edge = Edge::start(&fleet(", path_normalization: as_received"));
+    assert_eq!(ask(&edge, "/./admin//%61").await, 200);
+    assert_eq!(last(&site).as_deref(), Some("GET /./admin//%61 HTTP/1.1"));
+}
+
 /// An origin over HTTP/2 that ends its response with forged trailers and metadata of its own.
 async fn forging(mut exchange: Exchange) {
     exchange.note().await;

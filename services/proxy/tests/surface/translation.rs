@@ -3,11 +3,16 @@
 //! The fuzz target `http2_request` in `fuzz/` runs the same check on inputs of its own.
 
 use http::{HeaderName, HeaderValue, Method, Uri, uri::PathAndQuery};
-use tidegate_http1::{Framing, Request, RequestRules, Underscores, parse_request};
+use tidegate_http1::{Framing, PathRules, Request, RequestRules, Underscores, parse_request};
 use tidegate_proxy::fuzzing::translate;
 
-const RULES: RequestRules =
-    RequestRules { head_bytes: 65536, fields: 100, underscores: Underscores::Drop, is_tls: false };
+const RULES: RequestRules = RequestRules {
+    head_bytes: 65536,
+    fields: 100,
+    underscores: Underscores::Drop,
+    paths: PathRules::DEFAULT,
+    is_tls: false,
+};
 
 /// Checks the request that `input` describes: a byte (whether a body follows), then lines: method, authority, path, and
 /// fields as `name:value`.
@@ -21,8 +26,13 @@ pub fn check(input: &[u8]) {
     let Ok(translated) = translate(&head, has_body, RULES) else { return };
     let (request, framing) = (&translated.request, translated.framing);
     let mut read = Request::default();
-    let generous =
-        RequestRules { head_bytes: 1 << 20, fields: 256, underscores: Underscores::Pass, is_tls: false };
+    let generous = RequestRules {
+        head_bytes: 1 << 20,
+        fields: 256,
+        underscores: Underscores::Pass,
+        paths: PathRules::DEFAULT,
+        is_tls: false,
+    };
     let parsed = parse_request(&translated.http1, generous, &mut read);
     assert_eq!(parsed, Ok(Some((translated.http1.len(), framing))), "{}", translated.http1.escape_ascii());
     assert_eq!((&read.method, &read.target, &read.host), (&request.method, &request.target, &request.host));

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     EdgeName, ListenerName, NetworkName, RegionName, SigningPublicKey,
     fleet::{
-        CertificateFiles, DEFAULT_NETWORK, Edge, HealthEndpoints, Listener, ListenerLimits, ListenerProtocol,
-        Region, UnderscorePolicy,
+        CertificateFiles, DEFAULT_NETWORK, Edge, EscapedSlashPolicy, HealthEndpoints, Listener,
+        ListenerLimits, ListenerProtocol, PathNormalization, Region, UnderscorePolicy,
     },
     unit::Location,
 };
@@ -157,7 +157,37 @@ pub(super) fn listener(walk: &mut Walk, node: &Node, _: &ListenerName, at: Span)
             w.word(node, &words)
         })
         .or_default();
-    let limits = ListenerLimits { underscores_in_headers, health_endpoints, ..limits };
+    let path_normalization = walk
+        .optional(&mut fields, "path_normalization", |w, node, _| {
+            let words =
+                [("normalize", PathNormalization::Normalize), ("as_received", PathNormalization::AsReceived)];
+            w.word(node, &words)
+        })
+        .or_default();
+    let escaped_slashes = walk.optional(&mut fields, "escaped_slashes", |w, node, _| {
+        let words = [
+            ("keep", EscapedSlashPolicy::Keep),
+            ("refuse", EscapedSlashPolicy::Refuse),
+            ("decode", EscapedSlashPolicy::Decode),
+        ];
+        w.word(node, &words)
+    });
+    let merge_slashes = walk.optional(&mut fields, "merge_slashes", |w, node, _| w.boolean(node));
+    if path_normalization == PathNormalization::AsReceived {
+        let given =
+            [escaped_slashes.given().map(|(_, span)| span), merge_slashes.given().map(|(_, span)| span)];
+        for span in given.into_iter().flatten() {
+            walk.error(span, "paths are forwarded as received: this changes nothing", None);
+        }
+    }
+    let limits = ListenerLimits {
+        underscores_in_headers,
+        path_normalization,
+        escaped_slashes: escaped_slashes.or_default(),
+        merge_slashes: merge_slashes.value().unwrap_or(true),
+        health_endpoints,
+        ..limits
+    };
     match (spoken, certificates.given()) {
         (Some(Spoken::Http), Some((_, span))) => {
             let help = Some("`protocol: https` makes use of certificates".to_owned());

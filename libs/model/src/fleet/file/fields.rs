@@ -223,6 +223,17 @@ pub(super) static LISTENER: Record = Record {
             "The policy for request header fields whose names have an underscore, or anything else than letters, digits and -; drop.",
         ),
         optional(
+            "path_normalization",
+            Kind::Word(&["normalize", "as_received"]),
+            "Whether paths are normalized (dot segments, escapes of unreserved characters, backslashes) before they are matched and forwarded; normalize.",
+        ),
+        optional(
+            "escaped_slashes",
+            Kind::Word(&["keep", "refuse", "decode"]),
+            "The policy for %2F and %5C in paths; keep.",
+        ),
+        optional("merge_slashes", Kind::Boolean, "Whether adjacent slashes in paths become one; true."),
+        optional(
             "health_endpoints",
             Kind::Word(&["on", "edge", "off"]),
             "The endpoints under /.well-known/tidegate/health that it serves: all, that of the edge, none; on.",
