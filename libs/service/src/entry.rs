@@ -8,10 +8,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admin, Description, Ports, Registry, bus, files, healthcheck, metrics, problems,
+    Admin, Context, Description, Ports, Registry, bus, files, healthcheck, metrics, problems,
     settings::{self, Loaded, LogFormat, Settings, SettingsError},
-    shutdown,
-    telemetry::{self, SpanSink},
+    shutdown, telemetry,
 };
 
 /// The exit code of a service that failed.
@@ -20,38 +19,6 @@ const FAILED: u8 = 1;
 const WRONG_SETTINGS: u8 = 2;
 /// How long the last flush of telemetry may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
-
-/// The context that a service runs in. Clones share it.
-#[derive(Debug, Clone)]
-pub struct Context {
-    /// The name of this instance.
-    pub instance: String,
-    /// The metrics.
-    pub registry: Registry,
-    /// The admin listener, not ready before [`Admin::started`].
-    pub admin: Admin,
-    /// The addresses that the service listens on.
-    pub ports: Ports,
-    /// The sink for spans of requests; absent without a collector.
-    pub spans: Option<SpanSink>,
-    /// Cancelled when the service is to shut down.
-    pub shutdown: CancellationToken,
-}
-
-impl Context {
-    /// The context of a service within another program: without an admin listener, a ports file or a collector of spans.
-    pub fn embedded(instance: impl Into<String>, shutdown: CancellationToken) -> Context {
-        let registry = Registry::default();
-        Context {
-            instance: instance.into(),
-            admin: Admin::new(registry.clone()),
-            registry,
-            ports: Ports::new(None),
-            spans: None,
-            shutdown,
-        }
-    }
-}
 
 /// Runs a service on a runtime of one thread; a service that needs more threads starts its own. With `healthcheck` as the
 /// first argument, checks whether the service that runs with the same settings is ready instead. `main` returns the result.

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod bus;
+mod context;
 mod description;
 pub mod entry;
 pub mod files;
@@ -17,8 +18,9 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub use admin::Admin;
+pub use context::Context;
 pub use description::Description;
-pub use entry::{Context, main};
+pub use entry::main;
 pub use metrics::Registry;
 pub use ports::Ports;
 pub use settings::{CommonSettings, Settings, SettingsError};

@@ -93,6 +93,24 @@ impl UpstreamTlsConfigs {
         self.get(key).load(key);
     }
 
+    /// Why configurations, or the newest contents of their files, are not in use; unused configurations left out.
+    pub fn problems(&self) -> Vec<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = known.values().filter(|config| Arc::strong_count(config) > 1);
+        used.filter_map(|config| match config.get() {
+            None => {
+                let problem = config.problem.lock().unwrap_or_else(PoisonError::into_inner);
+                (!problem.is_empty())
+                    .then(|| format!("connections to endpoints with TLS are impossible: {problem}"))
+            }
+            Some(loaded) => {
+                let problem = loaded.problem()?;
+                Some(format!("new files for TLS to endpoints are not in use, the old ones are: {problem}"))
+            }
+        })
+        .collect()
+    }
+
     /// Reads changed files, and those that could not be read before. Blocks; not for the data path.
     pub fn renew(&self) {
         let all: Vec<(TlsKey, Arc<UpstreamTlsConfig>)> = {

@@ -9,13 +9,14 @@ use tidegate_service::{
     metrics::{HistogramState, Samples},
 };
 
-use super::status::TableStatus;
+use super::status::{TableStatus, joined};
 use crate::{
     metrics::{
         ClusterCounters, DURATION_BOUNDS, DurationSums, Metrics, RefusalReason, RequestKind, ServiceCounters,
         WorkerCounters,
     },
     observe::access,
+    tls::UpstreamTlsConfigs,
 };
 
 type Read<C> = fn(&C) -> u64;
@@ -144,6 +145,7 @@ pub fn register(
     bus: &Bus,
     metrics: &Arc<Metrics>,
     status: &TableStatus,
+    tls: &Arc<UpstreamTlsConfigs>,
     access: Option<&Arc<access::AccessLogHandle>>,
 ) {
     let readiness = status.clone();
@@ -157,6 +159,10 @@ pub fn register(
     });
     let listeners = status.clone();
     context.admin.check("listeners", move || listeners.listener_problems());
+    let certificates = status.clone();
+    context.admin.warn("certificates", move || certificates.certificate_warning());
+    let tls = tls.clone();
+    context.admin.warn("upstream_tls", move || joined(&tls.problems()));
     let draining = status.clone();
     context.admin.intend("draining", move || draining.is_draining().then(|| "draining".to_owned()));
     let behind = status.clone();

@@ -91,6 +91,12 @@ impl Listeners {
         &self.problems
     }
 
+    /// Why new certificates of open listeners are not in use, by name; the old ones stay.
+    pub fn certificate_problems(&self) -> BTreeMap<ListenerName, String> {
+        let refused = self.open.iter().filter_map(|(name, open)| Some((name.clone(), open.refused.clone()?)));
+        refused.collect()
+    }
+
     /// Sets the wanted listeners, and opens and closes accordingly.
     ///
     /// # Errors

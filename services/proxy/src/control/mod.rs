@@ -109,7 +109,7 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let workers = Workers::start(&edge, &metrics, &tls, &failures, &observer_config, &settings.proxy)?;
 
     let status = TableStatus::new(edge.clone());
-    expose::register(&context, &bus, &metrics, &status, observer_config.access.as_ref());
+    expose::register(&context, &bus, &metrics, &status, &tls, observer_config.access.as_ref());
     let store = SnapshotStore { bucket: bus.bucket(ROUTES_BUCKET), key: subjects::routes_key(&edge.region) };
     let seed = saved.as_ref().map(disk::SavedTable::seed);
     let options = ReplicaOptions { store: Some(store), seed, trust: trust.clone(), epochs: Epochs::Counted };

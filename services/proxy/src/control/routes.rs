@@ -349,6 +349,7 @@ impl TableFollower {
 
     fn update_status(&self) {
         self.status.set(&self.applied, &self.entries, self.listeners.problems());
+        self.status.set_certificate_problems(self.listeners.certificate_problems());
     }
 
     /// The latest epoch that was received.

@@ -30,6 +30,7 @@ struct State {
     applied: Option<Applied>,
     entries: BTreeMap<RouteKey, Arc<RouteEntry>>,
     problems: BTreeMap<ListenerName, String>,
+    certificate_problems: BTreeMap<ListenerName, String>,
     heard_at: Option<Timestamp>,
     is_current: bool,
     disk_age: Option<Duration>,
@@ -54,6 +55,11 @@ impl TableStatus {
         }
         state.applied = Some(applied.clone());
         state.problems.clone_from(problems);
+    }
+
+    /// Sets why new certificates of listeners are not in use.
+    pub fn set_certificate_problems(&self, problems: BTreeMap<ListenerName, String>) {
+        self.lock().certificate_problems = problems;
     }
 
     /// Records when the table's owner was heard, and whether the edge has its latest table.
@@ -128,10 +134,16 @@ impl TableStatus {
         let state = self.lock();
         let problems =
             state.problems.iter().map(|(listener, problem)| format!("listener {listener}: {problem}"));
-        match problems.collect::<Vec<_>>() {
-            none if none.is_empty() => Ok(()),
-            problems => Err(problems.join("; ")),
-        }
+        joined(&problems.collect::<Vec<_>>()).map_or(Ok(()), Err)
+    }
+
+    /// A warning for operators while new certificates of listeners are not in use.
+    pub fn certificate_warning(&self) -> Option<String> {
+        let state = self.lock();
+        let problems = state.certificate_problems.iter().map(|(listener, problem)| {
+            format!("listener {listener}: new certificates are not in use, the old ones are: {problem}")
+        });
+        joined(&problems.collect::<Vec<_>>())
     }
 
     /// Whether the edge drains.
@@ -200,6 +212,11 @@ impl TableStatus {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Several problems as one text; nothing if there are none.
+pub fn joined(problems: &[String]) -> Option<String> {
+    (!problems.is_empty()).then(|| problems.join("; "))
 }
 
 fn tier(tier: &Tier) -> Value {

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use tidegate_http1::{Fields, Framing, Response, write_field, write_status_line};
+use tidegate_http1::{Fields, Framing, Response};
 
 use super::{
     heads::{self, ResponseContext},
@@ -140,12 +140,7 @@ impl ClientStream {
     pub fn send_interim(&mut self, status: u16, fields: &Fields) {
         match self {
             ClientStream::Http1(down) if !down.is_http10 => {
-                let out = down.conn.out();
-                write_status_line(out, status);
-                for (name, value) in fields.iter().filter(|(name, _)| heads::is_end_to_end(name)) {
-                    write_field(out, name, value);
-                }
-                out.extend_from_slice(b"\r\n");
+                heads::write_interim_response(down.conn.out(), status, fields, &[]);
             }
             ClientStream::Http1(_) => {}
             ClientStream::Http2(down) => {
@@ -215,21 +210,11 @@ impl ClientStream {
         let framing = if body.is_empty() { Framing::Empty } else { Framing::Length(body.len() as u64) };
         let body_read = self.is_body_read();
         self.send_head(&response, framing, body_read, request_id)?;
-        if framing != Framing::Empty {
-            match self {
-                ClientStream::Http1(down) => {
-                    down.writer.push(&mut down.conn, &Chunk::Data(Bytes::from(body)));
-                }
-                ClientStream::Http2(down) => {
-                    // Nothing was queued before, so there is room; what exceeds the client's window is sent by
-                    // `poll_flush`.
-                    if let Some(writer) = &mut down.writer {
-                        writer.push(Chunk::Data(Bytes::from(body)))?;
-                    }
-                }
-            }
+        if framing == Framing::Empty {
+            return Ok(());
         }
-        Ok(())
+        // Nothing was queued before, so there is room; what exceeds the client's window is sent by `poll_flush`.
+        self.push(Chunk::Data(Bytes::from(body)))
     }
 
     /// Ready when another chunk of the response's body may be pushed.

@@ -358,6 +358,19 @@ pub fn write_http1_response(
     WrittenHead { writer, keep_alive }
 }
 
+/// Writes an interim response (1xx), with `added` fields of the edge.
+pub fn write_interim_response(out: &mut Vec<u8>, status: u16, fields: &Fields, added: &[(&[u8], &[u8])]) {
+    write_status_line(out, status);
+    let options = ConnectionOptions::of(fields);
+    for (name, value) in fields.iter().filter(|(name, _)| is_end_to_end(name) && !options.holds(name)) {
+        write_response_field(name, value, |value| write_field(out, name, value));
+    }
+    for (name, value) in added {
+        write_field(out, name, value);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Calls `write` with the forwarded part of a response field.
 fn write_response_field(name: &[u8], value: &[u8], write: impl FnOnce(&[u8])) {
     if name == b"trailer" {

@@ -2,12 +2,10 @@
 
 use std::cell::RefCell;
 
-use tidegate_http1::{write_field, write_status_line};
-
 use super::{
     client_stream::ClientStream,
     discard::discard,
-    heads::is_end_to_end,
+    heads::write_interim_response,
     relay::{RelayEnd, RelayOutcome, StallLimits, relay},
     reply::Completion,
     request_context::RequestContext,
@@ -108,16 +106,10 @@ impl RequestContext<'_> {
             return Completion::Broken;
         };
         let ClientStream::Http1(down) = down else { return Completion::Broken };
-        let out = down.conn.out();
-        write_status_line(out, 101);
-        for (name, value) in head.fields.iter().filter(|(name, _)| is_end_to_end(name)) {
-            write_field(out, name, value);
-        }
-        write_field(out, b"connection", b"upgrade");
-        if let Some(protocol) = head.fields.get(b"upgrade") {
-            write_field(out, b"upgrade", protocol);
-        }
-        out.extend_from_slice(b"\r\n");
+        let protocol = head.fields.get(b"upgrade").map(|protocol| (b"upgrade".as_slice(), protocol));
+        let connection = (b"connection".as_slice(), b"upgrade".as_slice());
+        let added: Vec<_> = [connection].into_iter().chain(protocol).collect();
+        write_interim_response(down.conn.out(), 101, &head.fields, &added);
         self.worker.counters.tunnels.add(1);
         let idle = self.worker.idle_limits;
         if let Err(error) = tunnel(&mut down.conn, &mut up.conn, &mut down.account, idle, timer).await {

@@ -326,7 +326,7 @@ fn interim_answers_are_passed_on_at_once() {
     let wait = std::sync::Mutex::new(wait);
     let origin = Origin::scripted(move |mut peer, _, _| {
         peer.request();
-        peer.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n");
+        peer.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: X-Hop\r\nX-Hop: mine\r\n\r\n");
         wait.lock().unwrap().recv_timeout(DEADLINE).expect("the client has the hints");
         peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     });
@@ -334,6 +334,8 @@ fn interim_answers_are_passed_on_at_once() {
     let mut client = Peer::connect(edge.address());
     let hints = client.ask(GET);
     assert_eq!((hints.status(), hints.field("link")), (103, Some("</a.css>")));
+    // What `connection` names is for that connection only.
+    assert_eq!((hints.field("x-hop"), hints.field("connection")), (None, None));
     go.send(()).unwrap();
     assert_eq!(client.answer().status(), 200);
 }

@@ -161,6 +161,26 @@ fn new_certificates_are_used_without_dropping_connections() {
 }
 
 #[test]
+fn certificates_that_cannot_be_used_are_a_warning_and_change_nothing() {
+    let (authority, origin) = (Authority::new("broken"), Origin::named("a"));
+    let item = authority.item("site", &["site.test"]);
+    let (_, chain) = item.split_once("chain: ").expect("the file of the chain");
+    let chain = chain.split([',', ' ']).next().unwrap().trim_matches('"').to_owned();
+    let listener = format!("protocol: https, certificates: [{item}]");
+    let edge = Edge::start(&FleetFile::of(&[origin.address()]).listener(&listener));
+    assert_eq!(edge.warning("certificates"), "");
+
+    let good = std::fs::read(&chain).unwrap();
+    std::fs::write(&chain, "no certificate").unwrap();
+    eventually("the warning", || edge.warning("certificates").contains("new certificates are not in use"));
+    assert!(edge.is_ready());
+    assert_eq!(curl(&edge, "https", "site.test", &["--insecure"]), "a 2 200");
+
+    std::fs::write(&chain, good).unwrap();
+    eventually("the end of the warning", || edge.warning("certificates").is_empty());
+}
+
+#[test]
 fn origins_are_reached_over_tls_in_the_version_that_they_choose() {
     let authority = Authority::new("origins");
     let ca = authority.file();

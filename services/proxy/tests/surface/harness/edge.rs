@@ -183,6 +183,11 @@ impl Edge {
         self.context.admin.readiness().0
     }
 
+    /// A warning of `/readyz`; empty when there is none.
+    pub fn warning(&self, name: &str) -> String {
+        self.context.admin.readiness().1["warnings"][name].as_str().unwrap_or_default().to_owned()
+    }
+
     /// What `/metrics` says.
     pub fn metrics(&self) -> String {
         self.context.registry.to_text()
