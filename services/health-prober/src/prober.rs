@@ -1,6 +1,11 @@
 //! The loop of a prober: starts due probes, records their outcomes, publishes changes.
 
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tidegate_bus::{
@@ -49,6 +54,8 @@ const STALLED_AFTER: Duration = Duration::from_millis(1900);
 /// of its endpoints at once.
 const SUSPICION_BURST: u32 = 2000;
 const SUSPICIONS_PER_SECOND: u32 = 500;
+/// The most clusters in one warning.
+const MOST_PROBLEMS: usize = 10;
 /// Ended probes that are recorded in one turn, so that turns stay short.
 const ENDED_PER_TURN: usize = 512;
 
@@ -63,6 +70,12 @@ pub async fn run(settings: ProberSettings, bus: Bus, context: Context) -> anyhow
     let claim = subjects::claim("health-prober", &region, name.as_str());
     let what = format!("health-prober {name} of {region}");
     context.admin.check("bus", check(&bus));
+    let unprobed = Arc::<Mutex<String>>::default();
+    let shown = unprobed.clone();
+    context.admin.warn("clusters", move || {
+        let problems = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (!problems.is_empty()).then_some(problems)
+    });
     let name_conflicts = claim_name(&context, &bus, claim, what).await?;
     let options =
         OwnerOptions { stalled_after: Some(STALLED_AFTER), epochs: Epochs::Timed, ..OwnerOptions::default() };
@@ -79,6 +92,7 @@ pub async fn run(settings: ProberSettings, bus: Bus, context: Context) -> anyhow
         networks: settings.probes.networks.clone(),
         fleet: None,
         transports: ProbeTransports::default(),
+        unprobed,
         connections: HashMap::new(),
         running: JoinSet::new(),
         owner,
@@ -170,6 +184,8 @@ struct Prober {
     networks: Vec<NetworkName>,
     fleet: Option<Fleet>,
     transports: ProbeTransports,
+    /// Why clusters are not probed from here, for the admin listener.
+    unprobed: Arc<Mutex<String>>,
     /// Connections to reuse, each with the transport that it is valid for.
     connections: HashMap<JobId, (Arc<ProbeTransport>, Connection)>,
     running: JoinSet<Ended>,
@@ -316,5 +332,10 @@ impl Prober {
         }
         self.metrics.targets.set(self.schedule.len() as f64);
         self.metrics.unusable.set(self.transports.unusable().len() as f64);
+        let problems = self.transports.unusable().iter().take(MOST_PROBLEMS);
+        let problems: Vec<String> = problems
+            .map(|(name, problem)| format!("cluster {name} cannot be probed from here: {problem}"))
+            .collect();
+        *self.unprobed.lock().unwrap_or_else(PoisonError::into_inner) = problems.join("; ");
     }
 }

@@ -63,7 +63,7 @@ struct Bench {
     updates: mpsc::Receiver<Update<Target, Observation>>,
     replica: Replica,
     prober: JoinHandle<anyhow::Result<()>>,
-    shutdown: CancellationToken,
+    context: Context,
 }
 
 impl Bench {
@@ -75,10 +75,9 @@ impl Bench {
         let (replica, updates) =
             Replica::start(bus.clone(), &subject, ReplicaOptions::default()).await.unwrap();
         let settings = ProberSettings { region: Some(region), name: Some(name), ..ProberSettings::default() };
-        let shutdown = CancellationToken::new();
-        let prober =
-            tokio::spawn(run(settings, bus.clone(), Context::embedded("prober-1", shutdown.clone())));
-        Bench { bus, updates, replica, prober, shutdown }
+        let context = Context::embedded("prober-1", CancellationToken::new());
+        let prober = tokio::spawn(run(settings, bus.clone(), context.clone()));
+        Bench { bus, updates, replica, prober, context }
     }
 
     /// Waits until a target and its observation are `wanted`. The cause is absent if they came with a snapshot.
@@ -107,7 +106,7 @@ impl Bench {
     }
 
     async fn stop(self) {
-        self.shutdown.cancel();
+        self.context.shutdown.cancel();
         tokio::time::timeout(LIMIT, self.prober).await.unwrap().unwrap().unwrap();
         self.replica.stop().await;
     }
@@ -188,4 +187,28 @@ async fn a_prober_without_a_region_does_not_start() {
     let error =
         run(settings, Bus::in_process(), Context::embedded("", CancellationToken::new())).await.unwrap_err();
     assert!(error.to_string().contains("region"), "{error}");
+}
+
+#[tokio::test]
+async fn a_cluster_that_cannot_be_probed_from_here_is_a_warning() {
+    // Given a cluster whose certificate authority is missing on this machine, and one that is well.
+    let (address, origin) = origin().await;
+    let fleet = fleet(&[&address], "1s").replace(
+        "clusters: {",
+        "clusters: { b: { region: eu, endpoints: [\"127.0.0.1:1\"], tls: { ca: /none/ca.pem } },",
+    );
+    let fleet = fleet.replace("clusters: [a]", "clusters: [a, b]");
+    let mut bench = Bench::start(&fleet).await;
+
+    // When the other one is probed, then the prober is ready, and warns of the first.
+    bench.change(|_, observation| observation.is_some()).await;
+    let (is_ready, body) = bench.context.admin.readiness();
+    let warning = body["warnings"]["clusters"].as_str().unwrap_or_default();
+    assert!(is_ready, "{body}");
+    assert!(
+        warning.starts_with("cluster b cannot be probed from here: ") && warning.contains("/none/ca.pem"),
+        "{body}"
+    );
+    bench.stop().await;
+    origin.abort();
 }
