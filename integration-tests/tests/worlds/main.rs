@@ -7,6 +7,7 @@ mod collector;
 mod demo;
 mod dev;
 mod failover;
+mod fleet_revisions;
 mod forged;
 mod leadership;
 mod operator;

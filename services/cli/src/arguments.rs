@@ -41,16 +41,27 @@ pub enum Command {
         markdown: bool,
     },
     /// Check a fleet file and apply it.
-    #[command(after_help = "Examples:\n    tidegate apply fleet.yaml\n    tidegate apply fleet.yaml --watch")]
+    #[command(
+        after_help = "Examples:\n    tidegate apply fleet.yaml --reason \"more machines\"\n    tidegate apply fleet.yaml --watch"
+    )]
     Apply {
         /// The fleet file.
         file: PathBuf,
         /// Keep running: wait for the bus, and apply each change of the file, also through symbolic links.
         #[arg(long)]
         watch: bool,
-        /// The author of the change; the user's name when absent.
-        #[arg(long, env = "TIDEGATE_AUTHOR")]
-        author: Option<String>,
+        #[command(flatten)]
+        options: ApplyOptions,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
+    /// Show, compare and take back what was applied.
+    #[command(
+        after_help = "Examples:\n    tidegate fleet get\n    tidegate fleet diff --file fleet.yaml\n    tidegate fleet history\n    tidegate fleet rollback 1764422150000 --reason \"wrong weights\""
+    )]
+    Fleet {
+        #[command(subcommand)]
+        action: FleetAction,
         #[command(flatten)]
         bus: BusOptions,
     },
@@ -84,6 +95,8 @@ pub enum Command {
         #[command(subcommand)]
         target: DrainTarget,
         #[command(flatten)]
+        options: WithdrawOptions,
+        #[command(flatten)]
         bus: BusOptions,
     },
     /// Send all of a service's traffic to one cluster first.
@@ -104,6 +117,8 @@ pub enum Command {
     Unforce {
         /// The service.
         service: ServiceName,
+        #[command(flatten)]
+        options: WithdrawOptions,
         #[command(flatten)]
         bus: BusOptions,
     },
@@ -281,9 +296,93 @@ pub struct DrainOptions {
     /// The reason.
     #[arg(long, default_value = "", global = true)]
     pub reason: String,
-    /// The author; the user's name when absent.
+    /// The author; when absent, the user's name, or else the user of the bus or of this host.
     #[arg(long, env = "TIDEGATE_AUTHOR", global = true)]
     pub author: Option<String>,
+}
+
+/// The options of the withdrawal of an override.
+#[derive(Debug, Clone, Args)]
+pub struct WithdrawOptions {
+    /// The reason.
+    #[arg(long, default_value = "", global = true)]
+    pub reason: String,
+    /// The author; when absent, the user's name, or else the user of the bus or of this host.
+    #[arg(long, env = "TIDEGATE_AUTHOR", global = true)]
+    pub author: Option<String>,
+}
+
+/// The options of `apply`.
+#[derive(Debug, Clone, Args)]
+pub struct ApplyOptions {
+    /// The reason, for the history.
+    #[arg(long, default_value = "")]
+    pub reason: String,
+    /// The author; when absent, the user's name, or else the user of the bus or of this host.
+    #[arg(long, env = "TIDEGATE_AUTHOR")]
+    pub author: Option<String>,
+    /// Apply only if the fleet is at this revision; 0: only if none was applied yet.
+    #[arg(long, value_name = "REVISION", conflicts_with = "watch")]
+    pub expect_revision: Option<u64>,
+}
+
+/// The options of `fleet rollback`.
+#[derive(Debug, Clone, Args)]
+pub struct RollbackOptions {
+    /// The reason, for the history.
+    #[arg(long)]
+    pub reason: String,
+    /// The author; when absent, the user's name, or else the user of the bus or of this host.
+    #[arg(long, env = "TIDEGATE_AUTHOR")]
+    pub author: Option<String>,
+    /// Apply only if the fleet is at this revision.
+    #[arg(long, value_name = "REVISION")]
+    pub expect_revision: Option<u64>,
+}
+
+/// The actions on the fleet file on the bus.
+#[derive(Debug, Clone, Subcommand)]
+pub enum FleetAction {
+    /// Print the fleet file as it was applied, comments and all.
+    #[command(
+        after_help = "Examples:\n    tidegate fleet get\n    tidegate fleet get --revision 1764422150000"
+    )]
+    Get {
+        /// An earlier revision instead of the current one.
+        #[arg(long)]
+        revision: Option<u64>,
+    },
+    /// Print what differs by meaning: which regions, clusters, edges, listeners, services and shares.
+    #[command(
+        after_help = "Examples:\n    tidegate fleet diff\n    tidegate fleet diff 1764422150000\n    tidegate fleet diff 1764422150000 1764422160000\n    tidegate fleet diff --file fleet.yaml"
+    )]
+    Diff {
+        /// The revision to compare from; when absent, the one before the current one, or with --file the current one.
+        from: Option<u64>,
+        /// The revision to compare to; the current one when absent.
+        to: Option<u64>,
+        /// A fleet file to compare to.
+        #[arg(long, conflicts_with = "to")]
+        file: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the revisions that are kept: who applied each, when and why, and what it changed.
+    #[command(after_help = "Example:\n    tidegate fleet history")]
+    History {
+        /// Print JSON, one revision per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Apply an earlier revision again, as a new one.
+    #[command(after_help = "Example:\n    tidegate fleet rollback 1764422150000 --reason \"wrong weights\"")]
+    Rollback {
+        /// The revision.
+        revision: u64,
+        #[command(flatten)]
+        options: RollbackOptions,
+    },
 }
 
 /// The options of `dev`.
@@ -344,6 +443,18 @@ impl fmt::Display for WrongArgument {
 
 impl std::error::Error for WrongArgument {}
 
+/// A change that was withheld, since another operator was first or it needs confirmation. Nothing was written.
+#[derive(Debug)]
+pub struct WithheldChange(pub String);
+
+impl fmt::Display for WithheldChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WithheldChange {}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -369,17 +480,31 @@ mod tests {
     fn each_help_has_examples_that_are_commands() {
         use clap::CommandFactory as _;
 
-        for command in Arguments::command().get_subcommands() {
+        let arguments = Arguments::command();
+        let commands = arguments.get_subcommands().map(|command| (command.get_name().to_owned(), command));
+        let fleet = arguments.find_subcommand("fleet").unwrap();
+        let of_fleet =
+            fleet.get_subcommands().map(|command| (format!("fleet {}", command.get_name()), command));
+        for (name, command) in commands.chain(of_fleet) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("    tidegate ")).collect();
-            assert!(!examples.is_empty(), "{}", command.get_name());
+            assert!(!examples.is_empty(), "{name}");
             for example in examples {
-                assert!(example.trim().starts_with(&format!("tidegate {}", command.get_name())), "{example}");
-                if let Err(error) = Arguments::try_parse_from(example.split_whitespace()) {
+                assert!(example.trim().starts_with(&format!("tidegate {name}")), "{example}");
+                if let Err(error) = Arguments::try_parse_from(words(example)) {
                     panic!("{example}: {error}");
                 }
             }
         }
+    }
+
+    /// The words of a command line, in which quoted texts are one word.
+    fn words(line: &str) -> Vec<String> {
+        let parts = line.split('"').enumerate().flat_map(|(index, part)| match index % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        });
+        parts.collect()
     }
 
     #[test]
@@ -387,11 +512,7 @@ mod tests {
         let commands = commands_on_pages();
         assert!(commands.len() > 15, "{commands:?}");
         for command in commands {
-            let words = command.split('"').enumerate().flat_map(|(index, part)| match index % 2 {
-                0 => part.split_whitespace().map(str::to_owned).collect(),
-                _ => vec![part.to_owned()],
-            });
-            if let Err(error) = Arguments::try_parse_from(words) {
+            if let Err(error) = Arguments::try_parse_from(words(&command)) {
                 panic!("{command}: {error}");
             }
         }

@@ -10,7 +10,8 @@ use tidegate_model::{
 
 use crate::say::say_line;
 use crate::{
-    arguments::{BusOptions, DrainOptions, DrainTarget},
+    arguments::{BusOptions, DrainOptions, DrainTarget, WithdrawOptions},
+    author::author,
     fleet::{self, known},
     link,
 };
@@ -58,36 +59,36 @@ pub async fn force(
 }
 
 /// Withdraws a drain.
-pub async fn undrain(target: DrainTarget, bus: &BusOptions) -> anyhow::Result<()> {
+pub async fn undrain(target: DrainTarget, options: WithdrawOptions, bus: &BusOptions) -> anyhow::Result<()> {
     let kind = target.kind();
-    if !withdraw(&kind, bus).await? {
+    if !withdraw(&kind, options, bus).await? {
         anyhow::bail!("there is no {kind}");
     }
     say_line(format_args!("{kind} was withdrawn"))
 }
 
 /// Withdraws a forced route.
-pub async fn unforce(service: ServiceName, bus: &BusOptions) -> anyhow::Result<()> {
+pub async fn unforce(service: ServiceName, options: WithdrawOptions, bus: &BusOptions) -> anyhow::Result<()> {
     // A service has one forced route at most, whatever the cluster.
     let kind = OverrideKind::ForceRoute { service: service.clone(), cluster: "any".parse()? };
-    if !withdraw(&kind, bus).await? {
+    if !withdraw(&kind, options, bus).await? {
         anyhow::bail!("{service} is not forced anywhere");
     }
     say_line(format_args!("the forced route of {service} was withdrawn"))
 }
 
 async fn put(kind: OverrideKind, options: DrainOptions, bus: &BusOptions, undo: &str) -> anyhow::Result<()> {
-    let bus = link::connect(bus).await?;
-    check(&kind, &bus).await?;
+    let link = link::connect(bus).await?;
+    check(&kind, &link).await?;
     let now = clock::now();
     let entry = Override {
         kind,
-        author: one_line(&link::author(options.author)),
+        author: one_line(&author(options.author, bus)),
         reason: one_line(&options.reason),
         created_at: now,
         expires_at: options.length.map(|length| now.plus(length)),
     };
-    OverrideStore::new(&bus).put(&entry).await?;
+    OverrideStore::new(&link).put(&entry).await?;
     let until = match options.length {
         None => format!("until it is withdrawn ({undo})"),
         Some(length) => format!("for {}", length_text(length)),
@@ -95,13 +96,14 @@ async fn put(kind: OverrideKind, options: DrainOptions, bus: &BusOptions, undo: 
     say_line(format_args!("{}, {until}", entry.kind))
 }
 
-async fn withdraw(kind: &OverrideKind, bus: &BusOptions) -> anyhow::Result<bool> {
-    let bus = link::connect(bus).await?;
-    Ok(OverrideStore::new(&bus).delete(kind).await?)
+async fn withdraw(kind: &OverrideKind, options: WithdrawOptions, bus: &BusOptions) -> anyhow::Result<bool> {
+    let link = link::connect(bus).await?;
+    let author = one_line(&author(options.author, bus));
+    Ok(OverrideStore::new(&link).withdraw(kind, &author, &one_line(&options.reason)).await?)
 }
 
 /// Makes a text safe for every operator's terminal: one line of bounded length without control characters.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REASON).collect()
 }
 

@@ -63,7 +63,7 @@ fn text(explanation: &Explanation, service: Option<&Service>) -> String {
         let route = service.and_then(|service| service.routes.get(index.checked_sub(1)?));
         let which = match (index, route) {
             (0, _) => "default".to_owned(),
-            (_, Some(route)) => format!("route {index} ({})", fleet::requests(&route.matches)),
+            (_, Some(route)) => format!("route {index} ({})", route.matches),
             (_, None) => format!("route {index}"),
         };
         // Writing to a String does not fail.

@@ -5,6 +5,7 @@
 
 mod apply;
 mod arguments;
+mod author;
 mod check;
 mod dev;
 mod drain;
@@ -18,6 +19,7 @@ mod init;
 mod link;
 mod origin;
 mod permissions;
+mod revisions;
 mod say;
 mod status;
 
@@ -25,13 +27,15 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use arguments::{Arguments, Command, EdgeAction, WrongArgument};
+use arguments::{Arguments, BusOptions, Command, EdgeAction, FleetAction, WithheldChange, WrongArgument};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The exit code for invalid files and arguments.
 const WRONG_INPUT: u8 = 2;
+/// The exit code for changes that were withheld: nothing was written.
+const WITHHELD: u8 = 3;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -50,13 +54,14 @@ fn main() -> ExitCode {
             Command::Init { file, force } => init::init(&file, force),
             Command::Check { file } => check::check(&file),
             Command::Schema { markdown } => check::schema(markdown),
-            Command::Apply { file, watch: true, author, bus } => apply::watch(&file, author, &bus).await,
-            Command::Apply { file, watch: false, author, bus } => apply::apply(&file, author, &bus).await,
+            Command::Apply { file, watch: true, options, bus } => apply::watch(&file, options, &bus).await,
+            Command::Apply { file, watch: false, options, bus } => apply::apply(&file, options, &bus).await,
+            Command::Fleet { action, bus } => fleet_action(action, &bus).await,
             Command::Status { json, watch, bus } => status::status(json, watch, &bus).await,
             Command::Drain { target, options, bus } => drain::drain(target, options, &bus).await,
-            Command::Undrain { target, bus } => drain::undrain(target, &bus).await,
+            Command::Undrain { target, options, bus } => drain::undrain(target, options, &bus).await,
             Command::Force { service, to, options, bus } => drain::force(service, to, options, &bus).await,
-            Command::Unforce { service, bus } => drain::unforce(service, &bus).await,
+            Command::Unforce { service, options, bus } => drain::unforce(service, options, &bus).await,
             Command::Explain { service, region, json, bus } => {
                 explain::explain(&service, &region, json, &bus).await
             }
@@ -80,6 +85,17 @@ fn main() -> ExitCode {
     }
 }
 
+async fn fleet_action(action: FleetAction, bus: &BusOptions) -> anyhow::Result<()> {
+    match action {
+        FleetAction::Get { revision } => revisions::get(revision, bus).await,
+        FleetAction::Diff { from, to, file, json } => {
+            revisions::diff(from, to, file.as_deref(), json, bus).await
+        }
+        FleetAction::History { json } => revisions::history(json, bus).await,
+        FleetAction::Rollback { revision, options } => revisions::rollback(revision, options, bus).await,
+    }
+}
+
 fn failed(error: &anyhow::Error) -> ExitCode {
     if say::is_broken_pipe(error) {
         return ExitCode::SUCCESS;
@@ -92,6 +108,10 @@ fn failed(error: &anyhow::Error) -> ExitCode {
         None if error.is::<WrongArgument>() || error.is::<check::Unreadable>() => {
             eprintln!("tidegate: {error:#}");
             ExitCode::from(WRONG_INPUT)
+        }
+        None if error.is::<WithheldChange>() => {
+            eprintln!("tidegate: {error:#}");
+            ExitCode::from(WITHHELD)
         }
         None => {
             eprintln!("tidegate: {error:#}");

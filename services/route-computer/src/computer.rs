@@ -7,7 +7,7 @@ use tidegate_bus::{
     Bus, TraceContext, clock, codec,
     fleet::{FleetFollower, FleetText},
     lease::LeaseSeal,
-    overrides::{OverrideFollower, Overrides},
+    overrides::OverrideFollower,
     seal::{Signer, Trust},
     subjects,
     table::{Replicas, TableUpdate, Update},
@@ -16,6 +16,7 @@ use tidegate_model::{
     Epoch, ProberName, RegionName, Timestamp,
     fleet::Fleet,
     observation::{Observation, ObservationCause, Target},
+    overrides::OverrideSet,
     report::{Applied, Load},
     routes::{Cause, RouteCause},
 };
@@ -304,9 +305,7 @@ impl Computer {
                 }
                 self.exposed.set_fleet_problem(unknown.or(problem));
                 if self.leads() {
-                    self.recorder
-                        .publish_fleet(clock::now(), text.head.revision, text.head.author.clone())
-                        .await;
+                    self.recorder.publish_fleet(clock::now(), &text.head).await;
                 }
                 self.apply(RouteEvent::Fleet(parsed), None).await;
             }
@@ -327,7 +326,7 @@ impl Computer {
         }
     }
 
-    async fn apply_overrides(&mut self, overrides: &watch::Receiver<Option<Arc<Overrides>>>) {
+    async fn apply_overrides(&mut self, overrides: &watch::Receiver<Option<Arc<OverrideSet>>>) {
         let Some(overrides) = overrides.borrow().clone() else { return };
         self.knows_overrides = true;
         self.apply(RouteEvent::Overrides(overrides.as_ref().clone()), None).await;

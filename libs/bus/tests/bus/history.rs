@@ -11,6 +11,7 @@ use tidegate_bus::{
 use tidegate_model::{
     RegionName, Timestamp,
     event::{Event, EventKind},
+    fleet::ChangeSummary,
 };
 
 on_both! {
@@ -21,7 +22,12 @@ on_both! {
 }
 
 fn event(region: &str, revision: u64) -> Event {
-    let kind = EventKind::Fleet { revision, author: "ann".to_owned() };
+    let kind = EventKind::Fleet {
+        revision,
+        author: "ann".to_owned(),
+        reason: String::new(),
+        changes: ChangeSummary::default(),
+    };
     Event { region: region.parse().unwrap(), at: clock::now(), kind }
 }
 

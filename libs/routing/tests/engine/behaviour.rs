@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tidegate_model::{
     Timestamp,
     observation::{Observation, ObservationCause, Signal},
-    overrides::OverrideKind,
+    overrides::{OverrideKind, OverrideSet, Withdrawal},
     routes::{Cause, RouteKey},
     verdict::Verdict,
 };
@@ -227,7 +227,10 @@ fn a_cluster_that_flaps_is_suppressed_and_still_preferred_to_nothing() {
 fn a_drained_cluster_comes_last_until_the_drain_expires_and_then_returns_slowly() {
     let mut world = all_up(&two_regions());
     let item = over(drain("us-1"), Some(ms(60_000)));
-    let changes = world.apply(RouteEvent::Overrides(BTreeMap::from([("x".to_owned(), item)])));
+    let changes = world.apply(RouteEvent::Overrides(OverrideSet {
+        active: BTreeMap::from([("x".to_owned(), item)]),
+        ..OverrideSet::default()
+    }));
     assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
     assert_eq!(changes.causes, [Cause::Override("drain of cluster us-1 by ann: deploy".to_owned())]);
 
@@ -235,6 +238,27 @@ fn a_drained_cluster_comes_last_until_the_drain_expires_and_then_returns_slowly(
     assert_eq!(world.shares("shop"), [[("us-1", 100), ("eu-1", 900)]]);
     world.pass(30_000, PROBERS);
     assert_eq!(world.shares("shop")[0], [("us-1", 1000)]);
+}
+
+#[test]
+fn the_end_of_a_drain_names_who_withdrew_it() {
+    let mut world = all_up(&two_regions());
+    let drain = over(drain("us-1"), None);
+    let key = drain.kind.key();
+    let withdrawal = Withdrawal {
+        kind: drain.kind.clone(),
+        author: "bob".to_owned(),
+        reason: "done".to_owned(),
+        withdrawn_at: ms(1),
+    };
+    let active = BTreeMap::from([(key.clone(), drain)]);
+    world.apply(RouteEvent::Overrides(OverrideSet { active, ..OverrideSet::default() }));
+
+    let withdrawn = BTreeMap::from([(key, withdrawal)]);
+    let changes = world.apply(RouteEvent::Overrides(OverrideSet { withdrawn, ..OverrideSet::default() }));
+
+    let sentence = "end of drain of cluster us-1 by ann: deploy, withdrawn by bob: done";
+    assert_eq!(changes.causes, [Cause::Override(sentence.to_owned())]);
 }
 
 #[test]
