@@ -162,6 +162,42 @@ async fn an_unchanged_file_is_no_new_revision_and_who_was_second_is_told() -> an
 }
 
 #[tokio::test]
+async fn without_route_computers_a_file_is_applied_and_its_effect_is_reported_as_unknown()
+-> anyhow::Result<()> {
+    // Given a bus without a fleet and without route-computers.
+    let bench = Bench::start()?;
+    let file = bench.write(FLEET)?;
+
+    // When the first file is tried, then there is nothing that could move.
+    let tried = bench.succeeds(&["apply", &file, "--dry-run"]).await?;
+    assert!(tried.contains("+ service shop") && tried.contains("no traffic would move"), "{tried}");
+    bench.succeeds(&["apply", &file]).await?;
+
+    // When the next one is tried, then what is unknown is reported, and it can be applied all the same.
+    let file = bench.write(&FLEET.replace("capacity: 100", "capacity: 200"))?;
+    let tried = bench.run(&["apply", &file, "--dry-run"]).await?;
+    assert_eq!(tried.status.code(), Some(1), "{tried:?}");
+    let said = String::from_utf8(tried.stdout)?;
+    assert!(
+        said.contains("~ cluster us-1") && said.contains("no route-computer runs for region us"),
+        "{said}"
+    );
+    let applied = bench.run(&["apply", &file]).await?;
+    assert!(applied.status.success(), "{applied:?}");
+    assert!(String::from_utf8(applied.stderr)?.contains("could not be computed: no route-computer runs"));
+
+    // What asks for confirmation by the file alone still does.
+    let file = bench
+        .write(&FLEET.replace("  shop:", "  cart:").replace("services: { shop:", "services: { cart:"))?;
+    let said = bench.fails(3, &["apply", &file]).await?;
+    assert!(said.contains("the service shop would no longer be served"), "{said}");
+    let said = bench.fails(3, &["apply", &file, "--dry-run", "--expect-revision", "7"]).await?;
+    assert!(said.contains("not at 7"), "{said}");
+    bench.directory.succeeded();
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_change_without_a_users_name_has_the_buss_user_or_the_hosts_as_its_author() -> anyhow::Result<()> {
     let bench = Bench::start()?;
     let mut names = Vec::new();

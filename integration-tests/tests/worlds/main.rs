@@ -21,3 +21,4 @@ mod requests;
 mod rotel;
 mod steering;
 mod trace;
+mod what_if;

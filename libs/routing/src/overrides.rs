@@ -55,6 +55,19 @@ impl Overrides {
         Overrides::in_force(self.all().cloned(), now)
     }
 
+    /// These overrides with others in place of those of the same kind and object, and without those that are withdrawn.
+    pub(crate) fn replaced(
+        &self,
+        added: &[Override],
+        withdrawn: &[OverrideKind],
+        now: Timestamp,
+    ) -> Overrides {
+        let replaced: BTreeSet<String> =
+            added.iter().map(|item| item.kind.key()).chain(withdrawn.iter().map(OverrideKind::key)).collect();
+        let kept = self.all().filter(|item| !replaced.contains(&item.kind.key()));
+        Overrides::in_force(kept.chain(added).cloned(), now)
+    }
+
     /// The next time at which an override ends.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         self.all().filter_map(|item| item.expires_at).min()

@@ -2,20 +2,24 @@
 
 use std::{path::Path, time::Duration};
 
+use serde_json::json;
 use tidegate_bus::{
     Bus,
     fleet::{FleetHead, FleetStore, FleetText, FleetWrite, FleetWritten},
 };
-use tidegate_model::fleet::Fleet;
+use tidegate_model::fleet::{Fleet, FleetChange, changes};
+use tidegate_routing::Hypothesis;
 use tidegate_service::shutdown;
 
 use crate::{
-    arguments::{ApplyOptions, BusOptions, WithheldChange},
+    arguments::{ApplyOptions, BusOptions, GuardOptions, WithheldChange},
     author::author,
     check,
     drain::one_line,
+    effect::{Effects, percent, regions_with_edges},
     events::moment,
     followed::Followed,
+    guard::objections,
     link::{self, BusRetry},
     say::{say, say_line},
 };
@@ -33,8 +37,12 @@ pub async fn apply(file: &Path, options: ApplyOptions, bus: &BusOptions) -> anyh
         author: one_line(&author(options.author, bus)),
         reason: one_line(&options.reason),
         expected: options.expect_revision,
+        guard: options.guard,
     };
-    match change.write(&link).await? {
+    if options.dry_run {
+        return dry_run(file, &change, &link, options.json, bus.timeout).await;
+    }
+    match change.write(&link, bus.timeout).await? {
         FleetWritten::Unchanged(head) => say_line(format_args!(
             "{} is already applied, as revision {}: nothing was written",
             file.display(),
@@ -57,14 +65,26 @@ pub struct Change {
     pub reason: String,
     /// The revision that it must replace, if any.
     pub expected: Option<u64>,
+    /// What it may do without confirmation.
+    pub guard: GuardOptions,
+}
+
+/// What a change would do.
+struct Preview {
+    changes: Vec<FleetChange>,
+    /// The effect on traffic; absent where no fleet was applied before, or that one cannot be read.
+    effects: Option<Effects>,
+    /// What asks for confirmation.
+    objections: Vec<String>,
 }
 
 impl Change {
-    /// Writes the file, unless it is already applied.
+    /// Writes the file, unless it is already applied. What cannot be computed before is reported and keeps nobody from it.
     ///
     /// # Errors
-    /// [`WithheldChange`] when another revision than the expected one is there; else when the bus is away.
-    pub async fn write(&self, bus: &Bus) -> anyhow::Result<FleetWritten> {
+    /// [`WithheldChange`] when another revision than the expected one is there, or it needs confirmation; else when the bus
+    /// is away.
+    pub async fn write(&self, bus: &Bus, limit: Duration) -> anyhow::Result<FleetWritten> {
         let store = FleetStore::new(bus);
         for _ in 0..WRITE_ATTEMPTS {
             let current = store.get().await?;
@@ -72,8 +92,17 @@ impl Change {
             if let Some(expected) = self.expected.filter(|expected| *expected != revision) {
                 return Err(superseded(expected, current.as_ref().map(|fleet| &fleet.head)).into());
             }
-            if let Some(FleetText { head, .. }) = current.filter(|fleet| fleet.text == self.text) {
-                return Ok(FleetWritten::Unchanged(head));
+            if let Some(FleetText { head, .. }) = current.as_ref().filter(|fleet| fleet.text == self.text) {
+                return Ok(FleetWritten::Unchanged(head.clone()));
+            }
+            if !self.guard.yes {
+                let preview = self.preview(bus, current.as_ref(), limit).await?;
+                for (region, why) in preview.effects.iter().flat_map(|effects| &effects.unknown) {
+                    eprintln!("tidegate: the effect on {region} could not be computed: {why}");
+                }
+                if !preview.objections.is_empty() {
+                    return Err(needs_confirmation(&preview.objections).into());
+                }
             }
             let write = FleetWrite {
                 text: self.text.clone(),
@@ -91,6 +120,90 @@ impl Change {
             "others apply fleet files all the time: none of {WRITE_ATTEMPTS} attempts was the first"
         )
     }
+
+    /// What it would do to the current fleet.
+    async fn preview(
+        &self,
+        bus: &Bus,
+        current: Option<&FleetText>,
+        limit: Duration,
+    ) -> anyhow::Result<Preview> {
+        let before = match current.map(|current| Fleet::parse(&current.text, "fleet")) {
+            Some(Ok(before)) => before,
+            // A file of another version is replaced as it is.
+            Some(Err(_)) => {
+                return Ok(Preview { changes: Vec::new(), effects: None, objections: Vec::new() });
+            }
+            None => {
+                let changes = changes(&Fleet::default(), &self.fleet);
+                return Ok(Preview { changes, effects: None, objections: Vec::new() });
+            }
+        };
+        let changes = changes(&before, &self.fleet);
+        let effects = match changes.is_empty() {
+            // Comments move nothing.
+            true => Effects::default(),
+            false => {
+                let hypothesis = Hypothesis { fleet: Some(self.text.clone()), ..Hypothesis::default() };
+                Effects::compute(bus, regions_with_edges(&before, &[]), &hypothesis, limit).await?
+            }
+        };
+        let objections = objections(&before, &self.fleet, &effects, self.guard.max_moved);
+        Ok(Preview { changes, effects: Some(effects), objections })
+    }
+}
+
+fn needs_confirmation(objections: &[String]) -> WithheldChange {
+    WithheldChange(format!(
+        "nothing was applied, since it needs confirmation:\n    {}\n--yes applies it all the same, --dry-run shows the whole effect",
+        objections.join("\n    ")
+    ))
+}
+
+/// Prints what a change would do.
+async fn dry_run(file: &Path, change: &Change, bus: &Bus, json: bool, limit: Duration) -> anyhow::Result<()> {
+    let current = FleetStore::new(bus).get().await?;
+    let revision = current.as_ref().map_or(0, |fleet| fleet.head.revision);
+    let preview = change.preview(bus, current.as_ref(), limit).await?;
+    let Preview { changes, effects, objections } = &preview;
+    if json {
+        say_line(json!({
+            "revision": revision,
+            "changes": changes,
+            "effect": effects.as_ref().map(Effects::json),
+            "objections": objections,
+        }))?;
+    } else if current.as_ref().is_some_and(|fleet| fleet.text == change.text) {
+        say_line(format_args!("{} is already applied, as revision {revision}", file.display()))?;
+    } else {
+        say_line(format_args!("{} would replace revision {revision}; nothing is applied", file.display()))?;
+        for line in changes {
+            say_line(format_args!("    {line}"))?;
+        }
+        match (effects, &current) {
+            (Some(effects), _) => {
+                say(effects.text())?;
+                say_line(format_args!("{} % of all traffic would move", percent(effects.moved_permille())))?;
+            }
+            (None, None) => say_line("no fleet was applied yet, so no traffic would move")?,
+            (None, Some(_)) => {
+                say_line("the fleet on the bus cannot be read by this version: its effect is unknown")?
+            }
+        }
+    }
+    if let Some(expected) = change.expected.filter(|expected| *expected != revision) {
+        return Err(superseded(expected, current.as_ref().map(|fleet| &fleet.head)).into());
+    }
+    if !objections.is_empty() && !change.guard.yes {
+        return Err(WithheldChange(format!(
+            "it would need confirmation (--yes):\n    {}",
+            objections.join("\n    ")
+        ))
+        .into());
+    }
+    let all_known = effects.as_ref().is_none_or(|effects| effects.unknown.is_empty());
+    anyhow::ensure!(all_known, "not all could be computed");
+    Ok(())
 }
 
 fn superseded(expected: u64, there: Option<&FleetHead>) -> WithheldChange {

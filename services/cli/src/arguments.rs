@@ -1,9 +1,10 @@
 //! The command line.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use tidegate_model::{ClusterName, EdgeName, RegionName, ServiceName, fleet::parse_duration};
+use tidegate_routing::{Hypothesis, Loss};
 
 /// Checks and applies fleet files, shows the state of a running system, and drains or forces traffic.
 #[derive(Debug, Parser)]
@@ -42,7 +43,7 @@ pub enum Command {
     },
     /// Check a fleet file and apply it.
     #[command(
-        after_help = "Examples:\n    tidegate apply fleet.yaml --reason \"more machines\"\n    tidegate apply fleet.yaml --watch"
+        after_help = "Examples:\n    tidegate apply fleet.yaml --dry-run\n    tidegate apply fleet.yaml --reason \"more machines\"\n    tidegate apply fleet.yaml --watch"
     )]
     Apply {
         /// The fleet file.
@@ -162,6 +163,17 @@ pub enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
+    /// Compute what would happen if clusters, edges or regions were lost, or demand were another: shares, headroom, and who
+    /// sheds. Changes nothing.
+    #[command(
+        after_help = "Examples:\n    tidegate what-if --lose cluster=us-east-1\n    tidegate what-if --lose region=us-east --demand x1.5"
+    )]
+    WhatIf {
+        #[command(flatten)]
+        options: WhatIfOptions,
         #[command(flatten)]
         bus: BusOptions,
     },
@@ -312,9 +324,61 @@ pub struct WithdrawOptions {
     pub author: Option<String>,
 }
 
+/// The options of `what-if`.
+#[derive(Debug, Clone, Args)]
+#[group(id = "hypothesis", required = true, multiple = true, args = ["lose", "demand"])]
+pub struct WhatIfOptions {
+    /// What is lost: `region=NAME` (all its clusters and edges), `cluster=NAME` or `edge=NAME`. May be given several times.
+    #[arg(long, value_name = "KIND=NAME")]
+    pub lose: Vec<Loss>,
+    /// The factor of all demand, such as x1.5.
+    #[arg(long, value_name = "FACTOR")]
+    pub demand: Option<DemandFactor>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A factor of demand, in thousandths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DemandFactor(pub u32);
+
+impl FromStr for DemandFactor {
+    type Err = String;
+    fn from_str(text: &str) -> Result<DemandFactor, String> {
+        let most = Hypothesis::MOST_DEMAND_PERMILLE / 1000;
+        let factor = text.strip_prefix('x').unwrap_or(text).parse::<f64>();
+        match factor {
+            Ok(factor) if (0.0..=f64::from(most)).contains(&factor) => {
+                Ok(DemandFactor((factor * 1000.0).round() as u32))
+            }
+            Ok(_) | Err(_) => Err(format!("a factor such as x1.5 is needed, from x0 to x{most}")),
+        }
+    }
+}
+
+/// The options of what may need confirmation.
+#[derive(Debug, Clone, Args)]
+pub struct GuardOptions {
+    /// Apply it even if a service would lose its last cluster, or more traffic would move than --max-moved.
+    #[arg(long)]
+    pub yes: bool,
+    /// The part of all traffic, in percent, that may move without --yes.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub max_moved: u8,
+}
+
 /// The options of `apply`.
 #[derive(Debug, Clone, Args)]
 pub struct ApplyOptions {
+    /// Change nothing: print what would change, and which traffic would move where.
+    #[arg(long, conflicts_with = "watch")]
+    pub dry_run: bool,
+    /// With --dry-run, print JSON.
+    #[arg(long, requires = "dry_run")]
+    pub json: bool,
+    #[command(flatten)]
+    pub guard: GuardOptions,
     /// The reason, for the history.
     #[arg(long, default_value = "")]
     pub reason: String,
@@ -338,6 +402,8 @@ pub struct RollbackOptions {
     /// Apply only if the fleet is at this revision.
     #[arg(long, value_name = "REVISION")]
     pub expect_revision: Option<u64>,
+    #[command(flatten)]
+    pub guard: GuardOptions,
 }
 
 /// The actions on the fleet file on the bus.
@@ -515,6 +581,15 @@ mod tests {
             if let Err(error) = Arguments::try_parse_from(words(&command)) {
                 panic!("{command}: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn a_factor_of_demand_has_limits() {
+        let parsed = |text: &str| text.parse::<DemandFactor>().map(|factor| factor.0);
+        assert_eq!((parsed("x1.5"), parsed("2"), parsed("x0")), (Ok(1500), Ok(2000), Ok(0)));
+        for wrong in ["", "x", "-1", "x1001", "NaN", "inf", "much"] {
+            assert!(parsed(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -10,11 +10,13 @@ mod check;
 mod dev;
 mod drain;
 mod edge;
+mod effect;
 mod environment;
 mod events;
 mod explain;
 mod fleet;
 mod followed;
+mod guard;
 mod init;
 mod link;
 mod origin;
@@ -22,6 +24,7 @@ mod permissions;
 mod revisions;
 mod say;
 mod status;
+mod what_if;
 
 use std::process::ExitCode;
 
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
             Command::Explain { service, region, json, bus } => {
                 explain::explain(&service, &region, json, &bus).await
             }
+            Command::WhatIf { options, bus } => what_if::what_if(options, &bus).await,
             Command::Events { follow, since, region, json, bus } => {
                 events::events(follow, since, region.as_ref(), json, &bus).await
             }

@@ -121,8 +121,9 @@ pub async fn rollback(number: u64, options: RollbackOptions, bus: &BusOptions) -
         author: one_line(&author(options.author, bus)),
         reason: format!("rollback to revision {number}: {why}"),
         expected: options.expect_revision,
+        guard: options.guard,
     };
-    match change.write(&link).await? {
+    match change.write(&link, bus.timeout).await? {
         FleetWritten::Applied(head) => {
             say_line(format_args!("applied {name} again as revision {}", head.revision))?;
             say_changes(&head)

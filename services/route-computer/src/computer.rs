@@ -27,7 +27,7 @@ use tracing::Span;
 
 use crate::{
     event_recorder::EventRecorder, explain, expose::Exposed, leadership::Leadership, reports::EdgeReports,
-    serving_consensus::ServingConsensus, settings::RouteComputerSettings,
+    serving_consensus::ServingConsensus, settings::RouteComputerSettings, what_if::HypothesisResponder,
 };
 
 /// How often the fleet and the overrides are polled if no change is notified.
@@ -55,6 +55,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let subscription = bus.subscribe(&subjects::applied_in(&region)).await?;
     let mut applied = EdgeReports::<Applied>::new(subscription, &exposed.refused_reports);
     let mut requests = bus.subscribe(&subjects::explain(&region)).await?;
+    let mut hypotheses = HypothesisResponder::start(&bus, &region).await?;
     let (mut fleet, mut override_set) = (fleets.fleet(), overrides.overrides());
 
     let mut rules = Settings::new(region.clone());
@@ -114,6 +115,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
             Some(report) = applied.next(computer.parsed.as_deref()) => computer.record_applied(&report),
             Some(report) = loads.next(computer.parsed.as_deref()) => computer.apply(RouteEvent::Load(report), None).await,
             Some(request) = requests.next() => explain::respond(&bus, &computer.engine, &request).await,
+            Some(request) = hypotheses.next() => hypotheses.respond(&computer.engine, request),
             () = due => computer.apply(RouteEvent::Tick, None).await,
             _ = ticks.tick() => computer.tick(),
         }

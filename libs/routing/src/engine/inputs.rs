@@ -92,7 +92,7 @@ impl Engine {
         self.replace_overrides(after, &all.withdrawn, now, work);
     }
 
-    fn replace_overrides(
+    pub(super) fn replace_overrides(
         &mut self,
         after: Overrides,
         withdrawn: &BTreeMap<String, Withdrawal>,

@@ -32,13 +32,13 @@ impl FleetStore {
                 Ok(Some(blob)) => match codec::decode(&blob.label) {
                     Ok(head) => heads.push(head),
                     Err(error) => {
-                        tracing::warn!(revision = number, %error, "a revision of the fleet cannot be read")
+                        tracing::warn!(revision = number, %error, "a revision of the fleet cannot be read");
                     }
                 },
                 // It was removed meanwhile.
                 Ok(None) => {}
                 Err(error @ BusError::Blob { .. }) => {
-                    tracing::warn!(%error, "a revision of the fleet cannot be read")
+                    tracing::warn!(%error, "a revision of the fleet cannot be read");
                 }
                 Err(error) => return Err(error),
             }
