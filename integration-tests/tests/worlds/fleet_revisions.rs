@@ -186,6 +186,13 @@ async fn without_route_computers_a_file_is_applied_and_its_effect_is_reported_as
     assert!(applied.status.success(), "{applied:?}");
     assert!(String::from_utf8(applied.stderr)?.contains("could not be computed: no route-computer runs"));
 
+    // Nor is a file too large for it that is larger than a message.
+    let comments = "# a comment of many\n".repeat(60_000);
+    let file = bench.write(&format!("{}{comments}", FLEET.replace("capacity: 100", "capacity: 300")))?;
+    let applied = bench.run(&["apply", &file]).await?;
+    assert!(applied.status.success(), "{applied:?}");
+    assert!(String::from_utf8(applied.stderr)?.contains("than a message on the bus may be"));
+
     // What asks for confirmation by the file alone still does.
     let file = bench
         .write(&FLEET.replace("  shop:", "  cart:").replace("services: { shop:", "services: { cart:"))?;

@@ -45,6 +45,31 @@ pub struct FleetHead {
 
 impl Wire for FleetHead {}
 
+/// A head of a file that was applied before heads had reasons and changes.
+#[derive(Debug, Serialize, Deserialize)]
+struct HeadWithoutReason {
+    revision: u64,
+    author: String,
+    at: Timestamp,
+}
+
+impl Wire for HeadWithoutReason {}
+
+/// Decodes the head in the label of a blob.
+fn decode_head(label: &[u8]) -> Result<FleetHead, BusError> {
+    let error = match codec::decode(label) {
+        Ok(head) => return Ok(head),
+        Err(error) => error,
+    };
+    match codec::decode(label) {
+        Ok(HeadWithoutReason { revision, author, at }) => {
+            let (reason, changes) = (String::new(), ChangeSummary::default());
+            Ok(FleetHead { revision, author, at, reason, changes })
+        }
+        Err(_) => Err(error.into()),
+    }
+}
+
 /// A fleet file with its head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetText {
@@ -179,7 +204,7 @@ impl FleetStore {
             key: key.to_owned(),
             reason: "it is not UTF-8".to_owned(),
         })?;
-        let head = codec::decode(&blob.label)?;
+        let head = decode_head(&blob.label)?;
         Ok(Some((blob, FleetText { head, text })))
     }
 
@@ -240,7 +265,7 @@ impl FleetStore {
 
     async fn head(&self) -> Result<Option<(BlobHead, FleetHead)>, BusError> {
         let Some(blob) = self.bucket.blob_head(KEY).await? else { return Ok(None) };
-        let head = codec::decode(&blob.label)?;
+        let head = decode_head(&blob.label)?;
         Ok(Some((blob, head)))
     }
 
@@ -317,5 +342,32 @@ impl BucketContent for FleetContent {
             current.send_replace(Some(Arc::new(fleet)));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_whose_head_has_no_reason_is_read_and_replaced() {
+        let bus = Bus::in_process();
+        let old = HeadWithoutReason { revision: 7, author: "ann".to_owned(), at: Timestamp(1) };
+        let label = codec::encode(&old);
+        let bucket = bus.bucket(subjects::FLEET_BUCKET);
+        bucket.put_blob(KEY, label, "old".into(), Precondition::Absent).await.unwrap();
+
+        let store = FleetStore::new(&bus);
+        let read = store.get().await.unwrap().unwrap();
+        assert_eq!((read.head.revision, read.head.author.as_str(), read.text.as_str()), (7, "ann", "old"));
+        let next = store.put("new", "bob").await.unwrap();
+        assert_eq!(store.revisions().await.unwrap(), [next, read.head]);
+        assert_eq!(store.revision(7).await.unwrap().unwrap().text, "old");
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_between_characters() {
+        assert_eq!(at_most("äää", 3), "ä");
+        assert_eq!(at_most("abc", 3), "abc");
     }
 }

@@ -163,6 +163,6 @@ impl Engine {
 }
 
 /// All pairs of a cluster.
-fn all_checks(cluster: &ClusterName) -> std::ops::RangeInclusive<(ClusterName, CheckId)> {
+pub(super) fn all_checks(cluster: &ClusterName) -> std::ops::RangeInclusive<(ClusterName, CheckId)> {
     (cluster.clone(), CheckId(0))..=(cluster.clone(), CheckId(u64::MAX))
 }

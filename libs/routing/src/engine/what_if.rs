@@ -13,7 +13,7 @@ use tidegate_model::{
     verdict::Verdict,
 };
 
-use super::{Engine, Pair, Work, allocations::Allocations};
+use super::{Engine, Pair, Work, allocations::Allocations, inputs::all_checks};
 use crate::{
     capacity::Placement,
     demand::Rates,
@@ -121,8 +121,7 @@ impl Engine {
             if before.get(&pair).is_some_and(is_unknown) {
                 continue;
             }
-            let mut known =
-                before.iter().filter(|((cluster, _), health)| *cluster == pair.0 && !is_unknown(health));
+            let mut known = before.range(all_checks(&pair.0)).filter(|(_, health)| !is_unknown(health));
             let health = match before.get(&pair).or_else(|| known.next().map(|(_, health)| health)) {
                 Some(health) => health.clone(),
                 None => self.assumed_health(&pair.0, true),

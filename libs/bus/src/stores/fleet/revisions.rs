@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use super::{FleetHead, FleetStore, FleetText, KEY};
+use super::{FleetHead, FleetStore, FleetText, KEY, decode_head};
 use crate::{
     BusError,
     bucket::{BlobHead, Precondition},
@@ -29,7 +29,7 @@ impl FleetStore {
         let mut heads = Vec::new();
         for number in self.revision_numbers().await? {
             match self.bucket.blob_head(&key(number)).await {
-                Ok(Some(blob)) => match codec::decode(&blob.label) {
+                Ok(Some(blob)) => match decode_head(&blob.label) {
                     Ok(head) => heads.push(head),
                     Err(error) => {
                         tracing::warn!(revision = number, %error, "a revision of the fleet cannot be read");
@@ -82,7 +82,7 @@ impl FleetStore {
     /// Adds the current file, whose head is `blob`, if it is missing.
     pub(super) async fn keep_current(&self, blob: &BlobHead) {
         let kept = async {
-            let head: FleetHead = codec::decode(&blob.label)?;
+            let head: FleetHead = decode_head(&blob.label)?;
             if self.bucket.blob_head(&key(head.revision)).await?.is_none()
                 && let Some((_, fleet)) = self.read(KEY).await?
             {
