@@ -89,7 +89,7 @@ async fn a_drained_cluster_gets_no_requests_until_it_is_withdrawn() -> anyhow::R
     assert_eq!(tiers[0][0][0], AWAY.cluster, "{tiers}");
     let explained = explain(&world).await?;
     let candidate = candidate(&explained, HOME.cluster);
-    assert!(candidate["overridden"].to_string().contains("drill"), "{candidate}");
+    assert!(candidate["overrides"].to_string().contains("drill"), "{candidate}");
 
     // And when the drain is withdrawn, requests come back, and none was lost on either way.
     world.mend(Fault::Drain).await?;

@@ -44,7 +44,7 @@ mod what_if;
 
 pub use engine::Engine;
 pub use event::{Changes, RouteEvent};
-pub use explanation::{ActionExplanation, CandidateExplanation, Explanation};
+pub use explanation::{ActionExplanation, CandidateExplanation, Explanation, OverrideExplanation};
 pub use proximity::{Proximity, ProximityBasis};
 pub use settings::{Damping, Settings};
 pub use what_if::{ActionEffect, ClusterEffect, Effect, EffectTotals, Hypothesis, HypothesisError, Loss};

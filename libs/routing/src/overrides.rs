@@ -75,7 +75,16 @@ impl Overrides {
 
     /// The override that drains a cluster of `region`, if any.
     pub(crate) fn drain_of(&self, cluster: &ClusterName, region: &RegionName) -> Option<&Override> {
-        self.clusters.get(cluster).or_else(|| self.regions.get(region))
+        self.drains_of(cluster, region).next()
+    }
+
+    /// All overrides that drain a cluster of `region`.
+    pub(crate) fn drains_of(
+        &self,
+        cluster: &ClusterName,
+        region: &RegionName,
+    ) -> impl Iterator<Item = &Override> {
+        self.clusters.get(cluster).into_iter().chain(self.regions.get(region))
     }
 
     /// The override that drains an edge, if any.

@@ -311,6 +311,9 @@ pub struct DrainOptions {
     /// The author; when absent, the user's name, or else the user of the bus or of this host.
     #[arg(long, env = "TIDEGATE_AUTHOR", global = true)]
     pub author: Option<String>,
+    /// Do it even if it contradicts another override, has a target that is down, or leaves a service with nothing else.
+    #[arg(long, global = true)]
+    pub yes: bool,
 }
 
 /// The options of the withdrawal of an override.

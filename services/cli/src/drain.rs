@@ -5,13 +5,18 @@ use std::time::Duration;
 use tidegate_bus::{Bus, clock, overrides::OverrideStore};
 use tidegate_model::{
     ClusterName, ServiceName,
+    fleet::Fleet,
     overrides::{Override, OverrideKind},
 };
 
+use tidegate_routing::Hypothesis;
+
 use crate::say::say_line;
 use crate::{
-    arguments::{BusOptions, DrainOptions, DrainTarget, WithdrawOptions},
+    arguments::{BusOptions, DrainOptions, DrainTarget, WithdrawOptions, WithheldChange},
     author::author,
+    contradiction::Contradictions,
+    effect::{Effects, regions_with_edges},
     fleet::{self, known},
     link,
 };
@@ -30,8 +35,7 @@ impl DrainTarget {
 }
 
 /// Refuses names that are not in the fleet.
-async fn check(kind: &OverrideKind, bus: &Bus) -> anyhow::Result<()> {
-    let fleet = fleet::read(bus).await?;
+fn check(kind: &OverrideKind, fleet: &Fleet) -> anyhow::Result<()> {
     match kind {
         OverrideKind::DrainCluster(name) => known("cluster", name.as_str(), fleet.clusters.keys()),
         OverrideKind::DrainEdge(name) => known("edge", name.as_str(), fleet.edges.keys()),
@@ -79,7 +83,8 @@ pub async fn unforce(service: ServiceName, options: WithdrawOptions, bus: &BusOp
 
 async fn put(kind: OverrideKind, options: DrainOptions, bus: &BusOptions, undo: &str) -> anyhow::Result<()> {
     let link = link::connect(bus).await?;
-    check(&kind, &link).await?;
+    let fleet = fleet::read(&link).await?;
+    check(&kind, &fleet)?;
     let now = clock::now();
     let entry = Override {
         kind,
@@ -88,12 +93,42 @@ async fn put(kind: OverrideKind, options: DrainOptions, bus: &BusOptions, undo: 
         created_at: now,
         expires_at: options.length.map(|length| now.plus(length)),
     };
+    let found = contradictions(&entry, &fleet, &link, bus.timeout).await?;
+    if !found.objections.is_empty() && !options.yes {
+        return Err(WithheldChange(format!(
+            "nothing was changed, since it needs confirmation:\n    {}\n--yes does it all the same",
+            found.objections.join("\n    ")
+        ))
+        .into());
+    }
     OverrideStore::new(&link).put(&entry).await?;
     let until = match options.length {
         None => format!("until it is withdrawn ({undo})"),
         Some(length) => format!("for {}", length_text(length)),
     };
-    say_line(format_args!("{}, {until}", entry.kind))
+    say_line(format_args!("{}, {until}", entry.kind))?;
+    for note in found.objections.iter().chain(&found.notes) {
+        eprintln!("tidegate: {note}");
+    }
+    Ok(())
+}
+
+/// What speaks against an override, by the others and by its effect.
+async fn contradictions(
+    entry: &Override,
+    fleet: &Fleet,
+    bus: &Bus,
+    limit: Duration,
+) -> anyhow::Result<Contradictions> {
+    let others = OverrideStore::new(bus).list().await?;
+    let mut found = Contradictions::with_overrides(&entry.kind, others.values(), fleet, clock::now());
+    // A drained edge changes where balancers send requests, and not where edges do.
+    if !matches!(entry.kind, OverrideKind::DrainEdge(_)) {
+        let hypothesis = Hypothesis { overrides: vec![entry.clone()], ..Hypothesis::default() };
+        let effects = Effects::compute(bus, regions_with_edges(fleet, &[]), &hypothesis, limit).await?;
+        found.add_effect(&entry.kind, &effects, fleet);
+    }
+    Ok(found)
 }
 
 async fn withdraw(kind: &OverrideKind, options: WithdrawOptions, bus: &BusOptions) -> anyhow::Result<bool> {

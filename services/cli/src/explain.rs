@@ -107,7 +107,7 @@ fn line(text: &mut String, candidate: &CandidateExplanation) {
         candidate.capacity.map_or_else(|| "no limit".to_owned(), |capacity| format!("{capacity}/s"));
     _ = writeln!(
         text,
-        "  {:<20} in {}, {}; load {}/s of {capacity}{}{}{}",
+        "  {:<20} in {}, {}; load {}/s of {capacity}{}{}",
         "",
         candidate.region,
         candidate.proximity,
@@ -121,6 +121,10 @@ fn line(text: &mut String, candidate: &CandidateExplanation) {
             .suppressed_until
             .map(|until| format!("; suppressed until {}", moment(until)))
             .unwrap_or_default(),
-        candidate.overridden.as_ref().map(|why| format!("; {why}")).unwrap_or_default(),
     );
+    for item in &candidate.overrides {
+        let overruled =
+            item.overruled.as_ref().map(|why| format!(" (without effect: {why})")).unwrap_or_default();
+        _ = writeln!(text, "  {:<20} {}{overruled}", "", item.text);
+    }
 }

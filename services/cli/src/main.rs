@@ -7,6 +7,7 @@ mod apply;
 mod arguments;
 mod author;
 mod check;
+mod contradiction;
 mod dev;
 mod drain;
 mod edge;

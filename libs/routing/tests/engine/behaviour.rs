@@ -241,6 +241,37 @@ fn a_drained_cluster_comes_last_until_the_drain_expires_and_then_returns_slowly(
 }
 
 #[test]
+fn all_overrides_of_a_cluster_are_explained_with_the_one_that_wins() {
+    let mut world = all_up(&two_regions());
+    let force = OverrideKind::ForceRoute { service: name("shop"), cluster: name("us-1") };
+    world.apply(overrides(&[force, drain("us-1"), OverrideKind::EvacuateRegion(name("us"))]));
+    let explained = |world: &World| {
+        let explanation = world.engine.explain(&name("shop")).unwrap();
+        let candidate =
+            explanation.actions[0].candidates.iter().find(|other| other.cluster == name("us-1")).unwrap();
+        candidate.overrides.iter().map(|item| (item.text.clone(), item.overruled.clone())).collect::<Vec<_>>()
+    };
+
+    let precedence = Some("a forced route takes precedence over a drain".to_owned());
+    let drains = ["drain of cluster us-1 by ann: deploy", "evacuation of region us by ann: deploy"];
+    let overruled = drains.map(|drain| (drain.to_owned(), precedence.clone()));
+    let force = "shop forced to us-1 by ann: deploy".to_owned();
+    assert_eq!(explained(&world)[0], (force.clone(), None));
+    assert_eq!(explained(&world)[1..], overruled);
+    assert_eq!(
+        world.tiers("shop").reason,
+        "in the listed order: us-1 serves; shop forced to us-1 by ann: deploy; overruled by that: drain of \
+         cluster us-1 by ann: deploy; overruled by that: evacuation of region us by ann: deploy"
+    );
+
+    // A forced route to what is down has no effect.
+    for (region, prober) in PROBERS {
+        world.report(region, prober, &["us-1"], false);
+    }
+    assert!(explained(&world).contains(&(force, Some("us-1 is down".to_owned()))), "{:?}", explained(&world));
+}
+
+#[test]
 fn the_end_of_a_drain_names_who_withdrew_it() {
     let mut world = all_up(&two_regions());
     let drain = over(drain("us-1"), None);
