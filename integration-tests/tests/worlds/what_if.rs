@@ -66,7 +66,10 @@ async fn a_loss_is_told_before_it_happens_and_asking_changes_nothing() -> anyhow
     assert_eq!(of_home["after"]["shares"][0][0], AWAY.cluster, "{of_home}");
     assert!(of_home["after"]["shed_permille"].as_u64() > Some(200), "{of_home}");
     let text = String::from_utf8(world.cli(&["what-if", "--lose", &lost]).await?.stdout)?;
-    assert!(text.contains("shed for lack of capacity") && text.contains("of 200/s, no headroom"), "{text}");
+    assert!(
+        text.contains("shed for lack of capacity") && text.contains("capacity 200/s, no headroom"),
+        "{text}"
+    );
 
     // The users of a lost region would come to the other one; with half of the demand all fits.
     let region = format!("region={}", HOME.name);

@@ -171,6 +171,8 @@ pub struct ClusterEffect {
     pub load_before: u64,
     /// Its load after.
     pub load_after: u64,
+    /// Whether the hypothesis is that it is lost.
+    pub lost: bool,
 }
 
 /// The sums of all actions in one region, listed or not.

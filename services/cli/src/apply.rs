@@ -187,7 +187,7 @@ async fn dry_run(file: &Path, change: &Change, bus: &Bus, json: bool, limit: Dur
             }
             (None, None) => say_line("no fleet was applied yet, so no traffic would move")?,
             (None, Some(_)) => {
-                say_line("the fleet on the bus cannot be read by this version: its effect is unknown")?
+                say_line("the fleet on the bus cannot be read by this version: its effect is unknown")?;
             }
         }
     }

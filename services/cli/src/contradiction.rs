@@ -115,7 +115,7 @@ impl Contradictions {
             self.notes.push(format!("the effect on {region} could not be computed: {why}"));
         }
         if !moves && !effects.by_region.is_empty() && !matches!(new, OverrideKind::DrainEdge(_)) {
-            self.notes.push("no requests move: they go where they would go with it".to_owned());
+            self.notes.push("no requests move: all already go where they would go with it".to_owned());
         }
     }
 }

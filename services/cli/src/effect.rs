@@ -165,7 +165,7 @@ fn region_text(text: &mut String, region: &RegionName, effect: &Effect) {
         (_, 0) => {}
         (_, 1) => text.push_str("    the requests of 1 other service or route go where they went\n"),
         (_, rest) => {
-            _ = writeln!(text, "    the requests of {rest} other services or routes go where they went")
+            _ = writeln!(text, "    the requests of {rest} other services or routes go where they went");
         }
     }
 }
@@ -193,22 +193,26 @@ fn action_text(text: &mut String, action: &ActionEffect) {
 }
 
 fn cluster_text(text: &mut String, cluster: &ClusterEffect) {
-    let ClusterEffect { cluster: name, capacity_before, capacity_after, load_before, load_after } = cluster;
-    let (before, after) = (rate(*load_before), rate(*load_after));
-    let load = if before == after { before } else { format!("{before} -> {after}") };
-    let capacity = match (capacity_before, capacity_after) {
-        (Some(before), Some(after)) if before != after => format!("{} -> {}", rate(*before), rate(*after)),
-        (_, Some(after)) => rate(*after),
-        (_, None) => "no limit any more".to_owned(),
-    };
+    let ClusterEffect { cluster: name, capacity_before, capacity_after, load_before, load_after, lost } =
+        cluster;
+    let change =
+        |before: String, after: String| if before == after { before } else { format!("{before} -> {after}") };
+    let capacity = |side: Option<u64>| side.map_or_else(|| "none".to_owned(), rate);
     let headroom = match capacity_after {
+        _ if *lost => ", lost".to_owned(),
         None => String::new(),
         // What rounding leaves is no headroom.
         Some(capacity) if capacity.saturating_sub(*load_after) < 1000 => ", no headroom".to_owned(),
         Some(capacity) => format!(", headroom {}", rate(capacity - load_after)),
     };
     // Writing to a String does not fail.
-    _ = writeln!(text, "    {:<20} load {load} of {capacity}{headroom}", name.as_str());
+    _ = writeln!(
+        text,
+        "    {:<20} load {}, capacity {}{headroom}",
+        name.as_str(),
+        change(rate(*load_before), rate(*load_after)),
+        change(capacity(*capacity_before), capacity(*capacity_after)),
+    );
 }
 
 /// A destination in words, such as `us-1 80 %, eu-1 20 %, 5 % shed`.
@@ -269,9 +273,10 @@ mod tests {
             capacity_after: Some(600_000),
             load_before: 200_000,
             load_after: 599_999,
+            lost: false,
         };
         cluster_text(&mut text, &full);
-        assert!(text.contains("load 200/s -> 600/s of 600/s, no headroom"), "{text}");
+        assert!(text.contains("load 200/s -> 600/s, capacity 600/s, no headroom"), "{text}");
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Engine {
         self.apply(RouteEvent::Fleet(after_fleet.clone()), self.now);
         self.apply_hypothetical_overrides(hypothesis);
         let assumed = self.assume_health(&health_before);
-        self.lose_clusters(&hypothesis.lost);
+        let lost = self.lose_clusters(&hypothesis.lost);
         let rates = rates_after(&rates, &before_fleet, &after_fleet, hypothesis);
         self.assume_demand(&rates);
         let after = self.decisions(&rates);
@@ -71,7 +71,7 @@ impl Engine {
             region,
             more_actions: excess(actions.len(), Effect::MOST_ACTIONS),
             actions,
-            clusters: cluster_effects(&clusters_before, &clusters_after),
+            clusters: cluster_effects(&clusters_before, &clusters_after, &lost),
             more_clusters: 0,
             totals,
             assumed,
@@ -138,8 +138,9 @@ impl Engine {
         ClusterHealth::assumed(endpoints, &self.settings.region, is_up)
     }
 
-    fn lose_clusters(&mut self, lost: &[Loss]) {
-        let Some(index) = &self.index else { return };
+    /// Takes clusters for down everywhere, and returns them.
+    fn lose_clusters(&mut self, lost: &[Loss]) -> BTreeSet<ClusterName> {
+        let Some(index) = &self.index else { return BTreeSet::new() };
         let is_lost = |name: &ClusterName| {
             lost.iter().any(|loss| match loss {
                 Loss::Cluster(cluster) => cluster == name,
@@ -149,11 +150,15 @@ impl Engine {
                 Loss::Edge(_) => false,
             })
         };
-        let pairs: Vec<Pair> = self.users.keys().filter(|(cluster, _)| is_lost(cluster)).cloned().collect();
+        let all: BTreeSet<ClusterName> =
+            index.fleet.clusters.keys().filter(|name| is_lost(name)).cloned().collect();
+        let pairs: Vec<Pair> =
+            self.users.keys().filter(|(cluster, _)| all.contains(cluster)).cloned().collect();
         for pair in pairs {
             let health = self.assumed_health(&pair.0, false);
             self.health.insert(pair, health);
         }
+        all
     }
 
     /// What it decides about each action, with the demand from the home region.
@@ -295,6 +300,7 @@ fn action_effects(
 fn cluster_effects(
     before: &BTreeMap<ClusterName, (u64, u64)>,
     after: &BTreeMap<ClusterName, (u64, u64)>,
+    lost: &BTreeSet<ClusterName>,
 ) -> Vec<ClusterEffect> {
     let names: BTreeSet<&ClusterName> = before.keys().chain(after.keys()).collect();
     let effect = |name: &ClusterName| {
@@ -305,6 +311,7 @@ fn cluster_effects(
             capacity_after: is.map(|(capacity, _)| *capacity),
             load_before: was.map_or(0, |(_, load)| *load),
             load_after: is.map_or(0, |(_, load)| *load),
+            lost: lost.contains(name),
         }
     };
     let mut effects: Vec<ClusterEffect> = names.into_iter().map(effect).collect();
