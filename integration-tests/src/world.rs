@@ -178,7 +178,7 @@ impl World {
     /// When it is refused.
     pub async fn apply(&self, fleet: &str) -> anyhow::Result<()> {
         let file = self.write("fleet.yaml", fleet)?;
-        let output = self.cli(&["apply", &file]).await?;
+        let output = self.cli(&["apply", &file, "--yes"]).await?;
         anyhow::ensure!(output.status.success(), "apply: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }

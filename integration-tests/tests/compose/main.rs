@@ -134,7 +134,8 @@ async fn users_are_served_whatever_of_the_two_regions_is_lost() -> anyhow::Resul
     users.served(3).await?;
     until_served(us, US).await?;
     until_served(eu, EU).await?;
-    tidegate(EU, &["drain", "cluster", EU.cluster, "--reason", "while us-east is cut off"]).await?;
+    // Nothing else may serve there meanwhile, so it needs confirmation.
+    tidegate(EU, &["drain", "cluster", EU.cluster, "--reason", "while us-east is cut off", "--yes"]).await?;
     // A route-computer that starts anew begins a new epoch, which must be the one that both regions know afterwards.
     each("kill", &["route-computer-us".to_owned()]).await?;
     each("start", &["route-computer-us".to_owned()]).await?;

@@ -39,10 +39,13 @@ fn every_option_on_a_page_exists() {
         list.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     for command in commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
         known.extend(options(&help("tidegate", &[command]).unwrap()));
-        for kind in ["cluster", "edge", "region"] {
-            if matches!(command, "drain" | "undrain") {
-                known.extend(options(&help("tidegate", &[command, kind]).unwrap()));
-            }
+        let of_command: &[&str] = match command {
+            "drain" | "undrain" => &["cluster", "edge", "region"],
+            "fleet" => &["get", "diff", "history", "rollback"],
+            _ => &[],
+        };
+        for subcommand in of_command {
+            known.extend(options(&help("tidegate", &[command, subcommand]).unwrap()));
         }
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -28,6 +28,8 @@ fn forgeries() -> anyhow::Result<Vec<String>> {
             subjects::routes(&region),
             subjects::probe(&region, &prober),
             subjects::digest(&region),
+            subjects::explain(&region),
+            subjects::what_if(&region),
             subjects::event(&region, "computer-1"),
         ]);
         for edge in [HOME.edge, AWAY.edge] {
@@ -64,7 +66,7 @@ fn permitted(user: &str, subject: &str) -> bool {
     } else if user == HOME.replicator_user() {
         begins(&["fleet", "overrides"]) || (of_region && begins(&["digest."]))
     } else {
-        begins(&["fleet", "overrides", "reset."])
+        begins(&["fleet", "overrides", "reset.", "explain.", "what-if."])
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tidegate_integration_tests::{
-    Plan, World, client,
+    Fault, Plan, World, client,
     plan::{AWAY, HOME, HOST, RegionPlan, SERVICE},
     world::until,
 };
@@ -84,6 +84,69 @@ async fn a_forced_route_holds_until_it_is_withdrawn_and_a_watched_status_shows_i
     assert!(String::from_utf8(again.stderr)?.contains("not forced"));
     world.succeeded();
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overrides_that_contradict_each_other_or_do_nothing_are_withheld_until_confirmed()
+-> anyhow::Result<()> {
+    // Given a service that is forced to a cluster.
+    let mut world = World::start(&Plan::default()).await?;
+    succeeds(&world, &["force", SERVICE, "--to", HOME.cluster, "--author", "ann"]).await?;
+
+    // When that cluster or its region is drained, then nothing is done, and why and what would be right is said.
+    for target in [["cluster", HOME.cluster], ["region", HOME.name]] {
+        let said = is_withheld(&world, &["drain", target[0], target[1]]).await?;
+        assert!(said.contains("takes precedence") && said.contains("tidegate unforce shop"), "{said}");
+    }
+    assert!(!succeeds(&world, &["status"]).await?.contains("override: drain"));
+
+    // When it is confirmed, then explain has both, and which one wins.
+    succeeds(&world, &["drain", "cluster", HOME.cluster, "--author", "bob", "--yes"]).await?;
+    until("both are explained", LIMIT, async || {
+        let said = succeeds(&world, &["explain", SERVICE, "--region", HOME.name]).await?;
+        let overruled = format!("drain of cluster {} by bob (without effect: a forced route", HOME.cluster);
+        let forced = format!("{SERVICE} forced to {} by ann", HOME.cluster);
+        Ok((said.contains(&overruled) && said.contains(&forced)).then_some(()))
+    })
+    .await?;
+    is_served_from(&mut world, &HOME, &HOME).await?;
+
+    // When the forced route ends, then the drain moves requests, and the other cluster may not be drained as well.
+    succeeds(&world, &["unforce", SERVICE]).await?;
+    is_served_from(&mut world, &HOME, &AWAY).await?;
+    let said = is_withheld(&world, &["force", SERVICE, "--to", HOME.cluster]).await?;
+    assert!(said.contains("although it is drained"), "{said}");
+    let said = is_withheld(&world, &["drain", "cluster", AWAY.cluster]).await?;
+    assert!(said.contains("nothing else may serve it"), "{said}");
+    succeeds(&world, &["undrain", "cluster", HOME.cluster]).await?;
+
+    // When a cluster is down, then nothing is forced to it.
+    let fault_at = world.inflict(Fault::Kill).await?;
+    world.until_found(Fault::Kill, fault_at, LIMIT).await?;
+    until("both regions know that it is down", LIMIT, async || {
+        let said = world.cli(&["force", SERVICE, "--to", HOME.cluster]).await?;
+        let code = said.status.code();
+        let said = String::from_utf8(said.stderr)?;
+        let in_both = [HOME, AWAY]
+            .iter()
+            .all(|region| said.contains(&format!("in {}, {SERVICE} would go to", region.name)));
+        Ok((code == Some(3) && in_both).then_some(()))
+    })
+    .await?;
+
+    // Nor is the last edge of all drained.
+    succeeds(&world, &["drain", "edge", HOME.edge]).await?;
+    let said = is_withheld(&world, &["drain", "edge", AWAY.edge]).await?;
+    assert!(said.contains("the last edge that is not drained"), "{said}");
+    world.succeeded();
+    Ok(())
+}
+
+/// Runs a command that must be withheld, and returns what it says.
+async fn is_withheld(world: &World, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = world.cli(arguments).await?;
+    anyhow::ensure!(output.status.code() == Some(3), "{arguments:?}: {output:?}");
+    Ok(String::from_utf8(output.stderr)?)
 }
 
 /// Runs a command that must succeed, and returns what it says.

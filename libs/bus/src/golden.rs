@@ -10,9 +10,9 @@ use tidegate_model::{
     Epoch, Revision, Timestamp,
     event::{Decided, Destination, Event, EventKind, Move},
     fleet::{
-        Address, CertificateFiles, Endpoint, EscapedSlashPolicy, HealthEndpoints, Hedge, HostPattern,
-        Listener, ListenerLimits, ListenerProtocol, Policy, RouteMatch, SpiffeId, UnderscorePolicy, Upstream,
-        UpstreamProtocol, UpstreamTls,
+        Address, CertificateFiles, ChangeSummary, Endpoint, EscapedSlashPolicy, HealthEndpoints, Hedge,
+        HostPattern, Listener, ListenerLimits, ListenerProtocol, Policy, RouteMatch, SpiffeId,
+        UnderscorePolicy, Upstream, UpstreamProtocol, UpstreamTls,
     },
     health::CheckId,
     observation::{Failure, Observation, ObservationCause, ProbeOutcome, Signal, Target},
@@ -60,6 +60,15 @@ fn endpoints() -> Vec<Endpoint> {
         .into()
 }
 
+fn change_summary() -> ChangeSummary {
+    ChangeSummary { lines: vec!["~ cluster us-1: capacity 100/s -> 200/s".to_owned()], more: 2 }
+}
+
+fn fleet_head() -> FleetHead {
+    let (author, reason) = ("ann".to_owned(), "more machines".to_owned());
+    FleetHead { revision: 7, author, at: Timestamp(1), reason, changes: change_summary() }
+}
+
 fn certificate() -> CertificateFiles {
     CertificateFiles { chain: "tls/shop.crt".into(), key: "tls/shop.key".into() }
 }
@@ -69,7 +78,7 @@ fn golden_replication() {
     let version = FleetVersion { revision: 1_700_000_000_000, digest: 1 << 100 };
     check("region_digest", &RegionDigest { fleet: Some(version), overrides: u128::MAX });
     check("pull_request", &PullRequest { fleet: true, overrides: false });
-    let head = FleetHead { revision: 7, author: "ann".to_owned(), at: Timestamp(1) };
+    let head = fleet_head();
     let overrides = vec![Bytes::from("{}")];
     check("pull_response", &PullResponse { fleet: Some((head, "regions: {}".to_owned())), overrides });
 }
@@ -304,7 +313,12 @@ fn golden_events() {
     let (epoch, revision) = (Epoch(5), Revision(300));
     let kinds = [
         EventKind::Leads { holder: name("computer-1"), epoch },
-        EventKind::Fleet { revision: 7, author: "ann".to_owned() },
+        EventKind::Fleet {
+            revision: 7,
+            author: "ann".to_owned(),
+            reason: "more machines".to_owned(),
+            changes: change_summary(),
+        },
         EventKind::FleetRefused { revision: 8, error: "fleet.yaml:1:1: wrong".to_owned() },
         EventKind::Decided(Decided { epoch, revision, cause, moves: vec![moved], more_moves: 2 }),
         EventKind::Applied {
@@ -367,5 +381,5 @@ fn golden_table_messages() {
     );
     let entries = vec![(Bytes::from("a"), Bytes::from("1")), (Bytes::from("b"), Bytes::new())];
     check("snapshot", &Snapshot { position, entries, provenance: Provenance::default() });
-    check("fleet_head", &FleetHead { revision: 7, author: "ann".to_owned(), at: Timestamp(1) });
+    check("fleet_head", &fleet_head());
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ClusterName, EdgeName, Epoch, HolderName, RegionName, Revision, ServiceName, Timestamp,
-    routes::RouteCause,
+    fleet::ChangeSummary, routes::RouteCause,
 };
 
 /// One entry of the history.
@@ -34,6 +34,10 @@ pub enum EventKind {
         revision: u64,
         /// Who applied it.
         author: String,
+        /// Why; may be empty.
+        reason: String,
+        /// What it changed in the file before.
+        changes: ChangeSummary,
     },
     /// The region's table changed in a way that operators want to know.
     Decided(Decided),

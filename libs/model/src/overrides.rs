@@ -1,6 +1,6 @@
 //! Overrides of the computed routes by operators.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,30 @@ pub struct Override {
     pub created_at: Timestamp,
     /// When it expires; absent: it is in force until it is withdrawn.
     pub expires_at: Option<Timestamp>,
+}
+
+/// The withdrawal of an override, which regions keep for a while as its tombstone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawal {
+    /// What was overridden.
+    pub kind: OverrideKind,
+    /// Who withdrew it.
+    #[serde(default)]
+    pub author: String,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// When it was withdrawn.
+    pub withdrawn_at: Timestamp,
+}
+
+/// The overrides and the withdrawals that regions keep, by the key of the override ([`OverrideKind::key`]).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OverrideSet {
+    /// The overrides. Expired ones may be among them.
+    pub active: BTreeMap<String, Override>,
+    /// The withdrawals, which say who ended an override.
+    pub withdrawn: BTreeMap<String, Withdrawal>,
 }
 
 /// What an override does.

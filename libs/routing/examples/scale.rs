@@ -20,7 +20,7 @@ use tidegate_model::{
     report::Load,
     unit::Location,
 };
-use tidegate_routing::{Engine, RouteEvent, Settings};
+use tidegate_routing::{Engine, Hypothesis, Loss, RouteEvent, Settings};
 
 const REGIONS: usize = 50;
 const CLUSTERS: usize = 10_000;
@@ -175,4 +175,12 @@ fn run(per_service: usize, rate: u32) {
         let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
         println!("  {what}: median {median:.1?}, at most {most:.1?} of {}", times.len());
     }
+
+    let begin = Instant::now();
+    let clone = engine.clone();
+    let cloned = begin.elapsed();
+    let lost = vec![Loss::Region(name(&region(1)))];
+    let effect = clone.what_if(&Hypothesis { lost, demand_permille: 1500, ..Hypothesis::default() });
+    let actions = effect.expect("the fleet has the region").actions.len();
+    println!("  a hypothesis: {cloned:.1?} for the copy, {:.1?} in all, {actions} actions", begin.elapsed());
 }

@@ -22,17 +22,17 @@ use crate::{
 /// The shortest time that a report may span: a few requests within a moment are no high rate.
 const SHORTEST_MS: u64 = 200;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Report {
     at: Timestamp,
     rates: Rates,
 }
 
 /// Thousandths of requests per second by service: of its default action, then of each route.
-type Rates = BTreeMap<ServiceName, Vec<u64>>;
+pub(crate) type Rates = BTreeMap<ServiceName, Vec<u64>>;
 
 /// Demand by demand class and region.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Demand {
     reports: BTreeMap<RegionName, BTreeMap<EdgeName, Report>>,
     /// The earliest time at which a report may expire.
@@ -147,6 +147,35 @@ impl Demand {
                 self.replace_rates(&region, &rates, &BTreeMap::new(), index, now);
             }
         }
+    }
+
+    /// The rates of each region: the sums of its edges' reports.
+    pub(crate) fn rates_by_region(&self) -> BTreeMap<RegionName, Rates> {
+        let mut by_region: BTreeMap<RegionName, Rates> = BTreeMap::new();
+        for (region, edges) in &self.reports {
+            let sums = by_region.entry(region.clone()).or_default();
+            for (service, rates) in edges.values().flat_map(|report| &report.rates) {
+                let sums = sums.entry(service.clone()).or_default();
+                sums.resize(sums.len().max(rates.len()), 0);
+                sums.iter_mut().zip(rates).for_each(|(sum, rate)| *sum += rate);
+            }
+        }
+        by_region
+    }
+
+    /// Takes these rates of each region for the reported, measured and settled demand.
+    pub(crate) fn assume(&mut self, rates: &BTreeMap<RegionName, Rates>, index: &FleetIndex) {
+        self.reported.fill(0);
+        for (region, rates) in rates {
+            let Some(region) = index.region_id(region) else { continue };
+            for (class, rate) in by_class(rates, index) {
+                let at = self.at(class, region);
+                self.reported[at] += rate;
+            }
+        }
+        self.measured.clone_from(&self.reported);
+        self.settled.clone_from(&self.reported);
+        self.moved.clear();
     }
 
     /// The next time at which demand must be measured, or a report may expire.

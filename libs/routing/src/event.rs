@@ -1,12 +1,12 @@
 //! The events that the engine applies, and the changes that follow.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use tidegate_model::{
     ProberName, RegionName,
     fleet::Fleet,
     observation::{Observation, ObservationCause, Target},
-    overrides::Override,
+    overrides::OverrideSet,
     report::Load,
     routes::{Cause, RouteEntry, RouteKey},
 };
@@ -59,8 +59,8 @@ pub enum RouteEvent {
     /// The load report of an edge of any region. It takes effect when demand is measured next
     /// ([`Settings::demand_interval`](crate::Settings::demand_interval)).
     Load(Load),
-    /// All overrides by key, which replace those before.
-    Overrides(BTreeMap<String, Override>),
+    /// All overrides, which replace those before, and the withdrawals, which say who ended one of those.
+    Overrides(OverrideSet),
     /// Time has passed.
     Tick,
 }

@@ -32,6 +32,15 @@ pub struct ActionExplanation {
     pub candidates: Vec<CandidateExplanation>,
 }
 
+/// The explanation of one override that is about a candidate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideExplanation {
+    /// What it does, by whom and why.
+    pub text: String,
+    /// Why it has no effect; absent if it has.
+    pub overruled: Option<String>,
+}
+
 /// The explanation of one candidate of an action.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CandidateExplanation {
@@ -55,8 +64,8 @@ pub struct CandidateExplanation {
     pub load: u64,
     /// The part of its share that slow start allows, in thousandths.
     pub slow_start_permille: u16,
-    /// The override in force for it.
-    pub overridden: Option<String>,
+    /// All overrides that are about it, the ones that win first.
+    pub overrides: Vec<OverrideExplanation>,
     /// The index of its tier, from 0; absent if it is in none.
     pub tier: Option<usize>,
     /// Its share of the requests that are not shed, in thousandths; zero below the first tier.

@@ -45,7 +45,7 @@ ids! {
 }
 
 /// A cluster of the fleet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct IndexedCluster {
     pub(crate) name: ClusterName,
     pub(crate) region: RegionId,
@@ -54,7 +54,7 @@ pub(crate) struct IndexedCluster {
 }
 
 /// A service of the fleet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct IndexedService {
     pub(crate) name: ServiceName,
     pub(crate) check: CheckId,
@@ -81,7 +81,7 @@ impl IndexedService {
 
 /// A demand class: the requests of one service with the same cluster preference, of one action or of several. Shares are
 /// computed by demand class.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct DemandClass {
     pub(crate) service: ServiceId,
     /// The first of its actions.
@@ -91,7 +91,7 @@ pub(crate) struct DemandClass {
 }
 
 /// The fleet, indexed by number.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct FleetIndex {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) home: RegionId,
@@ -220,7 +220,7 @@ impl FleetIndex {
 }
 
 /// The groups of demand classes that share clusters of limited capacity, so that their shares depend on each other.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Coupling {
     groups: Vec<Vec<DemandClassId>>,
     of_class: Vec<Option<usize>>,

@@ -40,9 +40,11 @@ mod ramp;
 mod regional_health;
 mod settings;
 mod tiers;
+mod what_if;
 
 pub use engine::Engine;
 pub use event::{Changes, RouteEvent};
-pub use explanation::{ActionExplanation, CandidateExplanation, Explanation};
+pub use explanation::{ActionExplanation, CandidateExplanation, Explanation, OverrideExplanation};
 pub use proximity::{Proximity, ProximityBasis};
 pub use settings::{Damping, Settings};
+pub use what_if::{ActionEffect, ClusterEffect, Effect, EffectTotals, Hypothesis, HypothesisError, Loss};

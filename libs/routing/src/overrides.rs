@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_model::{
     ClusterName, EdgeName, RegionName, ServiceName, Timestamp,
-    overrides::{Override, OverrideKind},
+    overrides::{Override, OverrideKind, Withdrawal},
 };
 
 /// Overrides by their subject.
@@ -55,6 +55,19 @@ impl Overrides {
         Overrides::in_force(self.all().cloned(), now)
     }
 
+    /// These overrides with others in place of those of the same kind and object, and without those that are withdrawn.
+    pub(crate) fn replaced(
+        &self,
+        added: &[Override],
+        withdrawn: &[OverrideKind],
+        now: Timestamp,
+    ) -> Overrides {
+        let replaced: BTreeSet<String> =
+            added.iter().map(|item| item.kind.key()).chain(withdrawn.iter().map(OverrideKind::key)).collect();
+        let kept = self.all().filter(|item| !replaced.contains(&item.kind.key()));
+        Overrides::in_force(kept.chain(added).cloned(), now)
+    }
+
     /// The next time at which an override ends.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
         self.all().filter_map(|item| item.expires_at).min()
@@ -62,7 +75,16 @@ impl Overrides {
 
     /// The override that drains a cluster of `region`, if any.
     pub(crate) fn drain_of(&self, cluster: &ClusterName, region: &RegionName) -> Option<&Override> {
-        self.clusters.get(cluster).or_else(|| self.regions.get(region))
+        self.drains_of(cluster, region).next()
+    }
+
+    /// All overrides that drain a cluster of `region`.
+    pub(crate) fn drains_of(
+        &self,
+        cluster: &ClusterName,
+        region: &RegionName,
+    ) -> impl Iterator<Item = &Override> {
+        self.clusters.get(cluster).into_iter().chain(self.regions.get(region))
     }
 
     /// The override that drains an edge, if any.
@@ -75,14 +97,19 @@ impl Overrides {
         self.forces.get(service)
     }
 
-    /// The changes from these overrides to `after`.
-    pub(crate) fn changes_to(&self, after: &Overrides) -> OverrideChanges {
+    /// The changes from these overrides to `after`. The withdrawals say who ended one.
+    pub(crate) fn changes_to(
+        &self,
+        after: &Overrides,
+        withdrawn: &BTreeMap<String, Withdrawal>,
+    ) -> OverrideChanges {
+        let end = |item: &Override| describe_end(item, withdrawn);
         let mut sentences = Vec::new();
         OverrideChanges {
-            clusters: differing(&self.clusters, &after.clusters, |item| item, &mut sentences),
-            regions: differing(&self.regions, &after.regions, |item| item, &mut sentences),
-            edges: differing(&self.edges, &after.edges, |item| item, &mut sentences),
-            services: differing(&self.forces, &after.forces, |(_, item)| item, &mut sentences),
+            clusters: differing(&self.clusters, &after.clusters, |item| item, end, &mut sentences),
+            regions: differing(&self.regions, &after.regions, |item| item, end, &mut sentences),
+            edges: differing(&self.edges, &after.edges, |item| item, end, &mut sentences),
+            services: differing(&self.forces, &after.forces, |(_, item)| item, end, &mut sentences),
             sentences,
         }
     }
@@ -101,6 +128,18 @@ pub(crate) fn describe(item: &Override) -> String {
     }
 }
 
+/// The end of an override in one sentence: who withdrew it and why, or that its time was over.
+fn describe_end(item: &Override, withdrawn: &BTreeMap<String, Withdrawal>) -> String {
+    let withdrawal = withdrawn.get(&item.kind.key()).filter(|end| end.withdrawn_at >= item.created_at);
+    match withdrawal {
+        Some(Withdrawal { author, reason, .. }) if !author.is_empty() => {
+            let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            format!("end of {}, withdrawn by {author}{why}", describe(item))
+        }
+        Some(_) | None => format!("end of {}", describe(item)),
+    }
+}
+
 fn keep_latest<K: Ord>(into: &mut BTreeMap<K, Override>, key: K, item: Override) {
     if into.get(&key).is_none_or(|before| before.created_at <= item.created_at) {
         into.insert(key, item);
@@ -111,13 +150,14 @@ fn differing<K: Ord + Clone, V: PartialEq>(
     before: &BTreeMap<K, V>,
     after: &BTreeMap<K, V>,
     item: impl Fn(&V) -> &Override,
+    end: impl Fn(&Override) -> String,
     sentences: &mut Vec<String>,
 ) -> BTreeSet<K> {
     let keys: BTreeSet<&K> = before.keys().chain(after.keys()).collect();
     let mut differ = BTreeSet::new();
     for key in keys {
         match (before.get(key), after.get(key)) {
-            (Some(before), None) => sentences.push(format!("end of {}", describe(item(before)))),
+            (Some(before), None) => sentences.push(end(item(before))),
             (before, Some(after)) if before != Some(after) => sentences.push(describe(item(after))),
             (_, _) => continue,
         }

@@ -33,7 +33,7 @@ pub(crate) struct ProberKey {
     pub(crate) name: ProberName,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Prober {
     key: ProberKey,
     heard_at: Timestamp,
@@ -69,7 +69,7 @@ impl Prober {
 }
 
 /// All probe states of one target.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct TargetStates {
     target: Target,
     /// In the order of the probers' keys.
@@ -90,7 +90,7 @@ pub(crate) enum Assessment<'a> {
 }
 
 /// All probers with their probe states.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Probers {
     thresholds: BTreeMap<CheckId, Thresholds>,
     probers: Vec<Prober>,

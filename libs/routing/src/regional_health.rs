@@ -141,6 +141,32 @@ impl ClusterHealth {
         ClusterHealth { endpoints, verdict, entry }
     }
 
+    /// The health of a cluster that is assumed to be up or down in every region.
+    pub(crate) fn assumed(endpoints: &[Endpoint], region: &RegionName, is_up: bool) -> ClusterHealth {
+        let regional =
+            RegionalHealth { region: region.clone(), passes: is_up, answers: is_up, recovered_at: None };
+        let health = EndpointHealth { regions: vec![regional] };
+        let verdict = health.verdict_in(region);
+        let verdicts = endpoints.iter().map(|endpoint| routes::EndpointHealth {
+            address: endpoint.address.clone(),
+            verdict: verdict.verdict,
+            unreachable: !is_up,
+        });
+        let entry = HealthEntry {
+            verdict: verdict.verdict,
+            reason: "assumed".to_owned(),
+            endpoints: verdicts.collect(),
+        };
+        let endpoints = endpoints.iter().map(|endpoint| AssessedEndpoint {
+            address: endpoint.address.clone(),
+            health: health.clone(),
+            problem: None,
+            unreachable: !is_up,
+            suppressed_until: None,
+        });
+        ClusterHealth { endpoints: endpoints.collect(), verdict, entry }
+    }
+
     /// When the first of its endpoints is no longer suppressed, if suppression alone keeps the cluster from being up. It may
     /// fail again before that.
     pub(crate) fn suppressed_until(&self) -> Option<Timestamp> {

@@ -149,8 +149,12 @@ fn reason(
         [one] => vec![format!("{order}: {one} serves")],
         several => vec![format!("{order}: {} serve", list(several))],
     };
-    if let Some((_, force)) = context.force {
+    if let Some((forced, force)) = context.force {
         sentences.push(overrides::describe(force));
+        let IndexedCluster { name, region, .. } = context.index.cluster(forced);
+        for drain in context.overrides.drains_of(name, context.index.region(*region)) {
+            sentences.push(format!("overruled by that: {}", overrides::describe(drain)));
+        }
     }
     let limitations: Vec<String> = context
         .candidates

@@ -1,9 +1,10 @@
 //! The command line.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use tidegate_model::{ClusterName, EdgeName, RegionName, ServiceName, fleet::parse_duration};
+use tidegate_routing::{Hypothesis, Loss};
 
 /// Checks and applies fleet files, shows the state of a running system, and drains or forces traffic.
 #[derive(Debug, Parser)]
@@ -41,16 +42,27 @@ pub enum Command {
         markdown: bool,
     },
     /// Check a fleet file and apply it.
-    #[command(after_help = "Examples:\n    tidegate apply fleet.yaml\n    tidegate apply fleet.yaml --watch")]
+    #[command(
+        after_help = "Examples:\n    tidegate apply fleet.yaml --dry-run\n    tidegate apply fleet.yaml --reason \"more machines\"\n    tidegate apply fleet.yaml --watch"
+    )]
     Apply {
         /// The fleet file; `-` is standard input.
         file: PathBuf,
         /// Keep running: wait for the bus, and apply each change of the file, also through symbolic links.
         #[arg(long)]
         watch: bool,
-        /// The author of the change; the user's name when absent.
-        #[arg(long, env = "TIDEGATE_AUTHOR")]
-        author: Option<String>,
+        #[command(flatten)]
+        options: ApplyOptions,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
+    /// Show, compare and take back what was applied.
+    #[command(
+        after_help = "Examples:\n    tidegate fleet get\n    tidegate fleet diff --file fleet.yaml\n    tidegate fleet history\n    tidegate fleet rollback 1764422150000 --reason \"wrong weights\""
+    )]
+    Fleet {
+        #[command(subcommand)]
+        action: FleetAction,
         #[command(flatten)]
         bus: BusOptions,
     },
@@ -88,6 +100,8 @@ pub enum Command {
         #[command(subcommand)]
         target: DrainTarget,
         #[command(flatten)]
+        options: WithdrawOptions,
+        #[command(flatten)]
         bus: BusOptions,
     },
     /// Send all of a service's traffic to one cluster first.
@@ -108,6 +122,8 @@ pub enum Command {
     Unforce {
         /// The service.
         service: ServiceName,
+        #[command(flatten)]
+        options: WithdrawOptions,
         #[command(flatten)]
         bus: BusOptions,
     },
@@ -151,6 +167,17 @@ pub enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        bus: BusOptions,
+    },
+    /// Compute what would happen if clusters, edges or regions were lost, or demand were another: shares, headroom, and who
+    /// sheds. Changes nothing.
+    #[command(
+        after_help = "Examples:\n    tidegate what-if --lose cluster=us-east-1\n    tidegate what-if --lose region=us-east --demand x1.5"
+    )]
+    WhatIf {
+        #[command(flatten)]
+        options: WhatIfOptions,
         #[command(flatten)]
         bus: BusOptions,
     },
@@ -294,9 +321,150 @@ pub struct DrainOptions {
     /// The reason.
     #[arg(long, default_value = "", global = true)]
     pub reason: String,
-    /// The author; the user's name when absent.
+    /// The author; when absent, the user's name, or else the user of the bus or of this host.
     #[arg(long, env = "TIDEGATE_AUTHOR", global = true)]
     pub author: Option<String>,
+    /// Do it even if it contradicts another override, has a target that is down, or leaves a service with nothing else.
+    #[arg(long, global = true)]
+    pub yes: bool,
+}
+
+/// The options of the withdrawal of an override.
+#[derive(Debug, Clone, Args)]
+pub struct WithdrawOptions {
+    /// The reason.
+    #[arg(long, default_value = "", global = true)]
+    pub reason: String,
+    /// The author; when absent, the user's name, or else the user of the bus or of this host.
+    #[arg(long, env = "TIDEGATE_AUTHOR", global = true)]
+    pub author: Option<String>,
+}
+
+/// The options of `what-if`.
+#[derive(Debug, Clone, Args)]
+#[group(id = "hypothesis", required = true, multiple = true, args = ["lose", "demand"])]
+pub struct WhatIfOptions {
+    /// What is lost: `region=NAME` (all its clusters and edges), `cluster=NAME` or `edge=NAME`. May be given several times.
+    #[arg(long, value_name = "KIND=NAME")]
+    pub lose: Vec<Loss>,
+    /// The factor of all demand, such as x1.5.
+    #[arg(long, value_name = "FACTOR")]
+    pub demand: Option<DemandFactor>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A factor of demand, in thousandths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DemandFactor(pub u32);
+
+impl FromStr for DemandFactor {
+    type Err = String;
+    fn from_str(text: &str) -> Result<DemandFactor, String> {
+        let most = Hypothesis::MOST_DEMAND_PERMILLE / 1000;
+        let factor = text.strip_prefix('x').unwrap_or(text).parse::<f64>();
+        match factor {
+            Ok(factor) if (0.0..=f64::from(most)).contains(&factor) => {
+                Ok(DemandFactor((factor * 1000.0).round() as u32))
+            }
+            Ok(_) | Err(_) => Err(format!("a factor such as x1.5 is needed, from x0 to x{most}")),
+        }
+    }
+}
+
+/// The options of what may need confirmation.
+#[derive(Debug, Clone, Args)]
+pub struct GuardOptions {
+    /// Apply it even if a service would lose its last cluster, or more traffic would move than --max-moved.
+    #[arg(long)]
+    pub yes: bool,
+    /// The part of all traffic, in percent, that may move without --yes.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub max_moved: u8,
+}
+
+/// The options of `apply`.
+#[derive(Debug, Clone, Args)]
+pub struct ApplyOptions {
+    /// Change nothing: print what would change, and which traffic would move where.
+    #[arg(long, conflicts_with = "watch")]
+    pub dry_run: bool,
+    /// With --dry-run, print JSON.
+    #[arg(long, requires = "dry_run")]
+    pub json: bool,
+    #[command(flatten)]
+    pub guard: GuardOptions,
+    /// The reason, for the history.
+    #[arg(long, default_value = "")]
+    pub reason: String,
+    /// The author; when absent, the user's name, or else the user of the bus or of this host.
+    #[arg(long, env = "TIDEGATE_AUTHOR")]
+    pub author: Option<String>,
+    /// Apply only if the fleet is at this revision; 0: only if none was applied yet.
+    #[arg(long, value_name = "REVISION", conflicts_with = "watch")]
+    pub expect_revision: Option<u64>,
+}
+
+/// The options of `fleet rollback`.
+#[derive(Debug, Clone, Args)]
+pub struct RollbackOptions {
+    /// The reason, for the history.
+    #[arg(long)]
+    pub reason: String,
+    /// The author; when absent, the user's name, or else the user of the bus or of this host.
+    #[arg(long, env = "TIDEGATE_AUTHOR")]
+    pub author: Option<String>,
+    /// Apply only if the fleet is at this revision.
+    #[arg(long, value_name = "REVISION")]
+    pub expect_revision: Option<u64>,
+    #[command(flatten)]
+    pub guard: GuardOptions,
+}
+
+/// The actions on the fleet file on the bus.
+#[derive(Debug, Clone, Subcommand)]
+pub enum FleetAction {
+    /// Print the fleet file as it was applied, comments and all.
+    #[command(
+        after_help = "Examples:\n    tidegate fleet get\n    tidegate fleet get --revision 1764422150000"
+    )]
+    Get {
+        /// An earlier revision instead of the current one.
+        #[arg(long)]
+        revision: Option<u64>,
+    },
+    /// Print what differs by meaning: which regions, clusters, edges, listeners, services and shares.
+    #[command(
+        after_help = "Examples:\n    tidegate fleet diff\n    tidegate fleet diff 1764422150000\n    tidegate fleet diff 1764422150000 1764422160000\n    tidegate fleet diff --file fleet.yaml"
+    )]
+    Diff {
+        /// The revision to compare from; when absent, the one before the current one, or with --file the current one.
+        from: Option<u64>,
+        /// The revision to compare to; the current one when absent.
+        to: Option<u64>,
+        /// A fleet file to compare to.
+        #[arg(long, conflicts_with = "to")]
+        file: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the revisions that are kept: who applied each, when and why, and what it changed.
+    #[command(after_help = "Example:\n    tidegate fleet history")]
+    History {
+        /// Print JSON, one revision per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Apply an earlier revision again, as a new one.
+    #[command(after_help = "Example:\n    tidegate fleet rollback 1764422150000 --reason \"wrong weights\"")]
+    Rollback {
+        /// The revision.
+        revision: u64,
+        #[command(flatten)]
+        options: RollbackOptions,
+    },
 }
 
 /// The options of `dev`.
@@ -378,6 +546,18 @@ impl fmt::Display for WrongArgument {
 
 impl std::error::Error for WrongArgument {}
 
+/// A change that was withheld, since another operator was first or it needs confirmation. Nothing was written.
+#[derive(Debug)]
+pub struct WithheldChange(pub String);
+
+impl fmt::Display for WithheldChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WithheldChange {}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -403,17 +583,31 @@ mod tests {
     fn each_help_has_examples_that_are_commands() {
         use clap::CommandFactory as _;
 
-        for command in Arguments::command().get_subcommands() {
+        let arguments = Arguments::command();
+        let commands = arguments.get_subcommands().map(|command| (command.get_name().to_owned(), command));
+        let fleet = arguments.find_subcommand("fleet").unwrap();
+        let of_fleet =
+            fleet.get_subcommands().map(|command| (format!("fleet {}", command.get_name()), command));
+        for (name, command) in commands.chain(of_fleet) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let examples: Vec<&str> = help.lines().filter(|line| line.starts_with("    tidegate ")).collect();
-            assert!(!examples.is_empty(), "{}", command.get_name());
+            assert!(!examples.is_empty(), "{name}");
             for example in examples {
-                assert!(example.trim().starts_with(&format!("tidegate {}", command.get_name())), "{example}");
-                if let Err(error) = Arguments::try_parse_from(example.split_whitespace()) {
+                assert!(example.trim().starts_with(&format!("tidegate {name}")), "{example}");
+                if let Err(error) = Arguments::try_parse_from(words(example)) {
                     panic!("{example}: {error}");
                 }
             }
         }
+    }
+
+    /// The words of a command line, in which quoted texts are one word.
+    fn words(line: &str) -> Vec<String> {
+        let parts = line.split('"').enumerate().flat_map(|(index, part)| match index % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        });
+        parts.collect()
     }
 
     #[test]
@@ -421,11 +615,7 @@ mod tests {
         let commands = commands_on_pages();
         assert!(commands.len() > 15, "{commands:?}");
         for command in commands {
-            let words = command.split('"').enumerate().flat_map(|(index, part)| match index % 2 {
-                0 => part.split_whitespace().map(str::to_owned).collect(),
-                _ => vec![part.to_owned()],
-            });
-            if let Err(error) = Arguments::try_parse_from(words) {
+            if let Err(error) = Arguments::try_parse_from(words(&command)) {
                 panic!("{command}: {error}");
             }
         }
@@ -444,6 +634,15 @@ mod tests {
         assert!(matches!(parsed.command, Command::Drain { target: DrainTarget::Unknown(_), .. }));
         let error = Arguments::try_parse_from(["tidegate", "drain", "cluster", "us-1", "--for", "-5m"]);
         assert!(error.unwrap_err().to_string().contains("a duration is positive"));
+    }
+
+    #[test]
+    fn a_factor_of_demand_has_limits() {
+        let parsed = |text: &str| text.parse::<DemandFactor>().map(|factor| factor.0);
+        assert_eq!((parsed("x1.5"), parsed("2"), parsed("x0")), (Ok(1500), Ok(2000), Ok(0)));
+        for wrong in ["", "x", "-1", "x1001", "NaN", "inf", "much"] {
+            assert!(parsed(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

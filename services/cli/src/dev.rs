@@ -16,9 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     arguments::{DevOptions, WrongArgument},
-    check,
+    author, check,
     followed::Followed,
-    link,
 };
 
 /// Runs until interrupted. A changed fleet file is applied at once; an invalid one is reported and changes nothing.
@@ -54,7 +53,7 @@ pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
     let others = fleet.edges.len().saturating_sub(1);
     tracing::info!(%edge, %region, "runs this edge; {others} others of the file run elsewhere, or with --edge");
     let bus = Bus::in_process();
-    FleetStore::new(&bus).put(&text, &link::author(None)).await?;
+    FleetStore::new(&bus).put(&text, &author::process_author()).await?;
     let temporary = std::env::temp_dir().join(format!("tidegate-dev-{}", std::process::id()));
     let state_dir = options.proxy_state_dir.clone().unwrap_or_else(|| temporary.clone());
 
@@ -152,7 +151,7 @@ async fn follow_file(
     while let Some((text, _)) = stop.run_until_cancelled(followed.fleet()).await {
         // It may equal the content before an invalid one.
         if text != applied {
-            store.put(&text, &link::author(None)).await?;
+            store.put(&text, &author::process_author()).await?;
             applied = text;
             tracing::info!(file = %file.display(), "applied the changed fleet file");
         }

@@ -5,12 +5,18 @@ use std::time::Duration;
 use tidegate_bus::{Bus, clock, overrides::OverrideStore};
 use tidegate_model::{
     ClusterName, ServiceName,
+    fleet::Fleet,
     overrides::{Override, OverrideKind},
 };
 
+use tidegate_routing::Hypothesis;
+
 use crate::say::say_line;
 use crate::{
-    arguments::{BusOptions, DrainOptions, DrainTarget, WrongArgument},
+    arguments::{BusOptions, DrainOptions, DrainTarget, WithdrawOptions, WithheldChange, WrongArgument},
+    author::author,
+    contradiction::Contradictions,
+    effect::{Effects, regions_with_edges},
     fleet::{self, known},
     link,
 };
@@ -36,8 +42,7 @@ impl DrainTarget {
 }
 
 /// Refuses names that are not in the fleet.
-async fn check(kind: &OverrideKind, bus: &Bus) -> anyhow::Result<()> {
-    let fleet = fleet::read(bus).await?;
+fn check(kind: &OverrideKind, fleet: &Fleet) -> anyhow::Result<()> {
     match kind {
         OverrideKind::DrainCluster(name) => known("cluster", name.as_str(), fleet.clusters.keys()),
         OverrideKind::DrainEdge(name) => known("edge", name.as_str(), fleet.edges.keys()),
@@ -65,50 +70,82 @@ pub async fn force(
 }
 
 /// Withdraws a drain.
-pub async fn undrain(target: DrainTarget, bus: &BusOptions) -> anyhow::Result<()> {
+pub async fn undrain(target: DrainTarget, options: WithdrawOptions, bus: &BusOptions) -> anyhow::Result<()> {
     let kind = target.kind("undrain")?;
-    if !withdraw(&kind, bus).await? {
+    if !withdraw(&kind, options, bus).await? {
         anyhow::bail!("there is no {kind}");
     }
     say_line(format_args!("{kind} was withdrawn"))
 }
 
 /// Withdraws a forced route.
-pub async fn unforce(service: ServiceName, bus: &BusOptions) -> anyhow::Result<()> {
+pub async fn unforce(service: ServiceName, options: WithdrawOptions, bus: &BusOptions) -> anyhow::Result<()> {
     // A service has one forced route at most, whatever the cluster.
     let kind = OverrideKind::ForceRoute { service: service.clone(), cluster: "any".parse()? };
-    if !withdraw(&kind, bus).await? {
+    if !withdraw(&kind, options, bus).await? {
         anyhow::bail!("{service} is not forced anywhere");
     }
     say_line(format_args!("the forced route of {service} was withdrawn"))
 }
 
 async fn put(kind: OverrideKind, options: DrainOptions, bus: &BusOptions, undo: &str) -> anyhow::Result<()> {
-    let bus = link::connect(bus).await?;
-    check(&kind, &bus).await?;
+    let link = link::connect(bus).await?;
+    let fleet = fleet::read(&link).await?;
+    check(&kind, &fleet)?;
     let now = clock::now();
     let entry = Override {
         kind,
-        author: one_line(&link::author(options.author)),
+        author: one_line(&author(options.author, bus)),
         reason: one_line(&options.reason),
         created_at: now,
         expires_at: options.length.map(|length| now.plus(length)),
     };
-    OverrideStore::new(&bus).put(&entry).await?;
+    let found = contradictions(&entry, &fleet, &link, bus.timeout).await?;
+    if !found.objections.is_empty() && !options.yes {
+        return Err(WithheldChange(format!(
+            "nothing was changed, since it needs confirmation:\n    {}\n--yes does it all the same",
+            found.objections.join("\n    ")
+        ))
+        .into());
+    }
+    OverrideStore::new(&link).put(&entry).await?;
     let until = match options.length {
         None => format!("until it is withdrawn ({undo})"),
         Some(length) => format!("for {}", length_text(length)),
     };
-    say_line(format_args!("{}, {until}", entry.kind))
+    say_line(format_args!("{}, {until}", entry.kind))?;
+    for note in found.objections.iter().chain(&found.notes) {
+        eprintln!("tidegate: {note}");
+    }
+    Ok(())
 }
 
-async fn withdraw(kind: &OverrideKind, bus: &BusOptions) -> anyhow::Result<bool> {
-    let bus = link::connect(bus).await?;
-    Ok(OverrideStore::new(&bus).delete(kind).await?)
+/// What speaks against an override, by the others and by its effect.
+async fn contradictions(
+    entry: &Override,
+    fleet: &Fleet,
+    bus: &Bus,
+    limit: Duration,
+) -> anyhow::Result<Contradictions> {
+    let others = OverrideStore::new(bus).list().await?;
+    let mut found = Contradictions::with_overrides(&entry.kind, others.values(), fleet, clock::now());
+    // A drained edge changes where balancers send requests, and not where edges do.
+    if !matches!(entry.kind, OverrideKind::DrainEdge(_)) {
+        let hypothesis = Hypothesis { overrides: vec![entry.clone()], ..Hypothesis::default() };
+        let effects = Effects::compute(bus, regions_with_edges(fleet, &[]), &hypothesis, limit).await?;
+        found.add_effect(&entry.kind, &effects, fleet);
+    }
+    Ok(found)
+}
+
+async fn withdraw(kind: &OverrideKind, options: WithdrawOptions, bus: &BusOptions) -> anyhow::Result<bool> {
+    let link = link::connect(bus).await?;
+    let author = one_line(&author(options.author, bus));
+    Ok(OverrideStore::new(&link).withdraw(kind, &author, &one_line(&options.reason)).await?)
 }
 
 /// Makes a text safe for every operator's terminal: one line of bounded length without control characters.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REASON).collect()
 }
 

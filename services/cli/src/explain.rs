@@ -63,7 +63,7 @@ fn text(explanation: &Explanation, service: Option<&Service>) -> String {
         let route = service.and_then(|service| service.routes.get(index.checked_sub(1)?));
         let which = match (index, route) {
             (0, _) => "default".to_owned(),
-            (_, Some(route)) => format!("route {index} ({})", fleet::requests(&route.matches)),
+            (_, Some(route)) => format!("route {index} ({})", route.matches),
             (_, None) => format!("route {index}"),
         };
         // Writing to a String does not fail.
@@ -107,7 +107,7 @@ fn line(text: &mut String, candidate: &CandidateExplanation) {
         candidate.capacity.map_or_else(|| "no limit".to_owned(), |capacity| format!("{capacity}/s"));
     _ = writeln!(
         text,
-        "  {:<20} in {}, {}; load {}/s of {capacity}{}{}{}",
+        "  {:<20} in {}, {}; load {}/s of {capacity}{}{}",
         "",
         candidate.region,
         candidate.proximity,
@@ -121,6 +121,10 @@ fn line(text: &mut String, candidate: &CandidateExplanation) {
             .suppressed_until
             .map(|until| format!("; suppressed until {}", moment(until)))
             .unwrap_or_default(),
-        candidate.overridden.as_ref().map(|why| format!("; {why}")).unwrap_or_default(),
     );
+    for item in &candidate.overrides {
+        let overruled =
+            item.overruled.as_ref().map(|why| format!(" (without effect: {why})")).unwrap_or_default();
+        _ = writeln!(text, "  {:<20} {}{overruled}", "", item.text);
+    }
 }

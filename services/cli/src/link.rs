@@ -78,12 +78,3 @@ impl BusRetry {
         self.reported = None;
     }
 }
-
-/// Who runs this command.
-pub fn author(given: Option<String>) -> String {
-    given
-        .or_else(|| std::env::var("USER").ok())
-        .or_else(|| std::env::var("LOGNAME").ok())
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "unknown".to_owned())
-}

@@ -5,37 +5,43 @@
 
 mod apply;
 mod arguments;
+mod author;
 mod check;
+mod contradiction;
 mod dev;
 mod drain;
 mod edge;
+mod effect;
 mod environment;
 mod events;
 mod explain;
 mod fleet;
 mod followed;
 mod greeting;
+mod guard;
 mod init;
 mod link;
 mod origin;
 mod permissions;
+mod revisions;
 mod say;
 mod status;
+mod what_if;
 mod words;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use arguments::{Arguments, Command, EdgeAction, WrongArgument};
+use arguments::{Arguments, BusOptions, Command, EdgeAction, FleetAction, WithheldChange, WrongArgument};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The exit code for invalid files and arguments.
 const WRONG_INPUT: u8 = 2;
-/// The exit code of a status that shows a problem.
-const NOT_WELL: u8 = 3;
+/// The exit code when nothing failed and somebody has to look: a change was withheld, or a status shows a problem.
+const NEEDS_ATTENTION: u8 = 3;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -54,16 +60,18 @@ fn main() -> ExitCode {
             Command::Init { file, force } => init::init(&file, force),
             Command::Check { file } => check::check(&file),
             Command::Schema { markdown } => check::schema(markdown),
-            Command::Apply { file, watch: true, author, bus } => apply::watch(&file, author, &bus).await,
-            Command::Apply { file, watch: false, author, bus } => apply::apply(&file, author, &bus).await,
+            Command::Apply { file, watch: true, options, bus } => apply::watch(&file, options, &bus).await,
+            Command::Apply { file, watch: false, options, bus } => apply::apply(&file, options, &bus).await,
+            Command::Fleet { action, bus } => fleet_action(action, &bus).await,
             Command::Status { json, watch, bus } => status::status(json, watch, &bus).await,
             Command::Drain { target, options, bus } => drain::drain(target, options, &bus).await,
-            Command::Undrain { target, bus } => drain::undrain(target, &bus).await,
+            Command::Undrain { target, options, bus } => drain::undrain(target, options, &bus).await,
             Command::Force { service, to, options, bus } => drain::force(service, to, options, &bus).await,
-            Command::Unforce { service, bus } => drain::unforce(service, &bus).await,
+            Command::Unforce { service, options, bus } => drain::unforce(service, options, &bus).await,
             Command::Explain { service, region, json, bus } => {
                 explain::explain(&service, &region, json, &bus).await
             }
+            Command::WhatIf { options, bus } => what_if::what_if(options, &bus).await,
             Command::Events { follow, since, region, json, bus } => {
                 events::events(follow, since, region.as_ref(), json, &bus).await
             }
@@ -84,6 +92,17 @@ fn main() -> ExitCode {
     }
 }
 
+async fn fleet_action(action: FleetAction, bus: &BusOptions) -> anyhow::Result<()> {
+    match action {
+        FleetAction::Get { revision } => revisions::get(revision, bus).await,
+        FleetAction::Diff { from, to, file, json } => {
+            revisions::diff(from, to, file.as_deref(), json, bus).await
+        }
+        FleetAction::History { json } => revisions::history(json, bus).await,
+        FleetAction::Rollback { revision, options } => revisions::rollback(revision, options, bus).await,
+    }
+}
+
 fn failed(error: &anyhow::Error) -> ExitCode {
     if say::is_broken_pipe(error) {
         return ExitCode::SUCCESS;
@@ -97,7 +116,11 @@ fn failed(error: &anyhow::Error) -> ExitCode {
             eprintln!("tidegate: {error:#}");
             ExitCode::from(WRONG_INPUT)
         }
-        None if error.is::<status::NotWell>() => ExitCode::from(NOT_WELL),
+        None if error.is::<status::NotWell>() => ExitCode::from(NEEDS_ATTENTION),
+        None if error.is::<WithheldChange>() => {
+            eprintln!("tidegate: {error:#}");
+            ExitCode::from(NEEDS_ATTENTION)
+        }
         None => {
             eprintln!("tidegate: {error:#}");
             ExitCode::FAILURE

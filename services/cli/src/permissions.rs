@@ -152,6 +152,7 @@ fn computer(region: &RegionName) -> User {
             subjects::applied_in(region),
             subjects::snapshot(&routes),
             subjects::explain(region),
+            subjects::what_if(region),
             claims,
         ],
         Some(MANY),
@@ -180,6 +181,7 @@ fn operator() -> User {
     let mut publish = vec![
         subjects::snapshot(subjects::ALL_ROUTES),
         format!("{}.*", subjects::EXPLAIN),
+        format!("{}.*", subjects::WHAT_IF),
         subjects::ALL_RESETS.to_owned(),
     ];
     publish.extend(write_decisions());
@@ -329,6 +331,20 @@ services: { site: { hosts: [\"*\"], clusters: [a] } }
             // No user may reply for others, or receive others' replies.
             assert!(!may("_INBOX") && !user.subscribe.iter().any(|subject| subject.starts_with("_INBOX.>")));
             assert!(!user.publish.iter().chain(&user.subscribe).any(|subject| subject == ">"));
+        }
+    }
+
+    #[test]
+    fn only_operators_ask_what_would_be_and_only_the_regions_route_computers_hear_it() {
+        let asked = subjects::what_if(&"us".parse().unwrap());
+        for User { name, publish, subscribe, .. } in users(&fleet(), None) {
+            let covers = |patterns: &[String]| {
+                patterns
+                    .iter()
+                    .any(|pattern| *pattern == asked || *pattern == format!("{}.*", subjects::WHAT_IF))
+            };
+            assert_eq!(covers(&publish), name == "operator", "{name}");
+            assert_eq!(covers(&subscribe), name == "computer-us", "{name}");
         }
     }
 

@@ -7,7 +7,7 @@ use tidegate_bus::{
     Bus, TraceContext, clock, codec,
     fleet::{FleetFollower, FleetText},
     lease::LeaseSeal,
-    overrides::{OverrideFollower, Overrides},
+    overrides::OverrideFollower,
     seal::{Signer, Trust},
     subjects,
     table::{Replicas, TableUpdate, Update},
@@ -16,6 +16,7 @@ use tidegate_model::{
     Epoch, ProberName, RegionName, Timestamp,
     fleet::Fleet,
     observation::{Observation, ObservationCause, Target},
+    overrides::OverrideSet,
     report::{Applied, Load},
     routes::{Cause, RouteCause},
 };
@@ -26,7 +27,7 @@ use tracing::Span;
 
 use crate::{
     event_recorder::EventRecorder, explain, expose::Exposed, leadership::Leadership, reports::EdgeReports,
-    serving_consensus::ServingConsensus, settings::RouteComputerSettings,
+    serving_consensus::ServingConsensus, settings::RouteComputerSettings, what_if::HypothesisResponder,
 };
 
 /// How often the fleet and the overrides are polled if no change is notified.
@@ -62,6 +63,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
     let subscription = bus.subscribe(&subjects::applied_in(&region)).await?;
     let mut applied = EdgeReports::<Applied>::new(subscription, &exposed.refused_reports);
     let mut requests = bus.subscribe(&subjects::explain(&region)).await?;
+    let mut hypotheses = HypothesisResponder::start(&bus, &region).await?;
     let (mut fleet, mut override_set) = (fleets.fleet(), overrides.overrides());
 
     let mut rules = Settings::new(region.clone());
@@ -121,6 +123,7 @@ pub async fn run(settings: RouteComputerSettings, bus: Bus, context: Context) ->
             Some(report) = applied.next(computer.parsed.as_deref()) => computer.record_applied(&report),
             Some(report) = loads.next(computer.parsed.as_deref()) => computer.apply(RouteEvent::Load(report), None).await,
             Some(request) = requests.next() => explain::respond(&bus, &computer.engine, &request).await,
+            Some(request) = hypotheses.next() => hypotheses.respond(&computer.engine, request),
             () = due => computer.apply(RouteEvent::Tick, None).await,
             _ = ticks.tick() => computer.tick(),
         }
@@ -314,9 +317,7 @@ impl Computer {
                 }
                 self.exposed.set_fleet_problem(unknown.or(problem));
                 if self.leads() {
-                    self.recorder
-                        .publish_fleet(clock::now(), text.head.revision, text.head.author.clone())
-                        .await;
+                    self.recorder.publish_fleet(clock::now(), &text.head).await;
                 }
                 self.apply(RouteEvent::Fleet(parsed), None).await;
             }
@@ -337,7 +338,7 @@ impl Computer {
         }
     }
 
-    async fn apply_overrides(&mut self, overrides: &watch::Receiver<Option<Arc<Overrides>>>) {
+    async fn apply_overrides(&mut self, overrides: &watch::Receiver<Option<Arc<OverrideSet>>>) {
         let Some(overrides) = overrides.borrow().clone() else { return };
         self.knows_overrides = true;
         self.apply(RouteEvent::Overrides(overrides.as_ref().clone()), None).await;

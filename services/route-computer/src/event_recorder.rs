@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tidegate_bus::{Bus, TraceContext, table::Position};
+use tidegate_bus::{Bus, TraceContext, fleet::FleetHead, table::Position};
 use tidegate_model::{
     Epoch, HolderName, RegionName, ServiceName, Timestamp,
     event::{Decided, Destination, Event, EventKind, Move},
@@ -83,8 +83,9 @@ impl EventRecorder {
     }
 
     /// Publishes the event of a new fleet.
-    pub async fn publish_fleet(&self, at: Timestamp, revision: u64, author: String) {
-        self.publish(at, None, EventKind::Fleet { revision, author }).await;
+    pub async fn publish_fleet(&self, at: Timestamp, head: &FleetHead) {
+        let FleetHead { revision, author, reason, changes, .. } = head.clone();
+        self.publish(at, None, EventKind::Fleet { revision, author, reason, changes }).await;
     }
 
     /// Publishes that the region refuses a fleet file.

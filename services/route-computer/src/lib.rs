@@ -11,6 +11,7 @@ mod leadership;
 mod reports;
 mod serving_consensus;
 mod settings;
+mod what_if;
 
 pub use computer::run;
 pub use settings::{ComputerSection, DampingSection, RouteComputerSettings};

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tidegate_model::{
     Timestamp,
-    overrides::{Override, OverrideKind},
+    overrides::{Override, OverrideKind, OverrideSet, Withdrawal},
 };
 use tokio::sync::watch;
 
@@ -18,7 +18,7 @@ use crate::{
     clock, subjects,
 };
 
-pub(crate) use record::{Record, Tombstone};
+pub(crate) use record::Record;
 
 /// The attempts of a write that loses against concurrent ones.
 const WRITE_ATTEMPTS: u32 = 5;
@@ -53,16 +53,19 @@ impl OverrideStore {
         Ok(())
     }
 
-    /// Withdraws an override. Returns whether there was one.
+    /// Withdraws an override, for `author` and with a reason. Returns whether there was one.
     ///
     /// # Errors
     /// When the bus is away or does not respond in time.
-    pub async fn delete(&self, kind: &OverrideKind) -> Result<bool, BusError> {
+    pub async fn withdraw(&self, kind: &OverrideKind, author: &str, reason: &str) -> Result<bool, BusError> {
         let now = clock::now();
         self.replace(kind, |before| {
             let active = before.filter(|record| matches!(record, Record::Active(_)))?;
+            let (author, reason) = (author.to_owned(), reason.to_owned());
             let withdrawn_at = now.max(after(Some(active)));
-            Some(Record::Withdrawn(Tombstone { kind: kind.clone(), withdrawn_at }))
+            // Of a forced route the caller may not know the cluster.
+            let kind = active.kind().clone();
+            Some(Record::Withdrawn(Withdrawal { kind, author, reason, withdrawn_at }))
         })
         .await
     }
@@ -112,7 +115,7 @@ impl OverrideStore {
     }
 
     /// Deletes a tombstone, unless it was replaced since it was read at this revision.
-    pub(crate) async fn purge(&self, tombstone: &Tombstone, revision: u64) -> Result<(), BusError> {
+    pub(crate) async fn purge(&self, tombstone: &Withdrawal, revision: u64) -> Result<(), BusError> {
         self.bucket.delete_at(&tombstone.kind.key(), revision).await
     }
 
@@ -138,11 +141,19 @@ impl OverrideStore {
     /// # Errors
     /// When the bus is away or does not respond in time.
     pub async fn list(&self) -> Result<Overrides, BusError> {
-        let active = |(_, record)| match record {
-            Record::Active(entry) => Some((entry.kind.key(), entry)),
-            Record::Withdrawn(_) => None,
-        };
-        Ok(self.records().await?.into_iter().filter_map(active).collect())
+        Ok(self.read().await?.active)
+    }
+
+    /// Reads all overrides and withdrawals, as [`OverrideStore::list`] does.
+    async fn read(&self) -> Result<OverrideSet, BusError> {
+        let mut all = OverrideSet::default();
+        for (_, record) in self.records().await? {
+            match record {
+                Record::Active(entry) => _ = all.active.insert(entry.kind.key(), entry),
+                Record::Withdrawn(entry) => _ = all.withdrawn.insert(entry.kind.key(), entry),
+            }
+        }
+        Ok(all)
     }
 }
 
@@ -153,7 +164,7 @@ fn after(before: Option<&Record>) -> Timestamp {
 
 /// A follower of the overrides. Dropping it stops it.
 #[derive(Debug)]
-pub struct OverrideFollower(BucketFollower<Overrides>);
+pub struct OverrideFollower(BucketFollower<OverrideSet>);
 
 impl OverrideFollower {
     /// Starts to follow the overrides: reads the bucket's stamp every `poll`, and after each change notification. With
@@ -166,8 +177,8 @@ impl OverrideFollower {
         BucketFollower::start(bus, subjects::OVERRIDES, poll, content).await.map(OverrideFollower)
     }
 
-    /// All overrides, as they change; nothing until they were read. They stay when the bus goes away.
-    pub fn overrides(&self) -> watch::Receiver<Option<Arc<Overrides>>> {
+    /// All overrides and withdrawals, as they change; nothing until they were read. They stay when the bus goes away.
+    pub fn overrides(&self) -> watch::Receiver<Option<Arc<OverrideSet>>> {
         self.0.value()
     }
 
@@ -184,22 +195,22 @@ struct OverrideContent {
 }
 
 impl BucketContent for OverrideContent {
-    type Value = Overrides;
+    type Value = OverrideSet;
 
     const READ_FAILURE: &'static str = "the overrides cannot be read";
 
     /// Reads the overrides where they have changed, and restores them where the bus has lost them.
-    async fn refresh(&mut self, current: &watch::Sender<Option<Arc<Overrides>>>) -> Result<(), BusError> {
+    async fn refresh(&mut self, current: &watch::Sender<Option<Arc<OverrideSet>>>) -> Result<(), BusError> {
         let stamp = self.store.bucket.stamp().await?;
         if self.stamp == Some(stamp) {
             return Ok(());
         }
-        let mut overrides = self.store.list().await?;
+        let mut overrides = self.store.read().await?;
         let have = current.borrow().clone();
         // The bucket was created again, and nobody deletes it: its data was lost.
         let lost = self.stamp.is_some_and(|before| before.created != stamp.created);
         if let (true, true, Some(have)) = (lost, self.restore, &have) {
-            for (key, entry) in have.iter().filter(|(key, _)| !overrides.contains_key(*key)) {
+            for (key, entry) in have.active.iter().filter(|(key, _)| !overrides.active.contains_key(*key)) {
                 match self.store.bucket.create(key, Record::Active(entry.clone()).to_json()).await {
                     Ok(_) => tracing::warn!(key, "the bus had lost an override: restored"),
                     Err(error) if error.is_conflict() => {}
@@ -209,7 +220,7 @@ impl BucketContent for OverrideContent {
         }
         if lost && self.restore {
             // With those that this follower or another has restored.
-            overrides = self.store.list().await?;
+            overrides = self.store.read().await?;
         }
         if have.as_deref() != Some(&overrides) {
             current.send_replace(Some(Arc::new(overrides)));
@@ -236,7 +247,7 @@ mod tests {
             let (author, reason, created_at) = ("ann".to_owned(), String::new(), clock::now());
             let drain = Override { kind, author, reason, created_at, expires_at: None };
             store.put(&drain).await.unwrap();
-            assert!(store.delete(&drain.kind).await.unwrap());
+            assert!(store.withdraw(&drain.kind, "bob", "").await.unwrap());
             let records = store.records().await.unwrap();
             let [(revision, Record::Withdrawn(tombstone))] = records.as_slice() else {
                 panic!("{records:?}")
@@ -246,7 +257,7 @@ mod tests {
             assert!(store.purge(tombstone, *revision).await.is_err());
             assert_eq!(store.list().await.unwrap().len(), 1);
 
-            assert!(store.delete(&drain.kind).await.unwrap());
+            assert!(store.withdraw(&drain.kind, "bob", "").await.unwrap());
             let records = store.records().await.unwrap();
             let [(revision, Record::Withdrawn(tombstone))] = records.as_slice() else {
                 panic!("{records:?}")

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tidegate_model::{RegionName, Timestamp};
+use tidegate_model::{RegionName, Timestamp, overrides::Withdrawal};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_128;
@@ -27,7 +27,7 @@ use crate::{
     clock,
     codec::{self, Wire},
     fleet::{FleetHead, FleetStore, FleetText, FleetVersion},
-    overrides::{OverrideStore, Record, Tombstone},
+    overrides::{OverrideStore, Record},
     report::{Report, Reports},
     subjects,
 };
@@ -287,6 +287,6 @@ fn is_retained(record: &Record, now: Timestamp) -> bool {
     }
 }
 
-fn retained_until(tombstone: &Tombstone) -> Timestamp {
+fn retained_until(tombstone: &Withdrawal) -> Timestamp {
     tombstone.withdrawn_at.plus(TOMBSTONE_RETENTION)
 }

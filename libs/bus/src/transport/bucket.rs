@@ -166,7 +166,7 @@ impl Bucket {
     }
 
     /// The keys `<prefix>.…`, or all; deleted ones may be among them.
-    async fn keys(&self, prefix: Option<&str>) -> Result<Vec<String>, BusError> {
+    pub(crate) async fn keys(&self, prefix: Option<&str>) -> Result<Vec<String>, BusError> {
         match &self.store {
             Store::Nats(nats) => nats.keys(prefix).await,
             Store::Memory(memory) => {
@@ -176,7 +176,7 @@ impl Bucket {
     }
 
     /// Removes every key `<prefix>.…`.
-    async fn delete_below(&self, prefix: &str) -> Result<(), BusError> {
+    pub(crate) async fn delete_below(&self, prefix: &str) -> Result<(), BusError> {
         match &self.store {
             Store::Nats(nats) => nats.delete_below(prefix).await,
             Store::Memory(memory) => {

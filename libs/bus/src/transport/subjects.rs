@@ -16,6 +16,8 @@ pub const ALL_APPLIED: &str = "tidegate.v1.applied.*.*";
 pub const ALL_LOAD: &str = "tidegate.v1.load.*.*";
 /// Requests to explain a service's routes: see [`explain`].
 pub const EXPLAIN: &str = "tidegate.v1.explain";
+/// Requests to compute the effect of a hypothesis: see [`what_if`].
+pub const WHAT_IF: &str = "tidegate.v1.what-if";
 /// Every region's digest of its fleet and overrides.
 pub const ALL_DIGESTS: &str = "tidegate.v1.digest.*";
 /// The pull requests to every region.
@@ -116,6 +118,11 @@ pub fn reset(region: &RegionName, edge: &EdgeName) -> String {
 /// is JSON.
 pub fn explain(region: &RegionName) -> String {
     format!("{EXPLAIN}.{region}")
+}
+
+/// Requests to a region's route-computers to compute the effect of a hypothesis. The request and the response are JSON.
+pub fn what_if(region: &RegionName) -> String {
+    format!("{WHAT_IF}.{region}")
 }
 
 /// A region's digest of its fleet and overrides: see [`crate::replicate`].

@@ -126,8 +126,20 @@ async fn what_is_written_in_one_region_reaches_the_other() {
     // Then both have both, the fleet with its author and revision; and what is withdrawn in one is withdrawn in both.
     until_fleet(&fleets, &text).await;
     assert_eq!(fleets[1].get().await.unwrap().unwrap().head, head);
+    // It is kept as a revision there, too.
+    until("the other region keeps the revision", async || {
+        fleets[1].revisions().await.unwrap() == [head.clone()]
+    })
+    .await;
+    let next = fleets[1].put("next", "bob").await.unwrap();
+    until_fleet(&fleets, "next").await;
+    until("both are kept in both", async || {
+        fleets[0].revisions().await.unwrap() == [next.clone(), head.clone()]
+    })
+    .await;
+    assert_eq!(fleets[0].revision(head.revision).await.unwrap().unwrap().text, text);
     until_drained(&overrides, &["us-1"]).await;
-    assert!(overrides[0].delete(&drain("us-1", 1).kind).await.unwrap());
+    assert!(overrides[0].withdraw(&drain("us-1", 1).kind, "bob", "").await.unwrap());
     until_drained(&overrides, &[]).await;
     fixture.stop().await;
 }
@@ -148,7 +160,7 @@ async fn regions_that_were_cut_apart_work_on_and_agree_afterwards() {
     // When operators write in each, and each elects its leader.
     fleets[0].put("second", "ann").await.unwrap();
     let newest = fleets[1].put("third", "bob").await.unwrap();
-    assert!(overrides[0].delete(&drain("us-1", 1).kind).await.unwrap());
+    assert!(overrides[0].withdraw(&drain("us-1", 1).kind, "bob", "").await.unwrap());
     overrides[1].put(&drain("eu-1", 2)).await.unwrap();
     for (bus, name) in fixture.buses.iter().zip(NAMES) {
         let bucket = bus.bucket(subjects::LEASE_BUCKET);
@@ -224,7 +236,7 @@ async fn a_later_write_wins_whatever_the_clock_of_the_earlier() {
 
     overrides[0].put(&drain("us-1", ahead)).await.unwrap();
     until_drained(&overrides, &["us-1"]).await;
-    assert!(overrides[1].delete(&drain("us-1", 1).kind).await.unwrap());
+    assert!(overrides[1].withdraw(&drain("us-1", 1).kind, "bob", "").await.unwrap());
 
     until_drained(&overrides, &[]).await;
     overrides[0].put(&drain("us-1", 1)).await.unwrap();

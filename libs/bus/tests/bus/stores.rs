@@ -6,7 +6,7 @@ use crate::both::{LONG, on_both, over_nats};
 use bytes::Bytes;
 use tidegate_bus::{
     Bus,
-    fleet::{FleetFollower, FleetStore},
+    fleet::{FleetFollower, FleetStore, FleetWrite, FleetWritten},
     lease::{Lease, LeaseSeal, LeaseState},
     overrides::{OverrideFollower, OverrideStore},
     subjects,
@@ -25,6 +25,10 @@ on_both! {
     a_fleet_file_is_followed_at_once
     a_fleet_file_of_3_mb_is_followed
     a_later_fleet_file_has_a_larger_revision_whoever_writes_it
+    the_same_file_is_no_new_revision_and_an_unexpected_one_is_not_replaced
+    the_last_revisions_are_kept_with_their_texts
+    revisions_are_bounded_in_bytes_too
+    the_file_of_a_bucket_without_revisions_becomes_one
     what_is_not_a_fleet_file_does_not_replace_one
     overrides_are_followed_as_they_come_and_go
     an_override_that_cannot_be_read_is_left_out
@@ -112,6 +116,77 @@ async fn a_later_fleet_file_has_a_larger_revision_whoever_writes_it(bus: Bus) {
     assert!(one.put("3", "ann").await.unwrap().revision > a.max(b));
 }
 
+fn write(text: &str, expected: Option<u64>) -> FleetWrite {
+    FleetWrite { text: text.to_owned(), author: "ann".to_owned(), reason: "a test".to_owned(), expected }
+}
+
+async fn the_same_file_is_no_new_revision_and_an_unexpected_one_is_not_replaced(bus: Bus) {
+    let store = FleetStore::new(&bus);
+    let FleetWritten::Applied(first) = store.apply(&write("regions: { a: {} }", Some(0))).await.unwrap()
+    else {
+        panic!("there was one")
+    };
+    assert_eq!(
+        store.apply(&write("2", Some(0))).await.unwrap(),
+        FleetWritten::Superseded(Some(first.clone()))
+    );
+
+    let same = store.apply(&write("regions: { a: {} }", None)).await.unwrap();
+    assert_eq!(same, FleetWritten::Unchanged(first.clone()));
+
+    let next = write("regions: { a: {}, b: {} }", Some(first.revision));
+    let FleetWritten::Applied(second) = store.apply(&next).await.unwrap() else {
+        panic!("it was not applied")
+    };
+    assert_eq!(second.reason, "a test");
+    let superseded = store.apply(&write("3", Some(first.revision))).await.unwrap();
+    assert_eq!(superseded, FleetWritten::Superseded(Some(second)));
+}
+
+async fn the_last_revisions_are_kept_with_their_texts(bus: Bus) {
+    let store = FleetStore::new(&bus);
+    let mut written = Vec::new();
+    for number in 0..53 {
+        written.push(store.put(&format!("file {number}"), &format!("author-{number}")).await.unwrap());
+    }
+
+    let kept = store.revisions().await.unwrap();
+
+    written.reverse();
+    assert_eq!(kept, written[..50]);
+    let oldest = store.revision(kept[49].revision).await.unwrap().unwrap();
+    assert_eq!((oldest.text.as_str(), oldest.head.author.as_str()), ("file 3", "author-3"));
+    assert_eq!(store.revision(written[50].revision).await.unwrap(), None);
+    assert_eq!(store.get().await.unwrap().unwrap().text, "file 52");
+}
+
+async fn revisions_are_bounded_in_bytes_too(bus: Bus) {
+    let store = FleetStore::new(&bus);
+    for fill in ["a", "b", "c", "d", "e"] {
+        store.put(&fill.repeat(8 << 20), "ann").await.unwrap();
+    }
+    assert_eq!(store.revisions().await.unwrap().len(), 4);
+}
+
+async fn the_file_of_a_bucket_without_revisions_becomes_one(bus: Bus) {
+    // Given a bucket as it was before revisions were kept.
+    let store = FleetStore::new(&bus);
+    let first = store.put("first", "ann").await.unwrap();
+    let bucket = bus.bucket(subjects::FLEET_BUCKET);
+    for (key, _) in bucket.list().await.unwrap() {
+        if key.starts_with("revision.") {
+            bucket.delete(&key).await.unwrap();
+        }
+    }
+    assert_eq!(store.revisions().await.unwrap(), std::slice::from_ref(&first));
+    assert_eq!(store.revision(first.revision).await.unwrap().unwrap().text, "first");
+
+    // When the next one is written, then both are kept.
+    let second = store.put("second", "bob").await.unwrap();
+    assert_eq!(store.revisions().await.unwrap(), [second, first.clone()]);
+    assert_eq!(store.revision(first.revision).await.unwrap().unwrap().text, "first");
+}
+
 async fn what_is_not_a_fleet_file_does_not_replace_one(bus: Bus) {
     let store = FleetStore::new(&bus);
     let first = store.put("1", "ann").await.unwrap();
@@ -150,15 +225,17 @@ async fn overrides_are_followed_as_they_come_and_go(bus: Bus) {
     let store = OverrideStore::new(&bus);
     let follower = OverrideFollower::start(&bus, NEVER, false).await.unwrap();
     let mut overrides = follower.overrides();
-    assert!(until(&mut overrides, Option::is_some).await.unwrap().is_empty());
+    assert!(until(&mut overrides, Option::is_some).await.unwrap().active.is_empty());
 
     store.put(&drain("eu-1")).await.unwrap();
-    let seen = until(&mut overrides, |o| o.as_ref().is_some_and(|o| o.len() == 1)).await.unwrap();
-    assert_eq!(seen["drain.cluster.eu-1"], drain("eu-1"));
+    let seen = until(&mut overrides, |o| o.as_ref().is_some_and(|o| o.active.len() == 1)).await.unwrap();
+    assert_eq!(seen.active["drain.cluster.eu-1"], drain("eu-1"));
 
-    assert!(store.delete(&drain("eu-1").kind).await.unwrap());
-    until(&mut overrides, |o| o.as_ref().is_some_and(|o| o.is_empty())).await;
-    assert!(!store.delete(&drain("eu-1").kind).await.unwrap());
+    assert!(store.withdraw(&drain("eu-1").kind, "bob", "done").await.unwrap());
+    let seen = until(&mut overrides, |o| o.as_ref().is_some_and(|o| o.active.is_empty())).await.unwrap();
+    let withdrawal = &seen.withdrawn["drain.cluster.eu-1"];
+    assert_eq!((withdrawal.author.as_str(), withdrawal.reason.as_str()), ("bob", "done"));
+    assert!(!store.withdraw(&drain("eu-1").kind, "bob", "").await.unwrap());
     follower.stop().await;
 }
 
@@ -191,7 +268,7 @@ async fn a_change_is_followed_at_once_though_who_made_it_ends() {
     };
     let _server = tokio::task::spawn_blocking(ends).await.unwrap();
 
-    until(&mut overrides, |o| o.as_ref().is_some_and(|o| o.len() == 1)).await;
+    until(&mut overrides, |o| o.as_ref().is_some_and(|o| o.active.len() == 1)).await;
 }
 
 #[tokio::test]
@@ -206,7 +283,7 @@ async fn what_a_server_lost_is_put_back_and_the_lease_goes_on_with_a_larger_epoc
     let overrides = OverrideFollower::start(&bus, poll, true).await.unwrap();
     let lease = seek(&bus, "a", Duration::from_secs(2));
     until(&mut fleet.fleet(), Option::is_some).await;
-    until(&mut overrides.overrides(), |o| o.as_ref().is_some_and(|o| o.len() == 1)).await;
+    until(&mut overrides.overrides(), |o| o.as_ref().is_some_and(|o| o.active.len() == 1)).await;
     until(&mut lease.state(), leads).await;
 
     server.kill();

@@ -16,7 +16,7 @@ pub struct Route {
 }
 
 /// The match of a route: a request must match all given conditions. Part of the route table.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct RouteMatch {
     /// The path must be this or below it, by whole segments.
     pub path_prefix: Option<String>,

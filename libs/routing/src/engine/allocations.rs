@@ -17,7 +17,7 @@ use crate::{
 pub(crate) type DemandKey = (DemandClassId, RegionId);
 
 /// The allocation of each demand, and the resulting load of each cluster.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Allocations {
     regions: usize,
     /// By demand class, then region.
@@ -26,7 +26,7 @@ pub(crate) struct Allocations {
 }
 
 /// The allocation of one demand.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Allocation {
     placement: Placement,
     /// The clusters that a known demand claimed, with the amount that each granted.

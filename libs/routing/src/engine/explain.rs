@@ -1,10 +1,10 @@
 //! The explanation of where a service's requests go.
 
-use tidegate_model::routes::ActionTiers;
+use tidegate_model::{routes::ActionTiers, verdict::Verdict};
 
 use super::Engine;
 use crate::{
-    explanation::{ActionExplanation, CandidateExplanation, Explanation},
+    explanation::{ActionExplanation, CandidateExplanation, Explanation, OverrideExplanation},
     fleet_index::{ClusterId, DemandClassId, FleetIndex, IndexedService, ServiceId},
     overrides,
     plan::CandidateState,
@@ -58,11 +58,6 @@ impl Engine {
             Some((u32::from(share) * 1000 / whole.max(1)) as u16)
         };
         let position = tiers.tiers.iter().enumerate().find_map(|(at, tier)| Some((at, in_tier(tier)?)));
-        let force = self.overrides().forced_route(&index.service(service).name);
-        let overridden = force
-            .filter(|(forced, _)| *forced == cluster.name)
-            .map(|(_, item)| item)
-            .or_else(|| self.overrides().drain_of(&cluster.name, region));
         CandidateExplanation {
             cluster: cluster.name.clone(),
             region: region.clone(),
@@ -74,9 +69,38 @@ impl Engine {
             capacity: cluster.capacity,
             load: self.load_of(id) / 1000,
             slow_start_permille: state.ramp,
-            overridden: overridden.map(overrides::describe),
+            overrides: self.explain_overrides(index, service, id, state),
             tier: position.map(|(tier, _)| tier),
             share_permille: position.filter(|(tier, _)| *tier == 0).map_or(0, |(_, share)| share),
         }
+    }
+
+    /// The overrides that are about a candidate: the forced route to it, or to another cluster, and all drains of it.
+    fn explain_overrides(
+        &self,
+        index: &FleetIndex,
+        service: ServiceId,
+        id: ClusterId,
+        state: CandidateState,
+    ) -> Vec<OverrideExplanation> {
+        let cluster = index.cluster(id);
+        let force = self.overrides().forced_route(&index.service(service).name);
+        let own = force.filter(|(forced, _)| *forced == cluster.name).map(|(_, item)| item);
+        let mut all = Vec::new();
+        if let Some(force) = own {
+            let is_out = matches!(state.health.verdict, Verdict::Down | Verdict::PathDown);
+            all.push(OverrideExplanation {
+                text: overrides::describe(force),
+                overruled: is_out.then(|| format!("{} is {}", cluster.name, state.health.verdict)),
+            });
+        }
+        for drain in self.overrides().drains_of(&cluster.name, index.region(cluster.region)) {
+            all.push(OverrideExplanation {
+                text: overrides::describe(drain),
+                overruled: own.map(|_| "a forced route takes precedence over a drain".to_owned()),
+            });
+        }
+        all.sort_by_key(|item| item.overruled.is_some());
+        all
     }
 }

@@ -3,8 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tidegate_model::{
-    ClusterName, Timestamp, fleet::Fleet, health::CheckId, observation::ObservationCause,
-    overrides::Override, routes::Cause,
+    ClusterName, Timestamp,
+    fleet::Fleet,
+    health::CheckId,
+    observation::ObservationCause,
+    overrides::{OverrideSet, Withdrawal},
+    routes::Cause,
 };
 
 use super::{Engine, Work};
@@ -18,7 +22,7 @@ impl Engine {
         self.probers.advance(self.settings.prober_stale_after, now);
         self.add_changed_pairs(None, work);
         while let Some(end) = self.overrides.next_deadline().filter(|end| *end <= now) {
-            self.replace_overrides(self.overrides.without_expired(end), end, work);
+            self.replace_overrides(self.overrides.without_expired(end), &BTreeMap::new(), end, work);
             time_matters = true;
         }
         while let Some((at, cluster)) = self.ramps.first().cloned()
@@ -82,13 +86,20 @@ impl Engine {
         work.causes.push(Cause::Fleet);
     }
 
-    fn set_overrides(&mut self, all: BTreeMap<String, Override>, work: &mut Work) {
+    fn set_overrides(&mut self, all: OverrideSet, work: &mut Work) {
         let now = self.now;
-        self.replace_overrides(Overrides::in_force(all.into_values(), now), now, work);
+        let after = Overrides::in_force(all.active.into_values(), now);
+        self.replace_overrides(after, &all.withdrawn, now, work);
     }
 
-    fn replace_overrides(&mut self, after: Overrides, now: Timestamp, work: &mut Work) {
-        let changes = self.overrides.changes_to(&after);
+    pub(super) fn replace_overrides(
+        &mut self,
+        after: Overrides,
+        withdrawn: &BTreeMap<String, Withdrawal>,
+        now: Timestamp,
+        work: &mut Work,
+    ) {
+        let changes = self.overrides.changes_to(&after, withdrawn);
         let before = std::mem::replace(&mut self.overrides, after);
         work.causes.extend(changes.sentences.into_iter().map(Cause::Override));
         work.edges.extend(changes.edges);
@@ -152,6 +163,6 @@ impl Engine {
 }
 
 /// All pairs of a cluster.
-fn all_checks(cluster: &ClusterName) -> std::ops::RangeInclusive<(ClusterName, CheckId)> {
+pub(super) fn all_checks(cluster: &ClusterName) -> std::ops::RangeInclusive<(ClusterName, CheckId)> {
     (cluster.clone(), CheckId(0))..=(cluster.clone(), CheckId(u64::MAX))
 }

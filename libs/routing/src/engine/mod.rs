@@ -5,6 +5,7 @@ mod explain;
 mod inputs;
 mod recompute;
 mod sharing;
+mod what_if;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +45,7 @@ type Pair = (ClusterName, CheckId);
 /// let changes = engine.apply(RouteEvent::Fleet(Arc::new(Fleet::default())), Timestamp(0));
 /// assert!(changes.is_empty(), "an empty fleet has an empty table");
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Engine {
     settings: Settings,
     now: Timestamp,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tidegate_model::{
     Timestamp,
     observation::{Failure, Observation, ObservationCause, ProbeOutcome, Signal},
-    overrides::OverrideKind,
+    overrides::{OverrideKind, OverrideSet, Withdrawal},
     routes::{Cause, RouteKey},
     verdict::Verdict,
 };
@@ -296,7 +296,10 @@ fn a_cluster_that_flaps_is_suppressed_and_still_preferred_to_nothing() {
 fn a_drained_cluster_comes_last_until_the_drain_expires_and_then_returns_slowly() {
     let mut world = all_up(&two_regions());
     let item = over(drain("us-1"), Some(ms(60_000)));
-    let changes = world.apply(RouteEvent::Overrides(BTreeMap::from([("x".to_owned(), item)])));
+    let changes = world.apply(RouteEvent::Overrides(OverrideSet {
+        active: BTreeMap::from([("x".to_owned(), item)]),
+        ..OverrideSet::default()
+    }));
     assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
     assert_eq!(changes.causes, [Cause::Override("drain of cluster us-1 by ann: deploy".to_owned())]);
 
@@ -314,6 +317,58 @@ fn of_several_overrides_only_those_that_changed_are_the_cause() {
     assert_eq!(changes.causes, [Cause::Override("drain of cluster eu-1 by ann: deploy".to_owned())]);
     let changes = world.apply(overrides(&[drain("eu-1")]));
     assert_eq!(changes.causes, [Cause::Override("end of drain of cluster us-1 by ann: deploy".to_owned())]);
+}
+
+#[test]
+fn all_overrides_of_a_cluster_are_explained_with_the_one_that_wins() {
+    let mut world = all_up(&two_regions());
+    let force = OverrideKind::ForceRoute { service: name("shop"), cluster: name("us-1") };
+    world.apply(overrides(&[force, drain("us-1"), OverrideKind::EvacuateRegion(name("us"))]));
+    let explained = |world: &World| {
+        let explanation = world.engine.explain(&name("shop")).unwrap();
+        let candidate =
+            explanation.actions[0].candidates.iter().find(|other| other.cluster == name("us-1")).unwrap();
+        candidate.overrides.iter().map(|item| (item.text.clone(), item.overruled.clone())).collect::<Vec<_>>()
+    };
+
+    let precedence = Some("a forced route takes precedence over a drain".to_owned());
+    let drains = ["drain of cluster us-1 by ann: deploy", "evacuation of region us by ann: deploy"];
+    let overruled = drains.map(|drain| (drain.to_owned(), precedence.clone()));
+    let force = "shop forced to us-1 by ann: deploy".to_owned();
+    assert_eq!(explained(&world)[0], (force.clone(), None));
+    assert_eq!(explained(&world)[1..], overruled);
+    assert_eq!(
+        world.tiers("shop").reason,
+        "in the listed order: us-1 serves; shop forced to us-1 by ann: deploy; overruled by that: drain of \
+         cluster us-1 by ann: deploy; overruled by that: evacuation of region us by ann: deploy"
+    );
+
+    // A forced route to what is down has no effect.
+    for (region, prober) in PROBERS {
+        world.report(region, prober, &["us-1"], false);
+    }
+    assert!(explained(&world).contains(&(force, Some("us-1 is down".to_owned()))), "{:?}", explained(&world));
+}
+
+#[test]
+fn the_end_of_a_drain_names_who_withdrew_it() {
+    let mut world = all_up(&two_regions());
+    let drain = over(drain("us-1"), None);
+    let key = drain.kind.key();
+    let withdrawal = Withdrawal {
+        kind: drain.kind.clone(),
+        author: "bob".to_owned(),
+        reason: "done".to_owned(),
+        withdrawn_at: ms(1),
+    };
+    let active = BTreeMap::from([(key.clone(), drain)]);
+    world.apply(RouteEvent::Overrides(OverrideSet { active, ..OverrideSet::default() }));
+
+    let withdrawn = BTreeMap::from([(key, withdrawal)]);
+    let changes = world.apply(RouteEvent::Overrides(OverrideSet { withdrawn, ..OverrideSet::default() }));
+
+    let sentence = "end of drain of cluster us-1 by ann: deploy, withdrawn by bob: done";
+    assert_eq!(changes.causes, [Cause::Override(sentence.to_owned())]);
 }
 
 #[test]
@@ -348,10 +403,15 @@ fn a_forced_route_goes_to_a_drained_cluster_too() {
     world.apply(overrides(&[drain("us-1"), drain("eu-1"), force]));
     assert_eq!(world.shares("shop"), [[("eu-1", 1000)], [("us-1", 1000)]]);
     let (force, drain) = ("shop forced to eu-1 by ann: deploy", "drain of cluster us-1 by ann: deploy");
-    assert_eq!(world.tiers("shop").reason, format!("in the listed order: eu-1 serves; {force}; {drain}"));
+    let overruled = "overruled by that: drain of cluster eu-1 by ann: deploy";
+    let reason = format!("in the listed order: eu-1 serves; {force}; {overruled}; {drain}");
+    assert_eq!(world.tiers("shop").reason, reason);
     let explanation = world.engine.explain(&name("shop")).unwrap();
-    let overridden = explanation.actions[0].candidates.iter().map(|c| c.overridden.as_deref());
-    assert_eq!(overridden.collect::<Vec<_>>(), [Some(drain), Some(force)]);
+    let effective = explanation.actions[0].candidates.iter().map(|candidate| {
+        let texts = candidate.overrides.iter().filter(|item| item.overruled.is_none());
+        texts.map(|item| item.text.as_str()).collect::<Vec<_>>()
+    });
+    assert_eq!(effective.collect::<Vec<_>>(), [[drain], [force]]);
 }
 
 #[test]

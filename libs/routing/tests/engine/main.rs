@@ -10,4 +10,5 @@ mod checks;
 mod properties;
 mod random;
 mod simulation;
+mod what_if;
 mod world;

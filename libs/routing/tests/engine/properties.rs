@@ -7,7 +7,7 @@ use tidegate_model::{
     ClusterName, ServiceName, fleet::Preference, observation::Observation, observation::Target,
     overrides::OverrideKind,
 };
-use tidegate_routing::{Changes, Engine, RouteEvent, Settings};
+use tidegate_routing::{Changes, Engine, Hypothesis, RouteEvent, Settings};
 
 use crate::{
     checks::{check_capacity, check_table},
@@ -302,6 +302,46 @@ proptest! {
         }
         fresh.tick_until(world.now + 2_000);
         prop_assert_eq!(world.engine.table(), fresh.engine.table());
+    }
+
+    /// Without drift: both sides of an effect are computed from the same demand.
+    #[test]
+    fn an_effect_is_what_happens_and_no_hypothesis_has_none(
+        builder in fleet(), changes in vec(change(), 1..60), home in 0..3usize, kind in 0..3usize, at in 0..8usize
+    ) {
+        let mut inputs = Inputs::new(builder.clone());
+        let mut world = World::with(exact(REGIONS[home].0), &builder);
+        for change in &changes {
+            step(&mut world, &mut inputs, change);
+        }
+        // All demand is measured.
+        world.tick_until(world.now + 2_000);
+
+        let nothing = world.engine.clone().what_if(&Hypothesis::default()).unwrap();
+        prop_assert!(nothing.actions.iter().all(|action| !action.is_changed()), "{:?}", nothing);
+        prop_assert_eq!((nothing.totals.moved, nothing.assumed.len()), (0, 0));
+
+        let change = match kind {
+            0 => Change::Drain(at),
+            1 => Change::Evacuate(at % 3),
+            _ => Change::Force { service: at % 4, cluster: at },
+        };
+        let event = inputs.apply(&change).unwrap();
+        let RouteEvent::Overrides(set) = &event else { panic!("{event:?}") };
+        let overrides = set.active.values().cloned().collect();
+        let assumed = world.engine.clone().what_if(&Hypothesis { overrides, ..Hypothesis::default() }).unwrap();
+        world.apply(event);
+        for action in &assumed.actions {
+            let service = &builder.0.services[&action.service];
+            let of_route = service.routes.iter().position(|route| Some(&route.matches) == action.route.as_ref());
+            let tiers = &crate::world::actions(&world.engine, &action.service)[of_route.map_or(0, |at| at + 1)];
+            let after = action.after.as_ref().unwrap();
+            // A forced cluster that nobody probes yet is assumed to be up.
+            if assumed.assumed.is_empty() {
+                prop_assert_eq!(&after.shares, &tiers.tiers[0].shares, "{:?}", action);
+                prop_assert_eq!((after.shed_permille, after.fail_open), (tiers.shed_permille, tiers.fail_open));
+            }
+        }
     }
 
     #[test]

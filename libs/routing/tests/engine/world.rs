@@ -10,7 +10,7 @@ use tidegate_model::{
     },
     health::HealthCheck,
     observation::{Failure, Observation, ProbeOutcome, Target},
-    overrides::{Override, OverrideKind},
+    overrides::{Override, OverrideKind, OverrideSet},
     report::Load,
     routes::{ActionTiers, HealthEntry, RouteEntry, RouteKey},
     unit::{Location, Weight},
@@ -147,7 +147,7 @@ pub fn load_by_action(region: &str, edge: &str, demand: &[(&str, Vec<u32>)]) -> 
 
 pub fn overrides(kinds: &[OverrideKind]) -> RouteEvent {
     let each = kinds.iter().map(|kind| (kind.key(), over(kind.clone(), None)));
-    RouteEvent::Overrides(each.collect())
+    RouteEvent::Overrides(OverrideSet { active: each.collect(), ..OverrideSet::default() })
 }
 
 pub fn over(kind: OverrideKind, expires_at: Option<Timestamp>) -> Override {

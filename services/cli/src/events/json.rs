@@ -27,10 +27,13 @@ pub fn line(stored: &StoredEvent) -> Value {
             set("holder", json!(holder));
             set("epoch", json!(epoch));
         }
-        EventKind::Fleet { revision, author } => {
+        EventKind::Fleet { revision, author, reason, changes } => {
             set("event", json!("fleet"));
             set("revision", json!(revision));
             set("author", json!(author));
+            set("reason", json!(reason));
+            set("changes", json!(changes.lines));
+            set("more_changes", json!(changes.more));
         }
         EventKind::FleetRefused { revision, error } => {
             set("event", json!("fleet_refused"));

@@ -22,8 +22,17 @@ pub fn paragraph(stored: &StoredEvent, is_below: bool) -> String {
         EventKind::Leads { holder, epoch } => {
             format!("{head}{holder} leads the region from epoch {epoch} on\n")
         }
-        EventKind::Fleet { revision, author } => {
-            format!("{head}fleet revision {revision}, applied by {author}\n")
+        EventKind::Fleet { revision, author, reason, changes } => {
+            let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            let mut text = format!("{head}fleet revision {revision}, applied by {author}{why}\n");
+            for line in &changes.lines {
+                // Writing to a String does not fail.
+                _ = writeln!(text, "    {line}");
+            }
+            if changes.more > 0 {
+                _ = writeln!(text, "    and {} more", changes.more);
+            }
+            text
         }
         EventKind::FleetRefused { revision, error } => {
             format!("{head}fleet revision {revision} was refused, the one before stays in force: {error}\n")

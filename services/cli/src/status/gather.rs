@@ -23,7 +23,7 @@ use tidegate_model::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{fleet::requests, words};
+use crate::words;
 
 /// The time without a heartbeat after which a region's table counts as gone.
 const TABLE_LIFETIME: Duration = Duration::from_secs(10);
@@ -422,7 +422,7 @@ fn compare_with_fleet(fleet: &Fleet, regions: &mut BTreeMap<RegionName, RegionSt
         let routes =
             fleet.services.get(name.as_str()).map(|service| service.routes.as_slice()).unwrap_or_default();
         for (action, route) in actions.iter_mut().skip(1).zip(routes) {
-            action.requests = Some(requests(&route.matches));
+            action.requests = Some(route.matches.to_string());
         }
     }
     for name in fleet.regions.keys() {

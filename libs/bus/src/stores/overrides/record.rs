@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_model::{
     Timestamp,
-    overrides::{Override, OverrideKind},
+    overrides::{Override, OverrideKind, Withdrawal},
 };
 
 /// The record of one override.
@@ -15,18 +15,9 @@ use tidegate_model::{
 #[serde(untagged)]
 pub(crate) enum Record {
     /// It was withdrawn. The first variant, because no override has its field.
-    Withdrawn(Tombstone),
+    Withdrawn(Withdrawal),
     /// It is active.
     Active(Override),
-}
-
-/// The tombstone of a withdrawn override.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Tombstone {
-    /// What was overridden.
-    pub kind: OverrideKind,
-    /// When the override was withdrawn.
-    pub withdrawn_at: Timestamp,
 }
 
 impl Record {
