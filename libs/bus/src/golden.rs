@@ -77,10 +77,11 @@ fn certificate() -> CertificateFiles {
 fn golden_replication() {
     let version = FleetVersion { revision: 1_700_000_000_000, digest: 1 << 100 };
     check("region_digest", &RegionDigest { fleet: Some(version), overrides: u128::MAX });
-    check("pull_request", &PullRequest { fleet: true, overrides: false });
+    check("pull_request", &PullRequest { fleet: true, fleet_after: 7, overrides: false });
     let head = fleet_head();
     let overrides = vec![Bytes::from("{}")];
-    check("pull_response", &PullResponse { fleet: Some((head, "regions: {}".to_owned())), overrides });
+    let fleet = (head, "regions: {}".to_owned());
+    check("pull_response", &PullResponse { fleet: Some(fleet.clone()), revisions: vec![fleet], overrides });
 }
 
 #[test]

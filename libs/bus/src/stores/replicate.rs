@@ -53,6 +53,8 @@ pub struct RegionDigest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PullRequest {
     pub fleet: bool,
+    /// The revision of the fleet file of the region that asks; 0: it has none. Later ones that are kept come with the fleet.
+    pub fleet_after: u64,
     pub overrides: bool,
 }
 
@@ -60,6 +62,8 @@ pub(crate) struct PullRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PullResponse {
     pub fleet: Option<(FleetHead, String)>,
+    /// The revisions between that of the region that asks and the current one, the latest first, as many as fit.
+    pub revisions: Vec<(FleetHead, String)>,
     /// Overrides and tombstones as JSON, one by one: a reader that does not know one can still read the others.
     pub overrides: Vec<Bytes>,
 }
@@ -119,10 +123,16 @@ struct Stores {
 impl Stores {
     async fn load(&self, request: PullRequest) -> Result<PullResponse, BusError> {
         let fleet = if request.fleet { self.fleet.get().await? } else { None };
+        let last = fleet.as_ref().map_or(0, |fleet| fleet.head.revision);
+        let revisions = match request.fleet {
+            true => self.fleet.revisions_between(request.fleet_after, last).await?,
+            false => Vec::new(),
+        };
         let records = if request.overrides { self.overrides.records().await? } else { Vec::new() };
         let now = clock::now();
         Ok(PullResponse {
             fleet: fleet.map(|fleet| (fleet.head, fleet.text)),
+            revisions: revisions.into_iter().map(|fleet| (fleet.head, fleet.text)).collect(),
             overrides: records
                 .iter()
                 .filter(|(_, record)| is_retained(record, now))
@@ -241,6 +251,7 @@ impl Worker {
         self.refresh_digest().await?;
         let request = PullRequest {
             fleet: report.body.fleet > self.own.fleet,
+            fleet_after: self.own.fleet.map_or(0, |own| own.revision),
             overrides: report.body.overrides != self.own.overrides,
         };
         let nothing = !request.fleet && !request.overrides;
@@ -255,6 +266,11 @@ impl Worker {
     }
 
     async fn store_response(&self, other: &RegionName, response: PullResponse) -> Result<(), BusError> {
+        for (head, text) in response.revisions {
+            if (self.is_valid)(&text) {
+                self.stores.fleet.keep_revision(&FleetText { head, text }).await?;
+            }
+        }
         if let Some((head, text)) = response.fleet {
             let (revision, author) = (head.revision, head.author.clone());
             if !(self.is_valid)(&text) {

@@ -145,6 +145,30 @@ async fn what_is_written_in_one_region_reaches_the_other() {
 }
 
 #[tokio::test]
+async fn revisions_that_a_region_missed_come_with_the_one_in_force() {
+    // Given two regions that have agreed, and are then cut apart.
+    let mut fixture = Fixture::start().await;
+    let fleets = fixture.fleets();
+    fixture.until_joined().await;
+    let first = fleets[0].put("first", "ann").await.unwrap();
+    until_fleet(&fleets, "first").await;
+    fixture.regions.cut();
+    fixture.until_apart().await;
+
+    // When several files are applied in one of them, then the other one has all of them afterwards.
+    let second = fleets[0].put("second", "ann").await.unwrap();
+    fleets[0].put("unreadable", "ann").await.unwrap();
+    let last = fleets[0].put("third", "bob").await.unwrap();
+    fixture.regions.heal();
+    until_fleet(&fleets, "third").await;
+    let expected = [last, second.clone(), first];
+    until("the other region has all revisions", async || fleets[1].revisions().await.unwrap() == expected)
+        .await;
+    assert_eq!(fleets[1].revision(second.revision).await.unwrap().unwrap().text, "second");
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn regions_that_were_cut_apart_work_on_and_agree_afterwards() {
     // Given two regions that have agreed, and are then cut apart.
     let mut fixture = Fixture::start().await;

@@ -19,6 +19,8 @@ const PREFIX: &str = "revision";
 pub(super) const MOST_REVISIONS: usize = 50;
 /// The most bytes of all revisions that are kept. The latest is kept whatever its size.
 pub(super) const MOST_BYTES: u64 = 32 << 20;
+/// The most bytes of revisions that accompany the current file to another region: they must not keep it from arriving in time.
+const MOST_BYTES_TO_REPLICATE: u64 = 1 << 20;
 
 impl FleetStore {
     /// The heads of the revisions that are kept, the latest first.
@@ -63,6 +65,37 @@ impl FleetStore {
             return Ok(Some(fleet));
         }
         Ok(self.read(&key(number)).await?.map(|(_, fleet)| fleet))
+    }
+
+    /// Reads the latest revisions between two, the latest first, up to [`MOST_BYTES_TO_REPLICATE`].
+    pub(crate) async fn revisions_between(
+        &self,
+        after: u64,
+        before: u64,
+    ) -> Result<Vec<FleetText>, BusError> {
+        let mut between = Vec::new();
+        let mut bytes = 0;
+        for number in self.revision_numbers().await? {
+            if number <= after || number >= before {
+                continue;
+            }
+            // One that cannot be read is missing in the other region, too.
+            let Ok(Some((blob, fleet))) = self.read(&key(number)).await else { continue };
+            bytes += blob.size;
+            if bytes > MOST_BYTES_TO_REPLICATE {
+                break;
+            }
+            between.push(fleet);
+        }
+        Ok(between)
+    }
+
+    /// Adds a revision that another region has kept, unless there is one of that number.
+    pub(crate) async fn keep_revision(&self, fleet: &FleetText) -> Result<(), BusError> {
+        match self.bucket.blob_head(&key(fleet.head.revision)).await? {
+            Some(_) => Ok(()),
+            None => self.keep(fleet).await,
+        }
     }
 
     /// Adds the file that was replaced, if it is missing, and the one that replaced it. Removes those beyond the limits.
