@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     let ran = runtime.block_on(async {
         match arguments.command {
             Command::Init { file, force } => init::init(&file, force),
-            Command::Check { file } => check::check(&file),
+            Command::Check { file, strict } => check::check(&file, strict),
             Command::Schema { markdown } => check::schema(markdown),
             Command::Apply { file, watch: true, author, bus } => apply::watch(&file, author, &bus).await,
             Command::Apply { file, watch: false, author, bus } => apply::apply(&file, author, &bus).await,
@@ -97,6 +97,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
             eprintln!("tidegate: {error:#}");
             ExitCode::from(WRONG_INPUT)
         }
+        None if error.is::<check::Warned>() => ExitCode::from(WRONG_INPUT),
         None if error.is::<status::NotWell>() => ExitCode::from(NOT_WELL),
         None => {
             eprintln!("tidegate: {error:#}");

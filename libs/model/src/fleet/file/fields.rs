@@ -141,7 +141,11 @@ pub(super) static CLUSTER: Record = Record {
             Kind::Set(&Kind::Any(&[Kind::Address, Kind::Record(&ENDPOINT)]), MOST_ENDPOINTS),
             "The addresses of its ingress gateway.",
         ),
-        optional("protocol", Kind::Word(&["auto", "http1", "http2"]), "The HTTP version towards it; auto."),
+        optional(
+            "protocol",
+            Kind::Word(&["auto", "http1", "http2"]),
+            "The HTTP version towards it. `auto`, the default: with TLS the one that ALPN selects; in clear text HTTP/1.1, or HTTP/2 if the health checks of its services are `grpc`.",
+        ),
         optional(
             "tls",
             Kind::Any(&[Kind::Boolean, Kind::Record(&TLS)]),
