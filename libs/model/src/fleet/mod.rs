@@ -1,6 +1,7 @@
 //! The fleet, as parsed from the fleet file. Every name in it refers to an object in it.
 
 mod address;
+mod cidr;
 mod file;
 mod listener;
 mod route;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     address::{Address, HostPattern, SpiffeId},
+    cidr::Cidr,
     file::{FleetErrors, FleetProblem, FleetWarnings, STARTER, parse_duration, reference, schema},
     listener::{
         EscapedSlashPolicy, HealthEndpoints, Listener, ListenerLimits, ListenerProtocol, PathNormalization,

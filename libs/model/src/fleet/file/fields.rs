@@ -55,6 +55,8 @@ pub(super) enum Kind {
     Location,
     /// A public key; see `crate::key`.
     SigningKey,
+    /// A range of IP addresses; see `crate::fleet::Cidr`.
+    Cidr,
     Duration,
     Size,
     Percent,
@@ -241,6 +243,11 @@ pub(super) static LISTENER: Record = Record {
             "health_endpoints",
             Kind::Word(&["on", "edge", "off"]),
             "The endpoints under /.well-known/tidegate/health that it serves: all, that of the edge, none; on.",
+        ),
+        optional(
+            "debug_from",
+            Kind::Set(&Kind::Cidr, MOST_NETWORKS),
+            "The networks whose clients learn which edge, cluster and endpoint served a request, and how long each took, if it has `x-tidegate-debug: 1`; nobody.",
         ),
     ],
 };
