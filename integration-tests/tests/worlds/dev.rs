@@ -41,10 +41,11 @@ async fn the_file_to_start_from_is_right_and_is_not_written_over() -> anyhow::Re
 
     let written = tidegate(directory.path(), &["init"]).await?;
     assert!(written.status.success(), "{written:?}");
-    let checked = tidegate(directory.path(), &["check", "fleet.yaml"]).await?;
+    let checked = tidegate(directory.path(), &["check", "fleet.yaml", "--strict"]).await?;
     assert!(checked.status.success(), "{checked:?}");
     let said = String::from_utf8(checked.stdout)?;
     assert!(said.contains("fleet.yaml is valid: 1 region, 2 clusters with 2 endpoints"), "{said}");
+    assert_eq!(String::from_utf8(checked.stderr)?, "", "no warnings");
 
     fs::write(&file, "mine")?;
     let refused = tidegate(directory.path(), &["init"]).await?;
@@ -52,6 +53,36 @@ async fn the_file_to_start_from_is_right_and_is_not_written_over() -> anyhow::Re
     assert!(String::from_utf8(refused.stderr)?.contains("--force"));
     assert!(tidegate(directory.path(), &["init", "--force"]).await?.status.success());
     assert_ne!(fs::read_to_string(&file)?, "mine");
+    directory.succeeded();
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_probably_not_meant_is_a_warning_and_with_strict_an_error() -> anyhow::Result<()> {
+    // Given a file that is valid and whose second cluster nothing uses.
+    let directory = Directory::new()?;
+    assert!(tidegate(directory.path(), &["init"]).await?.status.success());
+    let file = directory.path().join("fleet.yaml");
+    let text = fs::read_to_string(&file)?.replace("clusters: [green, blue]", "clusters: [green]");
+    fs::write(&file, &text)?;
+
+    // When it is checked, with and without --strict.
+    let checked = tidegate(directory.path(), &["check", "fleet.yaml"]).await?;
+    let strict = tidegate(directory.path(), &["check", "fleet.yaml", "--strict"]).await?;
+
+    // Then both warn of the same, and only the exit codes differ.
+    assert_eq!((checked.status.code(), strict.status.code()), (Some(0), Some(2)));
+    let warned = String::from_utf8(checked.stderr)?;
+    assert_eq!(String::from_utf8(strict.stderr)?, warned);
+    let line =
+        |start: &str| 1 + text.lines().position(|line| line.trim_start().starts_with(start)).expect(start);
+    for (line, text) in
+        [(line("blue:"), "(clusters.blue)"), (line("clusters: [green]"), "(services.site.clusters)")]
+    {
+        let has = |said: &str| said.contains(&format!("fleet.yaml:{line}:")) && said.contains(text);
+        assert!(warned.lines().any(has), "{text}:\n{warned}");
+    }
+    assert!(warned.ends_with("2 warnings in fleet.yaml\n"), "{warned}");
     directory.succeeded();
     Ok(())
 }

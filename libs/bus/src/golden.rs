@@ -127,6 +127,7 @@ fn golden_route_entries() {
             underscores_in_headers: UnderscorePolicy::Refuse,
             escaped_slashes: EscapedSlashPolicy::Refuse,
             health_endpoints: HealthEndpoints::Edge,
+            debug_from: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
             ..ListenerLimits::default()
         },
     };

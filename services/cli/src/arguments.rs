@@ -28,11 +28,17 @@ pub enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Check a fleet file and report all errors in it.
-    #[command(after_help = "Example:\n    tidegate check fleet.yaml")]
+    /// Check a fleet file: report all errors in it, and warn of what is valid and probably not meant.
+    #[command(
+        after_help = "Exit codes: 0 when the file is valid, 2 when it has errors, or warnings and --strict is given.\n\n\
+                      Examples:\n    tidegate check fleet.yaml\n    tidegate check fleet.yaml --strict"
+    )]
     Check {
         /// The fleet file; `-` is standard input.
         file: PathBuf,
+        /// Exit with code 2 when there are warnings.
+        #[arg(long)]
+        strict: bool,
     },
     /// Print the JSON Schema of fleet files, for editors.
     #[command(after_help = "Example:\n    tidegate schema")]

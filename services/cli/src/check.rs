@@ -1,9 +1,9 @@
 //! `tidegate check` and `tidegate schema`.
 
-use std::{collections::BTreeSet, fmt, fs, io, path::Path};
+use std::{fmt, fs, io, path::Path};
 
 use crate::{say::say_line, words::count};
-use tidegate_model::fleet::{self, Fleet, FleetErrors, Service};
+use tidegate_model::fleet::{self, Fleet, FleetErrors};
 
 /// The errors of a fleet file.
 #[derive(Debug)]
@@ -49,12 +49,24 @@ pub fn read(file: &Path) -> anyhow::Result<(String, Fleet)> {
     Ok((text, fleet))
 }
 
-/// Checks a fleet file.
-pub fn check(file: &Path) -> anyhow::Result<()> {
-    let (_, fleet) = read(file)?;
+/// The warnings about a fleet file where `--strict` makes them errors. They have been printed.
+#[derive(Debug)]
+pub struct Warned(usize);
+
+impl fmt::Display for Warned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with --strict", count(self.0, "warning"))
+    }
+}
+
+impl std::error::Error for Warned {}
+
+/// Checks a fleet file. Warnings go to standard error, as errors do; with `strict` they are an error.
+pub fn check(file: &Path, strict: bool) -> anyhow::Result<()> {
+    let (text, fleet) = read(file)?;
+    let name = name_of(file);
     say_line(format_args!(
-        "{} is valid: {}, {} with {}, {}, {}, {}",
-        name_of(file),
+        "{name} is valid: {}, {} with {}, {}, {}, {}",
         count(fleet.regions.len(), "region"),
         count(fleet.clusters.len(), "cluster"),
         count(fleet.clusters.values().map(|cluster| cluster.endpoints.len()).sum::<usize>(), "endpoint"),
@@ -62,27 +74,12 @@ pub fn check(file: &Path) -> anyhow::Result<()> {
         count(fleet.listeners.len(), "listener"),
         count(fleet.services.len(), "service"),
     ))?;
-    for idle in idle(&fleet) {
-        say_line(format_args!("  {idle}"))?;
+    let warnings = fleet.warnings(&text, &name);
+    if warnings.is_empty() {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// Clusters and listeners that are valid but unused, which may be a mistake.
-fn idle(fleet: &Fleet) -> Vec<String> {
-    let served: BTreeSet<_> = fleet
-        .services
-        .values()
-        .flat_map(Service::actions)
-        .flat_map(|action| action.clusters.clusters())
-        .collect();
-    let opened: BTreeSet<_> = fleet.edges.values().flat_map(|edge| &edge.listeners).collect();
-    let clusters = fleet.clusters.keys().filter(|name| !served.contains(name));
-    let listeners = fleet.listeners.keys().filter(|name| !opened.contains(name));
-    clusters
-        .map(|name| format!("no service uses the cluster {name}: it is not probed"))
-        .chain(listeners.map(|name| format!("no edge has the listener {name}")))
-        .collect()
+    eprintln!("{warnings}");
+    if strict { Err(Warned(warnings.iter().len()).into()) } else { Ok(()) }
 }
 
 /// Prints the JSON Schema, or the reference in Markdown.
@@ -93,26 +90,4 @@ pub fn schema(markdown: bool) -> anyhow::Result<()> {
         say_line(serde_json::to_string_pretty(&fleet::schema())?)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_unused_is_reported_and_nothing_else() {
-        let text = "regions: { home: {} }
-clusters:
-  a: { region: home, endpoints: [\"127.0.0.1:1\"] }
-  b: { region: home, endpoints: [\"127.0.0.1:2\"] }
-edges: { e: { region: home, listeners: [http] } }
-listeners:
-  http: { bind: \"127.0.0.1:80\", protocol: http }
-  other: { bind: \"127.0.0.1:81\", protocol: http }
-services: { s: { hosts: [\"*\"], clusters: [a] } }
-";
-        let fleet = Fleet::parse(text, "fleet.yaml").unwrap();
-        let expected = ["no service uses the cluster b: it is not probed", "no edge has the listener other"];
-        assert_eq!(idle(&fleet), expected);
-    }
 }

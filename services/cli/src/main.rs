@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     let ran = runtime.block_on(async {
         match arguments.command {
             Command::Init { file, force } => init::init(&file, force),
-            Command::Check { file } => check::check(&file),
+            Command::Check { file, strict } => check::check(&file, strict),
             Command::Schema { markdown } => check::schema(markdown),
             Command::Apply { file, watch: true, options, bus } => apply::watch(&file, options, &bus).await,
             Command::Apply { file, watch: false, options, bus } => apply::apply(&file, options, &bus).await,
@@ -116,6 +116,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
             eprintln!("tidegate: {error:#}");
             ExitCode::from(WRONG_INPUT)
         }
+        None if error.is::<check::Warned>() => ExitCode::from(WRONG_INPUT),
         None if error.is::<status::NotWell>() => ExitCode::from(NEEDS_ATTENTION),
         None if error.is::<WithheldChange>() => {
             eprintln!("tidegate: {error:#}");

@@ -6,6 +6,7 @@ mod balance;
 mod clients;
 mod control;
 mod downstream;
+mod edge_identity;
 #[doc(hidden)]
 pub mod fuzzing;
 mod lifecycle;

@@ -10,12 +10,13 @@ use std::{
 
 use rand::{SeedableRng as _, rngs::SmallRng};
 use tidegate_bus::limit::LogLimit;
-use tidegate_model::{ClusterName, EdgeName, RegionName, Timestamp, fleet::Address, observation::Failure};
+use tidegate_model::{ClusterName, Timestamp, fleet::Address, observation::Failure};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     clients::{Clients, Eviction, FairSchedule, Network, UpstreamQuota},
+    edge_identity::EdgeIdentity,
     lifecycle::Phase,
     limits::WorkerLimits,
     metrics::{Metrics, WorkerCounters},
@@ -37,15 +38,6 @@ const LOOK_FOR_SLOW: Duration = Duration::from_millis(5);
 pub const WAIT_FOR_UPSTREAM: Duration = Duration::from_millis(500);
 /// The maximum number of timers kept for future streams.
 const MOST_TIMERS: usize = 1024;
-
-/// The identity of an edge.
-#[derive(Debug)]
-pub struct EdgeIdentity {
-    /// The edge's name.
-    pub name: EdgeName,
-    /// The edge's region.
-    pub region: RegionName,
-}
 
 /// A failed request, to be reported to the probers.
 #[derive(Debug, Clone)]
@@ -129,9 +121,9 @@ impl WorkerContext {
                 parts.metrics.clone(),
                 parts.tls,
             )),
-            edge: parts.edge,
             random: RefCell::new(SmallRng::seed_from_u64(rand::random())),
-            observer: parts.observer_config.build(counters.clone()),
+            observer: parts.observer_config.build(parts.edge.clone(), counters.clone()),
+            edge: parts.edge,
             connector: Connector::new(counters.clone()),
             counters,
             idle_limits: parts.idle_limits,

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::CertificateFiles;
+use super::{CertificateFiles, Cidr};
 
 /// A listener, on which edges accept users' connections. Part of the route table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +101,8 @@ pub struct ListenerLimits {
     pub merge_slashes: bool,
     /// The health endpoints that it serves.
     pub health_endpoints: HealthEndpoints,
+    /// The networks whose clients may ask how a request was served (`x-tidegate-debug`); none: nobody may.
+    pub debug_from: Vec<Cidr>,
 }
 
 impl Default for ListenerLimits {
@@ -116,6 +118,7 @@ impl Default for ListenerLimits {
             escaped_slashes: EscapedSlashPolicy::default(),
             merge_slashes: true,
             health_endpoints: HealthEndpoints::default(),
+            debug_from: Vec::new(),
         }
     }
 }

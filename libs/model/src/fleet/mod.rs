@@ -2,6 +2,7 @@
 
 mod address;
 mod change;
+mod cidr;
 mod file;
 mod listener;
 mod route;
@@ -18,7 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     address::{Address, HostPattern, SpiffeId},
     change::{ChangeSummary, FleetChange, FleetObject, ObjectChange, changes},
-    file::{FleetError, FleetErrors, STARTER, parse_duration, reference, schema},
+    cidr::Cidr,
+    file::{FleetErrors, FleetProblem, FleetWarnings, STARTER, parse_duration, reference, schema},
     listener::{
         EscapedSlashPolicy, HealthEndpoints, Listener, ListenerLimits, ListenerProtocol, PathNormalization,
         UnderscorePolicy,
@@ -127,6 +129,11 @@ impl Service {
     /// All actions: the default, then those of the routes in order, as in the service's tiers in the route table.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         std::iter::once(&self.default).chain(self.routes.iter().map(|route| &route.action))
+    }
+
+    /// The clusters of all its actions; one that several actions have is there as often.
+    pub fn clusters(&self) -> Vec<&ClusterName> {
+        self.actions().flat_map(|action| action.clusters.clusters()).collect()
     }
 }
 

@@ -26,7 +26,8 @@ pub struct Upstream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UpstreamProtocol {
-    /// With TLS the one that ALPN selects, else HTTP/1.1.
+    /// With TLS the one that ALPN selects, else HTTP/1.1. A fleet file's `auto` becomes `Http2` in clear text where gRPC
+    /// health checks need it.
     Auto,
     /// HTTP/1.1.
     Http1,

@@ -17,4 +17,6 @@ pub struct Client {
     pub stall: Duration,
     /// Which health requests its listener responds to.
     pub health_endpoints: HealthEndpoints,
+    /// Whether its network is trusted to ask how a request was served.
+    pub may_debug: bool,
 }

@@ -11,6 +11,7 @@ use tidegate_service::{
 
 use super::status::{TableStatus, joined};
 use crate::{
+    edge_identity::EdgeIdentity,
     metrics::{
         ClusterCounters, DURATION_BOUNDS, DurationSums, Metrics, RefusalReason, RequestKind, ServiceCounters,
         WorkerCounters,
@@ -146,8 +147,12 @@ pub fn register(
     metrics: &Arc<Metrics>,
     status: &TableStatus,
     tls: &Arc<UpstreamTlsConfigs>,
+    edge: &EdgeIdentity,
     access: Option<&Arc<access::AccessLogHandle>>,
 ) {
+    let labels = [("edge", edge.name.as_str()), ("region", edge.region.as_str())];
+    let help = "The edge that this process is; join it to other metrics by `instance`.";
+    context.registry.gauge("tidegate_edge_info", help, &labels).set(1.0);
     let readiness = status.clone();
     let bus_is_there = tidegate_service::bus::check(bus);
     context.admin.check("routes", move || {

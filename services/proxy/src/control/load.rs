@@ -10,8 +10,8 @@ use tidegate_model::{
 use tokio::time::Instant;
 
 use crate::{
+    edge_identity::EdgeIdentity,
     metrics::{ActionKey, DurationSums, Metrics},
-    worker_context::EdgeIdentity,
 };
 
 const EVERY: Duration = Duration::from_secs(1);

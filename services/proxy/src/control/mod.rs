@@ -30,11 +30,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    edge_identity::EdgeIdentity,
     metrics::Metrics,
     observe::{ObserverConfig, Sampling, access},
     settings::ProxySettings,
     tls::UpstreamTlsConfigs,
-    worker_context::EdgeIdentity,
 };
 use disk::TableFile;
 use listeners::Listeners;
@@ -109,7 +109,8 @@ pub async fn run(settings: ProxySettings, bus: Bus, context: Context) -> anyhow:
     let workers = Workers::start(&edge, &metrics, &tls, &failures, &observer_config, &settings.proxy)?;
 
     let status = TableStatus::new(edge.clone());
-    expose::register(&context, &bus, &metrics, &status, &tls, observer_config.access.as_ref());
+    let access = observer_config.access.as_ref();
+    expose::register(&context, &bus, &metrics, &status, &tls, &edge, access);
     let store = SnapshotStore { bucket: bus.bucket(ROUTES_BUCKET), key: subjects::routes_key(&edge.region) };
     let seed = saved.as_ref().map(disk::SavedTable::seed);
     let options = ReplicaOptions { store: Some(store), seed, trust: trust.clone(), epochs: Epochs::Counted };

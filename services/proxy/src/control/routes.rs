@@ -33,10 +33,10 @@ use super::{
     workers::Workers,
 };
 use crate::{
+    edge_identity::EdgeIdentity,
     lifecycle::{Phase, PhaseInput},
     table::RouteChange,
     worker::RouteUpdate,
-    worker_context::EdgeIdentity,
 };
 
 /// The interval of reports, and of retries for listeners and the table file.

@@ -14,7 +14,7 @@ use tidegate_model::{
     routes::{RouteEntry, RouteKey, Tier},
 };
 
-use crate::worker_context::EdgeIdentity;
+use crate::edge_identity::EdgeIdentity;
 
 /// The status of the route table. Clones share it.
 #[derive(Clone)]

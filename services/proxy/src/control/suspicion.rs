@@ -21,7 +21,7 @@ use tidegate_model::{
 };
 use tokio::sync::mpsc;
 
-use crate::worker_context::{EdgeIdentity, EndpointFailure};
+use crate::{edge_identity::EdgeIdentity, worker_context::EndpointFailure};
 
 /// The shortest time between two suspicions of one endpoint.
 const SHORTEST: Duration = Duration::from_millis(100);

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    edge_identity::EdgeIdentity,
     lifecycle::{DrainLimits, Phase},
     limits::WorkerLimits,
     metrics::Metrics,
@@ -16,7 +17,7 @@ use crate::{
     table::WorkerIndex,
     tls::{TlsKey, UpstreamTlsConfigs},
     worker::{self, RouteUpdate, WorkerCommand},
-    worker_context::{EdgeIdentity, EndpointFailure, WorkerParts},
+    worker_context::{EndpointFailure, WorkerParts},
 };
 
 /// The number of commands that may be queued for a worker; senders of more wait.

@@ -207,15 +207,17 @@ pub async fn serve_connection(
     // A closed connection is noticed at the first read.
     _ = stream.set_nodelay(true);
     let limits = listener.limits.clone();
+    let address = match address {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, |v4: Ipv4Addr| v4.into()),
+        IpAddr::V4(_) => address,
+    };
     let client = Client {
-        address: match address {
-            IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, |v4: Ipv4Addr| v4.into()),
-            IpAddr::V4(_) => address,
-        },
+        address,
         is_tls: listener.tls.is_some(),
         is_http2: false,
         stall: limits.idle_timeout,
         health_endpoints: limits.health_endpoints,
+        may_debug: limits.debug_from.iter().any(|network| network.contains(address)),
     };
     let Some((acceptor, certificates)) = &listener.tls else {
         return http1::serve(worker, Io::Plain(stream), client, &limits, &open).await;

@@ -5,10 +5,12 @@ use tidegate_model::ServiceName;
 use tokio::time::Instant;
 
 use super::{attempt_log::AttemptLog, sampling::RequestTrace};
-use crate::clients::Client;
+use crate::{clients::Client, edge_identity::EdgeIdentity};
 
 /// A finished request, as reported.
 pub struct FinishedRequest<'a> {
+    /// The edge that served it.
+    pub edge: &'a EdgeIdentity,
     /// Its service.
     pub service: &'a ServiceName,
     /// The path pattern of its route; nothing for the default action.

@@ -13,13 +13,14 @@ use super::{
     spans::version_text,
     text::{OneLine, Text, escaped},
 };
-use crate::{clients::Client, settings::AccessFormat, wire::http_date};
+use crate::{clients::Client, edge_identity::EdgeIdentity, settings::AccessFormat, wire::http_date};
 
 /// The fields of a line. Never a query, a cookie or a credential; client-supplied text is bounded.
 #[derive(Serialize)]
 pub struct AccessLogLine<'a> {
     /// Milliseconds since 1970.
     time_ms: u64,
+    edge: &'a str,
     client: IpAddr,
     method: Text<'a>,
     scheme: &'static str,
@@ -73,12 +74,20 @@ impl<'a> AccessLogLine<'a> {
             hedged: log.attempts().any(|attempt| attempt.reason == AttemptReason::Hedge),
             error: log.interruption.map(Interruption::as_str).map(Text::from),
             trace_id: trace.map(|trace| format!("{:032x}", trace.trace_id)),
-            ..AccessLogLine::of_request(request.head, request.client, request.request_id, status, duration)
+            ..AccessLogLine::of_request(
+                request.edge,
+                request.head,
+                request.client,
+                request.request_id,
+                status,
+                duration,
+            )
         }
     }
 
     /// The line of a request that belongs to no service.
     pub fn of_request(
+        edge: &'a EdgeIdentity,
         request: &'a Request,
         client: Client,
         request_id: &[u8],
@@ -93,12 +102,13 @@ impl<'a> AccessLogLine<'a> {
             request_id: String::from_utf8_lossy(request_id).into_owned(),
             user_agent: request.fields.get(b"user-agent").map(Text),
             referer: request.fields.get(b"referer").map(|url| Text(without_query(url))),
-            ..AccessLogLine::new(client, status, duration)
+            ..AccessLogLine::new(edge, client, status, duration)
         }
     }
 
     /// The line of a request that was refused because of `why`.
     pub fn of_refusal(
+        edge: &'a EdgeIdentity,
         malformed: &'a MalformedRequest,
         why: &'a str,
         client: Client,
@@ -110,13 +120,14 @@ impl<'a> AccessLogLine<'a> {
             path: malformed.path.as_str().into(),
             protocol: malformed.protocol,
             error: Some(why.into()),
-            ..AccessLogLine::new(client, status, duration)
+            ..AccessLogLine::new(edge, client, status, duration)
         }
     }
 
-    /// A line with only the client, status and duration.
-    fn new(client: Client, status: u16, duration: Duration) -> AccessLogLine<'a> {
+    /// A line with only the edge, client, status and duration.
+    fn new(edge: &'a EdgeIdentity, client: Client, status: u16, duration: Duration) -> AccessLogLine<'a> {
         AccessLogLine {
+            edge: edge.name.as_str(),
             time_ms: tidegate_bus::clock::now().0 / 1000,
             client: client.address.to_canonical(),
             method: UNKNOWN.into(),
@@ -156,12 +167,12 @@ impl<'a> AccessLogLine<'a> {
         out.push(b'\n');
     }
 
-    /// The combined format of Apache's httpd.
+    /// The combined format of Apache's httpd, and behind it the edge: what reads the format ignores further fields.
     fn write_common(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
         let quoted = |text: Option<Text<'_>>| text.map_or_else(|| "-".to_owned(), escaped);
         write!(
             out,
-            "{} - - [{}] \"{} {} HTTP/{}\" {} {} \"{}\" \"{}\"",
+            "{} - - [{}] \"{} {} HTTP/{}\" {} {} \"{}\" \"{}\" \"{}\"",
             self.client,
             common_date(http_date().as_bytes()),
             escaped(self.method),
@@ -171,6 +182,7 @@ impl<'a> AccessLogLine<'a> {
             self.bytes_out,
             quoted(self.referer),
             quoted(self.user_agent),
+            self.edge,
         )
     }
 }

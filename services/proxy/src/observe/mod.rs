@@ -26,6 +26,7 @@ pub use traceparent::TraceParentText;
 
 use crate::{
     clients::Client,
+    edge_identity::EdgeIdentity,
     metrics::{RequestKind, WorkerCounters},
 };
 use access::AccessLog;
@@ -33,6 +34,7 @@ use line::AccessLogLine;
 
 /// Reports a worker's requests.
 pub struct Observer {
+    edge: Arc<EdgeIdentity>,
     counters: Arc<WorkerCounters>,
     /// The sink of spans, and which requests are sampled.
     tracing: Option<(SpanSink, Sampling)>,
@@ -49,9 +51,10 @@ pub struct ObserverConfig {
 }
 
 impl ObserverConfig {
-    /// Builds the observer of the worker with these `counters`.
-    pub fn build(&self, counters: Arc<WorkerCounters>) -> Observer {
+    /// Builds the observer of the edge's worker with these `counters`.
+    pub fn build(&self, edge: Arc<EdgeIdentity>, counters: Arc<WorkerCounters>) -> Observer {
         Observer {
+            edge,
             counters,
             tracing: self.tracing.clone(),
             access: self.access.clone().map(|shared| RefCell::new(AccessLog::new(shared))),
@@ -96,7 +99,8 @@ impl Observer {
     ) {
         self.count_local(&request.method, client, status, duration);
         if let Some(access) = &self.access {
-            let line = || AccessLogLine::of_request(request, client, request_id, status, duration);
+            let line =
+                || AccessLogLine::of_request(&self.edge, request, client, request_id, status, duration);
             access.borrow_mut().add(false, status, duration, line);
         }
     }
@@ -111,7 +115,7 @@ impl Observer {
     ) {
         self.count_local(&Method::from(malformed.method.as_str()), client, status, duration);
         if let Some(access) = &self.access {
-            let line = || AccessLogLine::of_refusal(malformed, why, client, status, duration);
+            let line = || AccessLogLine::of_refusal(&self.edge, malformed, why, client, status, duration);
             access.borrow_mut().add(status >= 500, status, duration, line);
         }
     }

@@ -116,6 +116,8 @@ fn server_attributes(request: &FinishedRequest<'_>) -> Vec<(&'static str, Value)
         ("client.address", client.address.to_canonical().to_string().into()),
         ("network.protocol.name", "http".into()),
         ("network.protocol.version", version_text(client, head).into()),
+        ("tidegate.edge", request.edge.name.to_string().into()),
+        ("tidegate.region", request.edge.region.to_string().into()),
         ("tidegate.service", request.service.to_string().into()),
         ("tidegate.request_id", String::from_utf8_lossy(request.request_id).into_owned().into()),
         ("tidegate.attempts", (log.count() as i64).into()),

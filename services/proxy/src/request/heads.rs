@@ -10,7 +10,7 @@ use tidegate_http1::{
     write_decimal, write_field, write_request_line, write_status_line,
 };
 
-use super::max_forwards;
+use super::{debug, max_forwards};
 use crate::{
     observe::TraceParentText,
     wire::{BodyError, BodyWriter, append, http_date},
@@ -115,6 +115,8 @@ fn request_fields(request: &Request, info: ClientInfo<'_>, mut write: impl FnMut
             b"proxy" => {}
             // Written below, if it is usable.
             b"x-request-id" => {}
+            // It asks this edge; whom it trusts says nothing of whom an edge behind it trusts.
+            debug::FIELD => {}
             b"max-forwards" if max_forwards::applies_to(&request.method) => {
                 // Zero and malformed values were handled before.
                 if let Some(left) = max_forwards::parse_value(value) {

@@ -3,6 +3,7 @@
 mod attempt;
 mod attempts;
 mod client_stream;
+mod debug;
 mod discard;
 mod heads;
 mod health;

@@ -2,9 +2,10 @@
 
 use std::{future::poll_fn, task::Poll, time::Duration};
 
+use tidegate_http1::Fields;
 use tokio::time::Instant;
 
-use super::{client_stream::ClientStream, local_reply::LocalReply, request_context::RequestContext};
+use super::{client_stream::ClientStream, debug, local_reply::LocalReply, request_context::RequestContext};
 use crate::{observe::Interruption, wire::Timer};
 
 /// The state of the client's connection after a request.
@@ -50,6 +51,13 @@ impl RequestContext<'_> {
         self.log.borrow_mut().status = Some(status);
     }
 
+    /// Adds to the response of this request how it was served.
+    pub fn add_debug_fields(&self, fields: &mut Fields) {
+        let log = self.log.borrow();
+        let serving = debug::Serving { service: &self.service.name, log: &log };
+        debug::add_fields(fields, &self.worker.edge, Some(&serving), self.started);
+    }
+
     /// Sends a local reply and records its status.
     pub async fn send_reply(
         &self,
@@ -58,6 +66,13 @@ impl RequestContext<'_> {
         timer: &mut Timer,
     ) -> Completion {
         self.record_status(reply.status);
+        if debug::is_asked(self.client, self.request) {
+            let mut reply = reply.clone();
+            self.add_debug_fields(&mut reply.fields);
+            // Boxed, because it is rare: it would enlarge the future of every request.
+            let sending = send_local_reply(down, &reply, self.info.request_id, self.client.stall, timer);
+            return Box::pin(sending).await;
+        }
         send_local_reply(down, reply, self.info.request_id, self.client.stall, timer).await
     }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     attempts::first_response,
     client_stream::ClientStream,
+    debug,
     heads::ClientInfo,
     health,
     local_reply::LocalReply,
@@ -39,7 +40,10 @@ pub async fn handle(
     let request_id = request_id(request, &mut id, worker);
     let (service, action) = match match_route(worker, client, request, down) {
         Ok(routed) => routed,
-        Err(Unrouted { reply, is_observed }) => {
+        Err(Unrouted { mut reply, is_observed }) => {
+            if debug::is_asked(client, request) {
+                debug::add_fields(&mut reply.fields, &worker.edge, None, started);
+            }
             let completion = send_local_reply(down, &reply, request_id, client.stall, timer).await;
             if is_observed {
                 worker.observer.report_local_reply(

@@ -102,6 +102,7 @@ impl RequestContext<'_> {
             weighted.serving.count(status, timing);
         }
         let finished = FinishedRequest {
+            edge: &self.worker.edge,
             service: &self.service.name,
             route: self.action.route.as_deref(),
             head: self.request,

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use super::{
     client_stream::ClientStream,
+    debug,
     discard::discard,
     heads::write_interim_response,
     relay::{RelayEnd, RelayOutcome, StallLimits, relay},
@@ -24,16 +25,19 @@ impl RequestContext<'_> {
     /// Relays a response to the client.
     pub async fn relay(
         &self,
-        response: Box<UpstreamResponse>,
+        mut response: Box<UpstreamResponse>,
         upload: RefCell<Upload<'_>>,
         timer: &mut Timer,
     ) -> Completion {
-        let head = &response.head;
-        self.record_status(head.status);
+        self.record_status(response.head.status);
         self.log.borrow_mut().relayed = Some(response.attempt);
         if self.log.borrow().attempt(response.attempt).tier > 0 {
             self.service.counters.failed_over.add(1);
         }
+        if debug::is_asked(self.client, self.request) {
+            self.add_debug_fields(&mut response.head.fields);
+        }
+        let head = &response.head;
         if head.status == 101 {
             return self.tunnel(response, upload.into_inner().down, timer).await;
         }

@@ -470,3 +470,41 @@ async fn a_drain_says_goaway_and_finishes_streams() {
     assert!(refused.await.is_go_away());
     tokio::task::spawn_blocking(move || edge.stop()).await.unwrap();
 }
+
+/// An origin that speaks only HTTP/2 with prior knowledge and answers each call as a gRPC server does: a message, and its
+/// status in a trailer.
+fn grpc_origin() -> Http2Origin {
+    Http2Origin::start(Serving::default(), |mut exchange| async move {
+        exchange.note().await;
+        let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+        let mut stream = exchange.respond.send_response(head, false).unwrap();
+        stream.send_data(Bytes::from_static(b"\0\0\0\0\x02hi"), false).unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        stream.send_trailers(trailers).unwrap();
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_service_with_a_grpc_check_reaches_its_clusters_in_clear_text_by_http2() {
+    let origin = grpc_origin();
+    let fleet = FleetFile::of(&[origin.address()])
+        .service("health: { grpc: true }, retry: { hedge_after: off }, timeout: 10s");
+    let edge = Edge::start(&fleet);
+    let mut client = client(edge.address()).await;
+    for count in 1..3 {
+        let mut call = request("POST");
+        call.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        call.headers_mut().insert("te", "trailers".parse().unwrap());
+        let (answer, mut sending) = client.send_request(call, false).unwrap();
+        sending.send_data(Bytes::from_static(b"\0\0\0\0\x02me"), true).unwrap();
+        let mut answer = soon(answer).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let (body, trailers) = soon(read(answer.body_mut())).await.unwrap();
+        assert_eq!(&body[..], b"\0\0\0\0\x02hi");
+        assert!(trailers.contains(&("grpc-status".to_owned(), "0".to_owned())), "{trailers:?}");
+        assert_eq!(origin.seen().count(), count);
+    }
+    assert_eq!(origin.seen().requests()[0].field("te"), Some("trailers"));
+    assert_eq!(origin.seen().connections(), 1);
+}

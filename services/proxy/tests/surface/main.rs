@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod debug;
 mod drain;
 mod failures;
 mod floods;

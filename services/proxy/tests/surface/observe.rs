@@ -98,6 +98,8 @@ fn a_request_that_its_client_records_is_told_of_and_the_endpoint_told_which_span
         ("url.path", "/cart"),
         ("user_agent.original", "test/1"),
         ("network.protocol.version", "1.1"),
+        ("tidegate.edge", "edge-1"),
+        ("tidegate.region", "here"),
         ("tidegate.cluster", "a"),
         ("tidegate.tier", "0"),
     ] {
@@ -241,6 +243,7 @@ fn each_request_is_a_line_with_where_it_was_served_and_without_secrets() {
     assert!(!lines.concat().contains("secret"), "{lines:?}");
     let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
     for (key, value) in [
+        ("edge", "edge-1"),
         ("method", "GET"),
         ("path", "/cart"),
         ("host", "site.test"),
@@ -283,6 +286,7 @@ fn what_is_refused_is_a_line_too_with_what_is_known_of_it() {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             assert!(line["error"].as_str().is_some_and(|why| !why.is_empty()), "{line}");
             assert_eq!((&line["host"], &line["client"]), (&"-".into(), &"127.0.0.1".into()));
+            assert_eq!(line["edge"], "edge-1");
             ["status", "method", "path", "protocol"]
                 .map(|key| line[key].to_string().replace('"', ""))
                 .join(" ")
@@ -327,7 +331,10 @@ fn the_common_form_is_one_that_log_readers_know() {
     Peer::connect(edge.address()).ask(GET);
     let lines = logged(edge, &path);
     assert!(lines[0].starts_with("127.0.0.1 - - ["), "{lines:?}");
-    assert!(lines[0].ends_with(" +0000] \"GET /cart HTTP/1.1\" 200 1 \"-\" \"test/1\""), "{lines:?}");
+    assert!(
+        lines[0].ends_with(" +0000] \"GET /cart HTTP/1.1\" 200 1 \"-\" \"test/1\" \"edge-1\""),
+        "{lines:?}"
+    );
 }
 
 #[test]
@@ -345,6 +352,14 @@ fn a_ratio_thins_out_ordinary_requests_and_never_errors() {
     let lines = logged(edge, &path);
     let with = |status: &str| lines.iter().filter(|line| line.contains(status)).count();
     assert_eq!((with("\"status\":204"), with("\"status\":503")), (5, 1));
+}
+
+#[test]
+fn one_series_names_the_edge_for_all_others() {
+    let edge = Edge::start(&FleetFile::of(&[Origin::named("a").address()]));
+    let metrics = edge.metrics();
+    assert!(metrics.contains("tidegate_edge_info{edge=\"edge-1\",region=\"here\"} 1\n"), "{metrics}");
+    assert_eq!(metrics.matches("edge=\"edge-1\"").count(), 1, "no other series has it as a label");
 }
 
 #[test]

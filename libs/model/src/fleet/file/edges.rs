@@ -15,7 +15,7 @@ use super::{
 use crate::{
     EdgeName, ListenerName, NetworkName, RegionName, SigningPublicKey,
     fleet::{
-        CertificateFiles, DEFAULT_NETWORK, Edge, EscapedSlashPolicy, HealthEndpoints, Listener,
+        CertificateFiles, Cidr, DEFAULT_NETWORK, Edge, EscapedSlashPolicy, HealthEndpoints, Listener,
         ListenerLimits, ListenerProtocol, PathNormalization, Region, UnderscorePolicy,
     },
     unit::Location,
@@ -157,6 +157,12 @@ pub(super) fn listener(walk: &mut Walk, node: &Node, _: &ListenerName, at: Span)
             w.word(node, &words)
         })
         .or_default();
+    let debug_from = walk
+        .optional(&mut fields, "debug_from", |w, node, _| {
+            let listed = w.set(node, "network", |w, node| w.parsed(node, "a network", str::parse::<Cidr>))?;
+            Some(listed.into_iter().map(|(network, _)| network).collect())
+        })
+        .or_default();
     let path_normalization = walk
         .optional(&mut fields, "path_normalization", |w, node, _| {
             let words =
@@ -186,6 +192,7 @@ pub(super) fn listener(walk: &mut Walk, node: &Node, _: &ListenerName, at: Span)
         escaped_slashes: escaped_slashes.or_default(),
         merge_slashes: merge_slashes.value().unwrap_or(true),
         health_endpoints,
+        debug_from,
         ..limits
     };
     match (spoken, certificates.given()) {

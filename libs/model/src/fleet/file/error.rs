@@ -1,4 +1,4 @@
-//! The errors of a fleet file, for people and for programs.
+//! The errors and warnings of a fleet file, for people and for programs.
 
 use std::{error::Error, fmt};
 
@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::span::Span;
 
-/// An error of a fleet file.
+/// An error or a warning of a fleet file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct FleetError {
+pub struct FleetProblem {
     /// The line, from 1.
     pub line: u32,
     /// The column in characters, from 1.
@@ -23,14 +23,14 @@ pub struct FleetError {
     pub help: Option<String>,
 }
 
-impl FleetError {
-    pub(super) fn new(span: Span, path: &str, problem: String, help: Option<String>) -> FleetError {
+impl FleetProblem {
+    pub(super) fn new(span: Span, path: &str, problem: String, help: Option<String>) -> FleetProblem {
         let Span { line, column, width } = span;
-        FleetError { line, column, width, path: path.to_owned(), problem, help }
+        FleetProblem { line, column, width, path: path.to_owned(), problem, help }
     }
 }
 
-impl fmt::Display for FleetError {
+impl fmt::Display for FleetProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}, column {}: ", self.line, self.column)?;
         if !self.path.is_empty() {
@@ -44,65 +44,113 @@ impl fmt::Display for FleetError {
     }
 }
 
-/// The most errors that are reported for one file.
-const MOST_ERRORS: usize = 200;
+/// The most errors, and the most warnings, that are reported for one file.
+const MOST_REPORTED: usize = 200;
 
-/// The errors of a fleet file, in the order of the file: [`MOST_ERRORS`] errors at most. `Display` is a report with the
-/// lines in question.
+/// The errors of a fleet file, in the order of the file: [`MOST_REPORTED`] at most. `Display` is a report with the lines in
+/// question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FleetErrors {
-    file_name: String,
-    /// Each error with the part of its line around it.
-    errors: Vec<(FleetError, Excerpt)>,
-    /// How many more there are.
-    more: usize,
-}
+pub struct FleetErrors(Report);
 
 impl FleetErrors {
-    pub(super) fn new(file_name: &str, text: &str, mut errors: Vec<FleetError>) -> FleetErrors {
-        errors.sort();
-        // An error that aliases repeat is reported once for each path.
-        errors.dedup();
-        let more = errors.len().saturating_sub(MOST_ERRORS);
-        errors.truncate(MOST_ERRORS);
-        let lines: Vec<&str> = text.lines().collect();
-        let with_excerpt = |error: FleetError| {
-            let line = lines.get(error.line.saturating_sub(1) as usize).copied().unwrap_or_default();
-            let excerpt = Excerpt::new(line, error.column, error.width);
-            (error, excerpt)
-        };
-        FleetErrors {
-            file_name: file_name.to_owned(),
-            errors: errors.into_iter().map(with_excerpt).collect(),
-            more,
-        }
+    pub(super) fn new(file_name: &str, text: &str, errors: Vec<FleetProblem>) -> FleetErrors {
+        FleetErrors(Report::new(file_name, text, errors))
     }
 
     /// The errors, in the order of the file.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &FleetError> {
-        self.errors.iter().map(|(error, _)| error)
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &FleetProblem> {
+        self.0.iter()
     }
 
     /// The name of the file, as it was given to `Fleet::parse`.
     pub fn file_name(&self) -> &str {
-        &self.file_name
+        &self.0.file_name
     }
 }
 
 impl fmt::Display for FleetErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last_line = self.iter().map(|error| error.line).max().unwrap_or(0);
+        self.0.write("error", f)
+    }
+}
+
+impl Error for FleetErrors {}
+
+/// The warnings of a valid fleet file: what is probably not meant. In the order of the file, [`MOST_REPORTED`] at most.
+/// `Display` is a report with the lines in question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetWarnings(Report);
+
+impl FleetWarnings {
+    pub(super) fn new(file_name: &str, text: &str, warnings: Vec<FleetProblem>) -> FleetWarnings {
+        FleetWarnings(Report::new(file_name, text, warnings))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.problems.is_empty()
+    }
+
+    /// The warnings, in the order of the file.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &FleetProblem> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for FleetWarnings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write("warning", f)
+    }
+}
+
+/// Problems with the lines in question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Report {
+    file_name: String,
+    /// Each problem with the part of its line around it.
+    problems: Vec<(FleetProblem, Excerpt)>,
+    /// How many more there are.
+    more: usize,
+}
+
+impl Report {
+    fn new(file_name: &str, text: &str, mut problems: Vec<FleetProblem>) -> Report {
+        problems.sort();
+        // A problem that aliases repeat is reported once for each path.
+        problems.dedup();
+        let more = problems.len().saturating_sub(MOST_REPORTED);
+        problems.truncate(MOST_REPORTED);
+        let lines: Vec<&str> = text.lines().collect();
+        let with_excerpt = |problem: FleetProblem| {
+            let line = lines.get(problem.line.saturating_sub(1) as usize).copied().unwrap_or_default();
+            let excerpt = Excerpt::new(line, problem.column, problem.width);
+            (problem, excerpt)
+        };
+        Report {
+            file_name: file_name.to_owned(),
+            problems: problems.into_iter().map(with_excerpt).collect(),
+            more,
+        }
+    }
+
+    fn iter(&self) -> impl ExactSizeIterator<Item = &FleetProblem> {
+        self.problems.iter().map(|(problem, _)| problem)
+    }
+
+    /// Writes the report; `kind` is `error` or `warning`.
+    fn write(&self, kind: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last_line = self.iter().map(|problem| problem.line).max().unwrap_or(0);
         let gutter = last_line.to_string().len();
-        for (error, excerpt) in &self.errors {
-            writeln!(f, "error: {}", error.problem)?;
-            write!(f, "{:gutter$}--> {}:{}:{}", "", self.file_name, error.line, error.column)?;
-            if error.path.is_empty() {
+        for (problem, excerpt) in &self.problems {
+            writeln!(f, "{kind}: {}", problem.problem)?;
+            write!(f, "{:gutter$}--> {}:{}:{}", "", self.file_name, problem.line, problem.column)?;
+            if problem.path.is_empty() {
                 writeln!(f)?;
             } else {
-                writeln!(f, " ({})", error.path)?;
+                writeln!(f, " ({})", problem.path)?;
             }
             writeln!(f, "{:gutter$} |", "")?;
-            writeln!(f, "{:gutter$} | {}", error.line, excerpt.text)?;
+            writeln!(f, "{:gutter$} | {}", problem.line, excerpt.text)?;
             writeln!(
                 f,
                 "{:gutter$} | {:before$}{}",
@@ -111,20 +159,18 @@ impl fmt::Display for FleetErrors {
                 "^".repeat(excerpt.carets),
                 before = excerpt.before
             )?;
-            if let Some(help) = &error.help {
+            if let Some(help) = &problem.help {
                 writeln!(f, "{:gutter$} = help: {help}", "")?;
             }
             writeln!(f)?;
         }
-        let count = self.errors.len() + self.more;
+        let count = self.problems.len() + self.more;
         if self.more > 0 {
             writeln!(f, "and {} more", self.more)?;
         }
-        write!(f, "{count} error{} in {}", if count == 1 { "" } else { "s" }, self.file_name)
+        write!(f, "{count} {kind}{} in {}", if count == 1 { "" } else { "s" }, self.file_name)
     }
 }
-
-impl Error for FleetErrors {}
 
 /// The part of a line around a column that fits a screen.
 #[derive(Debug, Clone, PartialEq, Eq)]

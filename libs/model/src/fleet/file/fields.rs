@@ -55,6 +55,8 @@ pub(super) enum Kind {
     Location,
     /// A public key; see `crate::key`.
     SigningKey,
+    /// A range of IP addresses; see `crate::fleet::Cidr`.
+    Cidr,
     Duration,
     Size,
     Percent,
@@ -141,7 +143,11 @@ pub(super) static CLUSTER: Record = Record {
             Kind::Set(&Kind::Any(&[Kind::Address, Kind::Record(&ENDPOINT)]), MOST_ENDPOINTS),
             "The addresses of its ingress gateway.",
         ),
-        optional("protocol", Kind::Word(&["auto", "http1", "http2"]), "The HTTP version towards it; auto."),
+        optional(
+            "protocol",
+            Kind::Word(&["auto", "http1", "http2"]),
+            "The HTTP version towards it. `auto`, the default: with TLS the one that ALPN selects; in clear text HTTP/1.1, or HTTP/2 if the health checks of its services are `grpc`.",
+        ),
         optional(
             "tls",
             Kind::Any(&[Kind::Boolean, Kind::Record(&TLS)]),
@@ -237,6 +243,11 @@ pub(super) static LISTENER: Record = Record {
             "health_endpoints",
             Kind::Word(&["on", "edge", "off"]),
             "The endpoints under /.well-known/tidegate/health that it serves: all, that of the edge, none; on.",
+        ),
+        optional(
+            "debug_from",
+            Kind::Set(&Kind::Cidr, MOST_NETWORKS),
+            "The networks whose clients learn which edge, cluster and endpoint served a request, and how long each took, if it has `x-tidegate-debug: 1`; nobody.",
         ),
     ],
 };

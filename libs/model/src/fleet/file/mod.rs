@@ -10,6 +10,7 @@ mod error;
 mod fields;
 mod health;
 mod preference;
+mod protocols;
 mod reference;
 mod routes;
 mod scalar;
@@ -20,10 +21,11 @@ mod suggestion;
 mod tree;
 mod values;
 mod walk;
+mod warnings;
 
 use self::walk::{Names, Walk};
 pub use self::{
-    error::{FleetError, FleetErrors},
+    error::{FleetErrors, FleetProblem, FleetWarnings},
     reference::reference,
     scalar::duration as parse_duration,
     schema::schema,
@@ -56,7 +58,7 @@ impl Fleet {
             let start = span::Span { line: 1, column: 1, width: 1 };
             let problem =
                 format!("a fleet file has at most {} bytes, this one has {}", fields::MOST_BYTES, text.len());
-            return Err(FleetErrors::new(file_name, "", vec![FleetError::new(start, "", problem, None)]));
+            return Err(FleetErrors::new(file_name, "", vec![FleetProblem::new(start, "", problem, None)]));
         }
         let (fleet, errors) = match tree::parse(text) {
             Ok(root) => {
@@ -71,6 +73,23 @@ impl Fleet {
             _ => Err(FleetErrors::new(file_name, text, errors)),
         }
     }
+
+    /// The warnings about this fleet, which was parsed from `text`: what is valid and probably not meant.
+    ///
+    /// ```
+    /// use tidegate_model::fleet::Fleet;
+    ///
+    /// let text = "regions: { eu: {} }\nclusters: { a: { region: eu, endpoints: [\"h:80\"] } }";
+    /// let fleet = Fleet::parse(text, "fleet.yaml").unwrap();
+    /// let warnings = fleet.warnings(text, "fleet.yaml");
+    /// let found: Vec<_> = warnings.iter().map(|w| (w.line, w.path.as_str(), w.problem.as_str())).collect();
+    /// assert_eq!(found, [(2, "clusters.a", "no service uses this cluster, so it is not probed")]);
+    /// ```
+    pub fn warnings(&self, text: &str, file_name: &str) -> FleetWarnings {
+        // The text was parsed before, so it is a tree.
+        let warnings = tree::parse(text).map(|root| warnings::warnings(self, &root)).unwrap_or_default();
+        FleetWarnings::new(file_name, text, warnings)
+    }
 }
 
 fn read(walk: &mut Walk, root: &tree::Node) -> Option<Fleet> {
@@ -79,7 +98,7 @@ fn read(walk: &mut Walk, root: &tree::Node) -> Option<Fleet> {
     if regions.as_ref().is_some_and(std::collections::BTreeMap::is_empty) {
         walk.error(root.span, "there is no region", Some("a fleet has at least one region".to_owned()));
     }
-    let clusters =
+    let mut clusters =
         walk.optional(&mut fields, "clusters", |w, node, _| w.map(node, clusters::cluster)).or_default();
     let listeners =
         walk.optional(&mut fields, "listeners", |w, node, _| w.map(node, edges::listener)).or_default();
@@ -95,6 +114,7 @@ fn read(walk: &mut Walk, root: &tree::Node) -> Option<Fleet> {
         })
         .or_default();
     fields.finish();
+    protocols::resolve_auto(walk, &mut clusters, &services, seen.grpc_at());
     let endpoints: usize = clusters.values().map(|cluster| cluster.endpoints.len()).sum();
     let choices =
         services.values().flat_map(Service::actions).map(|action| action.clusters.clusters().len()).sum();

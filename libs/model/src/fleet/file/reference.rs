@@ -53,6 +53,7 @@ fn nested(text: &mut String, path: &str, kind: &Kind) {
         | Kind::Integer(..)
         | Kind::Location
         | Kind::SigningKey
+        | Kind::Cidr
         | Kind::Duration
         | Kind::Size
         | Kind::Percent
@@ -72,6 +73,7 @@ fn value(kind: &Kind) -> String {
         Kind::Integer(least, most) => format!("{least} to {most}"),
         Kind::Location => "`[latitude, longitude]`".to_owned(),
         Kind::SigningKey => "`ed25519:` and 64 hexadecimal digits".to_owned(),
+        Kind::Cidr => "network, as `10.0.0.0/8`".to_owned(),
         Kind::Duration => "duration, as `250ms`, `1.5s`, `5m`".to_owned(),
         Kind::Size => "size, as `64KiB`, `1MB`".to_owned(),
         Kind::Percent => "percent, as `20%`".to_owned(),
@@ -94,6 +96,7 @@ fn plural(kind: &Kind) -> String {
         Kind::Address => "addresses".to_owned(),
         Kind::Record(record) => format!("maps: {}", keys(record)),
         Kind::Text => "texts".to_owned(),
+        Kind::Cidr => "networks, as `10.0.0.0/8`".to_owned(),
         other => value(other),
     }
 }

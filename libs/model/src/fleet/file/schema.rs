@@ -49,6 +49,7 @@ fn kind(of: &Kind) -> Value {
             json!({ "type": "array", "items": { "type": "number" }, "minItems": 2, "maxItems": 2 })
         }
         Kind::SigningKey => json!({ "type": "string", "pattern": "^ed25519:[0-9a-fA-F]{64}$" }),
+        Kind::Cidr => json!({ "type": "string", "pattern": "^[0-9a-fA-F:.]+(/[0-9]{1,3})?$" }),
         Kind::Duration => json!({ "type": "string", "pattern": scalar::DURATION_PATTERN }),
         Kind::Size => json!({ "type": ["string", "integer"], "pattern": scalar::SIZE_PATTERN, "minimum": 0 }),
         Kind::Percent => json!({ "type": "string", "pattern": scalar::PERCENT_PATTERN }),

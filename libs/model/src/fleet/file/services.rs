@@ -16,10 +16,19 @@ use crate::{
     fleet::{Cluster, HostPattern, Policy, Service, UpstreamProtocol},
 };
 
-/// The hosts of earlier services.
+/// What is known of earlier services.
 #[derive(Default)]
 pub(super) struct Seen {
     hosts: BTreeMap<HostPattern, ServiceName>,
+    /// Where a service asks for gRPC health.
+    grpc_at: BTreeMap<ServiceName, Span>,
+}
+
+impl Seen {
+    /// Where each service with a gRPC health check asks for it.
+    pub fn grpc_at(&self) -> &BTreeMap<ServiceName, Span> {
+        &self.grpc_at
+    }
 }
 
 pub(super) fn service(
@@ -60,6 +69,7 @@ pub(super) fn service(
         routes,
     };
     if let Some(span) = grpc_at {
+        seen.grpc_at.insert(name.clone(), span);
         refuse_grpc_over_http1(walk, span, &service, clusters);
     }
     Some(service)

@@ -88,6 +88,8 @@ fn the_full_example_becomes_the_fleet_that_it_describes() {
     };
     assert_eq!(certificates[0].key.to_str(), Some("tls/shop.key"));
     assert_eq!(fleet.listeners["public-https"].limits.head_bytes, 32 * 1024);
+    let networks = &fleet.listeners["public-https"].limits.debug_from;
+    assert_eq!(networks.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "2001:db8::/32"]);
 
     let shop = &fleet.services["shop"];
     assert_eq!(shop.hosts, [HostPattern::Exact("shop.example.com".to_owned())]);
@@ -233,6 +235,14 @@ fn contradictions_of_clusters_edges_and_listeners_are_refused() {
         (
             "listeners: { p: { bind: \"0.0.0.0:80\", protocol: http, health_endpoints: yes } }",
             "\"yes\" is not one of on, edge, off",
+        ),
+        (
+            "listeners: { p: { bind: \"0.0.0.0:80\", protocol: http, debug_from: [10.0.0.1/8] } }",
+            "10.0.0.0/8 is the network",
+        ),
+        (
+            "listeners: { p: { bind: \"0.0.0.0:80\", protocol: http, debug_from: [] } }",
+            "no network in this list",
         ),
         ("listeners: { p: { bind: \"0.0.0.0:80\", protocol: https, certificates: [] } }", "at least one"),
         (

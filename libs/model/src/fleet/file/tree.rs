@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle, options};
 
-use super::{error::FleetError, span::Span};
+use super::{error::FleetProblem, span::Span};
 
 /// Nodes that aliases may add, beyond which a file is refused: aliases of aliases grow exponentially.
 const MAX_NODES: usize = 1_000_000;
@@ -79,7 +79,7 @@ struct Anchored {
 }
 
 /// The tree of the one document in `text`.
-pub(super) fn parse(text: &str) -> Result<Node, FleetError> {
+pub(super) fn parse(text: &str) -> Result<Node, FleetProblem> {
     let options = options! {
         emit_comments: false,
         flow_nesting_limit: MAX_DEPTH,
@@ -90,12 +90,12 @@ pub(super) fn parse(text: &str) -> Result<Node, FleetError> {
         let (event, span) = next.map_err(|error| {
             let mark = error.marker();
             let span = Span { line: number(mark.line().max(1)), column: number(mark.col() + 1), width: 1 };
-            FleetError::new(span, "", format!("this is not YAML: {}", error.info()), None)
+            FleetProblem::new(span, "", format!("this is not YAML: {}", error.info()), None)
         })?;
         builder.event(event, span_of(&span))?;
     }
     let nothing = Span { line: 1, column: 1, width: 1 };
-    builder.root.ok_or_else(|| FleetError::new(nothing, "", "the file is empty".to_owned(), None))
+    builder.root.ok_or_else(|| FleetProblem::new(nothing, "", "the file is empty".to_owned(), None))
 }
 
 fn number(value: usize) -> u32 {
@@ -118,8 +118,8 @@ struct Builder {
 }
 
 impl Builder {
-    fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), FleetError> {
-        let wrong = |problem: &str| Err(FleetError::new(span, "", problem.to_owned(), None));
+    fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), FleetProblem> {
+        let wrong = |problem: &str| Err(FleetProblem::new(span, "", problem.to_owned(), None));
         if event.tag().is_some_and(|tag| tag.is_custom() || tag.core_suffix() != Some("str")) {
             return wrong("tags have no meaning in a fleet file");
         }
@@ -161,15 +161,15 @@ impl Builder {
         }
     }
 
-    fn start(&mut self, span: Span, anchor: usize, content: Content) -> Result<(), FleetError> {
+    fn start(&mut self, span: Span, anchor: usize, content: Content) -> Result<(), FleetProblem> {
         self.open.push(Open { span, anchor, content, depth_below: 0, size: 1 });
         Ok(())
     }
 
     /// Adds a finished node to its parent.
-    fn node(&mut self, node: Node, anchor: usize, depth: usize, size: usize) -> Result<(), FleetError> {
+    fn node(&mut self, node: Node, anchor: usize, depth: usize, size: usize) -> Result<(), FleetProblem> {
         let span = node.span;
-        let wrong = |problem: &str| Err(FleetError::new(span, "", problem.to_owned(), None));
+        let wrong = |problem: &str| Err(FleetProblem::new(span, "", problem.to_owned(), None));
         if depth + self.open.len() > MAX_DEPTH {
             return wrong("this is nested too deeply");
         }

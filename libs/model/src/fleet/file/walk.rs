@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    error::FleetError,
+    error::FleetProblem,
     fields::Record,
     span::Span,
     suggestion::did_you_mean,
@@ -110,7 +110,7 @@ impl Fields<'_> {
 pub(super) struct Walk {
     pub names: Names,
     path: String,
-    errors: Vec<FleetError>,
+    errors: Vec<FleetProblem>,
 }
 
 impl Walk {
@@ -118,12 +118,12 @@ impl Walk {
         Walk { names, path: String::new(), errors: Vec::new() }
     }
 
-    pub fn into_errors(self) -> Vec<FleetError> {
+    pub fn into_errors(self) -> Vec<FleetProblem> {
         self.errors
     }
 
     pub fn error(&mut self, span: Span, problem: impl Into<String>, help: Option<String>) {
-        self.errors.push(FleetError::new(span, &self.path, problem.into(), help));
+        self.errors.push(FleetProblem::new(span, &self.path, problem.into(), help));
     }
 
     /// An error in an item of the list that is being read.
@@ -131,7 +131,8 @@ impl Walk {
         self.inside(&format!("[{}]", at.index), |w| w.error(at.span, problem, help));
     }
 
-    fn inside<T>(&mut self, step: &str, act: impl FnOnce(&mut Walk) -> T) -> T {
+    /// Calls `act` for what is one `step` below the present path.
+    pub fn inside<T>(&mut self, step: &str, act: impl FnOnce(&mut Walk) -> T) -> T {
         let length = self.path.len();
         if !self.path.is_empty() && !step.starts_with('[') {
             self.path.push('.');
