@@ -118,7 +118,7 @@ impl Change {
             }
         }
         anyhow::bail!(
-            "others apply fleet files all the time: none of {WRITE_ATTEMPTS} attempts was the first"
+            "gave up after {WRITE_ATTEMPTS} attempts: each time somebody else applied a fleet file first"
         )
     }
 
@@ -133,7 +133,9 @@ impl Change {
             Some(Ok(before)) => before,
             // A file of another version is replaced as it is.
             Some(Err(_)) => {
-                return Ok(Preview { changes: Vec::new(), effects: None, objections: Vec::new() });
+                let objection = "the fleet on the bus cannot be read by this version of tidegate, so what would change is unknown";
+                let objections = vec![objection.to_owned()];
+                return Ok(Preview { changes: Vec::new(), effects: None, objections });
             }
             None => {
                 let changes = changes(&Fleet::default(), &self.fleet);
@@ -177,10 +179,11 @@ async fn dry_run(file: &Path, change: &Change, bus: &Bus, json: bool, limit: Dur
     } else if current.as_ref().is_some_and(|fleet| fleet.text == change.text) {
         say_line(format_args!("{} is already applied, as revision {revision}", check::name_of(file)))?;
     } else {
-        say_line(format_args!(
-            "{} would replace revision {revision}; nothing is applied",
-            check::name_of(file)
-        ))?;
+        let what = match revision {
+            0 => "would be the first fleet".to_owned(),
+            revision => format!("would replace revision {revision}"),
+        };
+        say_line(format_args!("{} {what}; nothing was written", check::name_of(file)))?;
         for line in changes {
             say_line(format_args!("    {line}"))?;
         }
@@ -230,6 +233,9 @@ fn superseded(expected: u64, there: Option<&FleetHead>) -> WithheldChange {
 pub async fn watch(file: &Path, options: ApplyOptions, bus: &BusOptions) -> anyhow::Result<()> {
     if check::is_standard_input(file) {
         return Err(WrongArgument("standard input cannot be watched: name a file".to_owned()).into());
+    }
+    if options.guard.yes {
+        return Err(WrongArgument("--watch asks for no confirmation: leave --yes out".to_owned()).into());
     }
     let (mut text, mut fleet) = check::read(file)?;
     let stop = shutdown::on_signals()?;

@@ -49,7 +49,7 @@ impl Contradictions {
                 });
                 if !listed {
                     found.notes.push(format!(
-                        "{cluster} is none of the clusters of {service} in the fleet file: it is probed for it from now on"
+                        "{cluster} is not among the clusters of {service} in the fleet file: it is probed for it from now on"
                     ));
                 }
             }
@@ -115,7 +115,7 @@ impl Contradictions {
             self.notes.push(format!("the effect on {region} could not be computed: {why}"));
         }
         if !moves && !effects.by_region.is_empty() && !matches!(new, OverrideKind::DrainEdge(_)) {
-            self.notes.push("no requests move: all already go where they would go with it".to_owned());
+            self.notes.push("no requests would move".to_owned());
         }
     }
 }

@@ -161,11 +161,11 @@ fn region_text(text: &mut String, region: &RegionName, effect: &Effect) {
     }
     let rest = effect.actions.len() - changed.len() + effect.more_actions as usize;
     match (changed.len(), rest) {
-        (0, _) => text.push_str("    all requests go where they went\n"),
+        (0, _) => text.push_str("    nothing changes for any request\n"),
         (_, 0) => {}
-        (_, 1) => text.push_str("    the requests of 1 other service or route go where they went\n"),
+        (_, 1) => text.push_str("    nothing changes for 1 other service or route\n"),
         (_, rest) => {
-            _ = writeln!(text, "    the requests of {rest} other services or routes go where they went");
+            _ = writeln!(text, "    nothing changes for {rest} other services or routes");
         }
     }
 }

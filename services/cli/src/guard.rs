@@ -31,10 +31,8 @@ pub fn objections(before: &Fleet, after: &Fleet, effects: &Effects, max_moved: u
         let was_open = action.before.as_ref().is_some_and(|before| before.fail_open);
         if action.before.is_some() && !was_open && action.after.as_ref().is_some_and(|after| after.fail_open)
         {
-            objections.push(format!(
-                "in {region}, no cluster of the service {} that is up would be left",
-                action.service
-            ));
+            objections
+                .push(format!("the service {} would have no cluster that is up in {region}", action.service));
         }
     }
     let moved = effects.moved_permille();
@@ -44,7 +42,9 @@ pub fn objections(before: &Fleet, after: &Fleet, effects: &Effects, max_moved: u
             percent(moved)
         ));
     }
-    objections.dedup();
+    // Several routes of a service may have the same.
+    let mut seen = BTreeSet::new();
+    objections.retain(|objection| seen.insert(objection.clone()));
     objections
 }
 

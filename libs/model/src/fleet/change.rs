@@ -97,10 +97,14 @@ fn compare<N: Ord + fmt::Display, T: PartialEq>(
     }
 }
 
+fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
 fn region(region: &Region) -> String {
     match region.signing_keys.len() {
         0 => "without signing keys".to_owned(),
-        count => format!("with {count} signing keys"),
+        number => format!("with {}", count(number, "signing key")),
     }
 }
 
@@ -113,7 +117,7 @@ fn region_changes(before: &Region, after: &Region, details: &mut Vec<String>) {
 fn cluster(cluster: &Cluster) -> String {
     let capacity =
         cluster.capacity.map_or_else(|| "no capacity limit".to_owned(), |capacity| format!("{capacity}/s"));
-    format!("region {}, {} endpoints, {capacity}", cluster.region, cluster.endpoints.len())
+    format!("region {}, {}, {capacity}", cluster.region, count(cluster.endpoints.len(), "endpoint"))
 }
 
 fn cluster_changes(before: &Cluster, after: &Cluster, details: &mut Vec<String>) {
@@ -361,11 +365,11 @@ impl ChangeSummary {
         };
         let Some(before) = before else {
             return sentence(&format!(
-                "the first fleet: {} regions, {} clusters, {} edges, {} services",
-                after.regions.len(),
-                after.clusters.len(),
-                after.edges.len(),
-                after.services.len()
+                "the first fleet: {}, {}, {}, {}",
+                count(after.regions.len(), "region"),
+                count(after.clusters.len(), "cluster"),
+                count(after.edges.len(), "edge"),
+                count(after.services.len(), "service")
             ));
         };
         match Fleet::parse(before, "fleet") {
@@ -466,7 +470,7 @@ services:
             "us-2: { region: us, endpoints: [\"127.0.0.1:2\"] }\n",
             "us-2: { region: us, endpoints: [\"127.0.0.1:2\"] }\n  eu-1: { region: eu, endpoints: [\"127.0.0.1:9\"] }\n",
         )]);
-        assert_eq!(added, ["+ cluster eu-1: region eu, 1 endpoints, no capacity limit"]);
+        assert_eq!(added, ["+ cluster eu-1: region eu, 1 endpoint, no capacity limit"]);
         let removed = lines(&[("eu: {} ", "")]);
         assert_eq!(removed, ["- region eu"]);
         let route = lines(&[("path_prefix: /api", "path_prefix: /cart")]);
@@ -497,7 +501,7 @@ services:
     fn a_summary_of_texts_tells_what_cannot_be_compared() {
         assert_eq!(
             ChangeSummary::between(None, FLEET).to_string(),
-            "the first fleet: 2 regions, 2 clusters, 1 edges, 1 services"
+            "the first fleet: 2 regions, 2 clusters, 1 edge, 1 service"
         );
         assert!(ChangeSummary::between(Some("nonsense"), FLEET).to_string().contains("cannot read"));
         assert!(ChangeSummary::between(Some(FLEET), "nonsense").to_string().contains("cannot read"));

@@ -273,7 +273,9 @@ fn action_effects(
         let (was, is) = (before.get(key), after.get(key));
         let demand = |side: Option<&Decision>| side.map_or(0, |decision| decision.demand);
         let destination = |side: Option<&Decision>| side.map(|decision| destination(&decision.tiers));
-        let (from, to) = (destination(was), destination(is));
+        // As in `rates_after`: without its route, a request takes the default.
+        let heir = is.is_none().then(|| after.get(&(key.0.clone(), None))).flatten();
+        let (from, to) = (destination(was), destination(is.or(heir)));
         let moved_permille = moved_permille(from.as_ref(), to.as_ref());
         if was.is_some() {
             totals.demand += demand(was);
@@ -289,7 +291,16 @@ fn action_effects(
             before: from,
             after: to,
             moved_permille,
-            reason: is.map(|decision| decision.tiers.reason.clone()).unwrap_or_default(),
+            reason: match (is, heir) {
+                (Some(decision), _) => decision.tiers.reason.clone(),
+                (None, Some(heir)) => {
+                    format!(
+                        "the route is gone, its requests take the service's default: {}",
+                        heir.tiers.reason
+                    )
+                }
+                (None, None) => String::new(),
+            },
         });
     }
     // Those that move most first; among equals in the order of names.
