@@ -41,7 +41,7 @@ pub(super) fn resolve_auto(
             .find_map(|cluster| by_others.get(cluster).map(|other| (cluster, other)));
         if let Some((cluster, other)) = shared {
             let problem = format!(
-                "gRPC needs HTTP/2, and the cluster {cluster} has no `protocol` and no TLS while the service {other}, \
+                "gRPC needs HTTP/2, and the cluster {cluster} has `protocol: auto` and no TLS while the service {other}, \
                  whose health check is not gRPC, uses it, too"
             );
             let help = format!("`protocol: http2` at clusters.{cluster}, or a cluster of its own for each");
