@@ -189,13 +189,16 @@ impl Listeners {
         // A listener that only changes its limits keeps its port, even one chosen by the system.
         let earlier = self.open.get(name).filter(|open| open.listener.bind == listener.bind);
         let bind = earlier.map_or(listener.bind, |open| open.address);
-        // A client that reads nothing must reach the listener's timeout before the kernel's.
-        let user_timeout = listener.limits.idle_timeout.max(USER_TIMEOUT);
-        // Its own listeners on the port, such as one that moves to another address, are no conflict.
-        let is_own = self.open.values().any(|open| open.address.port() == bind.port());
-        let (sockets, address) =
+        let user_timeout = user_timeout_of(listener);
+        let keeps_sockets = earlier.is_some_and(|open| user_timeout_of(&open.listener) == user_timeout);
+        let (sockets, address) = if keeps_sockets {
+            (Vec::new(), bind)
+        } else {
+            // Its own listeners on the port, such as one that moves to another address, are no conflict.
+            let is_own = self.open.values().any(|open| open.address.port() == bind.port());
             bind_sockets(bind, workers.count(), user_timeout, !is_own && !self.take_over)
-                .map_err(|error| bind_error(bind, error))?;
+                .map_err(|error| bind_error(bind, error))?
+        };
         if listener.limits.max_connections as usize > workers.client_connections() {
             tracing::warn!(
                 listener = %name,
@@ -208,7 +211,10 @@ impl Listeners {
         let mut sockets = sockets.into_iter();
         workers
             .send_each(|worker| {
-                let socket = sockets.next()?;
+                let socket = sockets.next();
+                if socket.is_none() && !keeps_sockets {
+                    return None;
+                }
                 let (name, tls, mut limits) = (name.clone(), tls.clone(), listener.limits.clone());
                 limits.max_connections = part_of(limits.max_connections, count, worker);
                 Some(WorkerCommand::Listen(ListenSocket { name, socket, tls, limits }))
@@ -216,6 +222,12 @@ impl Listeners {
             .await;
         Ok(OpenListener { listener: listener.clone(), address, tls, refused: None })
     }
+}
+
+/// The `TCP_USER_TIMEOUT` of a listener's connections: a client that reads nothing must reach the listener's timeout before
+/// the kernel's.
+fn user_timeout_of(listener: &Listener) -> Duration {
+    listener.limits.idle_timeout.max(USER_TIMEOUT)
 }
 
 /// The share of `whole` of one of `count` workers, at least 1.

@@ -1,7 +1,7 @@
 //! Accepts connections, ends TLS and detects the protocol.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     net::{self, IpAddr, Ipv4Addr},
     rc::Rc,
@@ -33,12 +33,13 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// The maximum number of connections that wait for room.
 const MOST_WAITING: usize = 16;
 
-/// A socket to accept connections on.
+/// A listener to accept connections on.
 pub struct ListenSocket {
     /// The listener's name.
     pub name: ListenerName,
-    /// The socket: this worker's own, in non-blocking mode.
-    pub socket: net::TcpListener,
+    /// The socket: this worker's own, in non-blocking mode. Absent: that of the listener of this name stays, so that no
+    /// connection in its backlog is lost.
+    pub socket: Option<net::TcpListener>,
     /// TLS, if the listener uses it.
     pub tls: Option<Arc<ServerTls>>,
     /// The listener's limits; `max_connections` is this worker's share.
@@ -57,6 +58,8 @@ struct Acceptor {
     task: JoinHandle<()>,
     /// The number of its connections, including those from before its last change.
     open: Rc<Cell<u32>>,
+    /// The state that new connections get.
+    state: Rc<RefCell<Rc<ListenerState>>>,
 }
 
 /// The state that the connections of a listener share.
@@ -79,9 +82,23 @@ impl Acceptors {
         Acceptors { worker, listeners: HashMap::new() }
     }
 
-    /// Starts accepting on a socket, replacing the listener's earlier one.
+    /// Starts accepting on a socket, replacing the listener's earlier one; without a socket, changes what new connections of
+    /// the listener get.
     pub fn open(&mut self, listen: ListenSocket) {
-        let socket = match TcpListener::from_std(listen.socket) {
+        let earlier = self.listeners.get(&listen.name);
+        let open = earlier.map_or_else(Rc::default, |earlier| earlier.open.clone());
+        let state = Rc::new(ListenerState {
+            tls: listen.tls.map(|tls| (tls.config().into(), tls)),
+            limits: Arc::new(listen.limits),
+            open: open.clone(),
+        });
+        let Some(socket) = listen.socket else {
+            if let Some(earlier) = earlier {
+                earlier.state.replace(state);
+            }
+            return;
+        };
+        let socket = match TcpListener::from_std(socket) {
             Ok(socket) => socket,
             Err(error) => {
                 tracing::error!(listener = %listen.name, %error, "cannot accept on a socket");
@@ -89,20 +106,15 @@ impl Acceptors {
             }
         };
         let earlier = self.listeners.remove(&listen.name);
-        let open = earlier.as_ref().map_or_else(Rc::default, |earlier| earlier.open.clone());
-        let listener = ListenerState {
-            tls: listen.tls.map(|tls| (tls.config().into(), tls)),
-            limits: Arc::new(listen.limits),
-            open: open.clone(),
-        };
+        let state = Rc::new(RefCell::new(state));
         let stop = CancellationToken::new();
         let task = self.worker.tasks.spawn_local(accept_connections(
             self.worker.clone(),
             socket,
-            listener,
+            state.clone(),
             stop.clone(),
         ));
-        self.listeners.insert(listen.name, Acceptor { stop, task, open });
+        self.listeners.insert(listen.name, Acceptor { stop, task, open, state });
         if let Some(earlier) = earlier {
             earlier.stop.cancel();
         }
@@ -128,10 +140,9 @@ impl Acceptors {
 async fn accept_connections(
     worker: Rc<WorkerContext>,
     socket: TcpListener,
-    listener: ListenerState,
+    state: Rc<RefCell<Rc<ListenerState>>>,
     stop: CancellationToken,
 ) {
-    let listener = Rc::new(listener);
     let mut failure_log = LogLimit::new(LOG_INTERVAL);
     loop {
         let stream = tokio::select! {
@@ -142,6 +153,7 @@ async fn accept_connections(
         match stream {
             Ok((stream, address)) => {
                 worker.counters.accepted.add(1);
+                let listener = state.borrow().clone();
                 let network = Network::of(address.ip());
                 worker.make_room(network);
                 if !listener.has_room() || worker.is_backed_up(network) {

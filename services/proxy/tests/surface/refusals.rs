@@ -171,6 +171,19 @@ fn an_unknown_host_gets_404_and_connect_405() {
 }
 
 #[test]
+fn a_change_of_limits_loses_no_connection() {
+    let origin = Origin::named("a");
+    let mut edge = Edge::start(&FleetFile::of(&[origin.address()]));
+    let get = "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n";
+    for header_count in 50..70 {
+        edge.entry(|entry| entry.listeners[0].1.limits.header_count = header_count);
+        for _ in 0..10 {
+            assert_eq!(Peer::connect(edge.address()).ask(get).status(), 200);
+        }
+    }
+}
+
+#[test]
 fn a_change_of_a_listener_does_not_forget_its_connections() {
     let origin = Origin::named("a");
     let fleet = FleetFile::of(&[origin.address()]).listener("protocol: http, limits: { max_connections: 2 }");
