@@ -200,7 +200,7 @@ impl Listeners {
                 .map_err(|error| bind_error(bind, error))?
         };
         if listener.limits.max_connections as usize > workers.client_connections() {
-            tracing::warn!(
+            tracing::info!(
                 listener = %name,
                 max_connections = listener.limits.max_connections,
                 possible = workers.client_connections(),
