@@ -22,7 +22,7 @@ use crate::{
     guard::objections,
     link::{self, BusRetry},
     say::{say, say_line},
-    words::count,
+    words::format_count,
 };
 
 /// The attempts of a write that loses against concurrent ones.
@@ -285,8 +285,8 @@ fn say_applied(file: &Path, head: &FleetHead, fleet: &Fleet) -> anyhow::Result<(
         "applied {} as revision {}: {}, {}",
         check::name_of(file),
         head.revision,
-        count(fleet.clusters.len(), "cluster"),
-        count(fleet.services.len(), "service")
+        format_count(fleet.clusters.len(), "cluster"),
+        format_count(fleet.services.len(), "service")
     ))?;
     say_changes(head)
 }

@@ -289,7 +289,7 @@ fn period(text: &str) -> Result<Duration, String> {
         return Err(format!("{text:?} is not a time such as 30m, 48h or 7d"));
     };
     match Duration::from_secs(count.saturating_mul(seconds)) {
-        Duration::ZERO => Err(format!("{text} is no time at all")),
+        Duration::ZERO => Err(format!("{text} is not longer than zero")),
         period if period > longest => Err(format!("{text} is longer than 366d")),
         period => Ok(period),
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, fs, io, path::Path};
 
-use crate::{say::say_line, words::count};
+use crate::{say::say_line, words::format_count};
 use tidegate_model::fleet::{self, Fleet, FleetErrors};
 
 /// The errors of a fleet file.
@@ -55,7 +55,7 @@ pub struct Warned(usize);
 
 impl fmt::Display for Warned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} with --strict", count(self.0, "warning"))
+        write!(f, "{} with --strict", format_count(self.0, "warning"))
     }
 }
 
@@ -67,12 +67,15 @@ pub fn check(file: &Path, strict: bool) -> anyhow::Result<()> {
     let name = name_of(file);
     say_line(format_args!(
         "{name} is valid: {}, {} with {}, {}, {}, {}",
-        count(fleet.regions.len(), "region"),
-        count(fleet.clusters.len(), "cluster"),
-        count(fleet.clusters.values().map(|cluster| cluster.endpoints.len()).sum::<usize>(), "endpoint"),
-        count(fleet.edges.len(), "edge"),
-        count(fleet.listeners.len(), "listener"),
-        count(fleet.services.len(), "service"),
+        format_count(fleet.regions.len(), "region"),
+        format_count(fleet.clusters.len(), "cluster"),
+        format_count(
+            fleet.clusters.values().map(|cluster| cluster.endpoints.len()).sum::<usize>(),
+            "endpoint"
+        ),
+        format_count(fleet.edges.len(), "edge"),
+        format_count(fleet.listeners.len(), "listener"),
+        format_count(fleet.services.len(), "service"),
     ))?;
     let warnings = fleet.warnings(&text, &name);
     if warnings.is_empty() {

@@ -33,8 +33,8 @@ impl DrainTarget {
             DrainTarget::Unknown(words) => {
                 let name = words.first().map(String::as_str).unwrap_or_default();
                 return Err(WrongArgument(format!(
-                    "is {name} a cluster, an edge or a region? Right would be `tidegate {command} cluster {name}`, \
-                     `tidegate {command} edge {name}` or `tidegate {command} region {name}`"
+                    "name the kind of {name}: `tidegate {command} cluster {name}`, `tidegate {command} edge {name}` or \
+                     `tidegate {command} region {name}`"
                 )));
             }
         })

@@ -8,7 +8,7 @@ use tidegate_service::settings::NatsSection;
 
 use crate::{
     arguments::{BusOptions, WrongArgument},
-    greeting,
+    nats_probe::{describe_connect_failure, probe_servers},
 };
 
 /// Connects, and does not wait until the bus is there.
@@ -45,9 +45,9 @@ pub async fn connect(options: &BusOptions) -> anyhow::Result<Bus> {
     let why = bus
         .connect_error()
         .unwrap_or_else(|| format!("no NATS server responds within {:?}", options.timeout));
-    let found = greeting::find(&options.nats_servers, PROBE_LIMIT).await;
+    let found = probe_servers(&options.nats_servers, PROBE_LIMIT).await;
     let user = options.nats_user.as_deref().map(|user| format!("user {user}"));
-    anyhow::bail!("{}", greeting::explain(&options.nats_servers, user.as_deref(), &found, &why));
+    anyhow::bail!("{}", describe_connect_failure(&options.nats_servers, user.as_deref(), &found, &why));
 }
 
 /// How long to look for what answers at the servers' addresses once connecting has failed.

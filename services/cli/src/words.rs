@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A count with its noun: `1 cluster`, `3 clusters`.
-pub fn count(number: usize, noun: &str) -> String {
+pub fn format_count(number: usize, noun: &str) -> String {
     match (number, noun) {
         (1, noun) => format!("1 {noun}"),
         (number, noun) => format!("{number} {noun}s"),
@@ -11,7 +11,7 @@ pub fn count(number: usize, noun: &str) -> String {
 }
 
 /// A time span by its two largest units: `59 m 57 s`, `2 d 3 h`, `0.4 s`.
-pub fn lasting(time: Duration) -> String {
+pub fn format_duration(time: Duration) -> String {
     let seconds = time.as_secs();
     let units =
         [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
@@ -32,7 +32,7 @@ mod tests {
     #[test]
     fn counts_and_times_are_written_as_people_do() {
         assert_eq!(
-            [count(0, "cluster"), count(1, "cluster"), count(2, "cluster")],
+            [format_count(0, "cluster"), format_count(1, "cluster"), format_count(2, "cluster")],
             ["0 clusters", "1 cluster", "2 clusters"]
         );
         for (millis, text) in [
@@ -42,7 +42,7 @@ mod tests {
             (3_600_000, "1 h"),
             (183_600_000, "2 d 3 h"),
         ] {
-            assert_eq!(lasting(Duration::from_millis(millis)), text);
+            assert_eq!(format_duration(Duration::from_millis(millis)), text);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, fmt::Write as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Action, Cluster, Edge, Fleet, Preference, Region, RouteMatch, Service};
+use super::{Action, Cluster, Edge, Fleet, Hedge, Policy, Preference, Region, RouteMatch, Service};
 
 /// A kind of object of a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -187,7 +187,25 @@ fn service_changes(before: &Service, after: &Service, details: &mut Vec<String>)
 
 fn action_changes(prefix: &str, before: &Action, after: &Action, details: &mut Vec<String>) {
     value(&format!("{prefix}clusters"), &before.clusters, &after.clusters, details);
-    fields(prefix, &json(&before.policy), &json(&after.policy), details);
+    policy_changes(prefix, &before.policy, &after.policy, details);
+}
+
+/// By the names that the fields have in the fleet file.
+fn policy_changes(prefix: &str, before: &Policy, after: &Policy, details: &mut Vec<String>) {
+    let mut compare = |name: &str, text: &dyn Fn(&Policy) -> String| {
+        value(&format!("{prefix}{name}"), &text(before), &text(after), details);
+    };
+    compare("timeout", &|policy| format!("{:?}", policy.timeout));
+    compare("retry.attempts", &|policy| policy.attempts.to_string());
+    compare("retry.per_try_timeout", &|policy| {
+        policy.per_try_timeout.map_or_else(|| "none".to_owned(), |limit| format!("{limit:?}"))
+    });
+    compare("retry.hedge_after", &|policy| match policy.hedge {
+        Hedge::Auto => "auto".to_owned(),
+        Hedge::After(delay) => format!("{delay:?}"),
+        Hedge::Off => "off".to_owned(),
+    });
+    compare("retry.budget", &|policy| format!("{}%", policy.budget_percent));
 }
 
 impl fmt::Display for Preference {
@@ -303,11 +321,11 @@ fn is_duration(object: &serde_json::Map<String, Value>) -> bool {
     object.len() == 2 && object.contains_key("secs") && object.contains_key("nanos")
 }
 
-/// A JSON value as the fleet file would have it.
+/// A JSON value as text: words of enumerations as the fleet file has them.
 fn text_of(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => snake_case(text),
         Value::Object(object) if is_duration(object) => {
             let part = |name: &str| object.get(name).and_then(Value::as_u64).unwrap_or_default();
             format!(
@@ -317,6 +335,23 @@ fn text_of(value: &Value) -> String {
         }
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     }
+}
+
+/// `AsReceived` as `as_received`; other texts as they are.
+fn snake_case(text: &str) -> String {
+    let is_variant = text.starts_with(|first: char| first.is_ascii_uppercase())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if !is_variant {
+        return text.to_owned();
+    }
+    let mut words = String::new();
+    for (at, letter) in text.char_indices() {
+        if at > 0 && letter.is_ascii_uppercase() {
+            words.push('_');
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    words
 }
 
 fn json(value: &impl Serialize) -> Value {

@@ -41,7 +41,7 @@ pub fn paragraph(stored: &StoredEvent, is_below: bool) -> String {
             format!("{head}{process} has a problem ({check}): {reason}\n")
         }
         EventKind::ProblemEnded { process, check, since } => {
-            let lasted = words::lasting(stored.event.at.since(*since));
+            let lasted = words::format_duration(stored.event.at.since(*since));
             format!("{head}{process} no longer has the problem ({check}), after {lasted}\n")
         }
         EventKind::Decided(decided) => {

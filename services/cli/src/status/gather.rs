@@ -383,7 +383,7 @@ fn trust((name, region): (RegionName, Region)) -> (RegionName, Trust) {
 
 fn override_text(item: &Override, now: Timestamp) -> String {
     let reason = if item.reason.is_empty() { String::new() } else { format!(": {}", item.reason) };
-    let left = item.expires_at.map(|at| format!(", {} left", words::lasting(at.since(now))));
+    let left = item.expires_at.map(|at| format!(", {} left", words::format_duration(at.since(now))));
     format!("{} by {}{reason}{}", item.kind, item.author, left.unwrap_or_default())
 }
 

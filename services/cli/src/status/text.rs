@@ -9,7 +9,7 @@ use crate::words;
 pub fn text(status: &Status) -> String {
     let mut text = match &status.fleet {
         Some(fleet) => {
-            let age = words::lasting(Duration::from_secs(fleet.age_s));
+            let age = words::format_duration(Duration::from_secs(fleet.age_s));
             format!("fleet revision {} applied by {} {age} ago\n", fleet.revision, fleet.author)
         }
         None if status.problems.is_empty() => "no fleet was applied yet (tidegate apply FILE)\n".to_owned(),
@@ -126,7 +126,7 @@ fn outage(action: &ActionStatus) -> Option<String> {
 fn problem_lines(text: &mut String, indent: &str, problems: &[ProblemStatus]) {
     for problem in problems {
         let what = if problem.is_blocking { "not ready" } else { "warning" };
-        let lasting = words::lasting(Duration::from_secs(problem.for_s));
+        let lasting = words::format_duration(Duration::from_secs(problem.for_s));
         _ = writeln!(text, "{indent}{what} for {lasting}: {}", problem.reason);
     }
 }
@@ -163,7 +163,7 @@ fn edges(text: &mut String, region: &RegionStatus) {
         _ = writeln!(text, "  edge    {:<18} {state:<10} {serves}", name.as_str());
         problem_lines(text, "          ", problems);
         if let Some(behind) = edge.behind_s {
-            let behind = words::lasting(Duration::from_secs(behind));
+            let behind = words::format_duration(Duration::from_secs(behind));
             _ = writeln!(
                 text,
                 "          behind for {behind}: it refuses a later table ({} messages so far); see its /readyz, and \

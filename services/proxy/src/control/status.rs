@@ -84,9 +84,9 @@ impl TableStatus {
         let applied = self.lock().applied.clone()?;
         let since = applied.behind_since?;
         Some(format!(
-            "behind for {} s: it serves on by the table of epoch {}, revision {}; refused: {} messages of older or \
-             impossible epochs (`tidegate edge reset {}` has it forget the epoch), {} that none of the keys signed which it \
-             believes (its proxy.signing_keys, or those that the fleet names)",
+            "behind for {} s: still serving epoch {}, revision {}. Refused since the start: {} messages of older or implausible \
+             epochs (`tidegate edge reset {}` clears its fence), {} without a trusted signature (proxy.signing_keys, or the \
+             region's signing_keys in the fleet)",
             clock::now().since(since).as_secs(),
             applied.epoch,
             applied.revision,

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use rand::RngExt as _;
-use tidegate_bus::{Bus, seal::Trust};
+use tidegate_bus::{Bus, limit::ProblemLog, seal::Trust};
 use tidegate_model::RegionName;
 use tokio::time::Instant;
 
@@ -35,7 +35,7 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
         return std::future::pending().await;
     }
     let mut pause = MIN_INTERVAL;
-    let mut failure = LoggedFailure::default();
+    let mut log = ProblemLog::default();
     // An edge with a configured region has not read the fleet yet, so it retries without backoff.
     let mut has_read = false;
     let mut undecided_since = None;
@@ -56,23 +56,23 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
         match signing_keys(&bus, &region).await {
             Ok(Some(keys)) if keys != known => {
                 (has_read, pause) = (true, MIN_INTERVAL);
-                failure.clear();
+                log = ProblemLog::default();
                 tracing::info!(?keys, "the fleet names other signing keys for the region");
                 trust.set(&keys);
             }
             Ok(Some(_)) => {
                 (has_read, pause) = (true, (pause * 2).min(MAX_INTERVAL));
-                failure.clear();
+                log = ProblemLog::default();
                 trust.decide();
             }
             Ok(None) => {
-                if failure.record("no fleet was applied yet") {
+                if log.record(Some("no fleet was applied yet"), Instant::now()).is_some() {
                     tracing::warn!("no fleet was applied yet, so the region's signing keys are not known");
                 }
                 undecided_since = None;
             }
             Err(why) => {
-                if failure.record(&why) {
+                if log.record(Some(&why), Instant::now()).is_some() {
                     tracing::warn!("the region's signing keys cannot be read: {why}");
                 }
                 if !is_first_read {
@@ -88,26 +88,6 @@ pub async fn follow_keys(bus: Bus, region: RegionName, trust: Trust, is_pinned: 
         }
         let interval = if trust.is_undecided() { UNDECIDED_INTERVAL } else { pause };
         tokio::time::sleep(spread(interval)).await;
-    }
-}
-
-/// The failure that was logged since the last success.
-#[derive(Debug, Default)]
-struct LoggedFailure(Option<String>);
-
-impl LoggedFailure {
-    /// Records a failure. Returns whether it differs from the last one.
-    fn record(&mut self, why: &str) -> bool {
-        let is_new = self.0.as_deref() != Some(why);
-        if is_new {
-            self.0 = Some(why.to_owned());
-        }
-        is_new
-    }
-
-    /// Resets it after a success.
-    fn clear(&mut self) {
-        self.0 = None;
     }
 }
 
@@ -198,13 +178,5 @@ mod tests {
         })
         .await;
         assert!(!trust.is_undecided());
-    }
-
-    #[test]
-    fn a_failure_is_logged_again_after_a_success() {
-        let mut failure = LoggedFailure::default();
-        assert!(failure.record("away") && !failure.record("away") && failure.record("unreadable"));
-        failure.clear();
-        assert!(failure.record("unreadable"));
     }
 }

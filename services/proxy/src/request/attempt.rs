@@ -61,10 +61,10 @@ pub struct AttemptPlan {
 /// Sends the request to the attempt's endpoint and waits for the head of the response.
 pub async fn run_attempt(
     x: &RequestContext<'_>,
-    this: AttemptPlan,
+    plan: AttemptPlan,
     upload: &RefCell<Upload<'_>>,
 ) -> Result<Box<UpstreamResponse>, AttemptError> {
-    let AttemptPlan { in_flight, number, fresh, traceparent } = this;
+    let AttemptPlan { in_flight, number, fresh, traceparent } = plan;
     // HTTP/2 has no upgrade, so the request is sent without, which is always allowed (RFC 9110, section 7.8).
     let upgrade = x.info.upgrade.filter(|_| in_flight.cluster.upstream.protocol != UpstreamProtocol::Http2);
     let mut info = ClientInfo { traceparent, upgrade, ..x.info };
@@ -83,12 +83,14 @@ pub async fn run_attempt(
         attempt: number,
     });
     let mut discarding = DiscardGuard::new(x.worker, &x.request.method, response);
-    let mut broken = false;
+    let mut upload_abandoned = false;
     let mut interim = 0_u8;
     let ended = poll_fn(|cx| {
         let UpstreamResponse { up, head, first, in_flight, cursor, sent_whole, .. } = discarding.response();
         loop {
-            if let Poll::Ready(Err(error)) = poll_upload(up, in_flight, upload, cursor, &mut broken, cx) {
+            if let Poll::Ready(Err(error)) =
+                poll_upload(up, in_flight, upload, cursor, &mut upload_abandoned, cx)
+            {
                 return Poll::Ready(Err(AttemptError::Client(error)));
             }
             match up.poll_head(&x.request.method, head, cx) {
@@ -140,7 +142,7 @@ pub async fn run_attempt(
         }
         in_flight.wake_when_unreachable(cx);
         upload.borrow_mut().down.account_buffers(up.buffered() + x.fallback_buffered.get());
-        *sent_whole = cursor.ended && !broken && up.is_flushed();
+        *sent_whole = cursor.ended && !upload_abandoned && up.is_flushed();
         Poll::Pending
     })
     .await;
@@ -148,7 +150,7 @@ pub async fn run_attempt(
     response.in_flight.stop_waiting();
     match ended {
         Ok(()) => {
-            response.sent_whole = response.cursor.ended && !broken && response.up.is_flushed();
+            response.sent_whole = response.cursor.ended && !upload_abandoned && response.up.is_flushed();
             Ok(response)
         }
         Err(error) => {
@@ -178,37 +180,37 @@ fn endpoint_error(up: &UpstreamStream, failure: Failure, sent: Sent) -> AttemptE
     AttemptError::Endpoint { failure, sent, fault }
 }
 
-/// Sends more of the request's body. `broken` is set when the endpoint accepts no more of it: it may still respond.
+/// Sends more of the request's body. `upload_abandoned` is set when the endpoint accepts no more of it: it may still respond.
 pub fn poll_upload(
     up: &mut UpstreamStream,
     in_flight: &InFlightRequest,
     upload: &RefCell<Upload<'_>>,
     cursor: &mut Cursor,
-    broken: &mut bool,
+    upload_abandoned: &mut bool,
     cx: &mut std::task::Context<'_>,
 ) -> Poll<Result<(), BodyError>> {
     let mut budget = CoopBudget::new();
-    while !cursor.ended && !*broken && budget.spend_or_wake(cx) {
+    while !cursor.ended && !*upload_abandoned && budget.spend_or_wake(cx) {
         match up.poll_room(cx) {
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(_)) => *broken = true,
+            Poll::Ready(Err(_)) => *upload_abandoned = true,
             Poll::Pending => break,
         }
         match upload.borrow_mut().poll_next(cursor, cx) {
-            Poll::Ready(Ok(chunk)) => *broken |= up.push(chunk).is_err(),
+            Poll::Ready(Ok(chunk)) => *upload_abandoned |= up.push(chunk).is_err(),
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => break,
         }
     }
-    let flushed = if *broken { Poll::Ready(Ok(())) } else { up.poll_flush(cx) };
-    *broken |= matches!(flushed, Poll::Ready(Err(_)));
+    let flushed = if *upload_abandoned { Poll::Ready(Ok(())) } else { up.poll_flush(cx) };
+    *upload_abandoned |= matches!(flushed, Poll::Ready(Err(_)));
     let upload = upload.borrow();
-    if *broken {
+    if *upload_abandoned {
         // The rest of the body is not needed.
         upload.end_client_wait();
     }
     in_flight.update_client_wait(upload.down.account().stall_budget());
-    if *broken {
+    if *upload_abandoned {
         return Poll::Ready(Ok(()));
     }
     if flushed.is_pending() || !cursor.ended {

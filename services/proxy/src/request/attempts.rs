@@ -28,7 +28,7 @@ const HEDGE_LEAST: Duration = Duration::from_millis(50);
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 
 /// Why no endpoint's response can be relayed.
-pub enum NoResponse {
+pub enum RequestFailure {
     /// No endpoint can take the request.
     NoEndpoint,
     /// No upstream connection is available.
@@ -50,9 +50,9 @@ enum AttemptsEvent {
     /// The attempt in this slot ended.
     Ended(usize, Result<Box<UpstreamResponse>, AttemptError>),
     /// The next deadline has passed.
-    Time,
+    DeadlinePassed,
     /// The client has cancelled the request.
-    Gone,
+    ClientCancelled,
     /// The client is slow and was evicted.
     ClientEvicted,
 }
@@ -74,7 +74,7 @@ struct Attempts<'a> {
     running: [Option<usize>; 2],
     /// A response that is relayed only if no better one arrives.
     fallback: Option<Box<UpstreamResponse>>,
-    last: NoResponse,
+    last: RequestFailure,
 }
 
 /// Sends the request until an endpoint responds: retries elsewhere when an attempt fails and a retry is allowed, and
@@ -83,9 +83,10 @@ pub async fn first_response(
     x: &RequestContext<'_>,
     upload: &RefCell<Upload<'_>>,
     timer: &mut Timer,
-) -> Result<Box<UpstreamResponse>, NoResponse> {
+) -> Result<Box<UpstreamResponse>, RequestFailure> {
     let mut attempts = Attempts::new(x, upload.borrow().down.account().upstream_quota());
-    let first = attempts.plan_attempt(0, AttemptReason::First, false, false).ok_or(NoResponse::NoEndpoint)?;
+    let first =
+        attempts.plan_attempt(0, AttemptReason::First, false, false).ok_or(RequestFailure::NoEndpoint)?;
     let first = pin!(Some(run_attempt(x, first, upload)));
     let mut slots = Slots::new(first);
     loop {
@@ -95,12 +96,12 @@ pub async fn first_response(
             }
             let mut upload = upload.borrow_mut();
             if upload.down.poll_reset(cx).is_ready() {
-                return Poll::Ready(AttemptsEvent::Gone);
+                return Poll::Ready(AttemptsEvent::ClientCancelled);
             }
             if upload.is_client_evicted() {
                 return Poll::Ready(AttemptsEvent::ClientEvicted);
             }
-            timer.poll_until(attempts.next_deadline(&upload), cx).map(|()| AttemptsEvent::Time)
+            timer.poll_until(attempts.next_deadline(&upload), cx).map(|()| AttemptsEvent::DeadlinePassed)
         })
         .await;
         match event {
@@ -108,8 +109,8 @@ pub async fn first_response(
                 slots.clear(slot);
                 let step = match ended {
                     Ok(response) => attempts.handle_response(slot, response, upload),
-                    Err(AttemptError::Client(error)) => return Err(NoResponse::Client(error)),
-                    Err(AttemptError::Unrepresentable) => return Err(NoResponse::Unrepresentable),
+                    Err(AttemptError::Client(error)) => return Err(RequestFailure::Client(error)),
+                    Err(AttemptError::Unrepresentable) => return Err(RequestFailure::Unrepresentable),
                     Err(AttemptError::Endpoint { failure, sent, fault }) => {
                         attempts.handle_failure(slot, failure, sent, fault, upload)
                     }
@@ -122,12 +123,12 @@ pub async fn first_response(
             }
             AttemptsEvent::ClientEvicted => {
                 x.worker.counters.too_slow.add(1);
-                return Err(NoResponse::SlowClient);
+                return Err(RequestFailure::SlowClient);
             }
-            AttemptsEvent::Gone => {
-                return Err(NoResponse::Client(BodyError::Http2(h2::Reason::CANCEL.into())));
+            AttemptsEvent::ClientCancelled => {
+                return Err(RequestFailure::Client(BodyError::Http2(h2::Reason::CANCEL.into())));
             }
-            AttemptsEvent::Time => {
+            AttemptsEvent::DeadlinePassed => {
                 let overdue = attempts.overdue_slots(&upload.borrow());
                 for slot in overdue {
                     slots.clear(slot);
@@ -157,7 +158,7 @@ pub async fn first_response(
 enum Step {
     Wait,
     Attempt(AttemptPlan),
-    Done(Result<Box<UpstreamResponse>, NoResponse>),
+    Done(Result<Box<UpstreamResponse>, RequestFailure>),
 }
 
 impl<'a> Attempts<'a> {
@@ -182,7 +183,7 @@ impl<'a> Attempts<'a> {
             hedge_after: hedge_after.filter(|_| x.request.method.is_safe() && x.info.upgrade.is_none()),
             running: [None, None],
             fallback: None,
-            last: NoResponse::NoEndpoint,
+            last: RequestFailure::NoEndpoint,
         }
     }
 
@@ -264,18 +265,18 @@ impl<'a> Attempts<'a> {
     fn handle_deadlines(
         &mut self,
         upload: &RefCell<Upload<'_>>,
-    ) -> Result<Option<(usize, AttemptPlan)>, NoResponse> {
+    ) -> Result<Option<(usize, AttemptPlan)>, RequestFailure> {
         let now = Instant::now();
         let mut upload = upload.borrow_mut();
         if now >= self.total_deadline(&upload) {
             if upload.awaits_client() {
-                return Err(NoResponse::SlowClient);
+                return Err(RequestFailure::SlowClient);
             }
             let log = self.x.log.borrow();
             for running in self.running.iter_mut().filter_map(Option::take) {
                 self.x.record_failure(log.attempt(running), &Failure::NoResponse);
             }
-            return Err(NoResponse::Deadline);
+            return Err(RequestFailure::Deadline);
         }
         if now >= self.x.started + CONTINUE_AFTER {
             upload.send_continue();
@@ -390,7 +391,7 @@ impl<'a> Attempts<'a> {
             && upload.borrow().can_replay()
         {
             self.may_replace_connection = false;
-            self.last = NoResponse::Failed(failure);
+            self.last = RequestFailure::Failed(failure);
             // It replaces the attempt that met a stale connection: a hedge stays a hedge.
             let reason =
                 if reason == AttemptReason::Hedge { AttemptReason::Hedge } else { AttemptReason::Retry };
@@ -400,8 +401,8 @@ impl<'a> Attempts<'a> {
         }
         self.avoid_endpoint_of(number);
         self.last = match fault {
-            Fault::LocalResources => NoResponse::NoConnection,
-            Fault::Endpoint | Fault::StaleConnection | Fault::GoAway => NoResponse::Failed(failure),
+            Fault::LocalResources => RequestFailure::NoConnection,
+            Fault::Endpoint | Fault::StaleConnection | Fault::GoAway => RequestFailure::Failed(failure),
         };
         self.plan_retry(slot, may_repeat, upload)
     }
@@ -429,7 +430,7 @@ impl<'a> Attempts<'a> {
         if self.running.iter().any(Option::is_some) {
             return Step::Wait;
         }
-        let last = std::mem::replace(&mut self.last, NoResponse::NoEndpoint);
+        let last = std::mem::replace(&mut self.last, RequestFailure::NoEndpoint);
         Step::Done(self.fallback.take().ok_or(last))
     }
 }

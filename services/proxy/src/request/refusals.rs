@@ -4,7 +4,9 @@ use rand::RngExt as _;
 use tidegate_http1::{Framing, Method};
 use tidegate_model::observation::Failure;
 
-use super::{attempts::NoResponse, local_reply::LocalReply, max_forwards, request_context::RequestContext};
+use super::{
+    attempts::RequestFailure, local_reply::LocalReply, max_forwards, request_context::RequestContext,
+};
 use crate::{metrics::RefusalReason, wire::BodyError};
 
 impl RequestContext<'_> {
@@ -38,30 +40,32 @@ impl RequestContext<'_> {
     }
 
     /// The local reply when no endpoint responded; nothing if the client has gone.
-    pub fn reply_to(&self, failure: NoResponse) -> Option<LocalReply> {
+    pub fn reply_to(&self, failure: RequestFailure) -> Option<LocalReply> {
         Some(match failure {
-            NoResponse::NoEndpoint => {
+            RequestFailure::NoEndpoint => {
                 self.service.counters.no_endpoint.add(1);
                 LocalReply::new(503, "no cluster can take this request now").with_field("retry-after", "1")
             }
-            NoResponse::NoConnection => LocalReply::new(503, "this edge has no upstream connection left")
+            RequestFailure::NoConnection => LocalReply::new(503, "this edge has no upstream connection left")
                 .with_field("retry-after", "1"),
-            NoResponse::Failed(Failure::NoResponse | Failure::ConnectTimeout) => {
+            RequestFailure::Failed(Failure::NoResponse | Failure::ConnectTimeout) => {
                 LocalReply::new(504, "no response from the cluster")
             }
-            NoResponse::Failed(failure) => LocalReply::new(502, format!("the cluster failed: {failure}")),
-            NoResponse::SlowClient => LocalReply::new(408, "the request's body took too long"),
-            NoResponse::Deadline => LocalReply::new(504, "no response within the service's timeout"),
-            NoResponse::Unrepresentable => {
+            RequestFailure::Failed(failure) => LocalReply::new(502, format!("the cluster failed: {failure}")),
+            RequestFailure::SlowClient => LocalReply::new(408, "the request's body took too long"),
+            RequestFailure::Deadline => LocalReply::new(504, "no response within the service's timeout"),
+            RequestFailure::Unrepresentable => {
                 self.worker.counters.refused.count(RefusalReason::Target);
                 LocalReply::new(400, "malformed request target or host")
             }
-            NoResponse::Client(BodyError::TooLarge) => too_large(self.service.max_request_body.unwrap_or(0)),
-            NoResponse::Client(BodyError::Malformed(error)) => {
+            RequestFailure::Client(BodyError::TooLarge) => {
+                too_large(self.service.max_request_body.unwrap_or(0))
+            }
+            RequestFailure::Client(BodyError::Malformed(error)) => {
                 self.worker.counters.refused.count(RefusalReason::Body);
                 LocalReply::new(400, error.to_string())
             }
-            NoResponse::Client(BodyError::Io(_) | BodyError::Http2(_)) => {
+            RequestFailure::Client(BodyError::Io(_) | BodyError::Http2(_)) => {
                 self.service.counters.client_gone.add(1);
                 return None;
             }

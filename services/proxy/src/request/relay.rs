@@ -65,8 +65,8 @@ pub async fn relay(
 ) -> RelayOutcome {
     let UpstreamResponse { up, first, in_flight, cursor, .. } = &mut *response;
     // An endpoint that responds without `100 Continue` does not want the body, and would take it for another request.
-    let (mut broken, mut is_complete) = (upload.borrow_mut().cancel_continue(), false);
-    if broken {
+    let (mut upload_abandoned, mut is_complete) = (upload.borrow_mut().cancel_continue(), false);
+    if upload_abandoned {
         // The request no longer waits for its client.
         in_flight.update_client_wait(upload.borrow().down.account().stall_budget());
     }
@@ -77,13 +77,15 @@ pub async fn relay(
     let mut idle_timer = IdleTimer::default();
     let ended = poll_fn(|cx| {
         let mut request_failed = None;
-        if !cursor.ended && !broken {
-            if let Poll::Ready(Err(error)) = poll_upload(up, in_flight, upload, cursor, &mut broken, cx) {
+        if !cursor.ended && !upload_abandoned {
+            if let Poll::Ready(Err(error)) =
+                poll_upload(up, in_flight, upload, cursor, &mut upload_abandoned, cx)
+            {
                 request_failed = Some(error);
             }
-        } else if !broken {
+        } else if !upload_abandoned {
             // Queued data may not be written completely yet.
-            broken = matches!(up.poll_flush(cx), Poll::Ready(Err(_)));
+            upload_abandoned = matches!(up.poll_flush(cx), Poll::Ready(Err(_)));
         }
         let mut upload = upload.borrow_mut();
         let mut budget = CoopBudget::new();

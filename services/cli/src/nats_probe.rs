@@ -17,7 +17,7 @@ const LONGEST: u64 = 64 * 1024;
 
 /// What answers at the address of a NATS server.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum ProbeResult {
     /// Nothing accepts the connection; the error.
     Nothing(String),
     /// Something that is no NATS server.
@@ -37,18 +37,18 @@ pub struct Greeting {
 }
 
 /// Looks at the first of `servers`, separated by commas, that accepts a connection.
-pub async fn find(servers: &str, limit: Duration) -> Found {
-    let mut found = Found::Nothing("no address is given".to_owned());
+pub async fn probe_servers(servers: &str, limit: Duration) -> ProbeResult {
+    let mut found = ProbeResult::Nothing("no address is given".to_owned());
     for server in servers.split(',') {
-        found = look(server.trim(), limit).await;
-        if !matches!(found, Found::Nothing(_)) {
+        found = probe_server(server.trim(), limit).await;
+        if !matches!(found, ProbeResult::Nothing(_)) {
             return found;
         }
     }
     found
 }
 
-async fn look(server: &str, limit: Duration) -> Found {
+async fn probe_server(server: &str, limit: Duration) -> ProbeResult {
     let address = server.split_once("://").map_or(server, |(_, address)| address);
     let address = if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
         address.to_owned()
@@ -56,8 +56,8 @@ async fn look(server: &str, limit: Duration) -> Found {
         format!("{address}:{PORT}")
     };
     let mut stream = match timeout(limit, TcpStream::connect(&address)).await {
-        Err(_) => return Found::Nothing("the connection attempt times out".to_owned()),
-        Ok(Err(error)) => return Found::Nothing(error.to_string()),
+        Err(_) => return ProbeResult::Nothing("the connection attempt times out".to_owned()),
+        Ok(Err(error)) => return ProbeResult::Nothing(error.to_string()),
         Ok(Ok(stream)) => stream,
     };
     // Something else than NATS waits for its client to speak first.
@@ -73,25 +73,25 @@ async fn look(server: &str, limit: Duration) -> Found {
     _ = timeout(limit, read).await;
     let line = greeting.split(|byte| *byte == b'\n').next().unwrap_or_default();
     match line.strip_prefix(b"INFO ").map(serde_json::from_slice::<Greeting>) {
-        Some(Ok(greeting)) => Found::Server(greeting),
-        Some(Err(_)) | None => Found::Other,
+        Some(Ok(greeting)) => ProbeResult::Server(greeting),
+        Some(Err(_)) | None => ProbeResult::Other,
     }
 }
 
 /// The reason why a connection failed, the cause first. `why` is what the client says of it.
-pub fn explain(servers: &str, user: Option<&str>, found: &Found, why: &str) -> String {
+pub fn describe_connect_failure(servers: &str, user: Option<&str>, found: &ProbeResult, why: &str) -> String {
     let wants_tls = servers.contains("tls://");
     match found {
-        Found::Nothing(error) => {
+        ProbeResult::Nothing(error) => {
             format!("no server accepts connections at {servers} (--nats-servers): {error}")
         }
-        Found::Other => format!("what answers at {servers} is no NATS server (--nats-servers)"),
-        Found::Server(greeting) if wants_tls && !greeting.tls_required && !greeting.tls_available => {
+        ProbeResult::Other => format!("the server at {servers} is not a NATS server (--nats-servers)"),
+        ProbeResult::Server(greeting) if wants_tls && !greeting.tls_required && !greeting.tls_available => {
             format!(
                 "the NATS server at {servers} has no TLS: use nats:// without --nats-ca, or give the server certificates"
             )
         }
-        Found::Server(_) if why.contains("authorization") => {
+        ProbeResult::Server(_) if why.contains("authorization") => {
             let who = user.map_or_else(
                 || {
                     "a client without credentials (--nats-user and --nats-password-file, --nats-credentials)"
@@ -101,12 +101,12 @@ pub fn explain(servers: &str, user: Option<&str>, found: &Found, why: &str) -> S
             );
             format!("the NATS server at {servers} refuses {who}: {why}")
         }
-        Found::Server(greeting) if why.contains("TLS") && greeting.tls_verify => {
+        ProbeResult::Server(greeting) if why.contains("TLS") && greeting.tls_verify => {
             format!(
                 "{why}; the NATS server at {servers} also demands a certificate (--nats-certificate, --nats-key)"
             )
         }
-        Found::Server(_) => format!("{why}: the NATS server at {servers}"),
+        ProbeResult::Server(_) => format!("{why}: the NATS server at {servers}"),
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    async fn found(greeting: &'static [u8]) -> Found {
+    async fn found(greeting: &'static [u8]) -> ProbeResult {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = format!("nats://{}", listener.local_addr().unwrap());
         let serving = async {
@@ -125,32 +125,41 @@ mod tests {
             // Until the client has seen enough.
             _ = stream.read_to_end(&mut Vec::new()).await;
         };
-        tokio::join!(find(&server, Duration::from_secs(5)), serving).0
+        tokio::join!(probe_servers(&server, Duration::from_secs(5)), serving).0
     }
 
     #[tokio::test]
     async fn what_answers_is_told_apart() {
         let server = found(b"INFO {\"auth_required\":true,\"jetstream\":true}\r\n").await;
-        assert_eq!(server, Found::Server(Greeting { auth_required: true, ..Greeting::default() }));
-        assert_eq!(found(b"HTTP/1.1 400 Bad Request\r\n\r\n").await, Found::Other);
+        assert_eq!(server, ProbeResult::Server(Greeting { auth_required: true, ..Greeting::default() }));
+        assert_eq!(found(b"HTTP/1.1 400 Bad Request\r\n\r\n").await, ProbeResult::Other);
 
         let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        assert!(matches!(find(&gone.to_string(), Duration::from_secs(5)).await, Found::Nothing(_)));
+        assert!(matches!(
+            probe_servers(&gone.to_string(), Duration::from_secs(5)).await,
+            ProbeResult::Nothing(_)
+        ));
     }
 
     #[test]
     fn the_cause_comes_first() {
-        let plain = Found::Server(Greeting { auth_required: true, ..Greeting::default() });
-        let refused = explain("nats://a", Some("user ann"), &plain, "authorization violation");
+        let plain = ProbeResult::Server(Greeting { auth_required: true, ..Greeting::default() });
+        let refused =
+            describe_connect_failure("nats://a", Some("user ann"), &plain, "authorization violation");
         assert!(
             refused.starts_with("the NATS server at nats://a refuses user ann, or its password"),
             "{refused}"
         );
-        let refused = explain("nats://a", None, &plain, "authorization violation");
+        let refused = describe_connect_failure("nats://a", None, &plain, "authorization violation");
         assert!(refused.contains("refuses a client without credentials"), "{refused}");
-        let no_tls = explain("tls://a", None, &plain, "no server accepts the connection");
+        let no_tls = describe_connect_failure("tls://a", None, &plain, "no server accepts the connection");
         assert!(no_tls.starts_with("the NATS server at tls://a has no TLS"), "{no_tls}");
-        let nothing = explain("nats://a", None, &Found::Nothing("connection refused".to_owned()), "x");
+        let nothing = describe_connect_failure(
+            "nats://a",
+            None,
+            &ProbeResult::Nothing("connection refused".to_owned()),
+            "x",
+        );
         assert!(nothing.starts_with("no server accepts connections at nats://a"), "{nothing}");
     }
 }
