@@ -152,6 +152,12 @@ impl Admin {
         problems.collect()
     }
 
+    /// The names of all checks and warnings.
+    pub fn check_names(&self) -> Vec<String> {
+        let shown = self.shown();
+        shown.checks.keys().chain(shown.warnings.keys()).cloned().collect()
+    }
+
     fn results(&self) -> Results {
         let (started, checks, warnings, intents) = {
             let shown = self.shown();

@@ -25,10 +25,11 @@ pub fn observe(registry: &Registry, admin: &Admin) {
         let ready = f64::from(u8::from(!problems.iter().any(|problem| problem.is_blocking)));
         let help = "Whether the service has no problem that makes it not ready.";
         samples.gauge("tidegate_healthy", help, &[], ready);
-        for problem in &problems {
-            let help =
-                "1 for each problem of the service, by check: why it is not ready, or what is not in force.";
-            samples.gauge("tidegate_problem", help, &[("check", &problem.check)], 1.0);
+        let help =
+            "Whether the service has a problem, by check: it is not ready, or something is not in force.";
+        for check in admin.check_names() {
+            let is_problem = problems.iter().any(|problem| problem.check == check);
+            samples.gauge("tidegate_problem", help, &[("check", &check)], f64::from(u8::from(is_problem)));
         }
     });
 }
