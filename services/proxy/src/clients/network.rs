@@ -20,18 +20,35 @@ impl Network {
         }
     }
 
-    /// The network's bucket of `count`, by a randomly seeded universal hash, so that nobody can choose colliding
-    /// networks (Dietzfelbinger et al., "A Reliable Randomized Algorithm for the Closest-Pair Problem", 1997).
+    /// The network's bucket of `count`, by a randomly keyed hash, so that nobody can choose colliding networks.
     pub fn bucket(self, count: usize) -> usize {
-        static RANDOM: LazyLock<(u64, u64)> = LazyLock::new(rand::random);
-        let (factor, offset) = *RANDOM;
-        (self.0.wrapping_mul(factor | 1).wrapping_add(offset) >> 32) as usize % count
+        static KEYS: LazyLock<[u64; 3]> = LazyLock::new(rand::random);
+        self.bucket_by(*KEYS, count)
+    }
+
+    /// Two rounds of multiplication and shift, as in MurmurHash3's finalizer. With one round, neighbouring networks, of
+    /// which an address block is made, would share few buckets for one key of fifty.
+    fn bucket_by(self, [mask, first, second]: [u64; 3], count: usize) -> usize {
+        let mixed = (self.0 ^ mask).wrapping_mul(first | 1);
+        let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(second | 1);
+        (mixed >> 32) as usize % count
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbouring_networks_spread_over_buckets_whatever_the_keys() {
+        for _ in 0..10_000 {
+            let keys: [u64; 3] = rand::random();
+            let networks = (0..20).map(|third| Network::of([192, 0, third, 1].into()));
+            let buckets: std::collections::BTreeSet<usize> =
+                networks.map(|network| network.bucket_by(keys, 8)).collect();
+            assert!(buckets.len() >= 3, "{keys:?}");
+        }
+    }
 
     #[test]
     fn a_network_is_what_one_party_usually_has() {
