@@ -39,8 +39,9 @@ impl Contradictions {
                 found.forced.insert((service.clone(), cluster.clone()));
             }
         }
-        if let Some(same) = others.iter().find(|item| item.kind.key() == new.key() && item.kind != *new) {
-            found.notes.push(format!("replaces another override: {}", describe(same)));
+        let is_in_force = |item: &&&Override| item.expires_at.is_none_or(|end| end > now);
+        if let Some(same) = others.iter().filter(is_in_force).find(|item| item.kind.key() == new.key()) {
+            found.notes.push(format!("it replaces: {}", describe(same)));
         }
         match new {
             OverrideKind::ForceRoute { service, cluster } => {
@@ -114,7 +115,11 @@ impl Contradictions {
         for (region, why) in &effects.unknown {
             self.notes.push(format!("the effect on {region} could not be computed: {why}"));
         }
-        if !moves && !effects.by_region.is_empty() && !matches!(new, OverrideKind::DrainEdge(_)) {
+        if !moves
+            && effects.unknown.is_empty()
+            && !effects.by_region.is_empty()
+            && !matches!(new, OverrideKind::DrainEdge(_))
+        {
             self.notes.push("no requests would move".to_owned());
         }
     }

@@ -499,12 +499,21 @@ impl Status {
 }
 
 impl RegionStatus {
+    /// The kinds of services that a region with edges needs and that do not run; none where this user may not know.
+    pub fn missing_services(&self) -> Vec<&'static str> {
+        let has_edges = !self.edges.is_empty() || !self.missing_edges.is_empty();
+        let runs = |kind: &str| self.running.keys().any(|name| name.split(' ').next() == Some(kind));
+        let needed = ["health-prober", "route-computer", "replicator"];
+        needed.into_iter().filter(|kind| self.is_heard && has_edges && !runs(kind)).collect()
+    }
+
     fn is_well(&self) -> bool {
         let edges = || self.edges.values();
         let actions = || self.services.values().flatten();
         // A region without edges and services needs no table.
         let needs_leader = !self.edges.is_empty() || !self.missing_edges.is_empty();
         (self.epoch.is_some() || !needs_leader)
+            && self.missing_services().is_empty()
             && self.unsigned == 0
             && self.problems.is_empty()
             && self.missing_edges.is_empty()

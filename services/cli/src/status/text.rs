@@ -94,6 +94,9 @@ fn running(text: &mut String, region: &RegionStatus) {
     if !deciders.is_empty() {
         _ = writeln!(text, "  running {}", deciders.join(", "));
     }
+    for kind in region.missing_services() {
+        _ = writeln!(text, "  no {kind} runs here");
+    }
     for (name, problems) in region.problems.iter().filter(|(name, _)| !name.starts_with("edge ")) {
         problem_lines(text, &format!("  {name}: "), problems);
     }
@@ -146,6 +149,9 @@ fn edges(text: &mut String, region: &RegionStatus) {
             "not ready"
         } else if edge.is_current && edge.behind_s.is_none() {
             "current"
+        } else if region.epoch.is_none() && edge.behind_s.is_none() {
+            // Nobody publishes a later one.
+            "last table"
         } else {
             "behind"
         };
@@ -261,6 +267,13 @@ mod tests {
         let region = region(&mut status);
         (region.epoch, region.revision) = (Some(Epoch(1)), Some(Revision(1)));
         region.edges.insert("edge-1".parse().unwrap(), edge(1));
+        region.is_heard = true;
+        for name in ["health-prober p", "route-computer c"] {
+            region.running.insert(name.to_owned(), vec!["process 1 on a".to_owned()]);
+        }
+        assert!(text(&status).contains("  no replicator runs here\n") && !status.is_well());
+        let running = &mut self::region(&mut status).running;
+        running.insert("replicator r".to_owned(), vec!["process 2 on a".to_owned()]);
         assert!(text(&status).contains("edge    edge-1             current") && status.is_well());
 
         let problem = |is_blocking, reason: &str| ProblemStatus {
