@@ -75,7 +75,7 @@ pub enum Command {
     /// Show each region's table, edges, clusters, and the clusters that serve each service.
     #[command(
         after_help = "Exit codes: 0 when all is well, 3 when something has a problem (a service is not ready, an edge is missing, \
-                      stale or behind, no leader publishes, no cluster of a service is up), 1 when not all could be read.\n\n\
+                      stale or behind, no leader publishes, a region lacks a prober, route-computer or replicator, no cluster of a service is up), 1 when not all could be read.\n\n\
                       Examples:\n    tidegate status\n    tidegate status --watch"
     )]
     Status {

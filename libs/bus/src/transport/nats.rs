@@ -287,7 +287,7 @@ type Refusal = Arc<Mutex<Option<(String, Instant)>>>;
 /// How long a refusal is reported: a client that keeps trying is refused again.
 const REFUSAL_LIFETIME: Duration = Duration::from_secs(5);
 
-/// The maximum number of refusals that are told apart. A client has few subjects.
+/// The maximum number of refusals that are distinguished. A client has few subjects.
 const MOST_REFUSALS: usize = 256;
 
 /// Logs why the server cannot be reached, and what it refuses: both are tried again and again.
